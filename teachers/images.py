@@ -1,0 +1,128 @@
+"""Image bytes to upright RGB pixels, and what their header says. The only code that decodes an image."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "GIF": "gif", "PPM": "ppm"}
+"""Pillow's name of each format that is read -> its extension in shards."""
+ORIENTATION_TAG = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> the operation that makes the image upright (EXIF 2.32, tag 274)."""
+
+
+class ImageError(Exception):
+    """An image that cannot be read. The message says why, in one clause."""
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """width, height: pixels, upright (after EXIF orientation). format: an extension in FORMATS. orientation: EXIF, 1 to 8."""
+
+    width: int
+    height: int
+    format: str
+    orientation: int
+
+
+def read_header(data: bytes) -> ImageHeader:
+    """Size, format and orientation without decoding pixels. Raises ImageError."""
+    if _plain_jpeg(data):
+        try:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            return ImageHeader(width, height, "jpg", 1)
+        except ValueError:
+            pass  # Pillow reads some headers that simplejpeg refuses, and words the others' error
+    with _opened(data) as image:
+        orientation = _orientation(image)
+        width, height = image.size if orientation < 5 else image.size[::-1]
+        return ImageHeader(width, height, FORMATS[str(image.format)], orientation)
+
+
+def decode_rgb(data: bytes) -> np.ndarray:
+    """Upright RGB pixels, uint8 (H, W, 3). Grey, palette, CMYK, 16-bit and transparent images become RGB (transparency
+    is dropped, 16 bits become their high 8). Raises ImageError for what is broken, truncated or of an unknown format."""
+    if _plain_jpeg(data):
+        try:
+            return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+        except ValueError:
+            pass  # CMYK, or damaged: Pillow decides
+    with _opened(data) as image:
+        turn = UPRIGHT.get(_orientation(image))
+        rgb = _to_rgb(image)
+        return np.asarray(rgb if turn is None else rgb.transpose(turn))
+
+
+def encode_upright(data: bytes, format: str) -> bytes:
+    """The image as upright RGB in `format` (jpg: quality 95, 4:4:4; png and webp: lossless), without metadata, so that
+    no reader can turn it a second time. Raises ImageError; ValueError for a format it does not write."""
+    pixels = np.ascontiguousarray(decode_rgb(data))
+    out = io.BytesIO()
+    match format:
+        case "jpg":
+            return simplejpeg.encode_jpeg(pixels, quality=95, colorspace="RGB", colorsubsampling="444")
+        case "png":
+            Image.fromarray(pixels).save(out, "PNG")
+        case "webp":
+            Image.fromarray(pixels).save(out, "WEBP", lossless=True)
+        case _:
+            raise ValueError(f"images are re-encoded as jpg, png or webp, not {format!r}")
+    return out.getvalue()
+
+
+def _plain_jpeg(data: bytes) -> bool:
+    """A JPEG without any trace of an orientation tag; a false alarm only costs the slower path."""
+    return data[:3] == b"\xff\xd8\xff" and b"Exif\0\0" not in data and b"tiff:Orientation" not in data
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Pillow's image over `data`. Whatever opening or decoding inside the block raises becomes an ImageError:
+    Pillow's plugins raise almost anything on damaged data."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.format not in FORMATS:
+                raise ImageError(f"format {image.format} is not supported")
+            yield image
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise ImageError("not an image of a known format" if data else "empty file") from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ImageError(f"cannot be decoded ({error})") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # a broken EXIF block makes an image unrotated, not unreadable
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ImageError("floating-point pixels: convert it to 8 or 16 bits first")
+    if not image.mode.startswith("I"):
+        return image.convert("RGB")
+    grey = np.asarray(image).astype(np.int64)  # 16-bit grey, which convert("RGB") would clip to white
+    if grey.size and not 0 <= grey.min() <= grey.max() <= 65535:
+        raise ImageError("32-bit pixels: convert it to 8 or 16 bits first")
+    return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
