@@ -1,0 +1,92 @@
+"""What a version is made of, and its id. `manifest.json` is written last: a folder with one is complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from builder import BuildError
+from builder.files import canonical_json, digest, write_file
+
+FILE = "manifest.json"
+
+
+class ShardRecord(BaseModel):
+    """One tar: its name below `data/`, size and SHA-256 of the file, samples, objects kept and ignored in them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    bytes: int
+    sha256: str
+    samples: int
+    kept: int
+    ignored: int
+
+
+class Manifest(BaseModel):
+    """The whole description of a version.
+
+    `id` covers classes, features, shard hashes in order and tombstones; everything else is provenance: it explains the
+    bytes and is no part of them. No times and no paths of a machine are in it, so equal inputs give equal manifests.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: int = 1
+    name: str
+    version: str
+    id: str
+    kind: str
+    classes: list[str]
+    features: list[str]
+    """Extensions of every sample's members, e.g. `["jpg", "json"]`."""
+    shards: list[ShardRecord]
+    tombstones: list[str] = []
+    images: dict[str, int]
+    """Images by what became of them: written, empty, failed, duplicate, …; `pool` is their sum."""
+    objects: dict[str, int]
+    """Raw predictions by reason (builder.rules.REASONS); `predicted` is their sum."""
+    per_class: dict[str, dict[str, int]]
+    """Class name -> predicted, kept, ignored."""
+    files: dict[str, str]
+    """SHA-256 of each other file of the version by its name."""
+    provenance: dict[str, Any]
+
+    @property
+    def samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def kept(self) -> int:
+        return sum(shard.kept for shard in self.shards)
+
+    @property
+    def ignored(self) -> int:
+        return sum(shard.ignored for shard in self.shards)
+
+
+def version_id(classes: list[str], features: list[str], shard_hashes: list[str], tombstones: list[str]) -> str:
+    """SHA-256 of what a reader of the version can see."""
+    return digest({"classes": classes, "features": features, "shards": shard_hashes, "tombstones": tombstones})
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_file(folder / FILE, canonical_json(manifest.model_dump()) + b"\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a complete version. Raises BuildError if there is none, or if it is not one."""
+    path = folder / FILE
+    try:
+        manifest = Manifest.model_validate(orjson.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise BuildError(f"{folder} has no {FILE}: it is no version, or its build has not finished") from None
+    except (ValidationError, orjson.JSONDecodeError) as error:
+        first = str(error).splitlines()[0]
+        raise BuildError(f"{path} is damaged ({first}): build or pull the version again") from None
+    expected = version_id(manifest.classes, manifest.features, [s.sha256 for s in manifest.shards], manifest.tombstones)
+    if manifest.id != expected:
+        raise BuildError(f"{path} states id {manifest.id[:12]} but its contents have {expected[:12]}: it was edited")
+    return manifest
