@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -74,16 +74,16 @@ def sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
-    """Hold the folder alone; what a killed holder left half-written is swept first. The kernel frees the lock of a dead
-    process. Raises BuildError, naming `what`, if another process holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "wb") as file:
+def locked(lock: Path, what: str, *, sweep: Sequence[Path]) -> Iterator[None]:
+    """Hold the lock file alone, and sweep what a killed holder left half-written directly below the folders `sweep`.
+    The kernel frees the lock of a dead process. Raises BuildError, naming `what`, if another process holds it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BuildError(f"another process is working on {what}: wait for it to end, then run this again") from None
-        for path in folder.rglob(f"{TEMPORARY}*"):
+        for path in (path for folder in sweep for path in folder.glob(f"{TEMPORARY}*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield
 

@@ -9,7 +9,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from builder import BuildError
-from builder.files import canonical_json, digest, write_file
+from builder.files import digest, write_file
 
 FILE = "manifest.json"
 
@@ -73,7 +73,8 @@ def version_id(classes: list[str], features: list[str], shard_hashes: list[str],
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    write_file(folder / FILE, canonical_json(manifest.model_dump()) + b"\n")
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
+    write_file(folder / FILE, orjson.dumps(manifest.model_dump(), option=options))
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -11,6 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 
+DTYPES = ("float32", "float16", "bfloat16")
+
+
 class TeacherError(Exception):
     """A teacher that cannot be loaded, or that failed while predicting. The message is one sentence for the user."""
 
@@ -86,6 +89,20 @@ class TeacherOptions:
     batch_size: int = 8
     device: str | None = None
     threads: int | None = None
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - so that a recipe's unknown option is an error
+
+    def __post_init__(self) -> None:
+        for name in ("floor", "nms_iou"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1")
+        for name in ("top_k", "max_detections", "min_size", "max_size", "batch_size", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}")
 
     def refuse(self, family: str, *names: str) -> None:
         """Raise TeacherError if any option in `names`, which `family` does not have, was set."""

@@ -1,0 +1,242 @@
+"""The command line: parse, call, print. The only place where errors become sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from builder.console import bar, build_text, describe_built, describe_label, emit, rows, show_version
+
+if TYPE_CHECKING:
+    from builder.store import Store
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Failed(click.ClickException):
+    """The work or a gate failed: exit code 1."""
+
+    exit_code = 1
+
+
+class PipelineOrder(click.Group):
+    """Lists commands in the order of the pipeline, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Turn what a user can mend into one sentence and exit code 1; what they cannot stays a traceback."""
+    from builder import BuildError
+    from teachers.base import TeacherError
+
+    try:
+        yield
+    except (BuildError, TeacherError) as error:
+        raise Failed(" ".join(str(error).split())) from None
+    except BrokenPipeError:
+        raise  # the reader of our output went away (`| head`): click ends quietly
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise Failed(f"{error.strerror or error}{where}: what is finished is kept; run the same command again once that is mended") from None
+    except KeyboardInterrupt:
+        raise Failed("interrupted: what is finished is kept; run the same command again to go on") from None
+
+
+store_option = click.option("--store", "store_root", default="./store", envvar="TUTELAGE_STORE", show_default=True, show_envvar=True,
+                            help="Folder of pools, predictions and versions.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+workers_option = click.option("--workers", type=click.IntRange(1), default=None, help="Processes or threads.  [default: all cores]")
+
+
+def open_store(root: str) -> Store:
+    from builder.store import Store
+
+    return Store(root)
+
+
+@click.group(cls=PipelineOrder, context_settings=CONTEXT)
+@click.version_option(package_name="tutelage", prog_name="tutelage")
+def main() -> None:
+    """Turn a teacher model's outputs into pseudo-label datasets one can trust.
+
+    \b
+    images --scan--> pool --label--> predictions --rules--> version (WebDataset shards) --train--> student
+
+    Start with `tutelage build RECIPE.yaml`, which runs every stage that is not already done.
+    """
+    import warnings
+
+    warnings.filterwarnings("ignore", module=r"PIL\..*")
+
+
+@main.command()
+@click.argument("source")
+@click.option("--images", type=click.Path(path_type=Path), help="Where the files of a COCO JSON lie, if not beside it.")
+@click.option("--limit", type=click.IntRange(1), help="Scan only N images: a smaller pool with an id of its own.")
+@store_option
+@workers_option
+@json_option
+@click.option("--dry-run", is_flag=True, help="Only count what would be scanned.")
+def scan(source: str, images: Path | None, limit: int | None, store_root: str, workers: int | None, as_json: bool, dry_run: bool) -> None:
+    """Scan SOURCE into a pool: a folder, a glob, a list (.txt), a COCO JSON or tars.
+
+    A second scan reads only what changed; images that are new go into new chunks, so nothing is labelled twice.
+    """
+    with sentences():
+        if dry_run:
+            from builder.sources import list_source
+
+            found = list_source(source, images)
+            size = sum(entry.bytes for entry in found)
+            emit(as_json, {"images": len(found), "bytes": size}, f"{len(found)} images, {size / 1e6:.1f} MB; nothing written")
+            return
+        from builder import pool as pools
+
+        pool = pools.scan(source, open_store(store_root), images=images, limit=limit, workers=workers, track=bar)
+        emit(as_json, value := pools.describe(pool), rows(*value.items()))
+
+
+def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = [
+        click.option("--teacher", "spec", required=True, help="torchvision:NAME, onnx:MODEL.onnx, checkpoint:RUN or replay:RESULTS.json."),
+        click.option("--floor", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Lowest score stored."),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any other teacher option of a recipe, e.g. nms_iou=0.6."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def teacher_section(spec: str, floor: float, overrides: tuple[str, ...]) -> Any:
+    from builder.recipe import parse_teacher
+
+    return parse_teacher(spec, (f"floor={floor}", *overrides))
+
+
+@main.command()
+@click.argument("pool")
+@teacher_options
+@click.option("--max-failure-rate", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Share of unreadable images above which the exit code is 1.")
+@click.option("--retry-failures", is_flag=True, help="Label again the chunks that hold images which could not be read.")
+@store_option
+@workers_option
+@json_option
+@click.option("--dry-run", is_flag=True, help="Only count what would be labelled.")
+def label(pool: str, spec: str, floor: float, overrides: tuple[str, ...], max_failure_rate: float, retry_failures: bool,
+          store_root: str, workers: int | None, as_json: bool, dry_run: bool) -> None:
+    """Let a teacher label POOL (an id prefix or a scanned source). Chunks that are labelled are not labelled again."""
+    with sentences():
+        from builder import build as stages
+        from builder.label import label as run_label
+        from builder.label import pending_chunks
+        from builder.pool import find_pool
+
+        store = open_store(store_root)
+        found = find_pool(store, pool)
+        section = teacher_section(spec, floor, overrides)
+        labeller = stages.load_labeller(section, workers)
+        if dry_run:
+            pending = pending_chunks(found, labeller, store, retry_failures)
+            count = {"chunks": len(pending), "images": sum(len(c.images) for c in pending)}
+            emit(as_json, count, f"{count['images']} images in {count['chunks']} chunks would be labelled; nothing written")
+            return
+        done = run_label(found, labeller, store, spec=spec, license=section.license, retry_failures=retry_failures, track=bar)
+        emit(as_json, vars(done), describe_label(done))
+        stages.check_failures(done, max_failure_rate)
+
+
+@main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe, e.g. --set keep.score=0.6.")
+@click.option("--only", type=click.Choice(["scan", "label", "cut"]), help="Stop after scan or label; cut: never call the teacher.")
+@click.option("--limit", type=click.IntRange(1), help="Use only N images of the pool.")
+@click.option("--max-failure-rate", type=click.FloatRange(0, 1), help="Override the recipe's.")
+@store_option
+@workers_option
+@json_option
+@click.option("--dry-run", is_flag=True, help="Only check the recipe.")
+def build(recipe: Path, overrides: tuple[str, ...], only: str | None, limit: int | None, max_failure_rate: float | None,
+          store_root: str, workers: int | None, as_json: bool, dry_run: bool) -> None:
+    """Run every stage of RECIPE that is not already done: scan, label, cut. (The same as `build-pseudo RECIPE`.)
+
+    Interrupted in any way, the same command goes on where it stopped. With other rules it never calls the teacher again.
+    """
+    with sentences():
+        from builder import build as stages
+        from builder.recipe import load_recipe
+
+        extra = [f"pool.limit={limit}"] if limit else []
+        extra += [f"max_failure_rate={max_failure_rate}"] if max_failure_rate is not None else []
+        loaded = load_recipe(recipe, (*overrides, *extra))
+        if dry_run:
+            emit(as_json, {"recipe": loaded.model_dump(mode="json")}, f"recipe {loaded.name} is valid; nothing written")
+            return
+        built = stages.build(loaded, open_store(store_root), root=recipe.parent, only=only, workers=workers, track=bar)
+        emit(as_json, describe_built(built), build_text(built))
+
+
+main.add_command(build, "build-pseudo")
+
+
+@main.command()
+@click.argument("ref", metavar="VERSION|PREDICTIONS|POOL")
+@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Write a PNG with kept, ignored and dropped boxes of some images.")
+@store_option
+@json_option
+def show(ref: str, picture: Path | None, store_root: str, as_json: bool) -> None:
+    """Say what is in a version (NAME, NAME@v3 or a folder), in predictions or in a pool (id prefixes)."""
+    with sentences():
+        store = open_store(store_root)
+        if store.match(store.predictions, ref):
+            from builder.predictions import describe, find_predictions
+
+            emit(as_json, value := describe(store, find_predictions(store, ref)), rows(*value.items()))
+            return
+        if store.match(store.pools, ref):
+            from builder.pool import describe as describe_pool
+            from builder.pool import find_pool
+
+            emit(as_json, value := describe_pool(find_pool(store, ref)), rows(*value.items()))
+            return
+        from builder.manifest import read_manifest
+
+        folder = store.version(ref)
+        manifest = read_manifest(folder)
+        if picture:
+            from builder.report import contact_sheet
+
+            contact_sheet(folder, manifest, picture)
+        if as_json:
+            click.echo(manifest.model_dump_json())
+            return
+        show_version(folder, manifest)
+
+
+@main.command()
+@click.argument("version")
+@store_option
+@workers_option
+@json_option
+def verify(version: str, store_root: str, workers: int | None, as_json: bool) -> None:
+    """Re-read every byte of VERSION and say what is wrong. Exit code 1 if anything is."""
+    with sentences():
+        from builder.engine import default_workers
+        from builder.verify import verify as check
+
+        folder = open_store(store_root).version(version)
+        problems = check(folder, workers=workers or default_workers(), track=bar)
+        emit(as_json, {"version": str(folder), "problems": problems}, "\n".join(problems) or f"{folder}: all is well")
+        if problems:
+            raise Failed(f"{len(problems)} problems in {version}: build it again into another store and compare, or pull it again")
+
+
+def build_pseudo_main() -> None:
+    """`build-pseudo RECIPE`: the same as `tutelage build RECIPE`."""
+    build.main(prog_name="build-pseudo")

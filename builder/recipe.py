@@ -1,0 +1,153 @@
+"""What `build-pseudo` reads: a recipe, checked whole before any work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+
+from builder import BuildError
+from builder.cut import ImageOptions, ShardOptions
+from builder.rules import Keep
+from builder.store import NAME
+from teachers.base import TeacherOptions
+
+STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+class PoolOptions(BaseModel):
+    """The `pool` section, or just its `source`. images: the folder of a COCO JSON's files. limit: a smaller pool."""
+
+    model_config = STRICT
+    source: str
+    images: str | None = None
+    limit: PositiveInt | None = None
+    chunk: PositiveInt = 512
+
+
+class TeacherSection(BaseModel):
+    """The `teacher` section, or just its `spec`. In a recipe the options stand beside `spec`, not below `options`.
+
+    images: for `replay:`, the COCO JSON that names the images of the results. license: of the teacher's weights.
+    """
+
+    model_config = STRICT
+    spec: str
+    images: str | None = None
+    license: str = "unknown"
+    options: TeacherOptions = TeacherOptions()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "options" in value:
+            return value
+        own = {key: value[key] for key in ("spec", "images", "license") if key in value}
+        return own | {"options": {key: value[key] for key in value if key not in own}}
+
+
+class Recipe(BaseModel):
+    """A whole recipe, as written: `rooted` makes its paths lead from where we run."""
+
+    model_config = STRICT
+    name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+    pool: PoolOptions
+    teacher: TeacherSection
+    keep: Keep = Keep()
+    images: ImageOptions = ImageOptions()
+    shards: ShardOptions = ShardOptions()
+    max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+    @field_validator("pool", "teacher", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any, info: Any) -> Any:
+        short = {"pool": "source", "teacher": "spec"}[info.field_name]
+        return {short: value} if isinstance(value, str) else value
+
+    def rooted(self, folder: Path) -> Recipe:
+        """The same recipe with its relative paths, which are relative to `folder`, made to lead from here."""
+
+        def root(path: str | None) -> str | None:
+            return None if path is None or "://" in path else str(folder / path)
+
+        family, _, argument = self.teacher.spec.partition(":")
+        options, is_file = self.teacher.options, family in ("onnx", "checkpoint", "replay")
+        weights = options.weights if options.weights == "DEFAULT" else root(options.weights)
+        teacher = self.teacher.model_copy(
+            update={
+                "spec": f"{family}:{root(argument)}" if is_file else self.teacher.spec,
+                "images": root(self.teacher.images),
+                "options": replace(options, weights=weights),
+            }
+        )
+        source = root(self.pool.source) or self.pool.source
+        pool = self.pool.model_copy(update={"source": source, "images": root(self.pool.images)})
+        return self.model_copy(update={"teacher": teacher, "pool": pool})
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a YAML file, with `key.key=value` overrides (values are YAML).
+
+    Raises BuildError, in one sentence that names the key, for anything that is not as `Recipe` says.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise BuildError(f"recipe {path} cannot be read ({error.strerror}): give an existing YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BuildError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise BuildError(f"recipe {path} must be a mapping with name, pool and teacher")
+    for override in overrides:
+        _override(content, override)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise BuildError(f"recipe {path}: {explain(error)}") from None
+
+
+def parse_teacher(spec: str, overrides: Sequence[str]) -> TeacherSection:
+    """A teacher section from a spec and `key=value` options, as the command line gives them. Raises BuildError."""
+    content: dict[str, Any] = {"spec": spec}
+    for override in overrides:
+        _override(content, override)
+    try:
+        return TeacherSection.model_validate(content)
+    except ValidationError as error:
+        raise BuildError(f"teacher {spec}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """The first complaint of pydantic as a clause with the key, the value and, for an unknown key, what it may be."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"] if part != "options")
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key {key!r}: check its spelling and its place against the recipe reference in the README"
+    if first["type"] == "missing":
+        return f"{key!r} is missing: add it"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise BuildError(f"--set {override!r} must be KEY=VALUE, such as keep.score=0.6")
+    section = content
+    *path, last = key.split(".")
+    short = {"pool": "source", "teacher": "spec"}
+    for part in path:
+        inner = section.setdefault(part, {})
+        if isinstance(inner, str) and part in short:
+            inner = section[part] = {short[part]: inner}
+        if not isinstance(inner, dict):
+            raise BuildError(f"--set {override!r}: {part!r} is {inner!r}, not a section")
+        section = inner
+    try:
+        section[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise BuildError(f"--set {override!r}: {value!r} is not YAML") from None

@@ -1,0 +1,171 @@
+"""Classification networks of timm and torchvision as backbones: feature maps of chosen strides and norm."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models import get_model
+from torchvision.ops import FrozenBatchNorm2d
+
+from teachers.base import TeacherError
+
+DEFAULT = "DEFAULT"
+"""In place of a file: the weights that timm or torchvision publish for a network."""
+PROBE = 128
+"""Side of the black image that shows which maps a network has, pixels."""
+
+
+def make_backbone(spec: str, levels: Sequence[int], weights: str | None, norm: str) -> tuple[nn.Module, list[int]]:
+    """The network `timm:NAME` or `torchvision:NAME` up to its last stride in `levels`, and the channels of each map.
+
+    It maps (B, 3, S, S) to a list of (B, C, S / stride, S / stride), one per level that it has; `levels` may go on
+    above them. weights: None for random ones, a file (safetensors or pth), or DEFAULT. norm: `batch` leaves batch norm
+    as it is, `frozen` fixes its statistics and affine parameters, `group` puts group norm in its place. Parameters that
+    no map depends on are frozen. Raises TeacherError.
+    """
+    if weights not in (None, DEFAULT) and not Path(str(weights)).is_file():
+        raise TeacherError(f"pretrained {weights!r} is neither a file nor {DEFAULT}: check its path")
+    family, _, name = spec.partition(":")
+    try:
+        match family:
+            case "timm" if name:
+                body = _timm(name, levels, weights)
+            case "torchvision" if name:
+                body = _torchvision(name, levels, weights)
+            case _:
+                raise TeacherError(f"unknown backbone {spec!r}: write timm:NAME or torchvision:NAME")
+        if norm == "group" and weights and any(isinstance(module, nn.BatchNorm2d) for module in body.modules()):
+            raise TeacherError(f"the weights of {spec} were trained with batch norm: set norm to frozen or batch")
+        if norm != "batch":
+            _replace_batch_norm(body, _frozen if norm == "frozen" else _grouped)
+        return body, _channels(body.eval(), levels)
+    except (RuntimeError, ValueError, TypeError, AssertionError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise TeacherError(f"backbone {spec} with levels {list(levels)} cannot be made: {reason}") from error
+
+
+def published_normalisation(spec: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std that the published weights of a timm network expect; None where unknown."""
+    family, _, name = spec.partition(":")
+    if family != "timm":
+        return None
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    return (tuple(config.mean), tuple(config.std)) if config else None
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm of up to 32 groups (the paper's number) of at least 4 channels."""
+    return nn.GroupNorm(math.gcd(32, max(1, channels // 4)), channels)
+
+
+def _timm(name: str, levels: Sequence[int], weights: str | None) -> nn.Module:
+    import timm
+
+    strides = timm.create_model(name, features_only=True).feature_info.reduction()
+    last = {stride: index for index, stride in enumerate(strides)}  # the deepest of several maps of one stride
+    return timm.create_model(
+        name,
+        features_only=True,
+        out_indices=[last[stride] for stride in _held(strides, levels)],
+        pretrained=weights is not None,
+        pretrained_cfg_overlay=None if weights in (None, DEFAULT) else {"file": weights},
+    )
+
+
+def _torchvision(name: str, levels: Sequence[int], weights: str | None) -> nn.Module:
+    model = get_model(name, weights=DEFAULT if weights == DEFAULT else None)
+    if weights not in (None, DEFAULT):
+        path = Path(str(weights))
+        model.load_state_dict(load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True))
+    if hasattr(model, "layer4"):
+        stem = [model.conv1, model.bn1, model.relu, model.maxpool]
+        stages = [*stem, model.layer1, model.layer2, model.layer3, model.layer4]
+    elif hasattr(model, "trunk_output"):
+        stages = [model.stem, *model.trunk_output]
+    elif hasattr(model, "features"):
+        stages = list(model.features)
+    else:
+        raise ValueError("torchvision's network has no stages to take maps from; timm: may have it")
+    return _Stages(stages, levels)
+
+
+class _Stages(nn.Module):
+    """Modules in a row, cut after the last one needed; the last output of each wanted stride is a feature map."""
+
+    def __init__(self, stages: Sequence[nn.Module], levels: Sequence[int]) -> None:
+        super().__init__()
+        x, last = torch.zeros(1, 3, PROBE, PROBE), {}
+        for index, stage in enumerate(stages):
+            with torch.no_grad():
+                x = stage.eval()(x)
+            if PROBE % x.shape[-1] == 0:
+                last[PROBE // x.shape[-1]] = index
+        self.taps = [last[stride] for stride in _held(sorted(last), levels)]
+        self.stages = nn.ModuleList(stages[: self.taps[-1] + 1])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in self.taps:
+                maps.append(x)
+        return maps
+
+
+def _held(strides: Sequence[int], levels: Sequence[int]) -> list[int]:
+    """The levels that a network with maps of these strides has itself: a prefix of `levels`."""
+    held = [level for level in levels if level in strides]
+    if not held or held != list(levels[: len(held)]):
+        raise ValueError(f"its maps have strides {sorted(set(strides))}")
+    return held
+
+
+def _channels(body: nn.Module, levels: Sequence[int]) -> list[int]:
+    """Channels of each map. Freezes what no map depends on: timm keeps some networks' later stages, and distributed
+    training waits for a gradient of every parameter that wants one."""
+    maps = body(torch.zeros(1, 3, PROBE, PROBE))
+    for features, stride in zip(maps, levels, strict=False):
+        if features.ndim != 4 or features.shape[-2:] != (PROBE // stride, PROBE // stride):
+            shape = tuple(features.shape)
+            raise ValueError(f"its map of stride {stride} has the shape {shape} for a {PROBE}-pixel image")
+    trained = [parameter for parameter in body.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(sum(features.sum() for features in maps), trained, allow_unused=True)
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
+    return [features.shape[1] for features in maps]
+
+
+def _replace_batch_norm(module: nn.Module, replacement: Callable[[nn.BatchNorm2d], nn.Module]) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, _with_activation(child, replacement(child)))
+        else:
+            _replace_batch_norm(child, replacement)
+
+
+def _with_activation(batch_norm: nn.BatchNorm2d, norm: nn.Module) -> nn.Module:
+    """timm's batch norm may hold the activation that follows: keep it."""
+    if not hasattr(batch_norm, "act"):
+        return norm
+    return nn.Sequential(OrderedDict(norm=norm, drop=batch_norm.drop, act=batch_norm.act))
+
+
+def _grouped(batch_norm: nn.BatchNorm2d) -> nn.Module:
+    norm = group_norm(batch_norm.num_features)
+    if batch_norm.affine:  # some networks start the last norm of a block at 0
+        norm.load_state_dict({"weight": batch_norm.weight, "bias": batch_norm.bias})
+    return norm
+
+
+def _frozen(batch_norm: nn.BatchNorm2d) -> nn.Module:
+    norm = FrozenBatchNorm2d(batch_norm.num_features, eps=batch_norm.eps)
+    norm.load_state_dict(batch_norm.state_dict(), strict=batch_norm.affine)
+    return norm

@@ -1,0 +1,192 @@
+"""Human labels: what is read, what is refused and in which words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from builder.truth import Truth, TruthError, find_image_root, read_coco, read_pixels, subset
+
+
+def labels(**changes: Any) -> dict[str, Any]:
+    """A correct label file: ids not contiguous, a crowd, a box without area, an image without objects."""
+    content = {
+        "images": [
+            {"id": 7, "file_name": "b.png", "width": 20, "height": 10},
+            {"id": 3, "file_name": "a.png", "width": 20, "height": 10},
+        ],
+        "categories": [
+            {"id": 0, "name": "background"},
+            {"id": 90, "name": "cat"},
+            {"id": 12, "name": "dog"},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 12, "bbox": [1, 2, 3, 4], "area": 5.5, "iscrowd": 0},
+            {"id": 2, "image_id": 7, "category_id": 90, "bbox": [0, 0, 20, 10.5], "iscrowd": 1},
+            {"id": 3, "image_id": 7, "category_id": 90, "bbox": [4, 4, 0, 3], "area": 0, "iscrowd": 0},
+        ],
+    }
+    return content | changes
+
+
+def write(folder: Path, content: Any, images: str = ".") -> Path:
+    path = folder / "labels.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    (folder / images).mkdir(exist_ok=True)
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (20, 10)).save(folder / images / name)
+    return path
+
+
+def test_reads_boxes_classes_and_empty_images(tmp_path: Path) -> None:
+    truth = read_coco(write(tmp_path, labels()))
+    assert truth.classes == ("cat", "dog")
+    assert truth.category_ids == (90, 12)
+    assert truth.dropped_boxes == 1
+    b, a = truth.images
+    assert (b.name, b.path, b.width, b.height, b.image_id) == ("b.png", tmp_path / "b.png", 20, 10, 7)
+    np.testing.assert_array_equal(b.boxes, np.array([[1, 2, 4, 6], [0, 0, 20, 10.5]], np.float32))
+    np.testing.assert_array_equal(b.labels, np.array([1, 0], np.int16))
+    np.testing.assert_array_equal(b.crowd, [False, True])
+    np.testing.assert_array_equal(b.area, np.array([5.5, 210], np.float32))
+    assert a.boxes.shape == (0, 4)
+    assert (a.boxes.dtype, a.labels.dtype, a.crowd.dtype, a.area.dtype) == (np.float32, np.int16, bool, np.float32)
+    assert (b.boxes.dtype, b.labels.dtype, b.crowd.dtype, b.area.dtype) == (np.float32, np.int16, bool, np.float32)
+
+
+def test_boxes_of_a_category_that_is_no_class_are_dropped_and_counted(tmp_path: Path) -> None:
+    notes = labels()["annotations"]
+    truth = read_coco(write(tmp_path, labels(annotations=[*notes, notes[0] | {"id": 4, "category_id": 0}])))
+    assert truth.dropped_boxes == 2
+    assert [len(image.boxes) for image in truth.images] == [2, 0]
+
+
+def test_no_images_and_no_annotations(tmp_path: Path) -> None:
+    truth = read_coco(write(tmp_path, labels(images=[], annotations=[])))
+    assert truth.images == []
+    assert truth.classes == ("cat", "dog")
+
+
+def changed(key: str, index: int, **changes: Any) -> dict[str, Any]:
+    entries = labels()[key]
+    entries[index] |= changes
+    return labels(**{key: entries})
+
+
+def without(key: str, index: int, name: str) -> dict[str, Any]:
+    entries = labels()[key]
+    del entries[index][name]
+    return labels(**{key: entries})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{not json", "is not JSON"),
+        ([], "no COCO object"),
+        ({"images": [], "annotations": []}, "'categories'"),
+        (without("images", 0, "width"), "'width'"),
+        (without("annotations", 1, "bbox"), "'bbox'"),
+        (changed("annotations", 1, image_id=8), "1 annotations have an unknown image_id, 8 first"),
+        (changed("annotations", 0, category_id=1), "1 annotations have an unknown category_id, 1 first"),
+        (changed("annotations", 0, bbox=[1, 2, 3]), "annotation 1 has the box [1, 2, 3]"),
+        (changed("annotations", 0, bbox=None), "annotation 1 has the box None"),
+        (changed("annotations", 0, bbox=[1, 2, 3, "x"]), "wrong type"),
+        (json.dumps(changed("annotations", 0, bbox=[1, 2, 3, 4.25])).replace("4.25", "1e999"), "annotation 1"),
+        (json.dumps(labels()).replace("10.5", "NaN"), "not JSON"),
+        (changed("categories", 2, name="cat"), "two categories have the name 'cat'"),
+        (changed("categories", 2, id=90), "two categories have the id 90"),
+        (changed("images", 1, id=7), "image id 7 stands 2 times"),
+        (changed("images", 1, file_name="b.png"), "image file 'b.png' stands 2 times"),
+        (changed("images", 1, file_name="gone.png"), "1 of 2 images, 'gone.png' first"),
+        (changed("annotations", 0, image_id=[7]), "wrong type"),
+        (labels(images={"a": 1}), "wrong type"),
+        (labels(annotations=None), "wrong type"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path, content: Any, words: str) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(TruthError) as error:
+        read_coco(path)
+    assert words in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_label_file(tmp_path: Path) -> None:
+    with pytest.raises(TruthError, match="absent.json cannot be read"):
+        read_coco(tmp_path / "absent.json")
+
+
+def test_where_images_are_looked_for(tmp_path: Path) -> None:
+    path = write(tmp_path, labels(), images="images")
+    assert find_image_root(path, ["a.png", "b.png"]) == tmp_path / "images"
+    other = tmp_path / "other"
+    other.mkdir()
+    (tmp_path / "images" / "a.png").rename(other / "a.png")
+    assert find_image_root(path, ["a.png"], other) == other
+    with pytest.raises(TruthError, match=r"1 of 2 images, 'a.png' first.*--images DIR"):
+        find_image_root(path, ["a.png", "b.png"])
+    with pytest.raises(TruthError, match="1 of 2 images, 'b.png' first"):
+        find_image_root(path, ["a.png", "b.png"], other)
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b.png").touch()
+    assert find_image_root(path, ["a.png", "b.png"]) == tmp_path  # before images/
+
+
+def test_pixels_are_refused_unless_they_are_of_the_stated_size(tmp_path: Path) -> None:
+    path = write(tmp_path, labels())
+    truth = read_coco(path)
+    assert read_pixels(truth.images[0]).shape == (10, 20, 3)
+
+    turned = Image.new("RGB", (20, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "b.png", exif=exif)
+    with pytest.raises(TruthError, match=r"b\.png is 10x20 upright, but .* 20x10"):
+        read_pixels(truth.images[0])
+    (tmp_path / "b.png").write_bytes(b"broken")
+    with pytest.raises(TruthError, match="not an image"):
+        read_pixels(truth.images[0])
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(TruthError, match="No such file"):
+        read_pixels(truth.images[0])
+
+
+def test_subsets_are_nested_and_in_file_order(tmp_path: Path) -> None:
+    images = [{"id": i, "file_name": f"{i}.png", "width": 20, "height": 10} for i in range(40)]
+    path = write(tmp_path, labels(images=images, annotations=[]))
+    for image in images:
+        Image.new("RGB", (20, 10)).save(tmp_path / image["file_name"])
+    truth = read_coco(path)
+    chosen = {limit: [image.image_id for image in subset(truth, limit, seed=1).images] for limit in (0, 5, 20, 40, 99)}
+    assert [len(ids) for ids in chosen.values()] == [0, 5, 20, 40, 40]
+    assert set(chosen[5]) < set(chosen[20])
+    assert all(ids == sorted(ids) for ids in chosen.values())
+    assert chosen[5] != [image.image_id for image in subset(truth, 5, seed=2).images]
+    shuffled = Truth(truth.classes, truth.images[::-1], truth.category_ids)
+    assert {image.image_id for image in subset(shuffled, 5, seed=1).images} == set(chosen[5])
+
+
+@pytest.mark.parametrize("name", ["bccd/instances_val", "coco/instances_train", "coco/instances_val"])
+def test_agrees_with_pycocotools_on_real_labels(
+    shared_data: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shared_data / f"{name}.json"
+    truth, oracle = read_coco(path), COCO(str(path))
+    assert [image.image_id for image in truth.images] == oracle.getImgIds()
+    assert list(truth.category_ids) == oracle.getCatIds()
+    assert truth.dropped_boxes == 0
+    for image in truth.images:
+        notes = oracle.loadAnns(oracle.getAnnIds(imgIds=image.image_id))
+        xyxy = [[x, y, x + w, y + h] for x, y, w, h in (note["bbox"] for note in notes)]
+        np.testing.assert_array_equal(image.boxes, np.array(xyxy, np.float32).reshape(-1, 4))
+        assert [truth.category_ids[label] for label in image.labels] == [note["category_id"] for note in notes]
+        assert image.crowd.tolist() == [bool(note["iscrowd"]) for note in notes]
+        assert image.path.is_file()
