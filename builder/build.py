@@ -30,8 +30,13 @@ class TooManyFailures(BuildError):
 
 
 def build(
-    recipe: Recipe, store: Store, *, root: Path = Path(), only: Literal["scan", "label", "cut"] | None = None,
-    workers: int | None = None, track: Track = silent,
+    recipe: Recipe,
+    store: Store,
+    *,
+    root: Path = Path(),
+    only: Literal["scan", "label", "cut"] | None = None,
+    workers: int | None = None,
+    track: Track = silent,
 ) -> Built:
     """Scan, label, cut; `only` stops after scan or label, and for `cut` refuses to call the teacher.
 
@@ -45,22 +50,40 @@ def build(
         return Built(pool)
     labeller = load_labeller(recipe.teacher, workers)
     if only == "cut" and (pending := pending_chunks(pool, labeller, store)):
-        raise BuildError(f"{len(pending)} chunks of {recipe.pool.source} are not labelled yet: run the build without --only cut")
+        raise BuildError(
+            f"{len(pending)} chunks of {recipe.pool.source} are not labelled yet: run the build without --only cut"
+        )
     labelled = label(pool, labeller, store, spec=written.teacher.spec, license=recipe.teacher.license, track=track)
     check_failures(labelled, recipe.max_failure_rate)
     if only == "label":
         return Built(pool, labelled)
     provenance = {"tool": f"tutelage {installed_version('tutelage')}", "recipe": written.model_dump(mode="json")}
     done = cut(
-        pool, labelled.predictions, store, name=recipe.name, keep=recipe.keep, images=recipe.images,
-        shards=recipe.shards, provenance=provenance, workers=workers, track=track,
+        pool,
+        labelled.predictions,
+        store,
+        name=recipe.name,
+        keep=recipe.keep,
+        images=recipe.images,
+        shards=recipe.shards,
+        provenance=provenance,
+        workers=workers,
+        track=track,
     )
     return Built(pool, labelled, done)
 
 
 def scan_recipe(options: PoolOptions, store: Store, workers: int, track: Track) -> Pool:
     images = Path(options.images) if options.images else None
-    return scan(options.source, store, images=images, limit=options.limit, chunk_size=options.chunk, workers=workers, track=track)
+    return scan(
+        options.source,
+        store,
+        images=images,
+        limit=options.limit,
+        chunk_size=options.chunk,
+        workers=workers,
+        track=track,
+    )
 
 
 def load_labeller(teacher: TeacherSection, workers: int | None = None) -> Labeller:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -44,15 +44,26 @@ def sentences() -> Iterator[None]:
         raise  # the reader of our output went away (`| head`): click ends quietly
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        raise Failed(f"{error.strerror or error}{where}: what is finished is kept; run the same command again once that is mended") from None
+        raise Failed(
+            f"{error.strerror or error}{where}: what is finished is kept; run the same command again once that is mended"
+        ) from None
     except KeyboardInterrupt:
         raise Failed("interrupted: what is finished is kept; run the same command again to go on") from None
 
 
-store_option = click.option("--store", "store_root", default="./store", envvar="TUTELAGE_STORE", show_default=True, show_envvar=True,
-                            help="Folder of pools, predictions and versions.")
+store_option = click.option(
+    "--store",
+    "store_root",
+    default="./store",
+    envvar="TUTELAGE_STORE",
+    show_default=True,
+    show_envvar=True,
+    help="Folder of pools, predictions and versions.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
-workers_option = click.option("--workers", type=click.IntRange(1), default=None, help="Processes or threads.  [default: all cores]")
+workers_option = click.option(
+    "--workers", type=click.IntRange(1), default=None, help="Processes or threads.  [default: all cores]"
+)
 
 
 def open_store(root: str) -> Store:
@@ -84,7 +95,15 @@ def main() -> None:
 @workers_option
 @json_option
 @click.option("--dry-run", is_flag=True, help="Only count what would be scanned.")
-def scan(source: str, images: Path | None, limit: int | None, store_root: str, workers: int | None, as_json: bool, dry_run: bool) -> None:
+def scan(
+    source: str,
+    images: Path | None,
+    limit: int | None,
+    store_root: str,
+    workers: int | None,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
     """Scan SOURCE into a pool: a folder, a glob, a list (.txt), a COCO JSON or tars.
 
     A second scan reads only what changed; images that are new go into new chunks, so nothing is labelled twice.
@@ -95,7 +114,11 @@ def scan(source: str, images: Path | None, limit: int | None, store_root: str, w
 
             found = list_source(source, images)
             size = sum(entry.bytes for entry in found)
-            emit(as_json, {"images": len(found), "bytes": size}, f"{len(found)} images, {size / 1e6:.1f} MB; nothing written")
+            emit(
+                as_json,
+                {"images": len(found), "bytes": size},
+                f"{len(found)} images, {size / 1e6:.1f} MB; nothing written",
+            )
             return
         from builder import pool as pools
 
@@ -105,9 +128,22 @@ def scan(source: str, images: Path | None, limit: int | None, store_root: str, w
 
 def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
-        click.option("--teacher", "spec", required=True, help="torchvision:NAME, onnx:MODEL.onnx, checkpoint:RUN or replay:RESULTS.json."),
-        click.option("--floor", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Lowest score stored."),
-        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any other teacher option of a recipe, e.g. nms_iou=0.6."),
+        click.option(
+            "--teacher",
+            "spec",
+            required=True,
+            help="torchvision:NAME, onnx:MODEL.onnx, checkpoint:RUN or replay:RESULTS.json.",
+        ),
+        click.option(
+            "--floor", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Lowest score stored."
+        ),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Any other teacher option of a recipe, e.g. nms_iou=0.6.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -123,14 +159,30 @@ def teacher_section(spec: str, floor: float, overrides: tuple[str, ...]) -> Any:
 @main.command()
 @click.argument("pool")
 @teacher_options
-@click.option("--max-failure-rate", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Share of unreadable images above which the exit code is 1.")
+@click.option(
+    "--max-failure-rate",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Share of unreadable images above which the exit code is 1.",
+)
 @click.option("--retry-failures", is_flag=True, help="Label again the chunks that hold images which could not be read.")
 @store_option
 @workers_option
 @json_option
 @click.option("--dry-run", is_flag=True, help="Only count what would be labelled.")
-def label(pool: str, spec: str, floor: float, overrides: tuple[str, ...], max_failure_rate: float, retry_failures: bool,
-          store_root: str, workers: int | None, as_json: bool, dry_run: bool) -> None:
+def label(
+    pool: str,
+    spec: str,
+    floor: float,
+    overrides: tuple[str, ...],
+    max_failure_rate: float,
+    retry_failures: bool,
+    store_root: str,
+    workers: int | None,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
     """Let a teacher label POOL (an id prefix or a scanned source). Chunks that are labelled are not labelled again."""
     with sentences():
         from builder import build as stages
@@ -145,25 +197,48 @@ def label(pool: str, spec: str, floor: float, overrides: tuple[str, ...], max_fa
         if dry_run:
             pending = pending_chunks(found, labeller, store, retry_failures)
             count = {"chunks": len(pending), "images": sum(len(c.images) for c in pending)}
-            emit(as_json, count, f"{count['images']} images in {count['chunks']} chunks would be labelled; nothing written")
+            emit(
+                as_json,
+                count,
+                f"{count['images']} images in {count['chunks']} chunks would be labelled; nothing written",
+            )
             return
-        done = run_label(found, labeller, store, spec=spec, license=section.license, retry_failures=retry_failures, track=bar)
+        done = run_label(
+            found, labeller, store, spec=spec, license=section.license, retry_failures=retry_failures, track=bar
+        )
         emit(as_json, vars(done), describe_label(done))
         stages.check_failures(done, max_failure_rate)
 
 
 @main.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe, e.g. --set keep.score=0.6.")
-@click.option("--only", type=click.Choice(["scan", "label", "cut"]), help="Stop after scan or label; cut: never call the teacher.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the recipe, e.g. --set keep.score=0.6.",
+)
+@click.option(
+    "--only", type=click.Choice(["scan", "label", "cut"]), help="Stop after scan or label; cut: never call the teacher."
+)
 @click.option("--limit", type=click.IntRange(1), help="Use only N images of the pool.")
 @click.option("--max-failure-rate", type=click.FloatRange(0, 1), help="Override the recipe's.")
 @store_option
 @workers_option
 @json_option
 @click.option("--dry-run", is_flag=True, help="Only check the recipe.")
-def build(recipe: Path, overrides: tuple[str, ...], only: str | None, limit: int | None, max_failure_rate: float | None,
-          store_root: str, workers: int | None, as_json: bool, dry_run: bool) -> None:
+def build(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    only: Literal["scan", "label", "cut"] | None,
+    limit: int | None,
+    max_failure_rate: float | None,
+    store_root: str,
+    workers: int | None,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
     """Run every stage of RECIPE that is not already done: scan, label, cut. (The same as `build-pseudo RECIPE`.)
 
     Interrupted in any way, the same command goes on where it stopped. With other rules it never calls the teacher again.
@@ -187,7 +262,11 @@ main.add_command(build, "build-pseudo")
 
 @main.command()
 @click.argument("ref", metavar="VERSION|PREDICTIONS|POOL")
-@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Write a PNG with kept, ignored and dropped boxes of some images.")
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a PNG with kept, ignored and dropped boxes of some images.",
+)
 @store_option
 @json_option
 def show(ref: str, picture: Path | None, store_root: str, as_json: bool) -> None:
@@ -234,7 +313,9 @@ def verify(version: str, store_root: str, workers: int | None, as_json: bool) ->
         problems = check(folder, workers=workers or default_workers(), track=bar)
         emit(as_json, {"version": str(folder), "problems": problems}, "\n".join(problems) or f"{folder}: all is well")
         if problems:
-            raise Failed(f"{len(problems)} problems in {version}: build it again into another store and compare, or pull it again")
+            raise Failed(
+                f"{len(problems)} problems in {version}: build it again into another store and compare, or pull it again"
+            )
 
 
 def build_pseudo_main() -> None:

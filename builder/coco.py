@@ -87,7 +87,8 @@ def evaluate_detections(truth: Truth, predictions: Sequence[Detections]) -> Metr
         evaluation.accumulate()
         evaluation.summarize()
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class) over all areas
-    per_class = dict(zip(truth.classes, precision.mean(axis=(0, 1)).tolist(), strict=True))
+    by_id = dict(zip(sorted(truth.category_ids), precision.mean(axis=(0, 1)).tolist(), strict=True))
+    per_class = {name: by_id[number] for name, number in zip(truth.classes, truth.category_ids, strict=True)}
     numbers = dict(zip(STATS, evaluation.stats.tolist(), strict=True))
     return cast(Metrics, {**numbers, "per_class": per_class})
 
@@ -98,7 +99,7 @@ def precision_recall(truth: Truth, kept: Sequence[Detections], iou: float = 0.5)
     Matched as COCOeval does: by falling score within class and image, each object once; boxes matched to a crowd leave
     both. NaN where nothing is kept, or nothing is there to be found.
     """
-    matches = _match(truth, kept, np.array([iou]), limit=max(map(len, kept), default=0))
+    matches = match_classes(truth, kept, np.array([iou]), limit=max(map(len, kept), default=0))
     right = sum(int(match.right.sum()) for match in matches)
     counted = sum(int(match.counted.sum()) for match in matches)
     objects = sum(int(match.objects.sum()) for match in matches)
@@ -111,17 +112,16 @@ def paired_bootstrap(
     """Percentile interval of AP(b) - AP(a), resampling the truth's images with replacement, the same ones for a and b.
 
     AP is COCOeval's, exactly; an image drawn twice counts as two. The interval speaks of test images only, not of
-    training seeds. Draws without any object have no AP and are left out. Raises TruthError if there is none with one.
+    training seeds. Draws without any object have no AP and are left out. Raises TruthError if the truth has no objects.
     """
     thresholds = np.linspace(0.5, 0.95, 10)
-    matches = [_match(truth, predictions, thresholds, MAX_DETECTIONS) for predictions in (a, b)]
-    count = len(truth.images)
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / max(count, 1)), size=draws)
-    gain = average_precision(matches[1], weights) - average_precision(matches[0], weights)
-    gain = gain[~np.isnan(gain)]
-    if not len(gain):
+    matches = [match_classes(truth, predictions, thresholds, MAX_DETECTIONS) for predictions in (a, b)]
+    if not any(match.objects.any() for match in matches[0]):
         raise TruthError("the truth holds no objects: there is no AP to compare")
-    low, high = np.quantile(gain, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    count = len(truth.images)
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    gain = average_precision(matches[1], weights) - average_precision(matches[0], weights)
+    low, high = np.nanquantile(gain, [(1 - level) / 2, (1 + level) / 2]).tolist()
     return low, high
 
 
@@ -137,6 +137,24 @@ class ClassMatches:
     right: np.ndarray
     counted: np.ndarray
     objects: np.ndarray
+
+
+def match_classes(
+    truth: Truth, predictions: Sequence[Detections], thresholds: np.ndarray, limit: int
+) -> list[ClassMatches]:
+    """One ClassMatches per class; `limit`: best detections of a class in an image that are looked at."""
+    evaluation = _evaluation(truth, predictions)
+    evaluation.params.iouThrs = thresholds
+    evaluation.params.areaRng, evaluation.params.areaRngLbl = [list(ALL)], ["all"]
+    evaluation.params.maxDets = [limit]
+    with _silence():
+        evaluation.evaluate()
+    by_class: dict[int, list[dict[str, Any]]] = {number: [] for number in truth.category_ids}
+    for cell in evaluation.evalImgs:  # in order of image id, which settles ties as COCOeval does
+        if cell is not None:
+            by_class[cell["category_id"]].append(cell)
+    place = {image.image_id: position for position, image in enumerate(truth.images)}
+    return [_class_matches(cells, place, len(thresholds)) for cells in by_class.values()]
 
 
 def average_precision(matches: Sequence[ClassMatches], weights: np.ndarray) -> np.ndarray:
@@ -190,22 +208,6 @@ def _least_count(objects: np.ndarray, recalls: np.ndarray) -> np.ndarray:
     count -= (count - 1) / total >= recalls
     count += count / total < recalls
     return np.maximum(count, 0).astype(np.int64)
-
-
-def _match(truth: Truth, predictions: Sequence[Detections], thresholds: np.ndarray, limit: int) -> list[ClassMatches]:
-    """One ClassMatches per class; `limit`: best detections of a class in an image that are looked at."""
-    evaluation = _evaluation(truth, predictions)
-    evaluation.params.iouThrs = thresholds
-    evaluation.params.areaRng, evaluation.params.areaRngLbl = [list(ALL)], ["all"]
-    evaluation.params.maxDets = [limit]
-    with _silence():
-        evaluation.evaluate()
-    by_class: dict[int, list[dict[str, Any]]] = {number: [] for number in truth.category_ids}
-    for cell in evaluation.evalImgs:  # in order of image id, which settles ties as COCOeval does
-        if cell is not None:
-            by_class[cell["category_id"]].append(cell)
-    place = {image.image_id: position for position, image in enumerate(truth.images)}
-    return [_class_matches(cells, place, len(thresholds)) for cells in by_class.values()]
 
 
 def _class_matches(cells: list[dict[str, Any]], place: dict[int, int], thresholds: int) -> ClassMatches:

@@ -25,10 +25,24 @@ def bar(description: str, total: int) -> Iterator[Advance]:
         yield lambda n: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:>8}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(description, total=total, rate="")
 
@@ -52,18 +66,35 @@ def rows(*pairs: tuple[str, object]) -> str:
 
 
 def describe_label(done: Labelled) -> str:
-    did = f"{done.images_labelled} of {done.images} images labelled now" if done.images_labelled else f"nothing to do: all {done.images} images are labelled"
+    did = (
+        f"{done.images_labelled} of {done.images} images labelled now"
+        if done.images_labelled
+        else f"nothing to do: all {done.images} images are labelled"
+    )
     return rows(("predictions", done.predictions), ("labelled", did), ("unreadable", done.failures))
 
 
 def describe_built(built: Built) -> dict[str, Any]:
     value: dict[str, Any] = {"pool": built.pool.id, "images": len(built.pool.images)}
     if built.labelled:
-        value |= {"predictions": built.labelled.predictions, "images_labelled": built.labelled.images_labelled, "failures": built.labelled.failures}
+        value |= {
+            "predictions": built.labelled.predictions,
+            "images_labelled": built.labelled.images_labelled,
+            "failures": built.labelled.failures,
+        }
     if built.cut:
         manifest = built.cut.manifest
-        value |= {"version": f"{manifest.name}@{manifest.version}", "id": manifest.id, "path": str(built.cut.folder), "shards_written": built.cut.shards_written,
-                  "samples": manifest.samples, "objects": manifest.objects, "image_states": manifest.images, "kept": manifest.kept, "ignored": manifest.ignored}
+        value |= {
+            "version": f"{manifest.name}@{manifest.version}",
+            "id": manifest.id,
+            "path": str(built.cut.folder),
+            "shards_written": built.cut.shards_written,
+            "samples": manifest.samples,
+            "objects": manifest.objects,
+            "image_states": manifest.images,
+            "kept": manifest.kept,
+            "ignored": manifest.ignored,
+        }
     return value
 
 
@@ -71,23 +102,37 @@ def build_text(built: Built) -> str:
     lines: list[tuple[str, object]] = [("pool", f"{built.pool.id[:12]}  {len(built.pool.images)} images")]
     if built.labelled:
         done = built.labelled
-        lines.append(("label", f"{done.predictions[:12]}  {done.images_labelled or 'none'} labelled now, {done.failures} unreadable"))
+        lines.append(
+            (
+                "label",
+                f"{done.predictions[:12]}  {done.images_labelled or 'none'} labelled now, {done.failures} unreadable",
+            )
+        )
     if built.cut:
         manifest, wrote = built.cut.manifest, built.cut.shards_written
         lines += version_lines(manifest)
         lines.append(("folder", built.cut.folder))
-        did = f"{wrote} of {len(manifest.shards)} shards written now" if wrote else "nothing to do: this version was already complete"
+        did = (
+            f"{wrote} of {len(manifest.shards)} shards written now"
+            if wrote
+            else "nothing to do: this version was already complete"
+        )
         lines.append(("done", did))
     return rows(*lines)
 
 
 def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
     left_out = [f"{n} {state}" for state, n in manifest.images.items() if n and state not in ("written", "pool")]
-    why = ", ".join(f"{n} {reason}" for reason, n in manifest.objects.items() if n and reason not in ("kept", "predicted"))
+    why = ", ".join(
+        f"{n} {reason}" for reason, n in manifest.objects.items() if n and reason not in ("kept", "predicted")
+    )
     return [
         ("version", f"{manifest.name}@{manifest.version}  id {manifest.id[:12]}"),
         ("images", f"{manifest.samples} written" + "".join(f", {text}" for text in left_out)),
-        ("objects", f"{manifest.kept} kept, {manifest.ignored} ignored of {manifest.objects['predicted']} predicted ({why or 'none refused'})"),
+        (
+            "objects",
+            f"{manifest.kept} kept, {manifest.ignored} ignored of {manifest.objects['predicted']} predicted ({why or 'none refused'})",
+        ),
     ]
 
 
@@ -97,7 +142,11 @@ def show_version(folder: Path, manifest: Manifest) -> None:
 
     size = sum(shard.bytes for shard in manifest.shards)
     lines = version_lines(manifest)
-    lines += [("shards", f"{len(manifest.shards)}, {size / 1e6:.1f} MB"), ("teacher", manifest.provenance["teacher"]["spec"]), ("folder", folder)]
+    lines += [
+        ("shards", f"{len(manifest.shards)}, {size / 1e6:.1f} MB"),
+        ("teacher", manifest.provenance["teacher"]["spec"]),
+        ("folder", folder),
+    ]
     click.echo(rows(*lines))
     table = Table("class", "predicted", "kept", "ignored")
     ranked = sorted(manifest.per_class.items(), key=lambda item: -item[1]["kept"])

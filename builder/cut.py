@@ -11,8 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,8 +90,17 @@ class Cut:
 
 
 def cut(
-    pool: Pool, predictions: str, store: Store, *, name: str, keep: Keep, images: ImageOptions, shards: ShardOptions,
-    provenance: Mapping[str, Any], workers: int, track: Track = silent,
+    pool: Pool,
+    predictions: str,
+    store: Store,
+    *,
+    name: str,
+    keep: Keep,
+    images: ImageOptions,
+    shards: ShardOptions,
+    provenance: Mapping[str, Any],
+    workers: int,
+    track: Track = silent,
 ) -> Cut:
     """The version of dataset `name` for these inputs: built, finished, or found complete.
 
@@ -105,11 +113,17 @@ def cut(
     solve(keep, classes, floor)
     missing = sum(not (labelled / chunk.digest).is_dir() for chunk in pool.chunks())
     if missing:
-        raise BuildError(f"{missing} chunks of pool {pool.id[:12]} have no predictions of {predictions[:12]}: run `tutelage label` first")
+        raise BuildError(
+            f"{missing} chunks of pool {pool.id[:12]} have no predictions of {predictions[:12]}: run `tutelage label` first"
+        )
     options = {"keep": keep.model_dump(), "images": images.model_dump(), "shards": shards.model_dump()}
     inputs = {"format": FORMAT, "pool": pool.id, "predictions": predictions, **options}
     folder = store.claim(name, digest(inputs))
-    with locked(folder.parent / f".lock-{folder.name}", f"{name}@{folder.name}", sweep=[folder, folder / "data", folder / ".work"]):
+    with locked(
+        folder.parent / f".lock-{folder.name}",
+        f"{name}@{folder.name}",
+        sweep=[folder, folder / "data", folder / ".work"],
+    ):
         if (folder / FILE).exists():
             shutil.rmtree(folder / ".work", ignore_errors=True)
             return Cut(folder, read_manifest(folder), 0)
@@ -171,15 +185,25 @@ def _write_job(job: ShardJob) -> int:
         written = write_shard(job.version / "data" / job.name, samples)
     _write_labels(job, images, objects, decision)
     in_shard = np.isin(objects.image, chosen)
-    counts = {outcome: int((in_shard & (decision.outcome == code)).sum()) for code, outcome in ((KEPT, "kept"), (IGNORED, "ignored"))}
-    shard = ShardRecord(name=job.name, bytes=written.bytes, sha256=written.sha256, samples=written.samples, **counts) if written else None
+    counts = {
+        outcome: int((in_shard & (decision.outcome == code)).sum())
+        for code, outcome in ((KEPT, "kept"), (IGNORED, "ignored"))
+    }
+    shard = (
+        ShardRecord(name=job.name, bytes=written.bytes, sha256=written.sha256, samples=written.samples, **counts)
+        if written
+        else None
+    )
     record = {
         "shard": shard.model_dump() if shard else None,
         "images": Counter(WRITTEN if state == OK else state for state in fate),
         "reasons": np.bincount(decision.reason, minlength=len(REASONS)),
         "per_class": {
             "predicted": np.bincount(objects.label, minlength=len(job.classes)),
-            **{o: np.bincount(objects.label[decision.outcome == code], minlength=len(job.classes)) for code, o in ((KEPT, "kept"), (IGNORED, "ignored"))},
+            **{
+                o: np.bincount(objects.label[decision.outcome == code], minlength=len(job.classes))
+                for code, o in ((KEPT, "kept"), (IGNORED, "ignored"))
+            },
         },
     }
     write_file(_record(job), orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY))
@@ -197,7 +221,9 @@ def _load(job: ShardJob, images: Sequence[PoolImage]) -> tuple[Objects, list[str
     image = np.concatenate([part.image + start for part, start in zip(parts, starts, strict=False)])
     usable = np.array([state == OK for state in states], bool)[image]
     sizes = np.array([(i.width, i.height) for i in images], np.int32).reshape(-1, 2)
-    label, score, boxes = (np.concatenate([getattr(part, name) for part in parts])[usable] for name in ("label", "score", "boxes"))
+    label, score, boxes = (
+        np.concatenate([getattr(part, name) for part in parts])[usable] for name in ("label", "score", "boxes")
+    )
     return Objects(image[usable], label, score, boxes, sizes, [i.name for i in images]), states
 
 
@@ -216,7 +242,11 @@ def _sample(
     boxes = objects.boxes[shown]
     size = boxes[:, 2:] - boxes[:, :2]
     label = {
-        "key": image.key, "name": image.name, "sha256": image.sha256, "width": image.width, "height": image.height,
+        "key": image.key,
+        "name": image.name,
+        "sha256": image.sha256,
+        "width": image.width,
+        "height": image.height,
         "reencoded": reencoded,
         "objects": {
             "bbox": np.concatenate([boxes[:, :2], size], axis=1),
@@ -235,7 +265,9 @@ def _read_unchanged(image: PoolImage) -> bytes:
         stat = os.stat(image.uri)
         data = read_entry(image.entry)
     except OSError as error:
-        raise BuildError(f"image {image.uri} can no longer be read ({error.strerror or error}): restore it, or scan again") from None
+        raise BuildError(
+            f"image {image.uri} can no longer be read ({error.strerror or error}): restore it, or scan again"
+        ) from None
     if stat.st_mtime_ns != image.mtime_ns and hashlib.sha256(data).hexdigest() != image.sha256:
         raise BuildError(f"image {image.uri} changed since it was scanned: scan its source again")
     return data
@@ -246,7 +278,10 @@ def _write_labels(job: ShardJob, images: Sequence[PoolImage], objects: Objects, 
     boxes = {side: np.ascontiguousarray(objects.boxes[:, n]) for n, side in enumerate(("x1", "y1", "x2", "y2"))}
     table = pa.table(
         {
-            "key": keys.take(pa.array(objects.image)), "label": objects.label, "score": objects.score, **boxes,
+            "key": keys.take(pa.array(objects.image)),
+            "label": objects.label,
+            "score": objects.score,
+            **boxes,
             "outcome": pa.array(OUTCOMES).take(pa.array(decision.outcome)),
             "reason": pa.array(REASONS).take(pa.array(decision.reason)),
         },
@@ -264,20 +299,32 @@ def _finish(folder: Path, jobs: Sequence[ShardJob], pool: Pool, provenance: dict
     images[DUPLICATE] += pool.count(DUPLICATE)
     images[UNREADABLE] += sum(image.state == UNREADABLE and image.chunk < 0 for image in pool.images)
     if not shards:
-        raise BuildError(f"nothing to write for {name}: of {len(pool.images)} images " + ", ".join(f"{n} are {s}" for s, n in images.items() if n))
+        raise BuildError(
+            f"nothing to write for {name}: of {len(pool.images)} images "
+            + ", ".join(f"{n} are {s}" for s, n in images.items() if n)
+        )
     with new_file(folder / "labels.parquet") as file, pq.ParquetWriter(file, LABELS, compression="zstd") as writer:
         for job in jobs:
             writer.write_table(pq.read_table(_record(job).with_suffix(".parquet"), partitioning=None))
     classes, features = list(jobs[0].classes), [jobs[0].extension, "json"]
     reasons = np.sum([record["reasons"] for record in records], axis=0)
-    totals = {o: np.sum([record["per_class"][o] for record in records], axis=0) for o in ("predicted", "kept", "ignored")}
+    totals = {
+        o: np.sum([record["per_class"][o] for record in records], axis=0) for o in ("predicted", "kept", "ignored")
+    }
     manifest = Manifest(
-        name=name, version=folder.name, id=version_id(classes, features, [s.sha256 for s in shards], []), kind="detection",
-        classes=classes, features=features, shards=shards,
+        name=name,
+        version=folder.name,
+        id=version_id(classes, features, [s.sha256 for s in shards], []),
+        kind="detection",
+        classes=classes,
+        features=features,
+        shards=shards,
         images={s: images[s] for s in (WRITTEN, EMPTY, UNREADABLE, DUPLICATE, REMOVED)} | {"pool": len(pool.images)},
-        objects={reason: int(n) for reason, n in zip(REASONS, reasons, strict=True)} | {"predicted": int(reasons.sum())},
+        objects={reason: int(n) for reason, n in zip(REASONS, reasons, strict=True)}
+        | {"predicted": int(reasons.sum())},
         per_class={c: {o: int(totals[o][n]) for o in totals} for n, c in enumerate(classes)},
-        files={"labels.parquet": sha256_file(folder / "labels.parquet")}, provenance=provenance,
+        files={"labels.parquet": sha256_file(folder / "labels.parquet")},
+        provenance=provenance,
     )
     write_file(folder / "README.md", card(manifest).encode())
     manifest = manifest.model_copy(update={"files": {**manifest.files, "README.md": sha256_file(folder / "README.md")}})

@@ -42,7 +42,9 @@ def run(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Ite
         try:
             yield from pool.map(work, jobs)
         except BrokenProcessPool:
-            raise BuildError("a worker process was killed (out of memory?): lower --workers and run this again") from None
+            raise BuildError(
+                "a worker process was killed (out of memory?): lower --workers and run this again"
+            ) from None
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -15,8 +15,8 @@ import numpy as np
 from builder.engine import Advance, Track, default_workers, silent
 from builder.files import locked
 from builder.pool import REMOVED, Chunk, Pool, PoolImage
-from builder.predictions import Failure, count_failures, write_chunk, write_meta
 from builder.predictions import REMOVED as REMOVED_STATUS
+from builder.predictions import Failure, count_failures, write_chunk, write_meta
 from builder.sources import read_entry
 from builder.store import Store
 from teachers.base import Detections, Teacher, TeacherError, fingerprint
@@ -28,8 +28,11 @@ Result = Detections | Failure
 class Labeller(Protocol):
     """What labels chunks: a model over decoded images, or a replay of stored results."""
 
-    description: Mapping[str, Any]
-    runtime: Mapping[str, Any]
+    @property
+    def description(self) -> Mapping[str, Any]: ...
+
+    @property
+    def runtime(self) -> Mapping[str, Any]: ...
 
     def results(self, chunks: Iterable[Chunk], advance: Advance) -> Iterator[list[Result]]:
         """One list per chunk, one entry per image, both in order. Raises TeacherError when the model fails."""
@@ -53,7 +56,13 @@ class Labelled:
 
 
 def label(
-    pool: Pool, labeller: Labeller, store: Store, *, spec: str, license: str = "unknown", retry_failures: bool = False,
+    pool: Pool,
+    labeller: Labeller,
+    store: Store,
+    *,
+    spec: str,
+    license: str = "unknown",
+    retry_failures: bool = False,
     track: Track = silent,
 ) -> Labelled:
     """Label every chunk of `pool` that has no predictions of this teacher yet; `retry_failures` does those with failed
@@ -62,7 +71,10 @@ def label(
     folder = store.predictions / name
     chunks = list(pool.chunks())
     with locked(folder / ".lock", f"predictions {name[:12]}", sweep=[folder]):
-        write_meta(folder, {"spec": spec, "license": license} | {k: dict(getattr(labeller, k)) for k in ("description", "runtime")})
+        write_meta(
+            folder,
+            {"spec": spec, "license": license} | {k: dict(getattr(labeller, k)) for k in ("description", "runtime")},
+        )
         pending = pending_chunks(pool, labeller, store, retry_failures)
         images = sum(len(c.images) for c in pending)
         if pending:
@@ -85,7 +97,11 @@ def pending_chunks(pool: Pool, labeller: Labeller, store: Store, retry_failures:
 def _check(results: Sequence[Result], chunk: Chunk, labeller: Labeller) -> None:
     classes = len(labeller.description["classes"])
     for image, result in zip(chunk.images, results, strict=True):
-        if isinstance(result, Detections) and len(result) and not 0 <= result.labels.min() <= result.labels.max() < classes:
+        if (
+            isinstance(result, Detections)
+            and len(result)
+            and not 0 <= result.labels.min() <= result.labels.max() < classes
+        ):
             raise TeacherError(f"the teacher gave {image.name} a label outside its {classes} classes")
 
 

@@ -218,7 +218,12 @@ def describe(pool: Pool) -> dict[str, Any]:
     """Counts of a pool, and of what cannot be used of it, with the first few reasons."""
     errors = [f"{image.name}: {image.error}" for image in pool.images if image.state == UNREADABLE]
     counts = {state: pool.count(state) for state in (OK, UNREADABLE, DUPLICATE, REMOVED)}
-    value = {"pool": pool.id, "source": pool.source, "images": len(pool.images), "chunks": sum(1 for _ in pool.chunks())}
+    value = {
+        "pool": pool.id,
+        "source": pool.source,
+        "images": len(pool.images),
+        "chunks": sum(1 for _ in pool.chunks()),
+    }
     return value | counts | ({"errors": errors[:20]} if errors else {})
 
 

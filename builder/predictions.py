@@ -92,7 +92,9 @@ def read_chunk(folder: Path) -> ChunkPredictions:
         if len(image) != objects.num_rows:
             raise pa.ArrowInvalid(f"{len(image)} objects announced, {objects.num_rows} found")
     except (OSError, KeyError, pa.ArrowException) as error:
-        raise BuildError(f"predictions in {folder} cannot be read ({error}): remove that folder and label again") from None
+        raise BuildError(
+            f"predictions in {folder} cannot be read ({error}): remove that folder and label again"
+        ) from None
     boxes = np.stack([objects[side].to_numpy() for side in BOX], axis=1)
     label, score = objects["label"].to_numpy(), objects["score"].to_numpy()
     return ChunkPredictions(images["status"].to_pylist(), images["error"].to_pylist(), image, label, score, boxes)
@@ -100,7 +102,11 @@ def read_chunk(folder: Path) -> ChunkPredictions:
 
 def count_failures(folder: Path) -> int:
     """Images of a finished chunk with status `error`."""
-    return pq.read_table(folder / "images.parquet", columns=["status"], partitioning=None)["status"].to_pylist().count(ERROR)
+    return (
+        pq.read_table(folder / "images.parquet", columns=["status"], partitioning=None)["status"]
+        .to_pylist()
+        .count(ERROR)
+    )
 
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
@@ -125,10 +131,18 @@ def describe(store: Store, name: str) -> dict[str, Any]:
     parts = [pq.read_table(path, partitioning=None) for path in sorted(folder.glob("*/images.parquet"))]
     images = pa.concat_tables(parts) if parts else IMAGES.empty_table()
     failed = images.filter(pc.equal(images["status"], ERROR))
-    errors = [f"{sha256[:12]}: {error}" for sha256, error in zip(*(failed[c].to_pylist() for c in ("sha256", "error")), strict=True)]
+    errors = [
+        f"{sha256[:12]}: {error}"
+        for sha256, error in zip(*(failed[c].to_pylist() for c in ("sha256", "error")), strict=True)
+    ]
     value = {
-        "predictions": name, "teacher": meta["spec"], "floor": meta["description"]["floor"], "chunks": len(parts),
-        "images": images.num_rows, "objects": pc.sum(images["n_objects"]).as_py() or 0, "unreadable": failed.num_rows,
+        "predictions": name,
+        "teacher": meta["spec"],
+        "floor": meta["description"]["floor"],
+        "chunks": len(parts),
+        "images": images.num_rows,
+        "objects": pc.sum(images["n_objects"]).as_py() or 0,
+        "unreadable": failed.num_rows,
     }
     return value | ({"errors": errors[:20]} if errors else {})
 
@@ -139,4 +153,6 @@ def find_predictions(store: Store, prefix: str) -> str:
     if len(matches) == 1:
         return matches[0]
     known = ", ".join(m[:12] for m in matches or store.ids(store.predictions)) or "none yet: run `tutelage label` first"
-    raise BuildError(f"predictions {prefix!r} are {'ambiguous' if matches else 'not'} in {store.root}: it holds {known}")
+    raise BuildError(
+        f"predictions {prefix!r} are {'ambiguous' if matches else 'not'} in {store.root}: it holds {known}"
+    )

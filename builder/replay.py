@@ -31,7 +31,9 @@ class Replay:
     def __init__(self, results: Path, images: Path | None, options: TeacherOptions) -> None:
         options.refuse("replay", "nms_iou", "top_k", "min_size", "max_size", "upscale", "dtype", "weights", "classes")
         if images is None:
-            raise BuildError(f"replay:{results} needs `images`, the COCO JSON that names the images and classes of the results")
+            raise BuildError(
+                f"replay:{results} needs `images`, the COCO JSON that names the images and classes of the results"
+            )
         listing, records = _load(images), _load(results)
         try:
             categories = [(int(c["id"]), str(c["name"])) for c in listing["categories"]]
@@ -45,8 +47,13 @@ class Replay:
         base = Counter(name.rpartition("/")[2] for name in self._id)
         self._base = {b: id for name, id in self._id.items() if base[b := name.rpartition("/")[2]] == 1}
         self.description: Mapping[str, Any] = {
-            "kind": "detection", "family": "replay", "classes": list(self.classes), "floor": options.floor,
-            "max_detections": options.max_detections, "results": sha256_file(results), "images": sha256_file(images),
+            "kind": "detection",
+            "family": "replay",
+            "classes": list(self.classes),
+            "floor": options.floor,
+            "max_detections": options.max_detections,
+            "results": sha256_file(results),
+            "images": sha256_file(images),
         }
         self.runtime: Mapping[str, Any] = {}
 
@@ -63,8 +70,15 @@ class Replay:
             return Failure(image.error or image.state)
         rows = self._found.get(id, np.zeros((0, 6)))
         boxes = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
-        return Detections.of(boxes, rows[:, 4], rows[:, 5], width=image.width, height=image.height,
-                             floor=self.options.floor, limit=self.options.max_detections)
+        return Detections.of(
+            boxes,
+            rows[:, 4],
+            rows[:, 5],
+            width=image.width,
+            height=image.height,
+            floor=self.options.floor,
+            limit=self.options.max_detections,
+        )
 
 
 def _load(path: Path) -> Any:
@@ -87,7 +101,9 @@ def _by_image(path: Path, records: Any, names: Mapping[int, str], label: Mapping
                 raise BuildError(f"{path}: result {n} has {what}, which the COCO JSON of its images does not list")
             row = [*(float(v) for v in record["bbox"]), float(record["score"]), float(label[category])]
             if len(row) != 6 or not all(map(math.isfinite, row)):
-                raise BuildError(f"{path}: result {n} has bbox {record['bbox']} and score {record['score']}: not four numbers and one")
+                raise BuildError(
+                    f"{path}: result {n} has bbox {record['bbox']} and score {record['score']}: not four numbers and one"
+                )
             rows.setdefault(id, []).append(row)
     except (KeyError, TypeError, ValueError) as error:
         raise BuildError(f"{path} is no list of COCO results: record {n if rows else 0} has no {error}") from None

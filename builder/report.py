@@ -49,12 +49,19 @@ def card(manifest: Manifest) -> str:
         "annotations_creators": ["machine-generated"],
         "tags": ["pseudo-labels", "webdataset", "tutelage"],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.tar"}]}],
-        "dataset_info": {"features": features(manifest), "splits": [split], "download_size": size, "dataset_size": size},
+        "dataset_info": {
+            "features": features(manifest),
+            "splits": [split],
+            "download_size": size,
+            "dataset_size": size,
+        },
     }
     teacher = manifest.provenance["teacher"]
     keep = manifest.provenance["inputs"]["keep"]
     rules = "\n".join(f"- `{name}`: {value}" for name, value in keep.items() if value is not None)
-    classes = "\n".join(f"| {c} | {n['predicted']} | {n['kept']} | {n['ignored']} |" for c, n in manifest.per_class.items())
+    classes = "\n".join(
+        f"| {c} | {n['predicted']} | {n['kept']} | {n['ignored']} |" for c, n in manifest.per_class.items()
+    )
     reasons = "\n".join(f"| {reason} | {n} |" for reason, n in manifest.objects.items() if n)
     images = "\n".join(f"| {state} | {n} |" for state, n in manifest.images.items() if n)
     image = manifest.features[0]
@@ -119,12 +126,15 @@ def contact_sheet(version: Path, manifest: Manifest, path: Path, *, images: int 
     keys = [label["key"] for _, label in cells]
     rows = pq.read_table(version / "labels.parquet", filters=[("key", "in", keys)]).to_pylist()
     drawn = [_cell(picture, label, [r for r in rows if r["key"] == label["key"]], manifest) for picture, label in cells]
-    rows_of = [drawn[n : n + columns] for n in range(0, len(drawn), columns)]
-    heights = [max(cell.height for cell in row) + MARGIN for row in rows_of]
-    sheet = Image.new("RGB", (min(columns, len(drawn)) * (CELL + MARGIN) + MARGIN, sum(heights) + 2 * MARGIN + 24), "white")
-    for line, row in enumerate(rows_of):
-        for column, cell in enumerate(row):
-            sheet.paste(cell, (MARGIN + column * (CELL + MARGIN), MARGIN + sum(heights[:line])))
+    depth = [MARGIN] * min(columns, len(drawn))
+    places = []
+    for cell in drawn:  # each into the column that is shortest so far
+        column = depth.index(min(depth))
+        places.append((MARGIN + column * (CELL + MARGIN), depth[column]))
+        depth[column] += cell.height + MARGIN
+    sheet = Image.new("RGB", (len(depth) * (CELL + MARGIN) + MARGIN, max(depth) + 28), "white")
+    for cell, place in zip(drawn, places, strict=True):
+        sheet.paste(cell, place)
     _legend(sheet, manifest)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, "PNG")
@@ -142,7 +152,12 @@ def _cell(picture: Image.Image, label: dict[str, Any], rows: list[dict[str, Any]
     for outcome, layer in (("dropped", dropped), ("ignored", rows), ("kept", rows)):
         for row in (r for r in layer if r["outcome"] == outcome):
             box = [row[side] * scale for side in ("x1", "y1", "x2", "y2")]
-            box = [min(box[0], CELL - 2), min(box[1], shown.height - 2), min(box[2], CELL - 1), min(box[3], shown.height - 1)]
+            box = [
+                min(box[0], CELL - 2),
+                min(box[1], shown.height - 2),
+                min(box[2], CELL - 1),
+                min(box[3], shown.height - 1),
+            ]
             draw.rectangle(box, outline=COLOURS[outcome], width=1 if outcome == "dropped" else 2)
             if outcome != "dropped":
                 text = f"{manifest.classes[row['label']]} {row['score']:.2f}"

@@ -100,8 +100,10 @@ def solve(keep: Keep, classes: Sequence[str], floor: float) -> Thresholds:
     ignore = score if keep.ignore is None else np.minimum(_per_class(keep.ignore, classes, "ignore"), score)
     lowest = float(score.min(initial=1.0))
     if lowest < np.float32(floor):
-        raise BuildError(f"keep.score {lowest:g} lies below the floor {floor:g} down to which the teacher's predictions "
-                         f"are stored: raise keep.score, or lower teacher.floor and label again")
+        raise BuildError(
+            f"keep.score {lowest:g} lies below the floor {floor:g} down to which the teacher's predictions "
+            f"are stored: raise keep.score, or lower teacher.floor and label again"
+        )
     return Thresholds(score, ignore)
 
 
@@ -114,7 +116,9 @@ def _per_class(value: float | Mapping[str, float], classes: Sequence[str], what:
             raise BuildError(f"keep.{what} names class {name!r}, which the teacher does not know: {known}")
     for name in classes:
         if name not in value and EVERY_OTHER not in value:
-            raise BuildError(f"keep.{what} gives no number for class {name!r}: add it, or {EVERY_OTHER!r} for all others")
+            raise BuildError(
+                f"keep.{what} gives no number for class {name!r}: add it, or {EVERY_OTHER!r} for all others"
+            )
     return np.array([value.get(name, value.get(EVERY_OTHER)) for name in classes], np.float32)
 
 
@@ -163,6 +167,15 @@ def _sql_columns(objects: Objects, classes: Sequence[str]) -> dict[str, Any]:
     return {
         "class": pa.DictionaryArray.from_arrays(objects.label.astype(np.int32), pa.array(classes, pa.string())),
         "name": pa.DictionaryArray.from_arrays(objects.image.astype(np.int32), pa.array(objects.name, pa.string())),
-        "score": objects.score, "x1": x1, "y1": y1, "x2": x2, "y2": y2, "width": width, "height": height,
-        "area": width * height, "aspect": width / height, "image_width": size[:, 0], "image_height": size[:, 1],
+        "score": objects.score,
+        "x1": x1,
+        "y1": y1,
+        "x2": x2,
+        "y2": y2,
+        "width": width,
+        "height": height,
+        "area": width * height,
+        "aspect": width / height,
+        "image_width": size[:, 0],
+        "image_height": size[:, 1],
     }

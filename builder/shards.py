@@ -25,7 +25,9 @@ MAX_MEMBER = 8**11 - 1
 """Bytes: what eleven octal digits of a USTAR header can say."""
 
 _ZERO_FIELDS = b"0000644\0" + b"0000000\0" + b"0000000\0"  # mode, uid, gid
-_TAIL = b"00000000000\0" + b"        " + b"0" + bytes(100) + b"ustar\x0000" + bytes(247)  # mtime, checksum, type, link, …
+_TAIL = (
+    b"00000000000\0" + b"        " + b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
+)  # mtime, checksum, type, link, …
 _FIXED_SUM = sum(_ZERO_FIELDS) + sum(_TAIL)
 
 

@@ -48,7 +48,9 @@ def list_source(source: str, images: Path | None = None) -> list[Entry]:
         entries = list(_folder(path))
     elif not path.exists():
         if not glob.has_magic(source):
-            raise BuildError(f"source {source} does not exist: give a folder, a glob, a list (.txt), a COCO JSON or tars")
+            raise BuildError(
+                f"source {source} does not exist: give a folder, a glob, a list (.txt), a COCO JSON or tars"
+            )
         entries = list(_glob(source))
     elif path.suffix == ".txt":
         entries = list(_list(path))
@@ -95,8 +97,11 @@ def _folder(folder: Path) -> Iterator[Entry]:
     for root, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = Path(root)
-        found += ((below.joinpath(n).relative_to(folder).as_posix(), below / n) for n in names
-                  if _is_image(n) or (n.endswith(".tar") and not n.startswith(".")))
+        found += (
+            (below.joinpath(n).relative_to(folder).as_posix(), below / n)
+            for n in names
+            if _is_image(n) or (n.endswith(".tar") and not n.startswith("."))
+        )
     return _files(found)
 
 

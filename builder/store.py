@@ -31,7 +31,9 @@ class Store:
 
     def match(self, folder: Path, prefix: str) -> list[str]:
         """The full ids in `folder` that begin with `prefix`, which is at least 4 hex digits."""
-        return [id for id in self.ids(folder) if id.startswith(prefix)] if re.fullmatch("[0-9a-f]{4,64}", prefix) else []
+        return (
+            [id for id in self.ids(folder) if id.startswith(prefix)] if re.fullmatch("[0-9a-f]{4,64}", prefix) else []
+        )
 
     def versions(self, name: str) -> list[Path]:
         """Folders of all versions of a dataset, finished or not, oldest first."""
@@ -45,7 +47,9 @@ class Store:
         The claim is a file inside a folder that is renamed into place, so it is there whole or not at all.
         """
         if not NAME.fullmatch(name):
-            raise BuildError(f"dataset name {name!r} must be 1 to 64 letters, digits, - or _, and begin with a letter or digit")
+            raise BuildError(
+                f"dataset name {name!r} must be 1 to 64 letters, digits, - or _, and begin with a letter or digit"
+            )
         folder = self.datasets / name
         with locked(folder / ".lock", f"dataset {name}", sweep=[folder]):
             versions = self.versions(name)
@@ -65,7 +69,9 @@ class Store:
         if (Path(ref) / FILE).is_file():
             return Path(ref)
         name, _, number = ref.partition("@")
-        complete = [folder for folder in self.versions(name) if (folder / FILE).is_file()] if NAME.fullmatch(name) else []
+        complete = (
+            [folder for folder in self.versions(name) if (folder / FILE).is_file()] if NAME.fullmatch(name) else []
+        )
         wanted = [folder for folder in complete if not number or folder.name == number]
         if wanted:
             return wanted[-1]

@@ -17,6 +17,8 @@ from teachers.images import ImageError, decode_rgb
 
 NO_CLASSES = frozenset({"N/A", "background", "__background__"})
 """Category names that stand for "nothing here": they are no classes, and their boxes no objects."""
+LARGEST = float(np.finfo(np.float32).max) / 2
+"""Above it x + width is infinite."""
 
 
 class TruthError(BuildError):
@@ -181,7 +183,7 @@ def _boxes(notes: list[dict[str, Any]], path: Path) -> np.ndarray:
         note, box = notes[wrong].get("id"), listed[wrong]
         raise TruthError(f"{path}: annotation {note} has the box {box!r} instead of [x, y, width, height]: correct it")
     boxes = np.array(listed, np.float64).reshape(-1, 4)
-    infinite = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
+    infinite = np.flatnonzero(~(np.abs(boxes) < LARGEST).all(axis=1))  # a null became NaN
     if len(infinite):
         note, box = notes[infinite[0]].get("id"), listed[infinite[0]]
         raise TruthError(f"{path}: annotation {note} has the box {box}, which is not finite: correct it")

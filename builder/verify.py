@@ -96,7 +96,9 @@ def _check_shard(job: _Job) -> _Checked:
     kept, ignored = (sum(counts[n] for counts in objects.values()) for n in (0, 1))
     if not problems and (len(keys), kept, ignored) != (shard.samples, shard.kept, shard.ignored):
         stated = f"{shard.samples} samples, {shard.kept} kept, {shard.ignored} ignored"
-        problems.append(f"data/{shard.name}: {len(keys)} samples, {kept} kept, {ignored} ignored; the manifest says {stated}")
+        problems.append(
+            f"data/{shard.name}: {len(keys)} samples, {kept} kept, {ignored} ignored; the manifest says {stated}"
+        )
     more = [f"data/{shard.name}: {len(problems) - MOST} more problems"] if len(problems) > MOST else []
     return _Checked([*islice(problems, MOST), *more], len(keys), keys, objects)
 
@@ -148,7 +150,11 @@ def _compare_labels(path: Path, objects: dict[str, tuple[int, int, float]]) -> l
             counts[row["outcome"] == "ignored"] += 1
             counts[2] += row["score"]
     wrong = [key for key, counts in objects.items() if not np.allclose(counts, found[key], rtol=1e-4)]
-    return [f"labels.parquet: the objects of {wrong[0]} and {len(wrong) - 1} more are not those of the shards"] if wrong else []
+    return (
+        [f"labels.parquet: the objects of {wrong[0]} and {len(wrong) - 1} more are not those of the shards"]
+        if wrong
+        else []
+    )
 
 
 def _rows(path: Path, filters: list[tuple[str, str, str]]) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,21 @@ import pyarrow as pa
 
 from builder import BuildError
 
-COLUMNS = ("class", "score", "x1", "y1", "x2", "y2", "width", "height", "area", "aspect", "image_width", "image_height", "name")
+COLUMNS = (
+    "class",
+    "score",
+    "x1",
+    "y1",
+    "x2",
+    "y2",
+    "width",
+    "height",
+    "area",
+    "aspect",
+    "image_width",
+    "image_height",
+    "name",
+)
 """What an expression can name. Boxes, width, height, area: pixels; aspect: width / height; name: the image's path in its source."""
 
 FUNCTIONS = frozenset(
@@ -35,35 +49,34 @@ class Where:
 
     def __init__(self, expression: str) -> None:
         self.expression = expression
-        self._database = duckdb.connect(":memory:", config=dict(SETTINGS))
         self._query = f"SELECT (\n{expression}\n) AS keep FROM objects"
         self._check()
 
     def __call__(self, columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """For columns of N objects: bool (N,) where the expression is true, and bool (N,) where it is NULL."""
         table = pa.table({name: columns[name] for name in COLUMNS})
-        self._database.register("objects", table)
         try:
-            relation = self._database.sql(self._query)
-            if str(relation.types[0]) != "BOOLEAN":
-                raise BuildError(f"keep.where {self.expression!r} gives {relation.types[0]}: write a condition, such as area >= 64")
-            keep = relation.to_arrow_table()["keep"].combine_chunks()
+            with _sealed() as database:
+                database.register("objects", table)
+                keep = database.sql(self._query).to_arrow_table()["keep"].combine_chunks()
         except duckdb.Error as error:
             raise BuildError(f"keep.where {self.expression!r} failed: {str(error).splitlines()[0]}") from None
-        finally:
-            self._database.unregister("objects")
+        if keep.type != pa.bool_():
+            raise BuildError(f"keep.where {self.expression!r} gives {keep.type}: write a condition, such as area >= 64")
         null = np.asarray(keep.is_null())
         return np.asarray(keep.fill_null(False)), null
 
     def _check(self) -> None:
-        parse = "SELECT json_serialize_sql(?)"
-        rows = self._database.execute(parse, [self._query]).fetchall()
+        with _sealed() as database:
+            rows = database.execute("SELECT json_serialize_sql(?)", [self._query]).fetchall()
         tree = orjson.loads(rows[0][0])
         if tree["error"]:
             raise BuildError(f"keep.where {self.expression!r} is no SQL expression: {tree.get('error_message', '')}")
         nodes = [statement["node"] for statement in tree["statements"]]
         if len(nodes) != 1 or nodes[0]["type"] != "SELECT_NODE" or len(nodes[0]["select_list"]) != 1:
-            raise BuildError(f"keep.where {self.expression!r} must be one expression, such as area >= 64 AND score > 0.6")
+            raise BuildError(
+                f"keep.where {self.expression!r} must be one expression, such as area >= 64 AND score > 0.6"
+            )
         for node in _walk(nodes[0]["select_list"][0]):
             self._check_node(node)
         self({name: pa.array([], pa.string() if name in ("class", "name") else pa.float32()) for name in COLUMNS})
@@ -74,9 +87,15 @@ class Where:
         if node["class"] == "FUNCTION" and node["function_name"] not in FUNCTIONS:
             allowed = " ".join(sorted(name for name in FUNCTIONS if name.isidentifier()))
             raise BuildError(f"keep.where {self.expression!r} calls {node['function_name']}: allowed are {allowed}")
-        if node["class"] == "COLUMN_REF" and (len(node["column_names"]) != 1 or node["column_names"][0].lower() not in COLUMNS):
+        if node["class"] == "COLUMN_REF" and (
+            len(node["column_names"]) != 1 or node["column_names"][0].lower() not in COLUMNS
+        ):
             name = ".".join(node["column_names"])
             raise BuildError(f"keep.where {self.expression!r} names {name!r}: the columns are {', '.join(COLUMNS)}")
+
+
+def _sealed() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(":memory:", config=dict(SETTINGS))
 
 
 def _walk(tree: Any) -> Iterator[Mapping[str, Any]]:

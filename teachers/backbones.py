@@ -69,7 +69,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 def _timm(name: str, levels: Sequence[int], weights: str | None) -> nn.Module:
     import timm
 
-    strides = timm.create_model(name, features_only=True).feature_info.reduction()
+    strides = timm.create_model(name, features_only=True).feature_info.reduction()  # type: ignore[union-attr,operator]
     last = {stride: index for index, stride in enumerate(strides)}  # the deepest of several maps of one stride
     return timm.create_model(
         name,
@@ -153,9 +153,8 @@ def _replace_batch_norm(module: nn.Module, replacement: Callable[[nn.BatchNorm2d
 
 def _with_activation(batch_norm: nn.BatchNorm2d, norm: nn.Module) -> nn.Module:
     """timm's batch norm may hold the activation that follows: keep it."""
-    if not hasattr(batch_norm, "act"):
-        return norm
-    return nn.Sequential(OrderedDict(norm=norm, drop=batch_norm.drop, act=batch_norm.act))
+    after = OrderedDict((name, child) for name, child in batch_norm.named_children() if name in ("drop", "act"))
+    return nn.Sequential(OrderedDict(norm=norm, **after)) if after else norm
 
 
 def _grouped(batch_norm: nn.BatchNorm2d) -> nn.Module:

@@ -45,8 +45,17 @@ class Detections:
         return len(self.scores)
 
     @classmethod
-    def of(cls, boxes: Any, scores: Any, labels: Any, *, width: int, height: int, floor: float = 0.0,
-           limit: int | None = None) -> Detections:
+    def of(
+        cls,
+        boxes: Any,
+        scores: Any,
+        labels: Any,
+        *,
+        width: int,
+        height: int,
+        floor: float = 0.0,
+        limit: int | None = None,
+    ) -> Detections:
         """Arrays of any numeric dtype as Detections: clipped to the image, emptied of degenerate boxes and of scores
         below `floor`, sorted by falling score (ties keep their order), cut to the best `limit`."""
         box = np.array(boxes, np.float32).reshape(-1, 4)
@@ -109,7 +118,9 @@ class TeacherOptions:
         defaults = {f.name: f.default for f in fields(self)}
         for name in names:
             if getattr(self, name) != defaults[name]:
-                raise TeacherError(f"teacher option {name}={getattr(self, name)!r} has no meaning for {family}: remove it")
+                raise TeacherError(
+                    f"teacher option {name}={getattr(self, name)!r} has no meaning for {family}: remove it"
+                )
 
 
 @runtime_checkable

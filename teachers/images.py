@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "GIF": "gif", "PPM": "ppm"}
 """Pillow's name of each format that is read -> its extension in shards."""
@@ -101,7 +101,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
             yield image
     except ImageError:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ImageError("not an image of a known format" if data else "empty file") from error
     except MemoryError:
         raise

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -147,10 +147,11 @@ class _TopLevels(ExtraFPNBlock):
 
     def __init__(self, count: int, channels: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(count))
-        for conv in self.convs:
+        convs = [nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(count)]
+        for conv in convs:
             nn.init.kaiming_uniform_(conv.weight, a=1)
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(cast(Tensor, conv.bias))
+        self.convs = nn.ModuleList(convs)
 
     def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
         for i, conv in enumerate(self.convs):
@@ -211,7 +212,7 @@ def _check(config: NetworkConfig, pretrained: bool) -> None:
     if pretrained and config.pretrained == DEFAULT:
         published = published_normalisation(config.backbone)
         if published not in (None, (config.mean, config.std)):
-            raise TeacherError(f"the weights of {config.backbone} expect mean and std {published}: set network mean and std")
+            raise TeacherError(f"the weights of {config.backbone} expect mean and std {published}: set both in network")
 
 
 def save_checkpoint(folder: Path, network: Detector, config: NetworkConfig, meta: Mapping[str, Any]) -> None:

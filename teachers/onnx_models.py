@@ -181,7 +181,8 @@ class OnnxTeacher:
         except Exception as error:  # ONNX Runtime's errors share no narrower class
             raise TeacherError(f"{self._model_path} failed in ONNX Runtime: {_first_line(error)}") from error
         outputs = [np.asarray(output[: len(images)], np.float32) for output in outputs]
-        found = self._decode(outputs)
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below, with a sentence
+            found = self._decode(outputs)
         if not all(np.isfinite(array).all() for array in (*outputs, found.boxes)):
             raise TeacherError(f"the output of {self._model_path} holds a NaN or infinite number")
         offset, scale = geometry[found.image, :2], geometry[found.image, 2:]
@@ -219,8 +220,7 @@ class YoloxDecoder:
             image, cell, label, scores = image[best], cell[best], label[best], scores[best]
         raw, stride = output[image, cell, :4], self._strides[cell, None]
         center = (raw[:, :2] + self._cells[cell]) * stride
-        with np.errstate(over="ignore"):  # the caller refuses an infinite box
-            half = np.exp(raw[:, 2:]) * (stride / 2)
+        half = np.exp(raw[:, 2:]) * (stride / 2)
         return Candidates(image, np.concatenate([center - half, center + half], 1), scores, label)
 
 
@@ -253,7 +253,7 @@ def _locate(path: Path, weights: str | None) -> tuple[Path, ModelSpec, Path]:
         raise TeacherError(f"{spec_path} lacks the key model: name the ONNX file there or in the option weights")
     model = spec_path.parent / spec.model
     if not model.is_file():
-        raise TeacherError(f"model file {model}, named in {spec_path}, not found: put it there or set the option weights")
+        raise TeacherError(f"model file {model}, named in {spec_path}, not found: put it there or set option weights")
     return spec_path, spec, model
 
 

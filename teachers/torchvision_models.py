@@ -244,7 +244,7 @@ def _name_outputs(model: nn.Module, name: str, count: int, classes: list[str]) -
     if len(classes) == count - 1:
         classes = [BACKGROUND, *classes]
     elif len(classes) != count:
-        raise TeacherError(f"{len(classes)} classes given for the {count} outputs of {name}: give {count - 1} or {count}")
+        raise TeacherError(f"{len(classes)} classes given for {count} outputs of {name}: give {count - 1} or {count}")
     if isinstance(model, GeneralizedRCNN | SSD) and classes[0] != BACKGROUND:
         raise TeacherError(f"output 0 of {name} is the background, not {classes[0]!r}: give {count - 1} classes")
     return classes

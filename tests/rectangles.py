@@ -18,8 +18,8 @@ COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
 
 
 def write_rectangles(folder: Path, count: int, width: int = 64, height: int = 48, seed: int = 0) -> Path:
-    """`count` images with up to one rectangle per quadrant, at most one of each colour, no two images alike; image 1 has
-    none. Category ids are 10, 20, 30; image ids 100, 101, …. The path of the labels, beside the images."""
+    """`count` images, each with a rectangle of every colour, no two in a quadrant; image 1 has none. Category ids are
+    10, 20, 30; image ids 100, 101, …. Returns the path of the labels, beside the images."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     images, notes = [], []
@@ -44,7 +44,7 @@ def write_rectangles(folder: Path, count: int, width: int = 64, height: int = 48
 
 
 def write_version(folder: Path, truth: Truth, classes: list[str], kind: str = "detection") -> Path:
-    """The truth as a version folder of one shard, its classes in this order; every second object is an ignore region."""
+    """The truth as a version folder of one shard, its classes in this order; every second object is to be ignored."""
     samples = []
     for number, image in enumerate(truth.images):
         xywh = image.boxes.tolist()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from rectangles import extent
 
 from students.augment import FIT, S1, Augment
+from tests.rectangles import extent
 
 GREY = (100, 100, 100)
 RED = (250, 0, 0)

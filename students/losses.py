@@ -1,0 +1,257 @@
+"""Losses of a mixed batch for torchvision's FCOS and RetinaNet: a sum for each stream, ignore regions, the joint loss.
+
+torchvision's own losses cannot serve: they normalise human and pseudo images together and know no ignore regions. With
+human images only and nothing to ignore, FCOS's terms equal torchvision's, and RetinaNet's equal those of one image
+(torchvision averages over images what is here normalised by the positives of the whole stream, as the paper says).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_area, box_iou, generalized_box_iou_loss, sigmoid_focal_loss
+
+from teachers.networks import Detector
+
+
+class Labels(Protocol):
+    """What one image teaches (students.loader.Target): boxes float32 (N, 4) and ignore float32 (M, 4), `xyxy` pixels of
+    the network's input, with a positive area; labels int64 (N,)."""
+
+    @property
+    def boxes(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def ignore(self) -> Tensor: ...
+
+
+class Outputs(NamedTuple):
+    """heads: torchvision's dictionary of float32 (B, N, …) outputs; anchors: float32 (N, 4) `xyxy` pixels, the same for
+    every image; levels: how many of the N belong to each level, finest first."""
+
+    heads: dict[str, Tensor]
+    anchors: Tensor
+    levels: list[int]
+
+
+class DenseForward(nn.Module):
+    """The network as training runs it: images, uint8 or float (B, 3, S, S), to what its heads say of every anchor.
+
+    torchvision's forward would go on to its own losses; a module, so that distributed training can wrap it.
+    """
+
+    def __init__(self, network: Detector) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Outputs:
+        network = self.network
+        pixels = network.transform.pad(network.transform.normalize(images))
+        features = list(network.backbone(pixels).values())
+        heads = network.head(features)
+        anchors = network.anchor_generator(ImageList(pixels, [pixels.shape[-2:]]), features)[0]
+        cells = [level.shape[-2] * level.shape[-1] for level in features]
+        return Outputs(heads, anchors, [count * (len(anchors) // sum(cells)) for count in cells])
+
+
+class Assignment(NamedTuple):
+    """Which box every anchor learns. matched: int64 (B, N), a position among the batch's boxes laid end to end, -1 for
+    none; counted: bool (B, N), whether the anchor enters the classification loss."""
+
+    matched: Tensor
+    counted: Tensor
+
+
+def assign(network: Detector, outputs: Outputs, targets: Sequence[Labels]) -> Assignment:
+    """torchvision's matching, plus ignore regions: an anchor without a match that an ignore box may explain is not
+    background. A match always stays. Image by image, since all pairs of a batch may not fit in memory."""
+    anchors, rows, first = outputs.anchors, [], 0
+    for target in targets:
+        if isinstance(network, RetinaNet):
+            matched, counted = _match_anchors(network, anchors, target)
+        else:
+            matched = _match_points(anchors, outputs.levels, target.boxes, network.center_sampling_radius)
+            counted = (matched >= 0) | ~_points_inside(anchors, target.ignore)
+        rows.append((torch.where(matched >= 0, matched + first, -1), counted))
+        first += len(target.boxes)
+    return Assignment(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+
+def _match_points(anchors: Tensor, levels: Sequence[int], boxes: Tensor, radius: float) -> Tensor:
+    """FCOS: for each point (N anchors, as wide as their stride) the smallest box (M, 4) that it is inside of, near the
+    centre of and, by its farthest side, of the level's size for; int64 (N,), -1 for none."""
+    if not len(boxes):
+        return torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
+    points, strides = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2] - anchors[:, 0]
+    smallest, largest = 4 * strides, 8 * strides
+    smallest[: levels[0]], largest[-levels[-1] :] = 0, torch.inf
+    offsets = torch.cat([points[:, None] - boxes[None, :, :2], boxes[None, :, 2:] - points[:, None]], dim=2)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    near = (points[:, None] - centres[None]).abs().amax(2) < radius * strides[:, None]
+    farthest = offsets.amax(2)
+    sized = (farthest > smallest[:, None]) & (farthest < largest[:, None])
+    matches = near & sized & (offsets.amin(2) > 0)
+    area, box = torch.where(matches, box_area(boxes)[None], torch.inf).min(1)
+    return torch.where(area.isfinite(), box, -1)
+
+
+def _points_inside(anchors: Tensor, regions: Tensor) -> Tensor:
+    """FCOS: whether each point lies inside any of the regions (M, 4); bool (N,)."""
+    points = (anchors[:, None, :2] + anchors[:, None, 2:]) / 2
+    return ((points > regions[:, :2]) & (points < regions[:, 2:])).all(2).any(1)
+
+
+def _match_anchors(network: RetinaNet, anchors: Tensor, target: Labels) -> tuple[Tensor, Tensor]:
+    """RetinaNet: torchvision's matcher (IoU .5 and .4, every box its best anchors); between the two thresholds nothing
+    is learned. An ignore box takes out of the background what it would if it were true, and all anchors that lie in it
+    by half (of a crowd's anchors most are small)."""
+    background = network.proposal_matcher.BELOW_LOW_THRESHOLD
+    found = anchors.new_full((len(anchors),), background, dtype=torch.int64)
+    if len(target.boxes):
+        found = network.proposal_matcher(box_iou(target.boxes, anchors))
+    counted = (found >= 0) | (found == background)
+    if len(target.ignore):
+        iou = box_iou(target.ignore, anchors)
+        overlap = iou / (1 + iou) * (box_area(target.ignore)[:, None] + box_area(anchors))
+        inside = (overlap >= 0.5 * box_area(anchors)).any(0)
+        counted &= (found >= 0) | ((network.proposal_matcher(iou) == background) & ~inside)
+    return found.clamp(min=-1), counted
+
+
+@dataclass(frozen=True)
+class StreamSums:
+    """Sums of the loss over each stream, not normalised: each term float32 (2,), [human, pseudo]; positives: float32
+    (2,), the anchors with a match, by which a stream is normalised."""
+
+    terms: dict[str, Tensor]
+    positives: Tensor
+
+
+def detection_sums(network: Detector, outputs: Outputs, targets: Sequence[Labels], pseudo: Tensor) -> StreamSums:
+    """The loss of a batch's heads on its targets. pseudo: bool (B,), which images have pseudo-labels.
+
+    Focal loss over counted anchors; over positives GIoU and centerness (FCOS) or L1 of the encoded box (RetinaNet), as
+    torchvision computes them.
+    """
+    matched, counted = assign(network, outputs, targets)
+    image, anchor = torch.nonzero(matched >= 0, as_tuple=True)
+    match = matched[image, anchor]
+    boxes = torch.cat([target.boxes for target in targets])[match]
+    labels = torch.cat([target.labels for target in targets])[match]
+    learned = pseudo[image]
+
+    logits = outputs.heads["cls_logits"]
+    truth = torch.zeros_like(logits)
+    truth[image, anchor, labels] = 1
+    focal = sigmoid_focal_loss(logits, truth).sum(2).masked_fill(~counted, 0).sum(1)
+    terms = {"classification": _by_stream(focal, pseudo)}
+
+    regression, places = outputs.heads["bbox_regression"][image, anchor], outputs.anchors[anchor]
+    if isinstance(network, RetinaNet):
+        wanted = network.box_coder.encode_single(boxes, places)
+        terms["regression"] = _by_stream(l1_loss(regression, wanted, reduction="none").sum(1), learned)
+    else:
+        terms["regression"] = _by_stream(
+            generalized_box_iou_loss(network.box_coder.decode(regression, places), boxes), learned
+        )
+        sides = network.box_coder.encode(places, boxes)
+        shares = [pair.amin(1) / pair.amax(1) for pair in (sides[:, [0, 2]], sides[:, [1, 3]])]
+        centerness = outputs.heads["bbox_ctrness"][image, anchor, 0]
+        wanted = (shares[0] * shares[1]).sqrt()
+        terms["centerness"] = _by_stream(
+            binary_cross_entropy_with_logits(centerness, wanted, reduction="none"), learned
+        )
+    return StreamSums(terms, _by_stream(torch.ones_like(match, dtype=torch.float32), learned))
+
+
+def _by_stream(losses: Tensor, pseudo: Tensor) -> Tensor:
+    return torch.stack([losses[~pseudo].sum(), losses[pseudo].sum()])
+
+
+@dataclass(frozen=True)
+class JointStep:
+    """One step's joint loss. loss: what to call backward on; finite: False if any process has a NaN or infinite loss,
+    the same on all; ratio: what weighs the pseudo loss, raw_ratio: the same before clipping, averages: of the human and
+    pseudo loss, bias-corrected; each float32 (G, 2) or (G,) with one row, or one per term. terms: the normalised global
+    losses, (2,) each; positives: global, (2,)."""
+
+    loss: Tensor
+    finite: bool
+    terms: dict[str, Tensor]
+    positives: Tensor
+    averages: Tensor
+    raw_ratio: Tensor
+    ratio: Tensor
+    pending: tuple[Tensor, int]
+
+
+class JointLoss:
+    """The paper's normalised joint loss, L = 1/(1 + alpha) * (L_h + alpha * mean(L_h)/mean(L_p) * L_p).
+
+    Each L is a stream's sum over all processes divided by its positives there (at least 1). The means are exponential
+    moving averages of it, this step included, with bias correction; their ratio is a constant for the gradient. From the
+    paper as widely repeated; decay, correction, clip and eps are our choice. per_term: one ratio for each term
+    of the loss instead of one for the total. A step enters the averages by `commit`, to be called if the weights moved;
+    never if a stream has no positives or a loss is not finite. `alpha` 0 is supervised training.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        decay: float = 0.99,
+        clip: tuple[float, float] = (0.1, 10.0),
+        eps: float = 1e-8,
+        per_term: bool = False,
+    ) -> None:
+        self.alpha, self.decay, self.clip, self.eps, self.per_term = alpha, decay, clip, eps, per_term
+        self._averages, self._updates = torch.zeros(1, 2), 0
+
+    def __call__(self, sums: StreamSums) -> JointStep:
+        """The joint loss of a step, scaled so that gradients averaged over processes are those of the global batch.
+        Every process must call it at every step: it makes one all-reduce."""
+        local = torch.stack(list(sums.terms.values()))
+        both = torch.cat([local.detach(), sums.positives[None]]).float()
+        world = 1
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(both)
+            world = dist.get_world_size()
+        normaliser = both[-1].clamp(min=1)
+        both = both.cpu()
+        values, positives = both[:-1] / both[-1].clamp(min=1), both[-1]
+
+        finite = bool(values.isfinite().all())
+        averages, updates = self._averages, self._updates
+        if finite and bool((positives > 0).all()):
+            averages = self.decay * averages + (1 - self.decay) * self._grouped(values)
+            updates += 1
+        mean = averages / (1 - self.decay**updates) if updates else torch.ones(1, 2)
+        raw_ratio = mean[:, 0] / mean[:, 1].clamp(min=self.eps)
+        ratio = raw_ratio.clamp(*self.clip)
+
+        human, pseudo = self._grouped(local / normaliser).unbind(1)
+        loss = (human.sum() + self.alpha * (ratio.to(pseudo.device) * pseudo).sum()) / (1 + self.alpha)
+        terms = dict(zip(sums.terms, values, strict=True))
+        return JointStep(world * loss, finite, terms, positives, mean, raw_ratio, ratio, (averages, updates))
+
+    def commit(self, step: JointStep) -> None:
+        """Let the step's losses into the averages."""
+        self._averages, self._updates = step.pending
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"averages": self._averages, "updates": self._updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._averages, self._updates = state["averages"], state["updates"]
+
+    def _grouped(self, terms: Tensor) -> Tensor:
+        """(T, 2) terms as the (G, 2) groups with a ratio each."""
+        return terms if self.per_term else terms.sum(0, keepdim=True)

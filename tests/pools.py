@@ -1,0 +1,78 @@
+"""Small pools of real image files, and COCO results for them: a teacher that costs nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+CLASSES = ("cat", "dog", "bird")
+
+
+def write_images(
+    folder: Path, count: int, *, start: int = 0, size: tuple[int, int] = (64, 48), suffix: str = ".jpg"
+) -> list[str]:
+    """`count` different images; their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for n in range(start, start + count):
+        pixels = np.random.default_rng(n).integers(0, 255, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
+        names.append(f"image_{n:05d}{suffix}")
+        Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(folder / names[-1])
+    return names
+
+
+def write_results(
+    folder: Path, names: list[str], *, empty: int = 0, size: tuple[int, int] = (64, 48)
+) -> tuple[Path, Path]:
+    """COCO results and the COCO JSON of their images; the first `empty` images have no results, category ids have gaps."""
+    rng = np.random.default_rng(7)
+    results: list[dict[str, Any]] = []
+    for n, _ in enumerate(names):
+        for _ in range(0 if n < empty else int(rng.integers(1, 6))):
+            x, y = float(rng.integers(0, size[0] // 2)), float(rng.integers(0, size[1] // 2))
+            bbox = [x, y, float(rng.integers(4, size[0] // 2)), float(rng.integers(4, size[1] // 2))]
+            results.append(
+                {
+                    "image_id": 10 + n,
+                    "category_id": int(rng.choice([3, 7, 90])),
+                    "bbox": bbox,
+                    "score": float(rng.random()),
+                }
+            )
+    listing = {
+        "images": [
+            {"id": 10 + n, "file_name": name, "width": size[0], "height": size[1]} for n, name in enumerate(names)
+        ],
+        "categories": [{"id": id, "name": name} for id, name in zip((3, 7, 90), CLASSES, strict=True)],
+        "annotations": [],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "listing.json").write_text(json.dumps(listing))
+    return folder / "results.json", folder / "listing.json"
+
+
+def write_recipe(folder: Path, **sections: Any) -> Path:
+    """A recipe over `folder/pool`, replaying `folder/results.json`, with these sections put over it."""
+    recipe = {
+        "name": "pets",
+        "pool": {"source": "pool", "chunk": 4},
+        "teacher": {"spec": "replay:results.json", "images": "listing.json"},
+        "keep": {"score": 0.5, "ignore": 0.3},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | sections))
+    return folder / "recipe.yaml"
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, locks left out."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and not p.name.startswith(".lock")
+    }

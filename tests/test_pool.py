@@ -1,0 +1,141 @@
+"""Sources of every kind become pools with stable keys and chunks that never change."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tarfile
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder import BuildError
+from builder.pool import Pool, find_pool, make_key, scan
+from builder.store import Store
+from tests.pools import write_images
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=150),
+        unique_by=lambda s: unicodedata.normalize("NFC", s),
+        max_size=20,
+    )
+)
+def test_keys_are_safe_and_differ(names: list[str]) -> None:
+    keys = [make_key(name) for name in names]
+    assert len(set(keys)) == len(names)
+    for name, key in zip(names, keys, strict=True):
+        assert re.fullmatch(r"[A-Za-z0-9_/-]{1,90}", key)
+        assert "__" not in key and "//" not in key and not key.startswith("/")
+        assert make_key(unicodedata.normalize("NFD", name)) == key
+
+
+def test_keys_keep_what_they_can() -> None:
+    assert make_key("a/b.jpg").startswith("a/b-") and make_key("a/b.jpg") != make_key("a/b.png")
+    assert len({make_key(n) for n in ("日本/1", "東京/1", "日本/1.jpg", "1")}) == 4
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    write_images(tmp_path / "pool", 5)
+    write_images(tmp_path / "pool" / "deep" / "er", 3, start=10, suffix=".PNG")
+    (tmp_path / "pool" / "notes.md").write_text("no image")
+    write_images(tmp_path / "pool" / ".hidden", 1, start=90)
+    return tmp_path / "pool"
+
+
+def names(pool: Pool) -> list[str]:
+    return [image.name for image in pool.images]
+
+
+def test_every_kind_of_source_finds_the_same_images(images: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    flat = [f"image_{n:05d}.jpg" for n in range(5)]
+    everything = [f"deep/er/image_{n:05d}.PNG" for n in (10, 11, 12)] + flat
+    (tmp_path / "list.txt").write_text("# comment\n\n" + "\n".join(f"pool/{name}" for name in flat))
+    coco = {
+        "images": [{"id": n, "file_name": name} for n, name in enumerate(flat)],
+        "annotations": [],
+        "categories": [],
+    }
+    (images / "beside.json").write_text(json.dumps(coco))
+    (tmp_path / "elsewhere.json").write_text(json.dumps(coco))
+    with tarfile.open(tmp_path / "shard-0.tar", "w") as tar:  # webdataset's own habit: PAX, labels between the images
+        for name in flat:
+            tar.add(images / name, arcname=name)
+            tar.add(images / "notes.md", arcname=name.replace(".jpg", ".json"))
+    cases = [
+        (str(images), None, everything),
+        (str(images / "*.jpg"), None, flat),
+        (str(images / "**" / "*.PNG"), None, everything[:3]),
+        (str(tmp_path / "list.txt"), None, [f"pool/{name}" for name in flat]),
+        (str(images / "beside.json"), None, flat),
+        (str(tmp_path / "elsewhere.json"), images, flat),
+        (str(tmp_path / "shard-0.tar"), None, [f"shard-0/{name}" for name in flat]),
+    ]
+    folder = scan(str(images), store)
+    content = {image.name.rpartition("/")[2]: image.sha256 for image in folder.images}
+    for source, root, expected in cases:
+        pool = scan(source, store, images=root)
+        assert names(pool) == expected, source
+        assert all(image.sha256 == content[image.name.rpartition("/")[2]] for image in pool.images), source
+        assert {(image.width, image.height, image.state) for image in pool.images} == {(64, 48, "ok")}
+        assert find_pool(store, pool.id[:12]) == pool == find_pool(store, source)
+
+
+def test_a_rescan_keeps_old_chunks_appends_new_ones_and_marks_what_is_gone(images: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    before = scan(str(images), store, chunk_size=3)
+    assert scan(str(images), store, chunk_size=3) == before
+    write_images(images, 2, start=20)
+    shutil.copy(images / "image_00000.jpg", images / "a_copy.jpg")
+    (images / "image_00001.jpg").rename(images / "renamed.jpg")
+    os.remove(images / "image_00002.jpg")
+    after = scan(str(images), store, chunk_size=3)
+    old, new = list(before.chunks()), list(after.chunks())
+    assert [c.digest for c in new[: len(old)]] == [c.digest for c in old]
+    assert [[i.name for i in c.images] for c in new[len(old) :]] == [["image_00020.jpg", "image_00021.jpg"]]
+    state = {image.name: image.state for image in after.images}
+    assert state["image_00002.jpg"] == "removed" and state["a_copy.jpg"] == "duplicate" and state["renamed.jpg"] == "ok"
+    assert "image_00001.jpg" not in state and after.id != before.id
+
+
+def test_a_limit_makes_a_nested_unbiased_pool_of_its_own(images: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    small, large = (scan(str(images), store, limit=n) for n in (2, 4))
+    assert len(small.images) == 2 and set(names(small)) < set(names(large)) and small.id != large.id
+
+
+def test_unreadable_images_are_rows(images: Path, tmp_path: Path) -> None:
+    (images / "empty.jpg").write_bytes(b"")
+    (images / "text.png").write_text("hello")
+    (images / "broken_link.jpg").symlink_to(tmp_path / "nowhere")
+    pool = scan(str(images), Store(tmp_path / "store"))
+    errors = {image.name: image.error for image in pool.images if image.state == "unreadable"}
+    assert errors == {
+        "empty.jpg": "empty file",
+        "text.png": "not an image of a known format",
+        "broken_link.jpg": "No such file or directory",
+    }
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda d: d / "missing", "does not exist"),
+        (lambda d: (d / "empty").mkdir() or d / "empty", "no images in"),
+        (lambda d: (d / "a.tar").write_bytes(b"no tar") and d / "a.tar", "uncompressed tar"),
+        (lambda d: (d / "a.json").write_text("[1]") and d / "a.json", "no COCO JSON"),
+        (lambda d: (d / "a.csv").write_text("x") and d / "a.csv", "is no folder"),
+        (lambda d: "s3://bucket/x", "remote"),
+    ],
+)
+def test_wrong_sources_say_what_to_give(tmp_path: Path, make: object, message: str) -> None:
+    with pytest.raises(BuildError, match=message):
+        scan(str(make(tmp_path)), Store(tmp_path / "store"))  # type: ignore[operator]
