@@ -105,5 +105,6 @@ def check_failures(labelled: Labelled, max_failure_rate: float) -> None:
     if labelled.failure_rate > max_failure_rate:
         raise TooManyFailures(
             f"{labelled.failures} of {labelled.images} images cannot be read ({labelled.failure_rate:.1%}, allowed "
-            f"{max_failure_rate:.1%}): see `tutelage show {labelled.predictions[:12]}`, mend them, or raise --max-failure-rate"
+            f"{max_failure_rate:.1%}): `tutelage show {labelled.predictions[:8]}` lists them; mend them or raise "
+            f"--max-failure-rate"
         )

@@ -1,15 +1,29 @@
-"""The command line: parse, call, print. The only place where errors become sentences."""
+"""The command line: parse, call, print."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from builder.console import bar, build_text, describe_built, describe_label, emit, rows, show_version
+from builder.console import (
+    Failed,
+    bar,
+    build_text,
+    describe_built,
+    describe_label,
+    emit,
+    json_option,
+    rows,
+    sentences,
+    show_metrics,
+    show_version,
+    step_bar,
+    store_option,
+    workers_option,
+)
 
 if TYPE_CHECKING:
     from builder.store import Store
@@ -17,53 +31,11 @@ if TYPE_CHECKING:
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-class Failed(click.ClickException):
-    """The work or a gate failed: exit code 1."""
-
-    exit_code = 1
-
-
 class PipelineOrder(click.Group):
     """Lists commands in the order of the pipeline, not of the alphabet."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
-
-
-@contextmanager
-def sentences() -> Iterator[None]:
-    """Turn what a user can mend into one sentence and exit code 1; what they cannot stays a traceback."""
-    from builder import BuildError
-    from teachers.base import TeacherError
-
-    try:
-        yield
-    except (BuildError, TeacherError) as error:
-        raise Failed(" ".join(str(error).split())) from None
-    except BrokenPipeError:
-        raise  # the reader of our output went away (`| head`): click ends quietly
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        raise Failed(
-            f"{error.strerror or error}{where}: what is finished is kept; run the same command again once that is mended"
-        ) from None
-    except KeyboardInterrupt:
-        raise Failed("interrupted: what is finished is kept; run the same command again to go on") from None
-
-
-store_option = click.option(
-    "--store",
-    "store_root",
-    default="./store",
-    envvar="TUTELAGE_STORE",
-    show_default=True,
-    show_envvar=True,
-    help="Folder of pools, predictions and versions.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
-workers_option = click.option(
-    "--workers", type=click.IntRange(1), default=None, help="Processes or threads.  [default: all cores]"
-)
 
 
 def open_store(root: str) -> Store:
@@ -241,7 +213,7 @@ def build(
 ) -> None:
     """Run every stage of RECIPE that is not already done: scan, label, cut. (The same as `build-pseudo RECIPE`.)
 
-    Interrupted in any way, the same command goes on where it stopped. With other rules it never calls the teacher again.
+    Interrupted in any way, the same command goes on where it stopped. New rules never call the teacher again.
     """
     with sentences():
         from builder import build as stages
@@ -313,11 +285,83 @@ def verify(version: str, store_root: str, workers: int | None, as_json: bool) ->
         problems = check(folder, workers=workers or default_workers(), track=bar)
         emit(as_json, {"version": str(folder), "problems": problems}, "\n".join(problems) or f"{folder}: all is well")
         if problems:
-            raise Failed(
-                f"{len(problems)} problems in {version}: build it again into another store and compare, or pull it again"
-            )
+            raise Failed(f"{len(problems)} problems in {version}: build it again into another store and compare")
+
+
+@main.command()
+@click.argument("recipe", metavar="TRAIN.yaml", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder.  [default: runs/TRAIN]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. --set steps=2000.")
+@click.option("--seed", type=click.IntRange(0), help="Override the recipe's seed.")
+@store_option
+@json_option
+@click.option("--dry-run", is_flag=True, help="Only check the recipe.")
+def train(
+    recipe: Path,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    store_root: str,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Train a student, supervised or jointly with pseudo-labelled versions.
+
+    The run folder gets the weights (safetensors), meta.json and a log; use it as the next teacher with
+    `--teacher checkpoint:RUN`. An interrupted run goes on from its last save. On several GPUs start it with
+    `accelerate launch -m builder.cli train TRAIN.yaml`.
+    """
+    with sentences():
+        from students.train import load_train_recipe
+        from students.train import train as run_training
+
+        loaded = load_train_recipe(recipe, (*overrides, *([f"seed={seed}"] if seed is not None else [])))
+        if dry_run:
+            emit(as_json, {"recipe": loaded.model_dump(mode="json")}, f"{recipe} is valid; nothing written")
+            return
+        out = out or Path("runs") / recipe.stem
+        with step_bar(loaded.steps) as progress:
+            run_training(loaded, out, open_store(store_root), progress)
+        emit(as_json, {"run": str(out), "steps": loaded.steps}, rows(("run", out), ("steps", loaded.steps)))
+
+
+@main.command()
+@click.argument("ref", metavar="RUN|TEACHER")
+@click.option("--truth", required=True, type=click.Path(path_type=Path), help="COCO JSON of labelled images.")
+@click.option("--images", type=click.Path(path_type=Path), help="Where its files lie, if not beside it.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A teacher option, e.g. nms_iou=0.6.")
+@click.option(
+    "--results", type=click.Path(path_type=Path, dir_okay=False), help="Write the detections as COCO results."
+)
+@json_option
+def evaluate(
+    ref: str, truth: Path, images: Path | None, overrides: tuple[str, ...], results: Path | None, as_json: bool
+) -> None:
+    """COCO's figures (pycocotools) of a run folder or any teacher (onnx:…, torchvision:…) on labelled images."""
+    with sentences():
+        from builder.coco import write_results
+        from builder.files import canonical_json, write_file
+        from builder.recipe import parse_teacher
+        from builder.truth import read_coco
+        from students.evaluate import evaluate as run_evaluation
+        from teachers import load_teacher
+
+        labelled = read_coco(truth, images)
+        section = parse_teacher(ref if ":" in ref else f"checkpoint:{ref}", ("floor=0.01", *overrides))
+        with bar("evaluate", len(labelled.images)) as advance:
+            metrics, found = run_evaluation(load_teacher(section.spec, section.options), labelled, progress=advance)
+        if results:
+            write_file(results, canonical_json(write_results(labelled, found)))
+        if as_json:
+            emit(True, dict(metrics), "")
+        else:
+            show_metrics(metrics)
 
 
 def build_pseudo_main() -> None:
     """`build-pseudo RECIPE`: the same as `tutelage build RECIPE`."""
     build.main(prog_name="build-pseudo")
+
+
+if __name__ == "__main__":
+    main()

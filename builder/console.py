@@ -1,10 +1,10 @@
-"""What the command line prints: bars, tables and the text of each result."""
+"""What every command shares: its options, its bars, its tables, and errors as sentences."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,60 @@ if TYPE_CHECKING:
     from builder.engine import Advance
     from builder.label import Labelled
     from builder.manifest import Manifest
+
+
+EXTRAS = dict.fromkeys(("torch", "torchvision", "timm", "accelerate", "safetensors"), "torch") | {
+    "onnxruntime": "onnx",
+    "pycocotools": "coco",
+}
+"""Import name -> the extra of this package that brings it."""
+
+
+class Failed(click.ClickException):
+    """The work or a gate failed: exit code 1."""
+
+    exit_code = 1
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Turn what a user can mend into one sentence and exit code 1; what they cannot stays a traceback."""
+    from builder import BuildError
+    from teachers.base import TeacherError
+
+    try:
+        yield
+    except (BuildError, TeacherError) as error:
+        raise Failed(" ".join(str(error).split())) from None
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise Failed(f"this needs {error.name}, which is not installed: pip install 'tutelage[{extra}]'") from None
+    except BrokenPipeError:
+        raise  # the reader of our output went away (`| head`): click ends quietly
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise Failed(
+            f"{error.strerror or error}{where}: what is finished is kept; mend that and run the same command again"
+        ) from None
+    except KeyboardInterrupt:
+        raise Failed("interrupted: what is finished is kept; run the same command again to go on") from None
+
+
+store_option = click.option(
+    "--store",
+    "store_root",
+    default="./store",
+    envvar="TUTELAGE_STORE",
+    show_default=True,
+    show_envvar=True,
+    help="Folder of pools, predictions and versions.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+workers_option = click.option(
+    "--workers", type=click.IntRange(1), default=None, help="Processes or threads.  [default: all cores]"
+)
 
 
 @contextmanager
@@ -131,7 +185,8 @@ def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
         ("images", f"{manifest.samples} written" + "".join(f", {text}" for text in left_out)),
         (
             "objects",
-            f"{manifest.kept} kept, {manifest.ignored} ignored of {manifest.objects['predicted']} predicted ({why or 'none refused'})",
+            f"{manifest.kept} kept, {manifest.ignored} ignored of {manifest.objects['predicted']} predicted"
+            + (f" ({why})" if why else ""),
         ),
     ]
 
@@ -155,3 +210,47 @@ def show_version(folder: Path, manifest: Manifest) -> None:
     Console(width=None if sys.stdout.isatty() else 100).print(table)
     if len(ranked) > 20:
         click.echo(f"and {len(ranked) - 20} more classes: --json shows all")
+
+
+def show_metrics(metrics: Mapping[str, Any]) -> None:
+    """The summary figures, then the classes from best to worst; -1, pycocotools' "no such object", as a dash."""
+    from rich.console import Console
+    from rich.table import Table
+
+    def figure(value: float) -> str:
+        return f"{value:.3f}" if value >= 0 else "-"
+
+    click.echo("  ".join(f"{name} {figure(value)}" for name, value in metrics.items() if name != "per_class"))
+    ranked = sorted(((v, name) for name, v in metrics["per_class"].items() if v >= 0), reverse=True)
+    table = Table("class", "AP")
+    for value, name in ranked[:20]:
+        table.add_row(name, figure(value))
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    if len(ranked) > 20:
+        click.echo(f"and {len(ranked) - 20} more classes: --json shows all")
+
+
+@contextmanager
+def step_bar(steps: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A bar with loss and rate over training steps; without a terminal a line every tenth of the way."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("   train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
+        left = (TextColumn("left"), TimeRemainingColumn())
+        with Progress(*columns, *left, console=Console(stderr=True)) as progress:
+            task = progress.add_task("train", total=steps, figures="")
+            yield lambda record: progress.update(task, completed=record["step"], figures=_figures(record))
+        return
+
+    def line(record: Mapping[str, Any]) -> None:
+        if record["step"] % max(1, steps // 10) == 0 or record["step"] == steps:
+            click.echo(f"step {record['step']}/{steps}  {_figures(record)}", err=True)
+
+    yield line
+
+
+def _figures(record: Mapping[str, Any]) -> str:
+    pseudo = f" pseudo {record['pseudo']:.3f}" if record["pseudo_positives"] else ""
+    return f"loss {record['human']:.3f}{pseudo}  {record['images_per_s']:.0f} images/s"

@@ -1,7 +1,8 @@
 """Cut a version: pool + predictions + rules → shards, labels.parquet, card, manifest.
 
 The shard is the unit of work and of resume. Its samples depend on the pool alone (whole chunks, up to `max_mb` of image
-bytes), so a threshold never moves an image to another shard. What is finished lies in `.work/` until the manifest is written.
+bytes), so a threshold never moves an image to another shard. What is finished lies in `.work/` until the manifest is
+written.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def cut(
     missing = sum(not (labelled / chunk.digest).is_dir() for chunk in pool.chunks())
     if missing:
         raise BuildError(
-            f"{missing} chunks of pool {pool.id[:12]} have no predictions of {predictions[:12]}: run `tutelage label` first"
+            f"{missing} chunks of pool {pool.id[:12]} have no predictions of {predictions[:12]}: label it first"
         )
     options = {"keep": keep.model_dump(), "images": images.model_dump(), "shards": shards.model_dump()}
     inputs = {"format": FORMAT, "pool": pool.id, "predictions": predictions, **options}

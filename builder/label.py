@@ -41,7 +41,7 @@ class Labeller(Protocol):
 
 @dataclass(frozen=True)
 class Labelled:
-    """What a label run did. Chunks and images over the whole pool; failures: images that cannot be read, with reasons."""
+    """What a label run did. Chunks and images over the whole pool; failures: images that cannot be read."""
 
     predictions: str
     chunks: int

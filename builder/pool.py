@@ -55,8 +55,8 @@ OK, UNREADABLE, DUPLICATE, REMOVED = "ok", "unreadable", "duplicate", "removed"
 class PoolImage:
     """One row of a pool.
 
-    key: name in shards. name: path relative to the source, NFC. sha256: hex, of the bytes as they came ("" if they could
-    not be read). uri, offset, bytes, mtime_ns: the file, and where in it (a tar member starts past 0). width, height:
+    key: name in shards. name: path relative to the source, NFC. sha256: hex, of the bytes as they came ("" if not
+    readable). uri, offset, bytes, mtime_ns: the file, and where in it (a tar member starts past 0). width, height:
     upright pixels (0 if unreadable). format: extension of teachers.images.FORMATS. orientation: EXIF. chunk: -1 outside
     all chunks. state: ok, unreadable (with error), duplicate (of an earlier sha256) or removed.
     """
@@ -132,7 +132,7 @@ def scan(
     """Read a source (folder, glob, list, COCO JSON, tars) into the store's pools and return the pool.
 
     `images`: where a COCO JSON's files lie. `limit`: only that many images, those with the smallest hash of their name:
-    an unbiased sample, nested for growing limits, with an id of its own. Raises BuildError for an empty or unknown source.
+    an unbiased sample, nested for growing limits, with an id of its own. Raises BuildError for an empty source.
     """
     entries = list_source(source, images)
     if not entries:

@@ -94,6 +94,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises BuildError, in one sentence that names the key, for anything that is not as `Recipe` says.
     """
+    content = read_yaml(path, overrides)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise BuildError(f"recipe {path}: {explain(error)}") from None
+
+
+def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The mapping in a YAML file, with `key.key=value` overrides. Raises BuildError."""
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -101,13 +110,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BuildError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise BuildError(f"recipe {path} must be a mapping with name, pool and teacher")
+        raise BuildError(f"recipe {path} must be a mapping of keys to values, such as name: cells")
     for override in overrides:
         _override(content, override)
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        raise BuildError(f"recipe {path}: {explain(error)}") from None
+    return content
 
 
 def parse_teacher(spec: str, overrides: Sequence[str]) -> TeacherSection:

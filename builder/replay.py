@@ -102,7 +102,7 @@ def _by_image(path: Path, records: Any, names: Mapping[int, str], label: Mapping
             row = [*(float(v) for v in record["bbox"]), float(record["score"]), float(label[category])]
             if len(row) != 6 or not all(map(math.isfinite, row)):
                 raise BuildError(
-                    f"{path}: result {n} has bbox {record['bbox']} and score {record['score']}: not four numbers and one"
+                    f"{path}: result {n} needs four numbers and one, not bbox {record['bbox']}, score {record['score']}"
                 )
             rows.setdefault(id, []).append(row)
     except (KeyError, TypeError, ValueError) as error:

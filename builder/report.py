@@ -65,15 +65,16 @@ def card(manifest: Manifest) -> str:
     reasons = "\n".join(f"| {reason} | {n} |" for reason, n in manifest.objects.items() if n)
     images = "\n".join(f"| {state} | {n} |" for state, n in manifest.images.items() if n)
     image = manifest.features[0]
+    predictions = manifest.provenance["inputs"]["predictions"][:12]
     body = f"""
 # {manifest.name} {manifest.version}
 
-{manifest.samples} images with pseudo-labels: boxes that a teacher model drew, not a person. {manifest.kept} boxes are kept,
-{manifest.ignored} are ignore regions (likely objects, too uncertain to teach; not background either).
+{manifest.samples} images with pseudo-labels: boxes that a teacher model drew, not a person.
+{manifest.kept} boxes are kept, {manifest.ignored} are ignore regions (likely objects, too uncertain to teach).
 **Their precision is unknown**: the thresholds were set by hand, not solved on held-out human labels.
 
 - version id: `{manifest.id}`
-- teacher: `{teacher["spec"]}` (fingerprint `{manifest.provenance["inputs"]["predictions"][:12]}`, licence: {teacher["license"]})
+- teacher: `{teacher["spec"]}` (fingerprint `{predictions}`, licence: {teacher["license"]})
 
 ## Rules
 {rules}
@@ -108,7 +109,7 @@ whose SHA-256 is `sha256` (turned upright, or brought to one format).
 def contact_sheet(version: Path, manifest: Manifest, path: Path, *, images: int = 12, columns: int = 4) -> None:
     """A PNG of evenly spread images of a version with their kept (green), ignored (amber) and dropped (red) boxes.
 
-    Dropped boxes are drawn thin and only the 20 best-scored of an image. Raises BuildError if the version has no images.
+    Dropped boxes are drawn thin, the 20 best-scored of an image. Raises BuildError if the version has no images.
     """
     total = manifest.samples
     wanted = {n * total // min(images, total) for n in range(min(images, total))}

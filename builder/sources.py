@@ -8,6 +8,7 @@ import tarfile
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import orjson
@@ -63,7 +64,7 @@ def list_source(source: str, images: Path | None = None) -> list[Entry]:
     else:
         raise BuildError(f"source {source} is no folder, image, list (.txt), COCO JSON (.json) or tar (.tar)")
     entries.sort()
-    for one, other in zip(entries, entries[1:], strict=False):
+    for one, other in pairwise(entries):
         if one.name == other.name:
             raise BuildError(f"two images of {source} are named {one.name!r}: rename one of {one.uri} and {other.uri}")
     return entries
@@ -115,10 +116,11 @@ def _glob(pattern: str) -> Iterator[Entry]:
 
 
 def _list(path: Path) -> Iterator[Entry]:
-    """One path a line, relative to the list's folder; empty lines and lines that begin with # are left out."""
+    """One path a line, relative to the list's folder; empty lines and lines that begin with # are left out. An image's
+    name is its line as a relative path (`../` becomes `up/`)."""
     lines = [line.strip() for line in path.read_text().splitlines()]
     unique = dict.fromkeys(os.path.normpath(line) for line in lines if line and not line.startswith("#"))
-    return _files((name.lstrip("./"), path.parent / name) for name in unique)
+    return _files((name.lstrip("/").replace("../", "up/"), path.parent / name) for name in unique)
 
 
 def _coco(path: Path, images: Path | None) -> Iterator[Entry]:
@@ -139,7 +141,9 @@ def _tar(path: Path, name: str) -> Iterator[Entry]:
             mtime = path.stat().st_mtime_ns
             for member in tar:
                 if member.isfile() and _is_image(member.name):
-                    inside = unicodedata.normalize("NFC", f"{name.removesuffix('.tar')}/{member.name.lstrip('./')}")
+                    inside = unicodedata.normalize(
+                        "NFC", f"{name.removesuffix('.tar')}/{member.name.removeprefix('./')}"
+                    )
                     yield Entry(inside, str(path.absolute()), member.offset_data, member.size, mtime)
     except (tarfile.TarError, OSError) as error:
         raise BuildError(f"{path} cannot be read as an uncompressed tar ({error})") from None

@@ -27,11 +27,12 @@ COLUMNS = (
     "image_height",
     "name",
 )
-"""What an expression can name. Boxes, width, height, area: pixels; aspect: width / height; name: the image's path in its source."""
+"""What an expression can name: pixels; aspect is width / height; name is the image's path in its source."""
 
 FUNCTIONS = frozenset(
     "+ - * / // % ** ^ abs ceil ceiling floor round sqrt ln log10 exp pow greatest least lower upper length contains "
-    "prefix suffix starts_with ends_with regexp_matches ~~ !~~ ~~* !~~* ~~~ like_escape not_like_escape isnan isfinite".split()
+    "prefix suffix starts_with ends_with regexp_matches isnan isfinite "
+    "~~ !~~ ~~* !~~* ~~~ like_escape not_like_escape".split()
 )
 NODES = frozenset("COMPARISON CONJUNCTION OPERATOR FUNCTION CONSTANT COLUMN_REF BETWEEN CASE CAST TYPE".split())
 SETTINGS = {

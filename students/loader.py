@@ -148,10 +148,13 @@ class JointBatches:
             # Python 3.12 warns of forking beside threads; numpy and the decoders take no lock that one could hold
             warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
             made = iter(loader)
-        for item in made:
-            if isinstance(item, Exception):
-                raise item
-            yield self._batch(item)
+        try:
+            for item in made:
+                if isinstance(item, Exception):
+                    raise item
+                yield self._batch(item)
+        finally:
+            del made  # ends the workers now; in an error's traceback they would wait for the garbage collector
 
     def arrays(self, step: int) -> _Arrays:
         """The batch of a step before its targets become tensors."""

@@ -198,10 +198,11 @@ class JointLoss:
     """The paper's normalised joint loss, L = 1/(1 + alpha) * (L_h + alpha * mean(L_h)/mean(L_p) * L_p).
 
     Each L is a stream's sum over all processes divided by its positives there (at least 1). The means are exponential
-    moving averages of it, this step included, with bias correction; their ratio is a constant for the gradient. From the
-    paper as widely repeated; decay, correction, clip and eps are our choice. per_term: one ratio for each term
-    of the loss instead of one for the total. A step enters the averages by `commit`, to be called if the weights moved;
-    never if a stream has no positives or a loss is not finite. `alpha` 0 is supervised training.
+    moving averages of it, this step included, with bias correction; their ratio is a constant for the gradient. From
+    the paper as widely repeated; decay, correction, clip and eps are our choice. A step enters the averages by
+    `commit`, to be called if the weights moved; never if a stream has no positives or a loss is not finite.
+
+    alpha: 0 is supervised training. per_term: a ratio for each term of the loss instead of one for the total.
     """
 
     def __init__(

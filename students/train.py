@@ -1,15 +1,10 @@
-"""Train a student: supervised, or jointly on human labels and pseudo-labels (the paper's method, step 3).
-
-A run folder holds, from its start, `recipe.json` (all that decides the weights) and `log.jsonl` (a record per step), and
-after every save `state.pt` (all that resuming needs), `model.safetensors` and `meta.json` (the teacher-to-be).
-"""
+"""Train a student: supervised, or jointly on human labels and pseudo-labels (the paper's method, step 3)."""
 
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -18,35 +13,38 @@ from typing import Annotated, Any, Literal
 
 import orjson
 import torch
-import torchvision
-import yaml
 from accelerate import Accelerator
-from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
-from pydantic import field_validator
+from accelerate.optimizer import AcceleratedOptimizer
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
 from torch import nn
 
-from builder import BuildError
-from builder.files import new_file, sha256_file, locked, write_file
+from builder.files import locked, sha256_file
 from builder.manifest import read_manifest
-from builder.recipe import STRICT, explain
+from builder.recipe import STRICT, explain, read_yaml
 from builder.shards import read_bytes, read_samples
 from builder.store import Store
 from builder.truth import Truth, read_coco, subset
 from students.augment import S1
-from students.loader import JointBatches
+from students.loader import Batch, JointBatches
 from students.losses import DenseForward, JointLoss, JointStep, detection_sums
-from teachers.networks import Detector, NetworkConfig, build_network, load_checkpoint, read_meta, save_checkpoint
+from students.run import Run, TrainError, claim
+from teachers.backbones import DEFAULT
+from teachers.networks import Detector, NetworkConfig, build_network, load_checkpoint, read_meta
 
-RECIPE, STATE, LOG = "recipe.json", "state.pt", "log.jsonl"
 MAX_SKIPPED = 50
 """Steps in a row without a finite loss and gradient after which training is given up."""
 
 Progress = Callable[[Mapping[str, Any]], None]
 """Called after each step with its log record, in the main process."""
-
-
-class TrainError(BuildError):
-    """A training that cannot start or go on. The message is one sentence for the user."""
 
 
 class Labelled(BaseModel):
@@ -112,14 +110,12 @@ class TrainRecipe(BaseModel):
         )
 
 
-def load_train_recipe(path: Path) -> TrainRecipe:
-    """The training recipe in a YAML file. Raises TrainError, in one sentence that names the key."""
+def load_train_recipe(path: Path, overrides: Sequence[str] = ()) -> TrainRecipe:
+    """The training recipe in a YAML file, with `key.key=value` overrides. Raises BuildError, in one sentence that names
+    the key."""
+    content = read_yaml(path, overrides)
     try:
-        return TrainRecipe.model_validate(yaml.safe_load(path.read_text())).rooted(path.parent)
-    except OSError as error:
-        raise TrainError(f"recipe {path} cannot be read ({error.strerror}): give an existing YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TrainError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+        return TrainRecipe.model_validate(content).rooted(path.parent)
     except ValidationError as error:
         raise TrainError(f"recipe {path}: {explain(error)}") from None
 
@@ -129,27 +125,27 @@ def train(recipe: TrainRecipe, out: Path, store: Store, progress: Progress | Non
 
     A run that was interrupted goes on from its last save, in the same order of images and, on a CPU, to the same
     weights; a finished one is left as it is. Started by `accelerate launch` it uses all GPUs.
-    Raises TrainError, and TruthError, LoaderError or TeacherError for labels, versions or a network that cannot be used.
+    Raises TrainError; TruthError, LoaderError or TeacherError for labels, versions or a network that cannot be used.
     """
     accelerator = _accelerator(recipe)
     plan = _plan(recipe, store)
     with ExitStack() as held:
         if accelerator.is_main_process:
-            held.enter_context(locked(out, f"run {out}"))
+            held.enter_context(locked(out / ".lock", f"run {out}", sweep=[out]))
         with accelerator.main_process_first():
-            if _claim(out, plan.description) == recipe.steps:
+            if claim(out, plan.description) == recipe.steps:
                 return out
         network = _network(recipe, plan)
         heads, optimizer = accelerator.prepare(DenseForward(network), _optimizer(network, recipe))
         joint = JointLoss(recipe.alpha if recipe.pseudo else 0.0, recipe.decay, per_term=recipe.per_term)
-        run = _Run(out, plan, accelerator, network, optimizer, joint)
+        about = {"recipe": plan.description, "trained_on": _trained_on(plan) if accelerator.is_main_process else []}
+        run = Run(out, accelerator, network, plan.config, optimizer, joint, about)
         first, skipped, before = run.resume(), 0, time.perf_counter()
         for step, batch in enumerate(_batches(recipe, plan, accelerator, first), first):
             batch = batch.to(accelerator.device)
-            outputs = heads.train()(batch.images)
-            result = joint(detection_sums(network, outputs, batch.targets, batch.pseudo))
-            rate = learning_rate(recipe, step)
-            norm, moved = _descend(accelerator, heads, optimizer, result, rate, recipe.clip_norm)
+            result = joint(detection_sums(network, heads(batch.images), batch.targets, batch.pseudo))
+            rate = _set_rate(optimizer, learning_rate(recipe, step))
+            norm, moved = _descend(accelerator, heads, optimizer, result, recipe.clip_norm)
             if moved:
                 joint.commit(result)
             skipped = 0 if moved else skipped + 1
@@ -159,7 +155,10 @@ def train(recipe: TrainRecipe, out: Path, store: Store, progress: Progress | Non
                 run.save(step + 1)
             before, seconds = time.perf_counter(), time.perf_counter() - before
             record = {"step": step + 1, "lr": rate, "gradient_norm": norm, "moved": moved, **_figures(result)}
-            run.log(record | {"images_per_s": recipe.batch / seconds}, progress)
+            record |= {"images_per_s": recipe.batch / seconds}
+            run.log(record)
+            if progress and accelerator.is_main_process:
+                progress(record)
     return out
 
 
@@ -171,8 +170,14 @@ def learning_rate(recipe: TrainRecipe, step: int) -> float:
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / (recipe.steps - rise)))
 
 
+def _set_rate(optimizer: AcceleratedOptimizer, rate: float) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
 def _descend(
-    accelerator: Accelerator, heads: nn.Module, optimizer: AcceleratedOptimizer, result: JointStep, rate: float, clip: float
+    accelerator: Accelerator, heads: nn.Module, optimizer: AcceleratedOptimizer, result: JointStep, clip_norm: float
 ) -> tuple[float, bool]:
     """Move the weights against the gradient of the joint loss: its norm before clipping, and whether they moved. They
     do not where a loss or the gradient is not finite, on any process."""
@@ -180,11 +185,9 @@ def _descend(
     if not result.finite:
         return math.nan, False
     accelerator.backward(result.loss)
-    norm = float(accelerator.clip_grad_norm_(heads.parameters(), clip))  # takes fp16's loss scale off first
+    norm = float(accelerator.clip_grad_norm_(heads.parameters(), clip_norm))  # takes fp16's loss scale off first
     if accelerator.scaler is None and not math.isfinite(norm):
         return norm, False
-    for group in optimizer.param_groups:
-        group["lr"] = rate
     optimizer.step()  # in fp16 it skips an infinite gradient by itself, and lowers the loss scale
     return norm, not accelerator.optimizer_step_was_skipped
 
@@ -239,21 +242,6 @@ def _plan(recipe: TrainRecipe, store: Store) -> _Plan:
     return _Plan(truth, versions, config, start, orjson.loads(orjson.dumps(description)))
 
 
-def _claim(out: Path, description: dict[str, Any]) -> int:
-    """Make `out` the run of this description, or find that it is: the steps it has saved. Raises TrainError if it is
-    another's."""
-    path = out / RECIPE
-    if not path.is_file():
-        if any(entry.name != ".lock" for entry in out.iterdir()):
-            raise TrainError(f"{out} holds other files and no run: give a new or an empty folder")
-        write_file(path, orjson.dumps(description, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    theirs = orjson.loads(path.read_bytes())
-    changed = [key for key in description if description[key] != theirs.get(key)]
-    if changed:
-        raise TrainError(f"{out} is a run with another {', '.join(changed)}: train into another folder, or remove this one")
-    return read_meta(out)["step"] if (out / META).is_file() else 0
-
-
 def _accelerator(recipe: TrainRecipe) -> Accelerator:
     try:
         accelerator = Accelerator(mixed_precision="no" if recipe.precision == "fp32" else recipe.precision)
@@ -261,7 +249,7 @@ def _accelerator(recipe: TrainRecipe) -> Accelerator:
         raise TrainError(f"precision {recipe.precision} cannot be used here: {error}") from error
     parts = accelerator.num_processes * (2 if recipe.pseudo else 1)
     if recipe.batch % parts:
-        raise TrainError(f"batch {recipe.batch} cannot be split evenly: with this recipe here it is a multiple of {parts}")
+        raise TrainError(f"batch {recipe.batch} cannot be split evenly: make it a multiple of {parts}")
     return accelerator
 
 
@@ -308,33 +296,16 @@ def _batches(recipe: TrainRecipe, plan: _Plan, accelerator: Accelerator, first: 
     return batches.stream(first, recipe.steps, workers=recipe.workers, pin=on_gpu)
 
 
-@dataclass
-class _Run:
-    """The files of a run. All processes call `resume` and `save`; only the main one writes."""
-
-    out: Path
-    plan: _Plan
-    accelerator: Accelerator
-    network: Detector
-    optimizer: AcceleratedOptimizer
-    joint: JointLoss
-
-    def __post_init__(self) -> None:
-        self._trained_on = _trained_on(self.plan) if self.accelerator.is_main_process else []
-
-    def resume(self) -> int:
-        """Take up the last save; returns the steps done by then."""
-        path, rank, scaler = self.out / STATE, self.accelerator.process_index, self.accelerator.scaler
-        if not path.is_file():
-            torch.manual_seed(self.plan.description["seed"] + rank)
-            self._cut_log(0)
-            return 0
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.joint.load_state_dict(state["joint"])
-        if scaler:
-            scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"][rank % len(state["random"])])
-        self._cut_log(state["step"])
-        return int(state["step"])
+def _trained_on(plan: _Plan) -> list[str]:
+    """SHA-256 of every image the weights come to depend on: labelled, pseudo-labelled, and those of the run it starts
+    from."""
+    with ThreadPoolExecutor() as threads:
+        seen = set(threads.map(sha256_file, [image.path for image in plan.truth.images]))
+    for folder in plan.versions:
+        for record in read_manifest(folder).shards:
+            path = folder / "data" / record.name
+            labels = (orjson.loads(read_bytes(path, sample.members["json"])) for sample in read_samples(path))
+            seen.update(label["sha256"] for label in labels)
+    if plan.start:
+        seen.update(read_meta(plan.start)["trained_on"])
+    return sorted(seen)

@@ -44,7 +44,8 @@ def make_backbone(spec: str, levels: Sequence[int], weights: str | None, norm: s
             raise TeacherError(f"the weights of {spec} were trained with batch norm: set norm to frozen or batch")
         if norm != "batch":
             _replace_batch_norm(body, _frozen if norm == "frozen" else _grouped)
-        return body, _channels(body.eval(), levels)
+        channels = _channels(body.eval(), levels)
+        return body.train(), channels
     except (RuntimeError, ValueError, TypeError, AssertionError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise TeacherError(f"backbone {spec} with levels {list(levels)} cannot be made: {reason}") from error
@@ -131,7 +132,8 @@ def _held(strides: Sequence[int], levels: Sequence[int]) -> list[int]:
 def _channels(body: nn.Module, levels: Sequence[int]) -> list[int]:
     """Channels of each map. Freezes what no map depends on: timm keeps some networks' later stages, and distributed
     training waits for a gradient of every parameter that wants one."""
-    maps = body(torch.zeros(1, 3, PROBE, PROBE))
+    with torch.enable_grad():
+        maps = body(torch.zeros(1, 3, PROBE, PROBE))
     for features, stride in zip(maps, levels, strict=False):
         if features.ndim != 4 or features.shape[-2:] != (PROBE // stride, PROBE // stride):
             shape = tuple(features.shape)

@@ -13,7 +13,6 @@ import torchvision
 
 from teachers.base import Detections, TeacherError, TeacherOptions
 from teachers.networks import load_checkpoint
-from teachers.torchvision_models import DTYPES
 
 
 class CheckpointTeacher:
@@ -33,8 +32,6 @@ class CheckpointTeacher:
     def __init__(self, run: str | Path, options: TeacherOptions) -> None:
         family = "a checkpoint, which brings its own weights, classes and size"
         options.refuse(family, "min_size", "max_size", "upscale", "weights", "classes")
-        if options.dtype not in DTYPES:
-            raise TeacherError(f"unknown dtype {options.dtype!r}: write one of {', '.join(DTYPES)}")
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         network, config, meta = load_checkpoint(Path(run))
@@ -49,10 +46,15 @@ class CheckpointTeacher:
         self.classes: tuple[str, ...] = config.classes
         self.batch_size = options.batch_size
         self.trained_on: list[str] = meta["trained_on"]
-        self._floor, self._dtype = options.floor, DTYPES[options.dtype]
-        self._device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._floor, self._dtype = options.floor, getattr(torch, options.dtype)
+        try:
+            self._device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            self._network = network.to(self._device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise TeacherError(f"device {options.device!r} cannot be used ({reason}): write cpu or cuda") from error
         if self._dtype == torch.float16 and self._device.type != "cuda":
-            raise TeacherError(f"dtype float16 needs a GPU, but the device is {self._device}: write bfloat16 or float32")
+            raise TeacherError(f"dtype float16 needs a GPU, but the device is {self._device}: write bfloat16")
         described = asdict(config)
         del described["pretrained"]  # the weights are the trained ones
         self.description: Mapping[str, Any] = {
@@ -73,7 +75,6 @@ class CheckpointTeacher:
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
         }
-        self._network = network.to(self._device)
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """See Teacher.predict."""

@@ -22,7 +22,6 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from teachers.base import Detections, TeacherError, TeacherOptions
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 BACKGROUND = "__background__"
 NO_CLASS = (BACKGROUND, "N/A")
 """Names of outputs that stand for no class, in torchvision's published models."""
@@ -59,7 +58,7 @@ class TorchvisionTeacher:
             raise TeacherError(f"torchvision has no detector {name!r}: did you mean {' or '.join(close)}?")
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        self._device, self._dtype = _device_and_dtype(options)
+        self._device, self._dtype = _device(options), getattr(torch, options.dtype)
         model, outputs = _load(name, options)
         model.eval()
         self.classes = tuple(output for output in outputs if output not in NO_CLASS)
@@ -86,12 +85,8 @@ class TorchvisionTeacher:
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
         }
-        if self._dtype != torch.float32:
-            _decode_in_float32(model)
-        try:
-            self._model = model.to(self._device)
-        except (RuntimeError, AssertionError) as error:
-            raise TeacherError(f"device {self._device} cannot be used ({_first_line(error)}): write cpu") from error
+        _check_and_decode_in_float32(model)
+        self._model = model.to(self._device)
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """See Teacher.predict."""
@@ -167,16 +162,15 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _device_and_dtype(options: TeacherOptions) -> tuple[torch.device, torch.dtype]:
+def _device(options: TeacherOptions) -> torch.device:
     try:
         device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise TeacherError(f"unknown device {options.device!r}: write cpu or cuda") from error
-    if options.dtype not in DTYPES:
-        raise TeacherError(f"unknown dtype {options.dtype!r}: write one of {', '.join(DTYPES)}")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise TeacherError(f"device {options.device!r} cannot be used ({_first_line(error)}): write cpu or cuda") from error
     if options.dtype == "float16" and device.type != "cuda":
         raise TeacherError(f"dtype float16 needs a GPU, but the device is {device}: write float32 or bfloat16")
-    return device, DTYPES[options.dtype]
+    return device
 
 
 def _load(name: str, options: TeacherOptions) -> tuple[Any, list[str]]:
@@ -256,7 +250,7 @@ def _configure(model: Any, name: str, options: TeacherOptions) -> dict[str, Any]
         options.refuse(f"{name}, whose input size is fixed", "min_size", "max_size")
         resize: dict[str, Any] = {"fixed_size": list(model.transform.fixed_size)}
     else:
-        model.transform = transform = _Resize(model.transform, options)
+        model.transform = transform = _Resize(model.transform, options).eval()
         resize = {"min_size": transform.min_size[-1], "max_size": transform.max_size, "upscale": transform.upscale}
     resize |= {"mean": list(model.transform.image_mean), "std": list(model.transform.image_std)}
     stage = model.roi_heads if isinstance(model, GeneralizedRCNN) else model
@@ -277,22 +271,25 @@ def _configure(model: Any, name: str, options: TeacherOptions) -> dict[str, Any]
     return {**settings, "rpn": {**limits, "nms_thresh": rpn.nms_thresh, "score_thresh": rpn.score_thresh}}
 
 
-def _decode_in_float32(model: Any) -> None:
+def _check_and_decode_in_float32(model: Any) -> None:
     """Bring what the backbone and the heads return back to float32: torchvision makes anchors in the features' type and
-    decodes boxes in the heads', where 1000 pixels are known to 1 (float16) or 8 (bfloat16) pixels."""
+    decodes boxes in the heads', where 1000 pixels are known to 1 (float16) or 8 (bfloat16) pixels. And refuse a NaN
+    there: torchvision would drop it as a low score, and the image would look empty."""
     heads = (model.rpn.head, model.roi_heads.box_predictor) if isinstance(model, GeneralizedRCNN) else (model.head,)
     for module in (model.backbone, *heads):
-        module.register_forward_hook(lambda module, inputs, output: _float32(output))
+        module.register_forward_hook(lambda module, inputs, output: _finite_float32(output))
 
 
-def _float32(output: Any) -> Any:
+def _finite_float32(output: Any) -> Any:
     match output:
         case Tensor():
+            if not output.isfinite().all():
+                raise TeacherError("torchvision's model failed: a layer's output holds a NaN or infinite number")
             return output.float()
         case dict():
-            return type(output)((key, _float32(value)) for key, value in output.items())
+            return type(output)((key, _finite_float32(value)) for key, value in output.items())
         case _:
-            return type(output)(_float32(value) for value in output)
+            return type(output)(_finite_float32(value) for value in output)
 
 
 def _first_line(error: BaseException) -> str:

@@ -72,6 +72,13 @@ def test_visible_is_the_share_of_the_area_that_is_left() -> None:
         assert visible[3] == 0
 
 
+def test_a_box_that_reaches_out_of_the_image_is_clipped_to_it_not_to_the_padding() -> None:
+    pixels, box = scene(80, 40, (0, 0, 80, 40)), np.array([[-40, -20, 120, 60]], np.float32)
+    canvas, moved, visible = FIT(pixels, box, 80, (0, 0, 0), np.random.default_rng(0))
+    assert moved.tolist() == [[0, 0, 80, 40]] == [extent(canvas, RED, tolerance=0)]
+    assert visible.tolist() == [0.25]
+
+
 def test_same_generator_same_result_and_no_boxes() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     first, second, other = (

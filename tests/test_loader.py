@@ -188,6 +188,16 @@ def test_what_a_crop_leaves_too_little_of_is_ignored_not_background(tmp_path: Pa
     assert slivers > 20
 
 
+def test_objects_thinner_than_a_pixel_are_ignored(labelled: Truth) -> None:
+    boxes = np.array([[0, 0, 60, 1.0], [0, 9, 60, 9.9], [5, 0, 5.9, 40]], np.float32)
+    columns = {"labels": np.array([2, 1, 0], np.int16), "crowd": np.zeros(3, bool), "area": np.ones(3, np.float32)}
+    thin = replace(labelled, images=[replace(labelled.images[0], boxes=boxes, **columns)])
+    target = JointBatches(thin, size=64, batch_size=1, augment=FIT)[0].targets[0]
+    np.testing.assert_array_equal(target.boxes.numpy(), boxes[:1])
+    assert target.labels.tolist() == [2]
+    np.testing.assert_array_equal(target.ignore.numpy(), boxes[1:])
+
+
 def test_data_that_cannot_be_trained_on_is_refused(labelled: Truth, version: Path, tmp_path: Path) -> None:
     with pytest.raises(LoaderError, match="no images"):
         JointBatches(replace(labelled, images=[]), size=64, batch_size=2)

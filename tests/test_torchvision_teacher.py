@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -43,12 +44,12 @@ OPTIONS = TeacherOptions(
 
 @cache
 def random_state(name: str, outputs: int = OUTPUTS) -> dict[str, torch.Tensor]:
-    """The state dict of a model that has learnt nothing, but whose scores differ from place to place and class to class."""
+    """The state dict of a model that has learnt nothing, but whose scores differ between places and between classes."""
     torch.manual_seed(0)
     model = get_model(name, weights=None, weights_backbone=None, num_classes=outputs)
     state = model.state_dict()
     for key in state:
-        if "cls_logits" in key or "cls_score" in key or "classification_head.module_list" in key:
+        if re.search(r"cls_logits|cls_score|classification_head\.module_list\.\d\.1\.", key):  # the last layer
             state[key] = torch.randn_like(state[key]) * (0.05 if key.endswith("weight") else 1)
     return state
 
@@ -118,7 +119,8 @@ def test_small_images_are_enlarged_only_on_request(weights: Callable[[str], str]
     found_small, found_large = TorchvisionTeacher(FASTER, options).predict([small, large])
     assert_same(found_small, bare_output(as_it_is, small))
     assert_same(found_large, bare_output(resized, large))
-    assert_same(TorchvisionTeacher(FASTER, replace(options, upscale=True)).predict([small])[0], bare_output(resized, small))
+    enlarging = TorchvisionTeacher(FASTER, replace(options, upscale=True))
+    assert_same(enlarging.predict([small])[0], bare_output(resized, small))
 
 
 @pytest.mark.parametrize("name", [RETINANET, FASTER, SSDLITE])
@@ -200,16 +202,19 @@ def test_the_hash_of_the_weights_does_not_depend_on_the_file(tmp_path: Path, wei
 
 
 @pytest.mark.parametrize("name", [RETINANET, FASTER, SSDLITE])
-def test_half_precision_keeps_boxes_to_a_fraction_of_a_pixel(name: str, weights: Callable[[str], str]) -> None:
-    """bfloat16 knows 96 pixels to .5: without float32 anchors and decoding, boxes would be off by that."""
-    image = picture(96, 96)
+def test_half_precision_keeps_anchors_exact(tmp_path: Path, name: str) -> None:
+    """With the regression at 0 a box is its anchor. bfloat16 knows 96 pixels to .5, and so would the anchors be."""
+    regression = re.compile(r"bbox_reg|bbox_pred|regression_head")
+    state = random_state(name)
+    save_file({k: v * 0 if regression.search(k) else v for k, v in state.items()}, tmp_path / "w.safetensors")
     sizes = {} if name == SSDLITE else {"min_size": 96, "max_size": 96}
-    full = replace(OPTIONS, weights=weights(name), floor=0.0, nms_iou=1.0, top_k=10000, max_detections=10000, **sizes)
-    boxes = TorchvisionTeacher(name, full).predict([image])[0].boxes
+    full = replace(OPTIONS, weights=str(tmp_path / "w.safetensors"), floor=0.0, nms_iou=1.0, top_k=10000, **sizes)
+    image = picture(96, 96)
+    boxes = TorchvisionTeacher(name, replace(full, max_detections=10000)).predict([image])[0].boxes
     half = TorchvisionTeacher(name, replace(full, dtype="bfloat16", top_k=20)).predict([image])[0]
     assert len(half) >= 20
     distance = np.abs(half.boxes[:, None] - boxes[None]).max(-1).min(-1)
-    assert distance.max() < 0.15
+    assert distance.max() < 0.01
 
 
 def test_published_weights_bring_their_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +234,7 @@ def test_published_weights_bring_their_classes(tmp_path: Path, monkeypatch: pyte
     assert len(found) > 0
     assert teacher.description["class_outputs"][11] == 13  # output 12 is "N/A"
 
-    with pytest.raises(TeacherError, match="DEFAULT weights of .* bring their classes"):
+    with pytest.raises(TeacherError, match=r"DEFAULT weights of .* bring their classes"):
         TorchvisionTeacher(SSDLITE, replace(options, classes=("a",)))
     (tmp_path / "file").touch()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))  # nothing can be fetched into a file
@@ -251,8 +256,7 @@ def test_published_weights_bring_their_classes(tmp_path: Path, monkeypatch: pyte
         (SSDLITE, {"classes": ("N/A",) * 3}, r"classes of ssdlite.* must be different names, not none"),
         (SSDLITE, {"min_size": 100}, r"min_size=100 has no meaning for ssdlite.*, whose input size is fixed"),
         (SSDLITE, {"dtype": "float16"}, r"float16 needs a GPU, but the device is cpu"),
-        (SSDLITE, {"dtype": "int8"}, r"unknown dtype 'int8': write one of float32, float16, bfloat16"),
-        (SSDLITE, {"device": "abacus"}, r"unknown device 'abacus'"),
+        (SSDLITE, {"device": "abacus"}, r"device 'abacus' cannot be used .*: write cpu or cuda"),
         ("ssd300_vgg16", {}, r"holds no weights of ssd300_vgg16: it lacks head"),
     ],
 )
@@ -266,7 +270,7 @@ def test_a_teacher_that_cannot_be_loaded_says_why(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_an_error(weights: Callable[[str], str]) -> None:
-    with pytest.raises(TeacherError, match="device cuda cannot be used"):
+    with pytest.raises(TeacherError, match="device 'cuda' cannot be used"):
         TorchvisionTeacher(SSDLITE, replace(OPTIONS, weights=weights(SSDLITE), device="cuda"))
 
 
@@ -292,12 +296,20 @@ def test_damaged_and_foreign_weights_are_refused(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_a_model_that_fails_fails_the_batch(tmp_path: Path) -> None:
-    state = random_state(SSDLITE)
-    key = next(key for key in state if "regression_head" in key and key.endswith("bias"))
+@pytest.mark.parametrize(("name", "layer"), [(SSDLITE, "regression"), (SSDLITE, "classification"), (FASTER, "cls_score")])
+def test_a_model_that_gives_nan_fails_the_batch(tmp_path: Path, name: str, layer: str) -> None:
+    """Torchvision itself would return no boxes where the scores are NaN."""
+    state = random_state(name)
+    key = [key for key in state if layer in key and key.endswith("weight")][-1]
     save_file({**state, key: torch.full_like(state[key], float("nan"))}, tmp_path / "nan.safetensors")
-    teacher = TorchvisionTeacher(SSDLITE, replace(OPTIONS, weights=str(tmp_path / "nan.safetensors")))
+    teacher = TorchvisionTeacher(name, replace(OPTIONS, weights=str(tmp_path / "nan.safetensors")))
     with pytest.raises(TeacherError, match="NaN"):
         teacher.predict([picture(64, 64)])
-    with pytest.raises(TeacherError, match="torchvision's model failed"):
-        teacher.predict([picture(64, 64)[..., :1]])
+
+
+def test_an_error_of_torch_is_a_sentence(weights: Callable[[str], str]) -> None:
+    teacher = TorchvisionTeacher(SSDLITE, replace(OPTIONS, weights=weights(SSDLITE)))
+    grey = picture(64, 64)[..., [0, 0]]  # two channels
+    with pytest.raises(TeacherError, match="torchvision's model failed: ") as error:
+        teacher.predict([grey])
+    assert "\n" not in str(error.value)

@@ -1,0 +1,115 @@
+"""The folder of a training run: what it is, what it has logged, and its last save.
+
+`recipe.json` comes first: all that decides the weights, so that the folder belongs to that training. `log.jsonl` has a
+record per step. A save writes `state.pt` (all that resuming needs, in one file, so that a killed save leaves the one
+before), `model.safetensors` (the weights, for whoever uses the network) and, last, `meta.json` (what they are).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+import torchvision
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+
+from builder import BuildError
+from builder.files import new_file, write_file
+from students.losses import JointLoss
+from teachers.networks import META, Detector, NetworkConfig, read_meta, save_checkpoint
+
+RECIPE, STATE, LOG = "recipe.json", "state.pt", "log.jsonl"
+
+
+class TrainError(BuildError):
+    """A training that cannot start or go on. The message is one sentence for the user."""
+
+
+def claim(out: Path, description: Mapping[str, Any]) -> int:
+    """Make the folder `out` the run of this description (JSON-ready), or find that it is; returns the steps its
+    `meta.json` has. Raises TrainError if it is another's."""
+    path = out / RECIPE
+    if not path.is_file():
+        if any(entry.name != ".lock" for entry in out.iterdir()):
+            raise TrainError(f"{out} holds other files and no run: give a new or an empty folder")
+        write_file(path, orjson.dumps(description, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    ours, theirs = orjson.loads(orjson.dumps(description)), orjson.loads(path.read_bytes())
+    changed = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
+    if changed:
+        raise TrainError(f"{out} is a run with another {' and '.join(changed)}: give another, or remove this one")
+    return int(read_meta(out)["step"]) if (out / META).is_file() else 0
+
+
+class Run:
+    """What a training saves and resumes. All processes call `resume` and `save`; only the main one writes.
+
+    about: what `meta.json` says besides the network: the description, the images trained on.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        accelerator: Accelerator,
+        network: Detector,
+        config: NetworkConfig,
+        optimizer: AcceleratedOptimizer,
+        joint: JointLoss,
+        about: Mapping[str, Any],
+    ) -> None:
+        self.out, self.accelerator, self.network, self.config = out, accelerator, network, config
+        self.optimizer, self.joint, self.about = optimizer, joint, about
+
+    def resume(self) -> int:
+        """Take up the last save, if there is one: the steps done by then. Later log records are dropped."""
+        step, path, rank = 0, self.out / STATE, self.accelerator.process_index
+        if path.is_file():
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            step = int(state["step"])
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.joint.load_state_dict(state["joint"])
+            if self.accelerator.scaler:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            if len(state["random"]) == self.accelerator.num_processes:
+                torch.set_rng_state(state["random"][rank])
+            if self._on_gpu and len(state["random_gpu"]) == self.accelerator.num_processes:
+                torch.cuda.set_rng_state(state["random_gpu"][rank])
+        log = self.out / LOG
+        if self.accelerator.is_main_process and log.is_file():
+            lines = log.read_bytes().splitlines(keepends=True)
+            write_file(log, b"".join(lines[:step]))
+        return step
+
+    def save(self, step: int) -> None:
+        """Save the state after `step` steps."""
+        gather, device = self.accelerator.gather, self.accelerator.device
+        state = {
+            "step": step,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "joint": self.joint.state_dict(),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
+            "random": gather(torch.get_rng_state()[None].to(device)).cpu(),
+            "random_gpu": gather(torch.cuda.get_rng_state()[None].to(device)).cpu() if self._on_gpu else torch.empty(0),
+        }
+        if self.accelerator.is_main_process:
+            with new_file(self.out / STATE) as file:
+                torch.save(state, file)
+            libraries = {"torch": torch.__version__, "torchvision": torchvision.__version__}
+            meta = {"step": step, **self.about, "libraries": libraries}
+            save_checkpoint(self.out, self.network, self.config, meta)
+        self.accelerator.wait_for_everyone()
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append a record; NaN becomes null."""
+        if self.accelerator.is_main_process:
+            with open(self.out / LOG, "ab") as file:
+                file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+
+    @property
+    def _on_gpu(self) -> bool:
+        return bool(self.accelerator.device.type == "cuda")
