@@ -100,7 +100,7 @@ def main() -> None:
         def run(write: Callable[[Path, Samples, int], None]) -> float:
             target = Path(folder) / "out"
             target.mkdir()
-            seconds = timed(lambda: write(target, samples, options.per_shard))
+            seconds = timed(lambda: write(target, samples, options.per_shard), target, total)
             shutil.rmtree(target)
             return seconds
 

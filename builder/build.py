@@ -103,8 +103,9 @@ def load_labeller(teacher: TeacherSection, workers: int | None = None) -> Labell
 def check_failures(labelled: Labelled, max_failure_rate: float) -> None:
     """Raise TooManyFailures if more than that share of the images could not be read."""
     if labelled.failure_rate > max_failure_rate:
+        some = "; ".join(labelled.failures[:3]) + ("; …" if len(labelled.failures) > 3 else "")
         raise TooManyFailures(
-            f"{labelled.failures} of {labelled.images} images cannot be read ({labelled.failure_rate:.1%}, allowed "
-            f"{max_failure_rate:.1%}): `tutelage show {labelled.predictions[:8]}` lists them; mend them or raise "
-            f"--max-failure-rate"
+            f"{len(labelled.failures)} of {labelled.images} images cannot be read "
+            f"({labelled.failure_rate:.1%}, allowed {max_failure_rate:.1%}): mend them or raise "
+            f"--max-failure-rate ({some})"
         )

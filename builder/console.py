@@ -125,7 +125,7 @@ def describe_label(done: Labelled) -> str:
         if done.images_labelled
         else f"nothing to do: all {done.images} images are labelled"
     )
-    return rows(("predictions", done.predictions), ("labelled", did), ("unreadable", done.failures))
+    return rows(("predictions", done.predictions), ("labelled", did), ("unreadable", len(done.failures)))
 
 
 def describe_built(built: Built) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def describe_built(built: Built) -> dict[str, Any]:
         value |= {
             "predictions": built.labelled.predictions,
             "images_labelled": built.labelled.images_labelled,
-            "failures": built.labelled.failures,
+            "failures": list(built.labelled.failures),
         }
     if built.cut:
         manifest = built.cut.manifest
@@ -156,12 +156,8 @@ def build_text(built: Built) -> str:
     lines: list[tuple[str, object]] = [("pool", f"{built.pool.id[:12]}  {len(built.pool.images)} images")]
     if built.labelled:
         done = built.labelled
-        lines.append(
-            (
-                "label",
-                f"{done.predictions[:12]}  {done.images_labelled or 'none'} labelled now, {done.failures} unreadable",
-            )
-        )
+        now = f"{done.images_labelled or 'none'} labelled now, {len(done.failures)} unreadable"
+        lines.append(("label", f"{done.predictions[:12]}  {now}"))
     if built.cut:
         manifest, wrote = built.cut.manifest, built.cut.shards_written
         lines += version_lines(manifest)

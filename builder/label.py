@@ -16,7 +16,7 @@ from builder.engine import Advance, Track, default_workers, silent
 from builder.files import locked
 from builder.pool import REMOVED, Chunk, Pool, PoolImage
 from builder.predictions import REMOVED as REMOVED_STATUS
-from builder.predictions import Failure, count_failures, write_chunk, write_meta
+from builder.predictions import Failure, read_failures, write_chunk, write_meta
 from builder.sources import read_entry
 from builder.store import Store
 from teachers.base import Detections, Teacher, TeacherError, fingerprint
@@ -41,18 +41,19 @@ class Labeller(Protocol):
 
 @dataclass(frozen=True)
 class Labelled:
-    """What a label run did. Chunks and images over the whole pool; failures: images that cannot be read."""
+    """What a label run did. Chunks and images over the whole pool; failures: name and reason of each image that
+    cannot be read."""
 
     predictions: str
     chunks: int
     chunks_labelled: int
     images: int
     images_labelled: int
-    failures: int
+    failures: tuple[str, ...]
 
     @property
     def failure_rate(self) -> float:
-        return self.failures / max(1, self.images)
+        return len(self.failures) / max(1, self.images)
 
 
 def label(
@@ -83,7 +84,11 @@ def label(
                     _check(results, chunk, labeller)
                     shutil.rmtree(folder / chunk.digest, ignore_errors=True)
                     write_chunk(folder / chunk.digest, chunk, results)
-        failures = sum(count_failures(folder / c.digest) for c in chunks)
+        failures = tuple(
+            f"{chunk.images[position].name}: {error}"
+            for chunk in chunks
+            for position, error in read_failures(folder / chunk.digest)
+        )
     return Labelled(name, len(chunks), len(pending), sum(len(c.images) for c in chunks), images, failures)
 
 
@@ -91,7 +96,7 @@ def pending_chunks(pool: Pool, labeller: Labeller, store: Store, retry_failures:
     """The chunks that `label` would label."""
     folder = store.predictions / fingerprint(labeller.description)
     done = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return [c for c in pool.chunks() if c.digest not in done or (retry_failures and count_failures(folder / c.digest))]
+    return [c for c in pool.chunks() if c.digest not in done or (retry_failures and read_failures(folder / c.digest))]
 
 
 def _check(results: Sequence[Result], chunk: Chunk, labeller: Labeller) -> None:

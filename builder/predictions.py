@@ -100,13 +100,11 @@ def read_chunk(folder: Path) -> ChunkPredictions:
     return ChunkPredictions(images["status"].to_pylist(), images["error"].to_pylist(), image, label, score, boxes)
 
 
-def count_failures(folder: Path) -> int:
-    """Images of a finished chunk with status `error`."""
-    return (
-        pq.read_table(folder / "images.parquet", columns=["status"], partitioning=None)["status"]
-        .to_pylist()
-        .count(ERROR)
-    )
+def read_failures(folder: Path) -> list[tuple[int, str]]:
+    """Position in the chunk and error of each image of a finished chunk with status `error`."""
+    table = pq.read_table(folder / "images.parquet", columns=["status", "error"], partitioning=None)
+    pairs = enumerate(zip(table["status"].to_pylist(), table["error"].to_pylist(), strict=True))
+    return [(position, error) for position, (status, error) in pairs if status == ERROR]
 
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from builder.files import new_file
 BLOCK = 512
 END = bytes(2 * BLOCK)
 KEY = re.compile(r"[A-Za-z0-9_/-]{1,90}")
-BUFFER = 4 << 20
+BUFFER = 1 << 20
 MAX_MEMBER = 8**11 - 1
 """Bytes: what eleven octal digits of a USTAR header can say."""
 

@@ -179,12 +179,15 @@ def _by_stream(losses: Tensor, pseudo: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class JointStep:
-    """One step's joint loss. loss: what to call backward on; finite: False if any process has a NaN or infinite loss,
-    the same on all; ratio: what weighs the pseudo loss, raw_ratio: the same before clipping, averages: of the human and
-    pseudo loss, bias-corrected; each float32 (G, 2) or (G,) with one row, or one per term. terms: the normalised global
-    losses, (2,) each; positives: global, (2,)."""
+    """One step's joint loss. loss: what to call backward on. The rest is the same on all processes, float32 on the CPU.
+
+    value: the joint loss of the global batch; finite: False if any process has a NaN or infinite loss. terms: each
+    stream's normalised losses, (2,); positives: (2,). averages: of human and pseudo loss, bias-corrected, (G, 2), one
+    row in all or one per term; ratio: what weighs the pseudo loss, raw_ratio: the same before clipping, (G,).
+    """
 
     loss: Tensor
+    value: float
     finite: bool
     terms: dict[str, Tensor]
     positives: Tensor
@@ -238,10 +241,10 @@ class JointLoss:
         raw_ratio = mean[:, 0] / mean[:, 1].clamp(min=self.eps)
         ratio = raw_ratio.clamp(*self.clip)
 
-        human, pseudo = self._grouped(local / normaliser).unbind(1)
-        loss = (human.sum() + self.alpha * (ratio.to(pseudo.device) * pseudo).sum()) / (1 + self.alpha)
+        loss = world * self._combined(local / normaliser, ratio.to(local.device))
+        value = self._combined(values, ratio).item()
         terms = dict(zip(sums.terms, values, strict=True))
-        return JointStep(world * loss, finite, terms, positives, mean, raw_ratio, ratio, (averages, updates))
+        return JointStep(loss, value, finite, terms, positives, mean, raw_ratio, ratio, (averages, updates))
 
     def commit(self, step: JointStep) -> None:
         """Let the step's losses into the averages."""
@@ -252,6 +255,10 @@ class JointLoss:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._averages, self._updates = state["averages"], state["updates"]
+
+    def _combined(self, terms: Tensor, ratio: Tensor) -> Tensor:
+        human, pseudo = self._grouped(terms).unbind(1)
+        return (human.sum() + self.alpha * (ratio * pseudo).sum()) / (1 + self.alpha)
 
     def _grouped(self, terms: Tensor) -> Tensor:
         """(T, 2) terms as the (G, 2) groups with a ratio each."""

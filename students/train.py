@@ -64,7 +64,8 @@ class TrainRecipe(BaseModel):
     training. network: see NetworkConfig; its classes are those of the labels. init: `checkpoint:RUN` starts from the
     weights of that run, whose network must be the same.
     batch: images per step, over all GPUs. lr: the peak of a rise over the share `warmup` of the steps and a cosine fall
-    to 0 (AdamW). clip_norm: of the gradient. alpha, decay, per_term: see JointLoss.
+    to 0 (AdamW). clip_norm: of the gradient. flip: mirror half the images; off where left and right differ (text).
+    alpha, decay, per_term: see JointLoss.
     workers: processes that read images; save_every: steps; neither changes the weights.
     """
 
@@ -80,6 +81,7 @@ class TrainRecipe(BaseModel):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     clip_norm: PositiveFloat = 10.0
     augment: Literal["S1"] = "S1"
+    flip: bool = True
     alpha: NonNegativeFloat = 1.0
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     per_term: bool = False
@@ -151,12 +153,12 @@ def train(recipe: TrainRecipe, out: Path, store: Store, progress: Progress | Non
             skipped = 0 if moved else skipped + 1
             if skipped == MAX_SKIPPED:
                 raise TrainError(f"{skipped} steps in a row had no finite loss and gradient: lower lr {recipe.lr}")
-            if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
-                run.save(step + 1)
             before, seconds = time.perf_counter(), time.perf_counter() - before
             record = {"step": step + 1, "lr": rate, "gradient_norm": norm, "moved": moved, **_figures(result)}
             record |= {"images_per_s": recipe.batch / seconds}
             run.log(record)
+            if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
+                run.save(step + 1)
             if progress and accelerator.is_main_process:
                 progress(record)
     return out
@@ -186,10 +188,9 @@ def _descend(
         return math.nan, False
     accelerator.backward(result.loss)
     norm = float(accelerator.clip_grad_norm_(heads.parameters(), clip_norm))  # takes fp16's loss scale off first
-    if accelerator.scaler is None and not math.isfinite(norm):
-        return norm, False
-    optimizer.step()  # in fp16 it skips an infinite gradient by itself, and lowers the loss scale
-    return norm, not accelerator.optimizer_step_was_skipped
+    if accelerator.scaler is not None or math.isfinite(norm):
+        optimizer.step()  # in fp16 it skips an infinite gradient by itself, and lowers the loss scale
+    return norm, math.isfinite(norm)
 
 
 def _figures(result: JointStep) -> dict[str, float | list[float]]:
@@ -199,7 +200,7 @@ def _figures(result: JointStep) -> dict[str, float | list[float]]:
         return values.item() if values.numel() == 1 else values.tolist()
 
     human, pseudo = torch.stack(list(result.terms.values())).sum(0).tolist()
-    figures: dict[str, float | list[float]] = {"human": human, "pseudo": pseudo}
+    figures: dict[str, float | list[float]] = {"loss": result.value, "human": human, "pseudo": pseudo}
     for name, values in result.terms.items():
         figures |= {f"human_{name}": values[0].item(), f"pseudo_{name}": values[1].item()}
     figures |= {"human_positives": result.positives[0].item(), "pseudo_positives": result.positives[1].item()}
@@ -287,7 +288,7 @@ def _batches(recipe: TrainRecipe, plan: _Plan, accelerator: Accelerator, first: 
         plan.versions,
         size=plan.config.size,
         batch_size=recipe.batch // world,
-        augment=S1,
+        augment=replace(S1, flip=0.5 if recipe.flip else 0.0),
         fill=(red, green, blue),
         seed=recipe.seed,
         rank=accelerator.process_index,

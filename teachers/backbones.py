@@ -134,12 +134,13 @@ def _channels(body: nn.Module, levels: Sequence[int]) -> list[int]:
     training waits for a gradient of every parameter that wants one."""
     with torch.enable_grad():
         maps = body(torch.zeros(1, 3, PROBE, PROBE))
+        total = sum(features.sum() for features in maps)
     for features, stride in zip(maps, levels, strict=False):
         if features.ndim != 4 or features.shape[-2:] != (PROBE // stride, PROBE // stride):
             shape = tuple(features.shape)
             raise ValueError(f"its map of stride {stride} has the shape {shape} for a {PROBE}-pixel image")
     trained = [parameter for parameter in body.parameters() if parameter.requires_grad]
-    gradients = torch.autograd.grad(sum(features.sum() for features in maps), trained, allow_unused=True)
+    gradients = torch.autograd.grad(total, trained, allow_unused=True)
     for parameter, gradient in zip(trained, gradients, strict=True):
         parameter.requires_grad_(gradient is not None)
     return [features.shape[1] for features in maps]

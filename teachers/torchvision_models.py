@@ -167,7 +167,7 @@ def _device(options: TeacherOptions) -> torch.device:
         device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise TeacherError(f"device {options.device!r} cannot be used ({_first_line(error)}): write cpu or cuda") from error
+        raise TeacherError(f"device {options.device!r} cannot be used ({_first_line(error)}): write cpu") from error
     if options.dtype == "float16" and device.type != "cuda":
         raise TeacherError(f"dtype float16 needs a GPU, but the device is {device}: write float32 or bfloat16")
     return device

@@ -100,7 +100,9 @@ def test_defaults_are_torchvisions_anchors_and_a_small_network_is_small() -> Non
     ],
 )
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
-def test_pretrained_torchvision_maps_are_torchvisions(tmp_path: Path, backbone: str, nodes: list[str], norm: Any) -> None:
+def test_pretrained_torchvision_maps_are_torchvisions(
+    tmp_path: Path, backbone: str, nodes: list[str], norm: Any
+) -> None:
     """Oracle: torchvision's own feature extraction of the same weights, with batch norm statistics of its own."""
     torch.manual_seed(0)
     model = get_model(backbone, weights=None).eval()
@@ -144,7 +146,7 @@ def test_pretrained_timm_weights_and_norms(tmp_path: Path) -> None:
         build_network(replace(config, norm="group"))
 
 
-@pytest.mark.parametrize(("height", "width"), [(300, 480), (97, 33), (24, 60), (64, 64), (500, 3)])
+@pytest.mark.parametrize(("height", "width"), [(300, 480), (97, 33), (24, 60), (64, 64), (200, 9)])
 def test_inference_sees_the_pixels_training_saw(height: int, width: int) -> None:
     """Oracle: Pillow's resize, as the loader does it; bottom and right are padding."""
     smooth = np.array(Image.fromarray(scene(8, 8)).resize((width, height), Image.Resampling.BICUBIC))
@@ -183,7 +185,7 @@ def test_a_result_depends_on_nothing_else_in_the_batch() -> None:
         ({"backbone": "resnet18"}, "timm:NAME"),
         ({"backbone": "timm:no_such"}, "no_such"),
         ({"backbone": "torchvision:no_such"}, "no_such"),
-        ({"backbone": "torchvision:vit_b_16"}, "no stages"),
+        ({"backbone": "torchvision:shufflenet_v2_x0_5"}, "no stages"),
         ({"norm": "frozen"}, "pretrained"),
         ({"pretrained": "missing.pth"}, "missing.pth"),
         ({"pretrained": "DEFAULT", "mean": (0.1, 0.2, 0.3)}, "mean"),
@@ -268,14 +270,17 @@ def test_fingerprint_covers_what_decides_predictions(tmp_path: Path) -> None:
 
 
 def test_bfloat16_keeps_boxes_where_they_are(tmp_path: Path) -> None:
-    """At 640 pixels bfloat16 coordinates would be off by up to 2: anchors and decoding stay float32."""
-    run = save_run(tmp_path / "run", replace(TINY, size=640, levels=(32,)))
+    """At 640 pixels bfloat16 coordinates would be off by up to 2: anchors and decoding stay float32. (Autocast lets
+    batch norm give bfloat16 features; group norm gives float32.)"""
+    run = save_run(tmp_path / "run", replace(TINY, size=640, levels=(32,), norm="batch"))
     full, half = (
-        CheckpointTeacher(run, TeacherOptions(floor=0.0, nms_iou=1.0, max_detections=1200, dtype=dtype)).predict(
-            [scene(640, 640)]
-        )[0]
+        CheckpointTeacher(
+            run, TeacherOptions(floor=0.0, nms_iou=1.0, top_k=1200, max_detections=1200, dtype=dtype)
+        ).predict([scene(640, 640)])[0]
         for dtype in ("float32", "bfloat16")
     )
     assert len(full) == len(half) == 1200  # 20 x 20 points, 3 classes
-    order_full, order_half = (np.lexsort((*found.boxes[:, :2].round(-1).T, found.labels)) for found in (full, half))
-    assert np.abs(full.boxes[order_full] - half.boxes[order_half]).max() < 0.7
+    for label in range(3):
+        ours, theirs = (found.boxes[found.labels == label] for found in (half, full))
+        farthest_side = np.abs(ours[:, None] - theirs[None]).max(2)
+        assert farthest_side.min(1).max() < 0.7

@@ -224,21 +224,21 @@ def test_a_batch_gives_what_its_images_give_alone(tmp_path: Path, batch: int | s
 
 def overlapping(*objectness: float) -> np.ndarray:
     """From the first cells of stride 8 dogs at 0, 0, 16, 16, each one pixel further right; from the last cell of stride
-    16 a box apart from them that is a cat by .27 and a dog by .24."""
+    16 a box apart from them that is a cat by .855 and a dog by .76."""
     rows = [(cell, [1 - cell + cell / 8, 1, np.log(2), np.log(2), o, 0, 1]) for cell, o in enumerate(objectness)]
-    return raw_output(*rows, (CELLS - 1, [0.5, 0.5, 0, 0, 0.3, 0.9, 0.8]))
+    return raw_output(*rows, (CELLS - 1, [0.5, 0.5, 0, 0, 0.95, 0.9, 0.8]))
 
 
 @pytest.mark.parametrize(
     ("options", "scores"),
     [
-        ({}, [0.9, 0.27, 0.24]),
-        ({"floor": 0.25}, [0.9, 0.27]),
-        ({"nms_iou": 0.8}, [0.9, 0.7, 0.27, 0.24]),  # one pixel apart: IoU .88; two: .78
-        ({"nms_iou": 0.9}, [0.9, 0.8, 0.7, 0.27, 0.24]),
-        ({"nms_iou": 0.9, "max_detections": 2}, [0.9, 0.8]),
-        ({"nms_iou": 0.9, "top_k": 1}, [0.9, 0.27]),  # the best of each level
-        ({"nms_iou": 0.9, "top_k": 2}, [0.9, 0.8, 0.27, 0.24]),
+        ({}, [0.9, 0.855, 0.76]),
+        ({"floor": 0.8}, [0.9, 0.855]),
+        ({"nms_iou": 0.8}, [0.9, 0.855, 0.76, 0.7]),  # one pixel apart: IoU .88; two: .78
+        ({"nms_iou": 0.9}, [0.9, 0.855, 0.8, 0.76, 0.7]),
+        ({"nms_iou": 0.9, "max_detections": 3}, [0.9, 0.855, 0.8]),
+        ({"nms_iou": 0.9, "top_k": 1}, [0.9, 0.855]),  # the best of each level
+        ({"nms_iou": 0.9, "top_k": 2}, [0.9, 0.855, 0.8, 0.76]),
     ],
 )
 def test_options_decide_which_boxes_stay(tmp_path: Path, options: dict[str, Any], scores: list[float]) -> None:

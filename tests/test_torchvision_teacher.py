@@ -90,19 +90,28 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def assert_same(found: Detections, expected: dict[str, np.ndarray], label_shift: int = 1) -> None:
-    assert len(found) == len(expected["scores"]) > 0
-    np.testing.assert_allclose(found.scores, expected["scores"], rtol=1e-4)
-    np.testing.assert_allclose(found.boxes, expected["boxes"], atol=1e-2)
-    np.testing.assert_array_equal(found.labels, expected["labels"] - label_shift)
+    """The same boxes in the same order, but for those without area, which torchvision may return."""
+    boxes = expected["boxes"]
+    area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    assert len(found) == area.sum() > 0
+    np.testing.assert_allclose(found.scores, expected["scores"][area], rtol=1e-5)
+    np.testing.assert_allclose(found.boxes, boxes[area], atol=1e-3)
+    np.testing.assert_array_equal(found.labels, expected["labels"][area] - label_shift)
+
+
+def share_in(a: Detections, b: Detections) -> float:
+    """The share of a's boxes that b has, too, up to rounding and in any order (equal scores may change places)."""
+    same = (np.abs(a.boxes[:, None] - b.boxes).max(-1) < 0.05) & (np.abs(a.scores[:, None] - b.scores) < 1e-3)
+    return float((same & (a.labels[:, None] == b.labels)).any(1).mean()) if len(a) else 1.0
 
 
 @pytest.mark.parametrize("name", KEYWORDS)
 def test_it_predicts_what_the_bare_model_does_with_these_settings(name: str, weights: Callable[[str], str]) -> None:
-    images = [picture(100, 80), picture(100, 80, seed=1), picture(120, 90, seed=2)]
+    images = [picture(100, 80), picture(120, 90, seed=1)]
     sizes = {} if name == SSDLITE else RESIZE
     # RetinaNet and FCOS need no background; with as many names as outputs, the first output is a class.
     classes = ("z", "a", "b", "c") if name in (RETINANET, FCOS) else ("a", "b", "c")
-    options = replace(OPTIONS, weights=weights(name), classes=classes, upscale=True, **sizes)
+    options = replace(OPTIONS, weights=weights(name), classes=classes, upscale=True, batch_size=1, **sizes)
     teacher = load_teacher(f"torchvision:{name}", options)
     model = bare_model(name, **KEYWORDS[name])
     for image, found in zip(images, teacher.predict(images), strict=True):
@@ -131,11 +140,10 @@ def test_an_image_does_not_depend_on_its_batch_mates(name: str, weights: Callabl
     teacher = TorchvisionTeacher(name, replace(OPTIONS, weights=weights(name), batch_size=3, **sizes))
     together = teacher.predict(images)
     assert teacher.predict([]) == []
-    assert sum(map(len, together)) > 20
+    assert sum(map(len, together)) > 50
     for image, found in zip(images, together, strict=True):
         alone = teacher.predict([image])[0]
-        np.testing.assert_allclose(found.scores, alone.scores, rtol=1e-4)
-        np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-2)
+        assert min(share_in(found, alone), share_in(alone, found)) >= 0.9
 
 
 def test_outputs_that_are_no_class_are_left_out(weights: Callable[[str], str]) -> None:
@@ -201,15 +209,15 @@ def test_the_hash_of_the_weights_does_not_depend_on_the_file(tmp_path: Path, wei
     assert len({state_sha256(other) for other in (state, *others)}) == 5
 
 
-@pytest.mark.parametrize("name", [RETINANET, FASTER, SSDLITE])
+@pytest.mark.parametrize("name", [RETINANET, FASTER])
 def test_half_precision_keeps_anchors_exact(tmp_path: Path, name: str) -> None:
     """With the regression at 0 a box is its anchor. bfloat16 knows 96 pixels to .5, and so would the anchors be."""
     regression = re.compile(r"bbox_reg|bbox_pred|regression_head")
     state = random_state(name)
     save_file({k: v * 0 if regression.search(k) else v for k, v in state.items()}, tmp_path / "w.safetensors")
-    sizes = {} if name == SSDLITE else {"min_size": 96, "max_size": 96}
-    full = replace(OPTIONS, weights=str(tmp_path / "w.safetensors"), floor=0.0, nms_iou=1.0, top_k=10000, **sizes)
     image = picture(96, 96)
+    full = replace(OPTIONS, weights=str(tmp_path / "w.safetensors"), floor=0.0, nms_iou=1.0, top_k=10000)
+    full = replace(full, min_size=96, max_size=96)
     boxes = TorchvisionTeacher(name, replace(full, max_detections=10000)).predict([image])[0].boxes
     half = TorchvisionTeacher(name, replace(full, dtype="bfloat16", top_k=20)).predict([image])[0]
     assert len(half) >= 20
@@ -256,7 +264,7 @@ def test_published_weights_bring_their_classes(tmp_path: Path, monkeypatch: pyte
         (SSDLITE, {"classes": ("N/A",) * 3}, r"classes of ssdlite.* must be different names, not none"),
         (SSDLITE, {"min_size": 100}, r"min_size=100 has no meaning for ssdlite.*, whose input size is fixed"),
         (SSDLITE, {"dtype": "float16"}, r"float16 needs a GPU, but the device is cpu"),
-        (SSDLITE, {"device": "abacus"}, r"device 'abacus' cannot be used .*: write cpu or cuda"),
+        (SSDLITE, {"device": "abacus"}, r"device 'abacus' cannot be used .*: write cpu"),
         ("ssd300_vgg16", {}, r"holds no weights of ssd300_vgg16: it lacks head"),
     ],
 )
@@ -296,7 +304,9 @@ def test_damaged_and_foreign_weights_are_refused(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "layer"), [(SSDLITE, "regression"), (SSDLITE, "classification"), (FASTER, "cls_score")])
+@pytest.mark.parametrize(
+    ("name", "layer"), [(SSDLITE, "regression"), (SSDLITE, "classification"), (FASTER, "cls_score")]
+)
 def test_a_model_that_gives_nan_fails_the_batch(tmp_path: Path, name: str, layer: str) -> None:
     """Torchvision itself would return no boxes where the scores are NaN."""
     state = random_state(name)

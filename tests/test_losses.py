@@ -1,0 +1,324 @@
+"""The losses of a mixed batch against torchvision's and figures worked out by hand; the joint loss on two processes."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, distributed, multiprocessing
+from torch.nn.parallel import DistributedDataParallel
+
+from students.loader import Target
+from students.losses import DenseForward, JointLoss, StreamSums, assign, detection_sums
+from teachers.networks import Detector, NetworkConfig, build_network
+
+SIZE, CLASSES = 64, ("a", "b", "c")
+FOCAL_OF_ZERO = 0.75 * 0.5**2 * math.log(2)
+"""Focal loss of a background output whose logit is 0: (1 - alpha) * p^2 * -log(1 - p), alpha .25, gamma 2."""
+
+
+def make_network(
+    arch: Any, levels: tuple[int, ...] = (8, 16), classes: tuple[str, ...] = CLASSES, norm: Any = "group"
+) -> Detector:
+    torch.manual_seed(0)
+    return build_network(
+        NetworkConfig(
+            arch=arch,
+            backbone="timm:test_resnet",
+            classes=classes,
+            size=SIZE,
+            channels=16,
+            head_depth=1,
+            levels=levels,
+            norm=norm,
+        )
+    )
+
+
+def make_target(boxes: list[list[float]], labels: list[int] | None = None, ignore: list[list[float]] = ()) -> Target:  # type: ignore[assignment]
+    return Target(
+        torch.tensor(boxes).reshape(-1, 4),
+        torch.tensor([0] * len(boxes) if labels is None else labels, dtype=torch.int64),
+        torch.tensor(list(ignore)).reshape(-1, 4),
+    )
+
+
+def random_target(rng: np.random.Generator, count: int, ignored: int = 0) -> Target:
+    corners = rng.uniform(0, SIZE - 4, (count + ignored, 2))
+    sides = rng.uniform(3, SIZE, (count + ignored, 2))
+    boxes = np.concatenate([corners, np.minimum(corners + sides, SIZE)], axis=1).tolist()
+    return make_target(boxes[:count], rng.integers(0, 3, count).tolist(), boxes[count:])
+
+
+def random_images(count: int) -> Tensor:
+    return torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def zero_sums(human: tuple[float, float], pseudo: tuple[float, float], **grad: bool) -> StreamSums:
+    """One term; each stream as (sum, positives)."""
+    sums = torch.tensor([human[0], pseudo[0]], **grad)
+    return StreamSums({"loss": sums}, torch.tensor([human[1], pseudo[1]]))
+
+
+@pytest.mark.parametrize("arch", ["fcos", "retinanet"])
+@pytest.mark.parametrize("seed", range(4))
+def test_human_images_have_torchvisions_loss(arch: str, seed: int) -> None:
+    """Oracle: compute_loss of torchvision. RetinaNet's is an average over images, so one image at a time."""
+    network, rng = make_network(arch), np.random.default_rng(seed)
+    images, targets = random_images(3), [random_target(rng, count) for count in (7, 0, 1)]
+    with torch.no_grad():
+        for pick in [[0, 1, 2]] if arch == "fcos" else [[0], [1], [2]]:
+            outputs = DenseForward(network)(images[pick])
+            theirs = {"boxes": [targets[i].boxes for i in pick], "labels": [targets[i].labels for i in pick]}
+            records = [{"boxes": b, "labels": c} for b, c in zip(*theirs.values(), strict=True)]
+            anchors = [outputs.anchors] * len(pick)
+            levels = (outputs.levels,) if arch == "fcos" else ()
+            expected = list(network.compute_loss(records, outputs.heads, anchors, *levels).values())
+            sums = detection_sums(
+                network, outputs, [targets[i] for i in pick], torch.zeros(len(pick), dtype=torch.bool)
+            )
+            ours = [term[0] / sums.positives[0].clamp(min=1) for term in sums.terms.values()]
+            torch.testing.assert_close(torch.stack(ours), torch.stack(expected))
+            assert all(term[1] == 0 for term in sums.terms.values()) and sums.positives[1] == 0
+            assert sums.positives[0] > 0 or pick == [1]
+
+
+@pytest.mark.parametrize("arch", ["fcos", "retinanet"])
+def test_streams_do_not_mix(arch: str) -> None:
+    """In one forward over both, each stream has the sums it has alone, in any order."""
+    network, rng = make_network(arch), np.random.default_rng(0)
+    images, targets = random_images(4), [random_target(rng, count, ignored=2) for count in (3, 1, 0, 5)]
+    pseudo = torch.tensor([False, True, False, True])
+
+    def sums(pick: list[int]) -> StreamSums:
+        with torch.no_grad():
+            return detection_sums(
+                network, DenseForward(network)(images[pick]), [targets[i] for i in pick], pseudo[pick]
+            )
+
+    mixed, parts = sums([0, 1, 2, 3]), [sums([0, 2]), sums([3, 1])]
+    for stream, part in enumerate(parts):
+        assert mixed.positives[stream] == part.positives[stream] > 0
+        for name, term in mixed.terms.items():
+            torch.testing.assert_close(term[stream], part.terms[name][stream])
+
+
+def classification_of_zeros(network: Detector, target: Target) -> float:
+    """The classification sum of one image, where every logit is 0."""
+    outputs = DenseForward(network)(random_images(1))
+    outputs.heads["cls_logits"] = torch.zeros_like(outputs.heads["cls_logits"])
+    return float(detection_sums(network, outputs, [target], torch.tensor([True])).terms["classification"][1])
+
+
+def test_points_in_an_ignore_box_leave_the_classification_loss() -> None:
+    """FCOS on a grid of 8 x 8 points at multiples of 8, one class."""
+    network = make_network("fcos", levels=(8,), classes=("a",))
+    everything = classification_of_zeros(network, make_target([]))
+    assert everything == pytest.approx(64 * FOCAL_OF_ZERO)
+    without_four = classification_of_zeros(network, make_target([], ignore=[[4, 4, 20, 20]]))  # (8, 8) to (16, 16)
+    assert without_four == pytest.approx(60 * FOCAL_OF_ZERO)
+    two_boxes = make_target([], ignore=[[4, 4, 20, 20], [15, 15, 25, 17]])  # (16, 16) is in both, (24, 16) is new
+    assert classification_of_zeros(network, two_boxes) == pytest.approx(59 * FOCAL_OF_ZERO)
+    assert (
+        classification_of_zeros(network, make_target([], ignore=[[0, 0, 8, 8]])) == everything
+    )  # on the edge: outside
+
+
+def test_positives_stay_inside_an_ignore_box() -> None:
+    """The box holds the one point (16, 16). A positive's output of 0 costs .25 * .5^2 * log 2, a third of background's.
+    The region holds 7 x 7 points; those at 0 are on its edge, which is outside."""
+    network = make_network("fcos", levels=(8,), classes=("a",))
+    whole = [0.0, 0.0, SIZE, SIZE]
+    found = classification_of_zeros(network, make_target([[10, 10, 22, 22]], ignore=[whole]))
+    assert found == pytest.approx((64 - 49 + 1 / 3) * FOCAL_OF_ZERO)
+
+
+def iou_and_share(anchor: list[float], box: list[float]) -> tuple[float, float]:
+    """IoU of the two, and the share of the anchor that is in the box."""
+    width = max(0.0, min(anchor[2], box[2]) - max(anchor[0], box[0]))
+    height = max(0.0, min(anchor[3], box[3]) - max(anchor[1], box[1]))
+    both = width * height
+    first, second = ((b[2] - b[0]) * (b[3] - b[1]) for b in (anchor, box))
+    return both / (first + second - both), both / first
+
+
+@pytest.mark.parametrize(
+    "ignore",
+    [[[5, 5, 60, 50]], [[20, 20, 23, 23]], [[0, 0, 64, 64], [3, 3, 9, 30]], [[12, 30, 40, 62]]],
+    ids=["large", "smaller than any anchor", "all and one more", "middle"],
+)
+def test_anchors_an_ignore_box_explains_leave_the_classification_loss(ignore: list[list[float]]) -> None:
+    """RetinaNet, by loops over anchors: gone are IoU >= .4, an ignore box's best anchors, and those half inside it."""
+    network = make_network("retinanet", levels=(16,))
+    truth = [[8.0, 8.0, 40.0, 40.0], [30.0, 2.0, 62.0, 30.0]]
+    target = make_target(truth, ignore=ignore)
+    outputs = DenseForward(network)(random_images(1))
+    matched, counted = (values[0].tolist() for values in assign(network, outputs, [target]))
+    anchors = outputs.anchors.tolist()
+    with_truth = np.array([[iou_and_share(anchor, box)[0] for anchor in anchors] for box in truth])
+    with_ignore = np.array([[iou_and_share(anchor, box) for anchor in anchors] for box in ignore])
+    seen = 0
+    for i in range(len(anchors)):
+        best_for_a_truth = any(with_truth[j, i] >= with_truth[j].max() - 1e-6 for j in range(len(truth)))
+        positive = with_truth[:, i].max() >= 0.5 or best_for_a_truth
+        best_for_ignore = any(row[i, 0] >= row[:, 0].max() - 1e-6 for row in with_ignore)
+        explained = best_for_ignore or bool((with_ignore[:, i] >= [0.4, 0.5]).any())
+        background = with_truth[:, i].max() < 0.4 and not explained
+        assert (matched[i] >= 0, counted[i]) == (positive, positive or background)
+        seen += explained and not positive
+    assert seen > 0
+
+
+def test_an_image_without_boxes_teaches_background_only() -> None:
+    for arch in ("fcos", "retinanet"):
+        network = make_network(arch)
+        outputs = DenseForward(network)(random_images(2))
+        sums = detection_sums(network, outputs, [make_target([])] * 2, torch.tensor([False, True]))
+        assert sums.positives.tolist() == [0, 0]
+        assert all((term > 0).all() == (name == "classification") for name, term in sums.terms.items())
+        JointLoss()(sums).loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters() if p.requires_grad)
+
+
+def test_joint_loss_by_hand() -> None:
+    joint = JointLoss(alpha=0.5, decay=0.9)
+    sums = StreamSums({"a": torch.tensor([4.0, 9.0]), "b": torch.tensor([2.0, 3.0])}, torch.tensor([2.0, 3.0]))
+    first = joint(sums)  # L_h = 6 / 2 = 3, L_p = 12 / 3 = 4: ratio 3 / 4
+    assert first.ratio.item() == pytest.approx(0.75)
+    assert first.loss.item() == first.value == pytest.approx((3 + 0.5 * 0.75 * 4) / 1.5)
+    assert first.averages.tolist() == [pytest.approx([3, 4])]
+    assert first.terms["a"].tolist() == [2, 3] and first.positives.tolist() == [2, 3]
+    joint.commit(first)
+    second = joint(zero_sums((1.0, 1.0), (8.0, 2.0)))  # averages (.9 * .1 * L1 + .1 * L2) / (1 - .9^2)
+    human, pseudo = (0.09 * 3 + 0.1 * 1) / 0.19, (0.09 * 4 + 0.1 * 4) / 0.19
+    assert second.averages.tolist() == [pytest.approx([human, pseudo])]
+    assert second.loss.item() == pytest.approx((1 + 0.5 * human / pseudo * 4) / 1.5)
+    per_term = JointLoss(per_term=True)(sums)  # L_h = 2, 1 and L_p = 3, 1
+    assert per_term.ratio.tolist() == pytest.approx([2 / 3, 1])
+    assert per_term.loss.item() == pytest.approx((2 + 1 + 2 / 3 * 3 + 1 * 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("human", "pseudo", "ratio", "raw"),
+    [
+        ((5.0, 2.0), (10.0, 4.0), 1.0, 1.0),
+        ((500.0, 1.0), (1.0, 1.0), 10.0, 500.0),
+        ((1.0, 1.0), (500.0, 1.0), 0.1, 0.002),
+        ((1e-6, 1.0), (0.0, 1.0), 10.0, 100.0),  # the denominator is at least 1e-8
+        ((3.0, 1.0), (7.0, 0.0), 1.0, 1.0),  # no pseudo positive, no average: nothing to rescale by
+        ((3.0, 1.0), (0.0, 0.0), 1.0, 1.0),
+    ],
+)
+def test_ratio(human: tuple[float, float], pseudo: tuple[float, float], ratio: float, raw: float) -> None:
+    step = JointLoss(alpha=2.0)(zero_sums(human, pseudo))
+    assert (step.ratio.item(), step.raw_ratio.item()) == (pytest.approx(ratio), pytest.approx(raw))
+    values = [total / max(count, 1) for total, count in (human, pseudo)]
+    assert step.loss.item() == pytest.approx((values[0] + 2 * ratio * values[1]) / 3)
+
+
+def test_alpha_zero_is_the_supervised_loss_and_the_ratio_has_no_gradient() -> None:
+    supervised = zero_sums((6.0, 2.0), (7.0, 3.0), requires_grad=True)
+    step = JointLoss(alpha=0.0)(supervised)
+    step.loss.backward()
+    assert step.loss.item() == 3 and supervised.terms["loss"].grad.tolist() == [0.5, 0]
+    joint = zero_sums((6.0, 2.0), (7.0, 3.0), requires_grad=True)
+    JointLoss(alpha=1.0)(joint).loss.backward()
+    ratio = (6 / 2) / (7 / 3)
+    assert joint.terms["loss"].grad.tolist() == pytest.approx([0.5 / 2, 0.5 * ratio / 3])
+
+
+def test_only_committed_finite_steps_with_both_streams_move_the_averages() -> None:
+    joint = JointLoss()
+    joint.commit(joint(zero_sums((2.0, 1.0), (4.0, 1.0))))
+    before = joint.state_dict()
+    joint(zero_sums((9.0, 1.0), (1.0, 1.0)))  # a step that was skipped after its loss
+    joint.commit(joint(zero_sums((9.0, 1.0), (9.0, 0.0))))
+    for broken in (math.nan, math.inf):
+        for sums in (zero_sums((broken, 1.0), (1.0, 1.0)), zero_sums((1.0, 1.0), (broken, 1.0))):
+            step = joint(sums)
+            assert not step.finite
+            joint.commit(step)
+    assert joint.state_dict()["updates"] == before["updates"] == 1
+    assert torch.equal(joint.state_dict()["averages"], before["averages"])
+    assert joint(zero_sums((2.0, 1.0), (4.0, 1.0))).finite
+
+
+def test_averages_go_through_a_file(tmp_path: Path) -> None:
+    ours, theirs = JointLoss(per_term=True), JointLoss(per_term=True)
+    steps = [StreamSums({"a": torch.rand(2), "b": torch.rand(2)}, torch.tensor([3.0, 5.0])) for _ in range(5)]
+    for sums in steps[:3]:
+        ours.commit(ours(sums))
+    torch.save(ours.state_dict(), tmp_path / "state.pt")
+    theirs.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for sums in steps[3:]:
+        for joint in (ours, theirs):
+            joint.commit(joint(sums))
+        assert torch.equal(ours(sums).ratio, theirs(sums).ratio)
+
+
+def batch_of_eight() -> tuple[Tensor, list[Target], Tensor]:
+    """Positives are spread unevenly over the two halves, which are what two processes get."""
+    rng = np.random.default_rng(0)
+    targets = [random_target(rng, count, ignored=1) for count in (6, 1, 5, 0, 0, 1, 9, 2)]
+    return random_images(8), targets, torch.tensor([False, False, True, True] * 2)
+
+
+def joint_gradient(rank: int, world: int, folder: str) -> None:
+    """The gradient and the ratio of the second of two steps, as rank `rank` of `world` sees them, into a file."""
+    torch.set_num_threads(1)
+    network = make_network("fcos")
+    heads: torch.nn.Module = DenseForward(network)
+    if world > 1:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        meeting = f"file://{folder}/meeting"
+        distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
+        heads = DistributedDataParallel(heads)
+    images, targets, pseudo = batch_of_eight()
+    share = slice(rank * 8 // world, (rank + 1) * 8 // world)
+    joint = JointLoss(alpha=0.7)
+    for _ in range(2):
+        network.zero_grad()
+        step = joint(detection_sums(network, heads(images[share]), targets[share], pseudo[share]))
+        step.loss.backward()
+        joint.commit(step)
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.requires_grad}
+    seen = {
+        "value": torch.tensor(step.value),
+        "averages": step.averages,
+        "positives": step.positives,
+        "ratio": step.ratio,
+    }
+    torch.save(gradients | seen, f"{folder}/{world}-{rank}.pt")
+    if world > 1:
+        distributed.destroy_process_group()
+
+
+def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    joint_gradient(0, 1, str(tmp_path))
+    multiprocessing.spawn(joint_gradient, (2, str(tmp_path)), nprocs=2)
+    alone, *parts = (torch.load(tmp_path / name, weights_only=True) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
+    for part in parts:
+        for name, value in alone.items():
+            torch.testing.assert_close(part[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    assert alone["positives"].min() > 0
+
+
+@pytest.mark.parametrize("arch", ["fcos", "retinanet"])
+def test_autocast_leaves_anchors_and_losses_in_float32(arch: str) -> None:
+    network, rng = make_network(arch, norm="batch"), np.random.default_rng(3)  # features come out as bfloat16
+    targets = [random_target(rng, count) for count in (3, 4)]
+    found = []
+    for enabled in (False, True):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            outputs = DenseForward(network)(random_images(2))
+        assert {output.dtype for output in (*outputs.heads.values(), outputs.anchors)} == {torch.float32}
+        found.append((outputs.anchors, detection_sums(network, outputs, targets, torch.tensor([False, True]))))
+    (anchors, full), (anchors_half, half) = found
+    assert torch.equal(anchors, anchors_half) and torch.equal(full.positives, half.positives)
+    for name, term in full.terms.items():
+        torch.testing.assert_close(half.terms[name], term, rtol=0.03, atol=0)

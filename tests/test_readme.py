@@ -1,0 +1,83 @@
+"""The README's commands run as written, in order, on its own recipes; only training lengths and sizes are cut."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from scenes import Counts, make_scenes
+
+from builder import cli
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.partition("    #")[0].strip() for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()
+]
+PYTHON = [block for kind, block in BLOCKS if kind == "python"]
+SMALL = [
+    (r"^steps: \d+", "steps: 3\nbatch: 4\nworkers: 0"),
+    (r"network: .*", "network: {backbone: 'timm:test_resnet', size: 96, channels: 16, head_depth: 1, levels: [8, 16]}"),
+]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The reader's folder: `data/` with labels and pool, and the README's recipes."""
+    folder = tmp_path_factory.mktemp("readme")
+    make_scenes(folder / "data", Counts(labelled=6, truth=1, pool=12, test=6))
+    for kind, block in BLOCKS:
+        if kind == "yaml":
+            name = re.match(r"# (\S+\.yaml)\n", block)
+            assert name, f"a YAML block must begin with its file's name: {block[:40]!r}"
+            for pattern, small in SMALL:
+                block = re.sub(pattern, small, block, flags=re.MULTILINE)
+            (folder / name[1]).write_text(block)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("HF_HOME", str(folder / "cache"))
+        patch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
+        yield folder
+
+
+def test_every_command_runs_as_written(workspace: Path) -> None:
+    runner = CliRunner()
+    assert sum(command.startswith("tutelage") for command in COMMANDS) >= 8
+    for command in filter(None, COMMANDS):
+        program, *arguments = shlex.split(command)
+        if program == "make":
+            assert re.search(f"^{arguments[0]}:", (Path(__file__).parent.parent / "Makefile").read_text(), re.MULTILINE)
+            continue
+        entry = {"tutelage": cli.main, "build-pseudo": cli.build}[program]
+        result = runner.invoke(entry, arguments)
+        assert result.exit_code == 0, f"{command}\n{result.output}"
+    for block in PYTHON:
+        exec(compile(block, "README.md", "exec"), {})  # noqa: S102 - our own README
+
+
+def test_every_command_is_in_the_readme_and_has_help_worth_reading() -> None:
+    for name, command in cli.main.commands.items():
+        assert re.search(rf"\b{name}\b", README), f"README does not mention {name}"
+        assert command.help and len(command.help) > 60, name
+        for parameter in command.params:
+            assert parameter.param_type_name == "argument" or getattr(parameter, "help", None), (
+                f"{name} {parameter.name}"
+            )
+
+
+def test_the_recipe_reference_lists_every_key() -> None:
+    from dataclasses import fields
+
+    from builder.recipe import PoolOptions, Recipe, TeacherSection
+    from builder.rules import Keep
+    from students.train import TrainRecipe
+    from teachers.base import TeacherOptions
+
+    table = README.partition("## Recipe reference")[2]
+    keys = [*Recipe.model_fields, *PoolOptions.model_fields, *Keep.model_fields, *TrainRecipe.model_fields]
+    keys += [key for key in TeacherSection.model_fields if key != "options"] + [f.name for f in fields(TeacherOptions)]
+    assert [key for key in keys if key not in table] == []

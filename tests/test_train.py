@@ -1,0 +1,259 @@
+"""Training: a tiny real problem, resuming to the bit, joint with a version, on two processes, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import multiprocessing
+
+from builder import BuildError
+from builder.store import Store
+from builder.truth import read_coco
+from students.evaluate import evaluate
+from students.run import TrainError
+from students.train import TrainRecipe, learning_rate, load_train_recipe, train
+from teachers.base import TeacherError, TeacherOptions
+from teachers.checkpoint import CheckpointTeacher
+from teachers.networks import NetworkConfig, load_checkpoint
+from tests.rectangles import write_rectangles, write_version
+
+NETWORK = {"backbone": "timm:test_resnet", "size": 64, "channels": 16, "head_depth": 1, "levels": [8, 16]}
+SHORT = {"steps": 6, "batch": 4, "workers": 0, "save_every": 3, "lr": 1e-3}
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """COCO JSON of 12 scenes of coloured rectangles."""
+    return write_rectangles(tmp_path_factory.mktemp("scenes"), 12)
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Path:
+    """A version of 8 other scenes: every second object is an ignore region."""
+    other = write_rectangles(tmp_path_factory.mktemp("others"), 8, seed=1)
+    return write_version(tmp_path_factory.mktemp("version"), read_coco(other), ["red", "green", "blue"])
+
+
+def make_recipe(scenes: Path, **changes: Any) -> TrainRecipe:
+    network = NetworkConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in NETWORK.items()})
+    return TrainRecipe(**{"labelled": scenes, "network": network, **SHORT, **changes})
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def interrupt_at(step: int) -> Any:
+    def progress(record: Mapping[str, Any]) -> None:
+        if record["step"] == step:
+            raise Interrupted
+
+    return progress
+
+
+def test_a_student_learns_and_its_run_says_what_it_is(scenes: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(scenes, steps=120, batch=8, lr=5e-3, save_every=1000)
+    run = train(recipe, tmp_path / "run", Store(tmp_path))
+    log = read_log(run)
+    assert [record["step"] for record in log] == list(range(1, 121))
+    first, last = (np.mean([record["human"] for record in part]) for part in (log[:5], log[-5:]))
+    assert last < 0.5 * first
+    assert all(record["moved"] and record["gradient_norm"] > 0 and record["images_per_s"] > 0 for record in log)
+    meta = json.loads((run / "meta.json").read_text())
+    assert meta["step"] == 120 and meta["classes"] == ["red", "green", "blue"]
+    truth = read_coco(scenes)
+    assert meta["trained_on"] == sorted(hashlib.sha256(i.path.read_bytes()).hexdigest() for i in truth.images)
+    assert meta["recipe"]["labelled"]["sha256"] == hashlib.sha256(scenes.read_bytes()).hexdigest()
+    assert str(scenes.parent) not in (run / "meta.json").read_text()
+    teacher = CheckpointTeacher(run, TeacherOptions())
+    assert teacher.trained_on == meta["trained_on"]
+    metrics, _ = evaluate(teacher, truth)
+    assert metrics["AP50"] > 0.3
+
+
+@pytest.mark.parametrize("joint", [False, True], ids=["supervised", "joint"])
+def test_an_interrupted_run_ends_with_the_same_weights(
+    scenes: Path, version: Path, tmp_path: Path, joint: bool
+) -> None:
+    recipe = make_recipe(scenes, pseudo=(str(version),) if joint else ())
+    whole = train(recipe, tmp_path / "whole", Store(tmp_path))
+    torch.manual_seed(99)
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "cut", Store(tmp_path), interrupt_at(5))
+    assert len(read_log(tmp_path / "cut")) == 5  # two of which are not in the save of step 3
+    torch.manual_seed(98)
+    again = train(recipe.model_copy(update={"workers": 1}), tmp_path / "cut", Store(tmp_path))
+    assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert (again / "meta.json").read_bytes() == (whole / "meta.json").read_bytes()
+    timeless = [[{**r, "images_per_s": 0} for r in read_log(run)] for run in (whole, again)]
+    assert timeless[0] == timeless[1] and len(timeless[0]) == 6
+
+
+def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(scenes: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(scenes, steps=2)
+    run = train(recipe, tmp_path / "run", Store(tmp_path))
+    before = {path.name: path.stat().st_mtime_ns for path in run.iterdir() if path.name != ".lock"}
+    assert train(recipe, run, Store(tmp_path), interrupt_at(1)) == run
+    assert {path.name: path.stat().st_mtime_ns for path in run.iterdir() if path.name != ".lock"} == before
+    with pytest.raises(TrainError, match="another lr and seed"):
+        train(make_recipe(scenes, steps=2, lr=0.5, seed=4), run, Store(tmp_path))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(TrainError, match="other files"):
+        train(recipe, tmp_path / "full", Store(tmp_path))
+    assert sorted(path.name for path in (tmp_path / "full").iterdir() if path.name != ".lock") == ["thesis.tex"]
+
+
+def test_a_joint_run_logs_both_streams(scenes: Path, version: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(scenes, pseudo=(str(version),), alpha=0.5, decay=0.9)
+    log = read_log(train(recipe, tmp_path / "run", Store(tmp_path)))
+    human = pseudo = 0.0
+    for number, record in enumerate(log, 1):
+        assert record["human_positives"] > 0 and record["pseudo_positives"] > 0
+        for stream in ("human", "pseudo"):
+            terms = [record[f"{stream}_{term}"] for term in ("classification", "regression", "centerness")]
+            assert record[stream] == pytest.approx(sum(terms))
+        human, pseudo = (0.9 * a + 0.1 * b for a, b in ((human, record["human"]), (pseudo, record["pseudo"])))
+        assert record["human_average"] == pytest.approx(human / (1 - 0.9**number), rel=1e-4)
+        assert record["ratio"] == pytest.approx(human / pseudo, rel=1e-4)
+        assert record["loss"] == pytest.approx(
+            (record["human"] + 0.5 * record["ratio"] * record["pseudo"]) / 1.5, rel=1e-4
+        )
+    meta = json.loads((tmp_path / "run" / "meta.json").read_text())
+    assert meta["recipe"]["pseudo"][0]["name"] == "scenes" and len(meta["recipe"]["pseudo"][0]["id"]) == 64
+
+
+def test_a_student_starts_from_its_teacher(scenes: Path, tmp_path: Path) -> None:
+    others = write_rectangles(tmp_path / "others", 4, seed=2)
+    labelled = {"path": others, "limit": 3}
+    teacher = train(make_recipe(scenes, labelled=labelled, steps=2), tmp_path / "teacher", Store(tmp_path))
+    recipe = make_recipe(scenes, init=f"checkpoint:{teacher}", steps=1, lr=1e-12)
+    student = train(recipe, tmp_path / "student", Store(tmp_path))
+    theirs, ours = (set(load_checkpoint(run)[2]["trained_on"]) for run in (teacher, student))
+    assert len(theirs) == 3 and theirs < ours and len(ours) == 3 + 12
+    weights, start = (load_checkpoint(run)[0].state_dict() for run in (student, teacher))
+    assert all(torch.allclose(weights[name], start[name], atol=1e-6) for name in start)
+    wider = recipe.model_copy(update={"network": replace(recipe.network, channels=32)})
+    with pytest.raises(TrainError, match="another network"):
+        train(wider, tmp_path / "wider", Store(tmp_path))
+    with pytest.raises(TeacherError, match=r"meta\.json"):
+        train(make_recipe(scenes, init="checkpoint:nowhere"), tmp_path / "lost", Store(tmp_path))
+
+
+def test_a_diverged_training_is_given_up(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="50 steps in a row"):
+        train(make_recipe(scenes, steps=200, batch=1, lr=1e30, warmup=0.0), tmp_path / "run", Store(tmp_path))
+    log = read_log(tmp_path / "run")
+    assert not log[-1]["moved"] and log[-1]["human"] is None and len(log) < 100
+
+
+def train_share(rank: int, recipe: TrainRecipe, folder: Path, port: int) -> None:
+    """One of two processes, in the environment that `accelerate launch` sets up."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
+    train(recipe, folder, Store(folder))
+
+
+def test_two_processes_train_what_one_does(scenes: Path, version: Path, tmp_path: Path) -> None:
+    """The same images at every step, the same losses and the same averages; one log, one set of files."""
+    recipe = make_recipe(scenes, pseudo=(str(version),), steps=3)
+    alone = train(recipe, tmp_path / "one", Store(tmp_path))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(train_share, (recipe, tmp_path / "two", port), nprocs=2)
+    ours, theirs = read_log(tmp_path / "two"), read_log(alone)
+    assert len(ours) == len(theirs) == 3
+    for one, other in zip(ours, theirs, strict=True):
+        for name in set(one) - {"images_per_s"}:
+            assert one[name] == pytest.approx(other[name], rel=1e-3), name
+    state = torch.load(tmp_path / "two" / "state.pt", weights_only=True)
+    assert state["step"] == 3 and len(state["random"]) == 2
+    load_checkpoint(tmp_path / "two")
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    recipe = make_recipe(Path("labels.json"), steps=100, warmup=0.1, lr=1.0)
+    rates = [learning_rate(recipe, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1
+    assert rates[55] == pytest.approx(0.5) and rates[99] == pytest.approx(0.5 * (1 + math.cos(math.pi * 89 / 90)))
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert learning_rate(make_recipe(Path("labels.json"), steps=1, lr=1.0), 0) == 1
+
+
+def test_recipe_paths_lead_from_its_file(scenes: Path, tmp_path: Path) -> None:
+    content = {"labelled": {"path": "labels.json", "images": "pictures"}, "steps": 1, "init": "checkpoint:runs/t"}
+    content |= {"pseudo": ["cells@v3", "local"], "network": {"pretrained": "weights.pth", "levels": [4, 8]}}
+    (tmp_path / "local").mkdir()
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(content))
+    recipe = load_train_recipe(tmp_path / "train.yaml")
+    assert recipe.labelled.path == tmp_path / "labels.json" and recipe.labelled.images == tmp_path / "pictures"
+    assert recipe.init == f"checkpoint:{tmp_path / 'runs/t'}" and recipe.pseudo == ("cells@v3", str(tmp_path / "local"))
+    assert recipe.network.pretrained == str(tmp_path / "weights.pth") and recipe.network.levels == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step": 3}, "'step'"),
+        ({"network": {"backbon": "x"}}, "backbon"),
+        ({"network": {"levels": "many"}}, "levels"),
+        ({"steps": 0}, "steps = 0"),
+        ({"augment": "S9"}, "augment = 'S9'"),
+        ({"init": "teacher"}, "init"),
+        ({"labelled": {"limit": 3}}, "labelled.path"),
+        ({"precision": "int8"}, "precision"),
+    ],
+)
+def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump({"labelled": "labels.json", "steps": 1} | changes))
+    with pytest.raises(TrainError, match=message) as caught:
+        load_train_recipe(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["labelled: [", "- 1", "", None])
+def test_a_file_that_is_no_recipe_is_one_sentence(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "train.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(BuildError, match="recipe") as caught:
+        load_train_recipe(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 3, "pseudo": ("cells",)}, "multiple of 2"),
+        ({"pseudo": ("cells",)}, "no version 'cells'"),
+        ({"precision": "fp16"}, "fp16"),
+        ({"network": NetworkConfig(classes=("a",))}, "network.classes"),
+        ({"network": NetworkConfig(backbone="timm:nothing")}, "timm:nothing"),
+        ({"labelled": Path("missing.json")}, "missing.json"),
+    ],
+)
+def test_a_training_that_cannot_start_is_one_sentence(
+    scenes: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((BuildError, TeacherError), match=message) as caught:
+        train(make_recipe(scenes, **changes), tmp_path / "run", Store(tmp_path))
+    assert "\n" not in str(caught.value)
