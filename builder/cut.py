@@ -13,6 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,6 @@ from builder.predictions import read_chunk, read_meta
 from builder.report import card
 from builder.rules import DROPPED, IGNORED, KEPT, REASONS, Decision, Keep, Objects, decide, solve
 from builder.shards import write_shard
-from builder.sources import read_entry
 from builder.store import Store
 from teachers.images import ImageError, encode_upright
 
@@ -176,13 +176,13 @@ def _write_job(job: ShardJob) -> int:
     images = [image for chunk in job.chunks for image in chunk.images]
     objects, states = _load(job, images)
     decision = decide(objects, job.keep, solve(job.keep, job.classes, job.floor), job.classes)
-    first = np.searchsorted(objects.image, np.arange(len(images) + 1))
     kept = np.bincount(objects.image[decision.outcome == KEPT], minlength=len(images))
     fate = [EMPTY if state == OK and job.drop_empty and not kept[n] else state for n, state in enumerate(states)]
     chosen = [n for n, state in enumerate(fate) if state == OK]
     written = None
     if chosen:
-        samples = (_sample(images[n], job.extension, objects, decision, slice(first[n], first[n + 1])) for n in chosen)
+        labels = _objects_by_image(objects, decision, len(images))
+        samples = (_sample(images[n], job.extension, labels[n]) for n in chosen)
         written = write_shard(job.version / "data" / job.name, samples)
     _write_labels(job, images, objects, decision)
     in_shard = np.isin(objects.image, chosen)
@@ -228,10 +228,27 @@ def _load(job: ShardJob, images: Sequence[PoolImage]) -> tuple[Objects, list[str
     return Objects(image[usable], label, score, boxes, sizes, [i.name for i in images]), states
 
 
+def _objects_by_image(objects: Objects, decision: Decision, images: int) -> list[dict[str, np.ndarray]]:
+    """For each image, the `objects` of its label JSON: kept and ignored ones, boxes as COCO `xywh` pixels. Computed for
+    all images at once: a slice costs a hundredth of what a selection of its own would."""
+    shown = np.flatnonzero(decision.outcome != DROPPED)
+    boxes = objects.boxes[shown]
+    size = boxes[:, 2:] - boxes[:, :2]
+    columns = {
+        "bbox": np.concatenate([boxes[:, :2], size], axis=1),
+        "category": objects.label[shown],
+        "score": objects.score[shown],
+        "ignore": decision.outcome[shown] == IGNORED,
+        "area": size[:, 0] * size[:, 1],
+    }
+    cuts = np.searchsorted(objects.image[shown], np.arange(images + 1)).tolist()
+    return [{name: column[a:b] for name, column in columns.items()} for a, b in pairwise(cuts)]
+
+
 def _sample(
-    image: PoolImage, extension: str, objects: Objects, decision: Decision, rows: slice
+    image: PoolImage, extension: str, objects: Mapping[str, np.ndarray]
 ) -> tuple[str, list[tuple[str, bytes]]]:
-    """The members of one image: its bytes, and the label JSON (COCO `xywh` pixels; kept and ignored objects)."""
+    """The members of one image: its bytes and its label JSON."""
     data = _read_unchanged(image)
     reencoded = "format" if image.format != extension else "upright" if image.orientation != 1 else "none"
     if reencoded != "none":
@@ -239,9 +256,6 @@ def _sample(
             data = encode_upright(data, extension)
         except ImageError as error:
             raise BuildError(f"{image.uri} cannot be re-encoded: it {error}") from None
-    shown = np.flatnonzero(decision.outcome[rows] != DROPPED) + rows.start
-    boxes = objects.boxes[shown]
-    size = boxes[:, 2:] - boxes[:, :2]
     label = {
         "key": image.key,
         "name": image.name,
@@ -249,13 +263,7 @@ def _sample(
         "width": image.width,
         "height": image.height,
         "reencoded": reencoded,
-        "objects": {
-            "bbox": np.concatenate([boxes[:, :2], size], axis=1),
-            "category": objects.label[shown],
-            "score": objects.score[shown],
-            "ignore": decision.outcome[shown] == IGNORED,
-            "area": size[:, 0] * size[:, 1],
-        },
+        "objects": objects,
     }
     return image.key, [(extension, data), ("json", orjson.dumps(label, option=orjson.OPT_SERIALIZE_NUMPY))]
 
@@ -263,13 +271,15 @@ def _sample(
 def _read_unchanged(image: PoolImage) -> bytes:
     """An image's bytes. The hash is computed again only if the file's size or time is not that of the scan."""
     try:
-        stat = os.stat(image.uri)
-        data = read_entry(image.entry)
+        with open(image.uri, "rb", buffering=0) as file:  # unbuffered: half the time of opening a small file
+            mtime_ns = os.fstat(file.fileno()).st_mtime_ns
+            file.seek(image.offset)
+            data = file.read(image.bytes)
     except OSError as error:
         raise BuildError(
             f"image {image.uri} can no longer be read ({error.strerror or error}): restore it, or scan again"
         ) from None
-    if stat.st_mtime_ns != image.mtime_ns and hashlib.sha256(data).hexdigest() != image.sha256:
+    if len(data) < image.bytes or (mtime_ns != image.mtime_ns and hashlib.sha256(data).hexdigest() != image.sha256):
         raise BuildError(f"image {image.uri} changed since it was scanned: scan its source again")
     return data
 

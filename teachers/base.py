@@ -10,7 +10,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -125,7 +124,8 @@ class TeacherOptions:
 
 @runtime_checkable
 class Teacher(Protocol):
-    """A loaded model. `predict` maps upright RGB images, uint8 (H, W, 3) of any sizes, to one Detections each, in order.
+    """A loaded model. `predict` maps upright RGB images, uint8 (H, W, 3) of any sizes, to one Detections each,
+    in order.
 
     It raises TeacherError if the model fails (out of memory, wrong output shape): that is a failure of the chunk, never
     a row. The result of an image must not depend on which images were labelled before it.

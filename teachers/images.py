@@ -32,7 +32,8 @@ class ImageError(Exception):
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """width, height: pixels, upright (after EXIF orientation). format: an extension in FORMATS. orientation: EXIF, 1 to 8."""
+    """width, height: pixels, upright (after EXIF orientation). format: an extension in FORMATS. orientation:
+    EXIF, 1 to 8."""
 
     width: int
     height: int
@@ -56,7 +57,7 @@ def read_header(data: bytes) -> ImageHeader:
 
 def decode_rgb(data: bytes) -> np.ndarray:
     """Upright RGB pixels, uint8 (H, W, 3). Grey, palette, CMYK, 16-bit and transparent images become RGB (transparency
-    is dropped, 16 bits become their high 8). Raises ImageError for what is broken, truncated or of an unknown format."""
+    is dropped, 16 bits become their high 8). Raises ImageError for what is broken, truncated or of no known format."""
     if _plain_jpeg(data):
         try:
             return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -140,7 +141,7 @@ class OnnxTeacher:
         self.description: Mapping[str, Any] = {
             "kind": "detection",
             "family": "onnx",
-            "weights_sha256": _sha256(self._model_path),
+            "weights_sha256": [_sha256(part) for part in _parts(self._model_path)],
             "classes": list(self.classes),
             "input": {**spec.input.model_dump(mode="json"), "resize": "bilinear, antialiased"},
             "decoder": spec.decoder,
@@ -335,6 +336,11 @@ def _input_of(session: ort.InferenceSession, model: Path) -> tuple[str, type[Any
         raise TeacherError(f"{model} has the inputs {found}: a model with one float32 or float16 image input is needed")
     batch = inputs[0].shape[0] if inputs[0].shape else None
     return inputs[0].name, DTYPES[inputs[0].type], batch if isinstance(batch, int) else None
+
+
+def _parts(model: Path) -> list[Path]:
+    """The model and, if its tensors lie outside of it, the files of external data that exporters put beside it."""
+    return [model, *sorted(model.parent.glob(f"{glob.escape(model.name)}[._]data*"))]
 
 
 def _sha256(path: Path) -> str:

@@ -270,7 +270,7 @@ def test_fingerprint_covers_what_decides_predictions(tmp_path: Path) -> None:
 
 
 def test_bfloat16_keeps_boxes_where_they_are(tmp_path: Path) -> None:
-    """At 640 pixels bfloat16 coordinates would be off by up to 2: anchors and decoding stay float32. (Autocast lets
+    """At 640 pixels bfloat16 box edges would be off by up to 2: decoding stays float32. (Autocast lets
     batch norm give bfloat16 features; group norm gives float32.)"""
     run = save_run(tmp_path / "run", replace(TINY, size=640, levels=(32,), norm="batch"))
     full, half = (

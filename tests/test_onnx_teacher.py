@@ -386,3 +386,16 @@ def test_nothing_found_is_an_empty_prediction(tmp_path: Path) -> None:
     # black; and an image shrunk to one row of pixels, above the box
     for found in teacher.predict([white(32, 32, 0), white(1, 900)]):
         assert (found.boxes.shape, found.scores.shape, found.labels.shape) == ((0, 4), (0,), (0,))
+
+
+def test_weights_outside_of_the_model_file_are_part_of_the_fingerprint(tmp_path: Path) -> None:
+    """Exporters put large tensors into MODEL.onnx.data: two models may then differ in that file alone."""
+    prints = []
+    for factor in (1.0, 0.5):
+        path = write_model(tmp_path, ONE_BOX * factor)
+        model = onnx.load(path)
+        (tmp_path / f"{path.name}.data").unlink(missing_ok=True)
+        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=100)
+        prints.append((path.read_bytes(), fingerprint(OnnxTeacher(path, TeacherOptions()).description)))
+    assert prints[0][0] == prints[1][0]
+    assert prints[0][1] != prints[1][1]
