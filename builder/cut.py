@@ -44,6 +44,8 @@ LABELS = pa.schema(
     + [(side, pa.float32()) for side in ("x1", "y1", "x2", "y2")]
     + [("outcome", pa.string()), ("reason", pa.string())]
 )
+REPEATED = ["key", "label", "outcome", "reason"]
+"""Columns worth a dictionary: for the others, hardly ever equal numbers, looking for one is most of the writing time."""
 
 
 class ImageOptions(BaseModel):
@@ -245,9 +247,7 @@ def _objects_by_image(objects: Objects, decision: Decision, images: int) -> list
     return [{name: column[a:b] for name, column in columns.items()} for a, b in pairwise(cuts)]
 
 
-def _sample(
-    image: PoolImage, extension: str, objects: Mapping[str, np.ndarray]
-) -> tuple[str, list[tuple[str, bytes]]]:
+def _sample(image: PoolImage, extension: str, objects: Mapping[str, np.ndarray]) -> tuple[str, list[tuple[str, bytes]]]:
     """The members of one image: its bytes and its label JSON."""
     data = _read_unchanged(image)
     reencoded = "format" if image.format != extension else "upright" if image.orientation != 1 else "none"
@@ -273,8 +273,7 @@ def _read_unchanged(image: PoolImage) -> bytes:
     try:
         with open(image.uri, "rb", buffering=0) as file:  # unbuffered: half the time of opening a small file
             mtime_ns = os.fstat(file.fileno()).st_mtime_ns
-            file.seek(image.offset)
-            data = file.read(image.bytes)
+            data = os.pread(file.fileno(), image.bytes, image.offset)
     except OSError as error:
         raise BuildError(
             f"image {image.uri} can no longer be read ({error.strerror or error}): restore it, or scan again"
@@ -299,7 +298,7 @@ def _write_labels(job: ShardJob, images: Sequence[PoolImage], objects: Objects, 
         schema=LABELS,
     )
     with new_file(_record(job).with_suffix(".parquet")) as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd", use_dictionary=REPEATED)
 
 
 def _finish(folder: Path, jobs: Sequence[ShardJob], pool: Pool, provenance: dict[str, Any], name: str) -> Manifest:
@@ -314,7 +313,10 @@ def _finish(folder: Path, jobs: Sequence[ShardJob], pool: Pool, provenance: dict
             f"nothing to write for {name}: of {len(pool.images)} images "
             + ", ".join(f"{n} are {s}" for s, n in images.items() if n)
         )
-    with new_file(folder / "labels.parquet") as file, pq.ParquetWriter(file, LABELS, compression="zstd") as writer:
+    with (
+        new_file(folder / "labels.parquet") as file,
+        pq.ParquetWriter(file, LABELS, compression="zstd", use_dictionary=REPEATED) as writer,
+    ):
         for job in jobs:
             writer.write_table(pq.read_table(_record(job).with_suffix(".parquet"), partitioning=None))
     classes, features = list(jobs[0].classes), [jobs[0].extension, "json"]
