@@ -132,7 +132,12 @@ def main() -> None:
             return seconds
 
         def run_command() -> float:
-            command: list[str | Path] = [Path(sys.executable).with_name("build-pseudo"), path, "--set", f"keep.score={next(scores)}"]
+            command: list[str | Path] = [
+                Path(sys.executable).with_name("build-pseudo"),
+                path,
+                "--set",
+                f"keep.score={next(scores)}",
+            ]
             command += ["--workers", str(options.workers), "--store", store.root]
             seconds = timed(lambda: subprocess.run(command, check=True, capture_output=True), folder, size)
             shutil.rmtree(version.with_name("v2"))

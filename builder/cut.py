@@ -12,10 +12,13 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from threading import Event
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import orjson
@@ -24,7 +27,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from builder import BuildError
-from builder.engine import Track, run, silent
+from builder.engine import Track, silent
 from builder.files import digest, locked, new_file, sha256_file, write_file
 from builder.manifest import FILE, Manifest, ShardRecord, read_manifest, version_id, write_manifest
 from builder.pool import DUPLICATE, OK, REMOVED, UNREADABLE, Chunk, Pool, PoolImage
@@ -35,6 +38,7 @@ from builder.shards import write_shard
 from builder.store import Store
 from teachers.images import ImageError, encode_upright
 
+T = TypeVar("T")
 FORMAT = 1
 """Raised whenever the same inputs would give other bytes, so that an old claim is not taken for a new build."""
 OUTCOMES = ("kept", "ignored", "dropped")
@@ -45,7 +49,7 @@ LABELS = pa.schema(
     + [("outcome", pa.string()), ("reason", pa.string())]
 )
 REPEATED = ["key", "label", "outcome", "reason"]
-"""Columns worth a dictionary: for the others, hardly ever equal numbers, looking for one is most of the writing time."""
+"""Columns worth a dictionary: for the other numbers, hardly ever equal, looking for one takes most of the writing."""
 
 
 class ImageOptions(BaseModel):
@@ -66,7 +70,7 @@ class ShardOptions(BaseModel):
 
 @dataclass(frozen=True)
 class ShardJob:
-    """All that one worker process needs to write one shard."""
+    """All that one worker needs to write one shard."""
 
     number: int
     chunks: tuple[Chunk, ...]
@@ -137,8 +141,8 @@ def cut(
         ]
         pending = [job for job in jobs if not _record(job).exists()]
         with track("cut", sum(len(chunk.images) for job in pending for chunk in job.chunks)) as advance:
-            for samples in run(_write_job, pending, workers):
-                advance(samples)
+            for images_done in _write_jobs(pending, workers):
+                advance(images_done)
         manifest = _finish(folder, jobs, pool, {"inputs": inputs, "teacher": meta, **provenance}, name)
         shutil.rmtree(folder / ".work")
     return Cut(folder, manifest, len(pending))
@@ -173,7 +177,21 @@ def _record(job: ShardJob) -> Path:
     return job.version / ".work" / f"{job.number:06d}.json"
 
 
-def _write_job(job: ShardJob) -> int:
+def _write_jobs(jobs: Sequence[ShardJob], workers: int) -> Iterator[int]:
+    """Write shards, `workers` at a time; each one's images. The first error, or Ctrl-C, stops the others at once.
+
+    In threads, since reading, hashing, encoding and writing leave the interpreter's lock: they need none of a process's
+    half second to start, and none outlives a parent that was killed.
+    """
+    stop = Event()
+    with ThreadPoolExecutor(workers) as threads:
+        try:
+            yield from threads.map(partial(_write_job, stop=stop), jobs)
+        finally:
+            stop.set()
+
+
+def _write_job(job: ShardJob, stop: Event) -> int:
     """Write a shard, its part of labels.parquet and, last, the record that says so. Returns its images."""
     images = [image for chunk in job.chunks for image in chunk.images]
     objects, states = _load(job, images)
@@ -185,7 +203,7 @@ def _write_job(job: ShardJob) -> int:
     if chosen:
         labels = _objects_by_image(objects, decision, len(images))
         samples = (_sample(images[n], job.extension, labels[n]) for n in chosen)
-        written = write_shard(job.version / "data" / job.name, samples)
+        written = write_shard(job.version / "data" / job.name, _until(stop, samples))
     _write_labels(job, images, objects, decision)
     in_shard = np.isin(objects.image, chosen)
     counts = {
@@ -211,6 +229,13 @@ def _write_job(job: ShardJob) -> int:
     }
     write_file(_record(job), orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY))
     return len(images)
+
+
+def _until(stop: Event, samples: Iterator[T]) -> Iterator[T]:
+    for sample in samples:
+        if stop.is_set():
+            raise CancelledError
+        yield sample
 
 
 def _load(job: ShardJob, images: Sequence[PoolImage]) -> tuple[Objects, list[str]]:

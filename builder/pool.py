@@ -234,7 +234,7 @@ def find_pool(store: Store, name: str) -> Pool:
         return read_pool(store, matches[0])
     if len(matches) > 1:
         raise BuildError(f"pool {name!r} is ambiguous ({', '.join(m[:12] for m in matches)}): give more of the id")
-    for pointer in sorted((store.pools / "sources").glob("*"), key=os.path.getmtime, reverse=True):
+    for pointer in sorted((store.pools / "sources").glob("[0-9a-f]*"), key=os.path.getmtime, reverse=True):
         pool = read_pool(store, pointer.read_text())
         if pool.source == name:
             return pool

@@ -109,7 +109,7 @@ whose SHA-256 is `sha256` (turned upright, or brought to one format).
 def contact_sheet(version: Path, manifest: Manifest, path: Path, *, images: int = 12, columns: int = 4) -> None:
     """A PNG of evenly spread images of a version with their kept (green), ignored (amber) and dropped (red) boxes.
 
-    Dropped boxes are drawn thin, the 20 best-scored of an image. Raises BuildError if the version has no images.
+    Dropped boxes are drawn thin, the 6 best-scored of an image. Raises BuildError if the version has no images.
     """
     total = manifest.samples
     wanted = {n * total // min(images, total) for n in range(min(images, total))}
@@ -149,7 +149,7 @@ def _cell(picture: Image.Image, label: dict[str, Any], rows: list[dict[str, Any]
     cell.paste(shown, (0, 0))
     draw = ImageDraw.Draw(cell)
     font = ImageFont.load_default(11)
-    dropped = sorted((r for r in rows if r["outcome"] == "dropped"), key=lambda r: -r["score"])[:20]
+    dropped = sorted((r for r in rows if r["outcome"] == "dropped"), key=lambda r: -r["score"])[:6]
     for outcome, layer in (("dropped", dropped), ("ignored", rows), ("kept", rows)):
         for row in (r for r in layer if r["outcome"] == outcome):
             box = [row[side] * scale for side in ("x1", "y1", "x2", "y2")]
