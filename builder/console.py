@@ -68,7 +68,7 @@ store_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 workers_option = click.option(
-    "--workers", type=click.IntRange(1), default=None, help="Processes or threads.  [default: all cores]"
+    "--workers", type=click.IntRange(1), default=None, help="Threads that read, decode and write.  [default: all cores]"
 )
 
 

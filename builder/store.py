@@ -54,7 +54,7 @@ class Store:
         with locked(folder / ".lock", f"dataset {name}", sweep=[folder]):
             versions = self.versions(name)
             for version in versions:
-                if (version / CLAIM).read_text() == inputs:
+                if (version / CLAIM).is_file() and (version / CLAIM).read_text() == inputs:
                     return version
             number = int(versions[-1].name[1:]) + 1 if versions else 1
             with new_folder(folder / f"v{number}") as temporary:

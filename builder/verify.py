@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder.engine import Track, run, silent
+from builder.engine import Track, run, silent, until
 from builder.files import sha256_file
 from builder.manifest import Manifest, ShardRecord, read_manifest
 from builder.shards import Sample, ShardError, read_bytes, read_samples
@@ -72,7 +73,7 @@ def _other_files(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield name, "its bytes are not those of the manifest"
 
 
-def _check_shard(job: _Job) -> _Checked:
+def _check_shard(job: _Job, stop: Event) -> _Checked:
     path, shard = job.folder / "data" / job.shard.name, job.shard
     if not path.is_file():
         return _Checked([f"data/{shard.name}: missing"], 0, [], {})
@@ -84,7 +85,7 @@ def _check_shard(job: _Job) -> _Checked:
     elif sha256_file(path) != shard.sha256:
         problems.append(f"data/{shard.name}: its SHA-256 is not the manifest's")
     try:
-        for sample in read_samples(path):
+        for sample in until(stop, read_samples(path)):
             keys.append(sample.key)
             found = _check_sample(path, sample, job)
             if isinstance(found, str):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -191,9 +192,10 @@ def test_killed_at_any_moment_only_unfinished_work_runs_again(
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:
-    """Ctrl-C, as a terminal does it: to the whole group, when it runs again, since else any thread might get it."""
+    """Ctrl-C, as a terminal does it: to the whole group, and not before its main thread has run and sleeps or waits for
+    the disk, since else the kernel might hand the signal to another thread, which a terminal's never meets."""
     os.killpg(process.pid, signal.SIGCONT)
-    while ") T " in Path(f"/proc/{process.pid}/stat").read_text():
+    while not re.search(r"\) [SDZ] ", Path(f"/proc/{process.pid}/stat").read_text()):
         time.sleep(0.001)
     os.killpg(process.pid, signal.SIGINT)
     assert "interrupted: what is finished is kept; run the same command again to go on" in sentence(process)
