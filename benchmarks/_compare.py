@@ -20,7 +20,8 @@ def machine() -> str:
     if Path("/proc/cpuinfo").exists():
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         cpu = names[0].partition(": ")[2] if names else cpu
-    return f"{len(os.sched_getaffinity(0))} cores, {cpu}, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    return f"{cores} cores, {cpu}, load {load:.1f}, Python {platform.python_version()}"
 
 
 def scratch(parent: str | None) -> AbstractContextManager[str]:

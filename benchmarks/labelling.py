@@ -88,8 +88,8 @@ def main() -> None:
             return seconds
 
         print(
-            f"labelling.py: {len(paths)} images, batches of {teacher.batch_size}, {teacher.runtime['threads']} threads in "
-            f"the model, {options.workers} decode for `label`; {machine()}\n"
+            f"labelling.py: {len(paths)} images, batches of {teacher.batch_size}, {teacher.runtime['threads']} threads "
+            f"in the model, {options.workers} decode for `label`; {machine()}\n"
         )
         works = {
             "Tutelage label": run_label,

@@ -149,8 +149,8 @@ def main() -> None:
             return seconds
 
         print(
-            f"recut.py: {options.images} images, {size / 1e6:.0f} MB in {len(shards)} shards, {options.workers} workers; "
-            f"{machine()}\n"
+            f"recut.py: {options.images} images, {size / 1e6:.0f} MB in {len(shards)} shards, "
+            f"{options.workers} workers; {machine()}\n"
         )
         works = {
             "Tutelage cut (SHA-256, fsync)": run_cut,

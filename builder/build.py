@@ -35,10 +35,12 @@ def build(
     *,
     root: Path = Path(),
     only: Literal["scan", "label", "cut"] | None = None,
+    retry_failures: bool = False,
     workers: int | None = None,
     track: Track = silent,
 ) -> Built:
     """Scan, label, cut; `only` stops after scan or label, and for `cut` refuses to call the teacher.
+    `retry_failures` labels again the chunks with images that could not be read.
 
     root: the folder that the recipe's paths are relative to. Raises BuildError or TeacherError; finished chunks and
     shards stay for the next call.
@@ -49,11 +51,19 @@ def build(
     if only == "scan":
         return Built(pool)
     labeller = load_labeller(recipe.teacher, workers)
-    if only == "cut" and (pending := pending_chunks(pool, labeller, store)):
+    if only == "cut" and (pending := pending_chunks(pool, labeller, store, retry_failures)):
         raise BuildError(
             f"{len(pending)} chunks of {recipe.pool.source} are not labelled yet: run the build without --only cut"
         )
-    labelled = label(pool, labeller, store, spec=written.teacher.spec, license=recipe.teacher.license, track=track)
+    labelled = label(
+        pool,
+        labeller,
+        store,
+        spec=written.teacher.spec,
+        license=recipe.teacher.license,
+        retry_failures=retry_failures,
+        track=track,
+    )
     check_failures(labelled, recipe.max_failure_rate)
     if only == "label":
         return Built(pool, labelled)
@@ -66,6 +76,8 @@ def build(
         keep=recipe.keep,
         images=recipe.images,
         shards=recipe.shards,
+        spec=written.teacher.spec,
+        license=written.teacher.license,
         provenance=provenance,
         workers=workers,
         track=track,
@@ -92,7 +104,7 @@ def load_labeller(teacher: TeacherSection, workers: int | None = None) -> Labell
     if family == "replay" and argument:
         from builder.replay import Replay
 
-        return Replay(Path(argument), Path(teacher.images) if teacher.images else None, teacher.options)
+        return Replay(Path(argument), Path(teacher.images) if teacher.images else None, teacher.options, workers)
     if teacher.images is not None:
         raise BuildError(f"teacher.images = {teacher.images!r} is for replay: teachers only: remove it")
     from teachers import load_teacher
@@ -106,6 +118,6 @@ def check_failures(labelled: Labelled, max_failure_rate: float) -> None:
         some = "; ".join(labelled.failures[:3]) + ("; …" if len(labelled.failures) > 3 else "")
         raise TooManyFailures(
             f"{len(labelled.failures)} of {labelled.images} images cannot be read "
-            f"({labelled.failure_rate:.1%}, allowed {max_failure_rate:.1%}): mend them or raise "
-            f"--max-failure-rate ({some})"
+            f"({labelled.failure_rate:.1%}, allowed {max_failure_rate:.1%}): mend them and "
+            f"--retry-failures, or raise --max-failure-rate ({some})"
         )

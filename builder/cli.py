@@ -82,9 +82,10 @@ def scan(
     """
     with sentences():
         if dry_run:
+            from builder.pool import limited
             from builder.sources import list_source
 
-            found = list_source(source, images)
+            found = limited(list_source(source, images, Path(store_root)), limit)
             size = sum(entry.bytes for entry in found)
             emit(
                 as_json,
@@ -195,6 +196,7 @@ def label(
     "--only", type=click.Choice(["scan", "label", "cut"]), help="Stop after scan or label; cut: never call the teacher."
 )
 @click.option("--limit", type=click.IntRange(1), help="Use only N images of the pool.")
+@click.option("--retry-failures", is_flag=True, help="Label again what holds images that could not be read.")
 @click.option("--max-failure-rate", type=click.FloatRange(0, 1), help="Override the recipe's.")
 @store_option
 @workers_option
@@ -205,6 +207,7 @@ def build(
     overrides: tuple[str, ...],
     only: Literal["scan", "label", "cut"] | None,
     limit: int | None,
+    retry_failures: bool,
     max_failure_rate: float | None,
     store_root: str,
     workers: int | None,
@@ -225,7 +228,15 @@ def build(
         if dry_run:
             emit(as_json, {"recipe": loaded.model_dump(mode="json")}, f"recipe {loaded.name} is valid; nothing written")
             return
-        built = stages.build(loaded, open_store(store_root), root=recipe.parent, only=only, workers=workers, track=bar)
+        built = stages.build(
+            loaded,
+            open_store(store_root),
+            root=recipe.parent,
+            only=only,
+            retry_failures=retry_failures,
+            workers=workers,
+            track=bar,
+        )
         emit(as_json, describe_built(built), build_text(built))
 
 

@@ -189,6 +189,7 @@ def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
 
 def show_version(folder: Path, manifest: Manifest) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     size = sum(shard.bytes for shard in manifest.shards)
@@ -202,7 +203,7 @@ def show_version(folder: Path, manifest: Manifest) -> None:
     table = Table("class", "predicted", "kept", "ignored")
     ranked = sorted(manifest.per_class.items(), key=lambda item: -item[1]["kept"])
     for name, counts in ranked[:20]:
-        table.add_row(name, *(str(counts[column]) for column in ("predicted", "kept", "ignored")))
+        table.add_row(escape(name), *(str(counts[column]) for column in ("predicted", "kept", "ignored")))
     Console(width=None if sys.stdout.isatty() else 100).print(table)
     if len(ranked) > 20:
         click.echo(f"and {len(ranked) - 20} more classes: --json shows all")
@@ -211,6 +212,7 @@ def show_version(folder: Path, manifest: Manifest) -> None:
 def show_metrics(metrics: Mapping[str, Any]) -> None:
     """The summary figures, then the classes from best to worst; -1, pycocotools' "no such object", as a dash."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     def figure(value: float) -> str:
@@ -220,7 +222,7 @@ def show_metrics(metrics: Mapping[str, Any]) -> None:
     ranked = sorted(((v, name) for name, v in metrics["per_class"].items() if v >= 0), reverse=True)
     table = Table("class", "AP")
     for value, name in ranked[:20]:
-        table.add_row(name, figure(value))
+        table.add_row(escape(name), figure(value))
     Console(width=None if sys.stdout.isatty() else 100).print(table)
     if len(ranked) > 20:
         click.echo(f"and {len(ranked) - 20} more classes: --json shows all")

@@ -12,19 +12,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import orjson
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 
 from builder import BuildError
 from builder.engine import Track, run, silent
-from builder.files import digest, locked, new_file, sha256_file, write_file
+from builder.files import digest, discard, locked, new_file, sha256_file, write_file
 from builder.manifest import FILE, Manifest, ShardRecord, read_manifest, version_id, write_manifest
 from builder.pool import DUPLICATE, REMOVED, UNREADABLE, Chunk, Pool
-from builder.predictions import read_meta
+from builder.predictions import read_failures, read_meta
 from builder.report import card
 from builder.rules import REASONS, Keep, solve
 from builder.samples import EMPTY, LABELS, REPEATED, WRITTEN, ShardJob, write_job
@@ -46,7 +46,7 @@ class ShardOptions(BaseModel):
     what a pool of mixed formats is brought to (a pool of one format keeps its bytes)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    max_mb: PositiveInt = 256
+    max_mb: Annotated[int, Field(ge=1, le=2**20)] = 256
     image_format: Literal["jpg", "png", "webp"] = "jpg"
 
 
@@ -68,13 +68,16 @@ def cut(
     keep: Keep,
     images: ImageOptions,
     shards: ShardOptions,
+    spec: str,
+    license: str,
     provenance: Mapping[str, Any],
     workers: int,
     track: Track = silent,
 ) -> Cut:
     """The version of dataset `name` for these inputs: built, finished, or found complete.
 
-    Raises BuildError for rules that do not fit the teacher, unlabelled chunks, or an image that changed since its scan.
+    spec, license: of the teacher, for the card. Raises BuildError for rules that do not fit the teacher, unlabelled
+    chunks, or an image that changed since its scan.
     """
     labelled = store.predictions / predictions
     meta = read_meta(labelled)
@@ -87,7 +90,9 @@ def cut(
             f"{missing} chunks of pool {pool.id[:12]} have no predictions of {predictions[:12]}: label it first"
         )
     options = {"keep": keep.model_dump(), "images": images.model_dump(), "shards": shards.model_dump()}
-    inputs = {"format": FORMAT, "pool": pool.id, "predictions": predictions, **options}
+    absent = [[c.digest, [f.position for f in read_failures(labelled / c.digest)]] for c in pool.chunks()]
+    inputs = {"format": FORMAT, "pool": pool.id, "predictions": predictions, **options, "license": license}
+    inputs["unlabelled"] = digest([[chunk, positions] for chunk, positions in absent if positions])
     folder = store.claim(name, digest(inputs))
     with locked(
         folder.parent / f".lock-{folder.name}",
@@ -106,7 +111,13 @@ def cut(
         with track("cut", sum(len(chunk.images) for job in pending for chunk in job.chunks)) as advance:
             for images_done in run(write_job, pending, workers):
                 advance(images_done)
-        manifest = _finish(folder, jobs, pool, {"inputs": inputs, "teacher": meta, **provenance}, name)
+        manifest = _finish(
+            folder,
+            jobs,
+            pool,
+            {"inputs": inputs, "teacher": {**meta, "spec": spec, "license": license}, **provenance},
+            name,
+        )
         shutil.rmtree(folder / ".work")
     return Cut(folder, manifest, len(pending))
 
@@ -128,7 +139,7 @@ def _plan(pool: Pool, max_bytes: int) -> Iterator[tuple[Chunk, ...]]:
 
 def _extension(pool: Pool, image_format: str) -> str:
     """The extension of all images of the version: the pool's own format if it has one (that can be written upright)."""
-    readable = [image for image in pool.images if image.format]
+    readable = [image for image in pool.images if image.format and image.state != REMOVED]
     formats = {image.format for image in readable}
     rotated = any(image.orientation != 1 for image in readable)
     if len(formats) == 1 and (not rotated or formats <= {"jpg", "png", "webp"}):
@@ -144,6 +155,7 @@ def _finish(folder: Path, jobs: Sequence[ShardJob], pool: Pool, provenance: dict
     images[DUPLICATE] += pool.count(DUPLICATE)
     images[UNREADABLE] += sum(image.state == UNREADABLE and image.chunk < 0 for image in pool.images)
     if not shards:
+        discard(folder)
         raise BuildError(
             f"nothing to write for {name}: of {len(pool.images)} images "
             + ", ".join(f"{n} are {s}" for s, n in images.items() if n)

@@ -64,6 +64,14 @@ def new_folder(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+def discard(folder: Path) -> None:
+    """Remove a folder, if it is there; it leaves its name at once, so that no reader finds a part of it."""
+    if folder.exists():
+        grave = folder.with_name(f"{TEMPORARY}{folder.name}-{os.getpid()}-old")
+        folder.rename(grave)
+        shutil.rmtree(grave)
+
+
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
     descriptor = os.open(path, os.O_RDONLY)

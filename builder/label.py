@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from builder.engine import Advance, Track, default_workers, silent
-from builder.files import locked
-from builder.pool import REMOVED, Chunk, Pool, PoolImage
+from builder.files import discard, locked
+from builder.pool import OK, REMOVED, UNREADABLE, Chunk, Pool, PoolImage
 from builder.predictions import REMOVED as REMOVED_STATUS
 from builder.predictions import Failure, read_failures, write_chunk, write_meta
 from builder.sources import read_entry
@@ -82,21 +82,32 @@ def label(
             with track("label", images) as advance:
                 for chunk, results in zip(pending, labeller.results(pending, advance), strict=True):
                     _check(results, chunk, labeller)
-                    shutil.rmtree(folder / chunk.digest, ignore_errors=True)
+                    discard(folder / chunk.digest)
                     write_chunk(folder / chunk.digest, chunk, results)
-        failures = tuple(
-            f"{chunk.images[position].name}: {error}"
+        failures = [
+            f"{chunk.images[failed.position].name}: {failed.error}"
             for chunk in chunks
-            for position, error in read_failures(folder / chunk.digest)
-        )
-    return Labelled(name, len(chunks), len(pending), sum(len(c.images) for c in chunks), images, failures)
+            for failed in read_failures(folder / chunk.digest)
+            if chunk.images[failed.position].state != REMOVED
+        ]
+    used = [image for image in pool.images if image.state in (OK, UNREADABLE)]
+    failures += [f"{image.name}: {image.error}" for image in used if image.chunk < 0]
+    return Labelled(name, len(chunks), len(pending), len(used), images, tuple(failures))
 
 
 def pending_chunks(pool: Pool, labeller: Labeller, store: Store, retry_failures: bool = False) -> list[Chunk]:
-    """The chunks that `label` would label."""
+    """The chunks that `label` would label: new ones, those with an image that came back after it had been removed, and
+    those with images that could not be read, if these are to be tried again."""
     folder = store.predictions / fingerprint(labeller.description)
     done = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return [c for c in pool.chunks() if c.digest not in done or (retry_failures and read_failures(folder / c.digest))]
+    return [c for c in pool.chunks() if c.digest not in done or _is_to_do_again(c, folder / c.digest, retry_failures)]
+
+
+def _is_to_do_again(chunk: Chunk, folder: Path, retry: bool) -> bool:
+    return any(
+        chunk.images[failed.position].state != REMOVED and (retry or failed.status == REMOVED_STATUS)
+        for failed in read_failures(folder)
+    )
 
 
 def _check(results: Sequence[Result], chunk: Chunk, labeller: Labeller) -> None:
@@ -126,7 +137,7 @@ class ModelLabeller:
     def results(self, chunks: Iterable[Chunk], advance: Advance) -> Iterator[list[Result]]:
         chunks = list(chunks)
         ahead = 2 * self.teacher.batch_size + self.workers
-        decoded = _in_threads([image for chunk in chunks for image in chunk.images], self.workers, ahead)
+        decoded = decode_ahead([image for chunk in chunks for image in chunk.images], self.workers, ahead)
         for chunk in chunks:
             results: list[Result] = []
             batch: list[np.ndarray] = []
@@ -154,7 +165,7 @@ class ModelLabeller:
         return found
 
 
-def _in_threads(images: Sequence[PoolImage], workers: int, ahead: int) -> Iterator[np.ndarray | Failure]:
+def decode_ahead(images: Sequence[PoolImage], workers: int, ahead: int) -> Iterator[np.ndarray | Failure]:
     """Decoded images in order, at most `ahead` of them waiting."""
     waiting: deque[Future[np.ndarray | Failure]] = deque()
     with ThreadPoolExecutor(workers) as threads:

@@ -19,12 +19,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builder import BuildError
 from builder.engine import Track, default_workers, silent
-from builder.files import digest, new_file, write_file
+from builder.files import canonical_json, digest, new_file, write_file
 from builder.sources import Entry, list_source, read_entry
 from builder.store import Store
 from teachers.images import ImageError, read_header
@@ -132,15 +133,15 @@ def scan(
     """Read a source (folder, glob, list, COCO JSON, tars) into the store's pools and return the pool.
 
     `images`: where a COCO JSON's files lie. `limit`: only that many images, those with the smallest hash of their name:
-    an unbiased sample, nested for growing limits, with an id of its own. Raises BuildError for an empty source.
+    an unbiased sample, nested for growing limits, with an id of its own. `chunk_size`: images in a
+    new chunk. Raises BuildError for an empty source.
     """
-    entries = list_source(source, images)
+    entries = limited(list_source(source, images, store.root), limit)
     if not entries:
         raise BuildError(f"no images in {source}: give a folder, a glob, a list (.txt), a COCO JSON or tars")
-    if limit is not None:
-        entries = sorted(sorted(entries, key=lambda e: hashlib.sha256(e.name.encode()).digest())[:limit])
-    pointer = store.pools / "sources" / digest([str(Path(source).absolute()), str(images or ""), limit, chunk_size])
-    before = read_pool(store, pointer.read_text()).images if pointer.exists() else ()
+    scanned = {"source": os.path.abspath(source), "images": images and os.path.abspath(images), "limit": limit}
+    pointer = store.pools / "sources" / f"{digest(scanned)}.json"
+    before = _before(store, pointer)
     known = {(i.uri, i.offset): i for i in before if i.state in (OK, UNREADABLE) and i.sha256}
     rows: list[PoolImage] = []
     with track("scan", len(entries)) as advance, ThreadPoolExecutor(workers or default_workers()) as threads:
@@ -150,8 +151,23 @@ def scan(
     ordered = _into_chunks(rows, before, chunk_size)
     pool = Pool(digest([[i.key, i.sha256, i.chunk, i.state] for i in ordered]), source, ordered)
     _write(store, pool)
-    write_file(pointer, pool.id.encode())
+    write_file(pointer, canonical_json({**scanned, "pool": pool.id}))
     return pool
+
+
+def limited(entries: list[Entry], limit: int | None) -> list[Entry]:
+    """The `limit` entries with the smallest hash of their name, in order; all without a limit."""
+    if limit is None:
+        return entries
+    return sorted(sorted(entries, key=lambda entry: hashlib.sha256(entry.name.encode()).digest())[:limit])
+
+
+def _before(store: Store, pointer: Path) -> Sequence[PoolImage]:
+    """What the last scan of this source found; nothing if there was none, or its pool is damaged."""
+    try:
+        return read_pool(store, orjson.loads(pointer.read_bytes())["pool"]).images
+    except (FileNotFoundError, BuildError):
+        return ()
 
 
 def _row(entry: Entry, known: Mapping[tuple[str, int], PoolImage]) -> PoolImage:
@@ -177,7 +193,7 @@ def _into_chunks(rows: Sequence[PoolImage], before: Sequence[PoolImage], chunk_s
     rest: list[PoolImage] = []
     previous = {image.sha256: image.key for image in before if image.chunk >= 0 and image.state != REMOVED}
     for row in sorted(rows, key=lambda r: (previous.get(r.sha256) != r.key, r.name)):  # a known holder stays the holder
-        if not row.sha256:
+        if not row.sha256 or (row.sha256 in first and row.state == UNREADABLE):
             rest.append(replace(row, chunk=-1))
         elif row.sha256 in first:
             rest.append(replace(row, chunk=-1, state=DUPLICATE, error=f"same bytes as {first[row.sha256].name}"))
@@ -234,8 +250,13 @@ def find_pool(store: Store, name: str) -> Pool:
         return read_pool(store, matches[0])
     if len(matches) > 1:
         raise BuildError(f"pool {name!r} is ambiguous ({', '.join(m[:12] for m in matches)}): give more of the id")
-    for pointer in sorted((store.pools / "sources").glob("[0-9a-f]*"), key=os.path.getmtime, reverse=True):
-        pool = read_pool(store, pointer.read_text())
-        if pool.source == name:
-            return pool
+    pointers = [orjson.loads(path.read_bytes()) for path in sorted((store.pools / "sources").glob("*.json"))]
+    scans = [pointer for pointer in pointers if pointer["source"] == os.path.abspath(name)]
+    scans = [pointer for pointer in scans if pointer["limit"] is None] or scans
+    if len(scans) == 1:
+        return read_pool(store, scans[0]["pool"])
+    if scans:
+        raise BuildError(
+            f"{name!r} was scanned in several ways: give one of {', '.join(s['pool'][:12] for s in scans)}"
+        )
     raise BuildError(f"no pool {name!r} in {store.root}: run `tutelage scan {name}` first")

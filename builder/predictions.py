@@ -84,27 +84,41 @@ def write_chunk(folder: Path, chunk: Chunk, results: Sequence[Detections | Failu
 
 def read_chunk(folder: Path) -> ChunkPredictions:
     """The predictions `write_chunk` put there. Raises BuildError if they are missing or damaged."""
-    try:
-        images = pq.read_table(folder / "images.parquet", partitioning=None)
-        objects = pq.read_table(folder / "objects.parquet", partitioning=None, columns=["label", "score", *BOX])
-        counts = images["n_objects"].to_numpy()
-        image = np.repeat(np.arange(len(counts)), counts)
-        if len(image) != objects.num_rows:
-            raise pa.ArrowInvalid(f"{len(image)} objects announced, {objects.num_rows} found")
-    except (OSError, KeyError, pa.ArrowException) as error:
+    images = _read(folder / "images.parquet")
+    objects = _read(folder / "objects.parquet", ["label", "score", *BOX])
+    counts = images["n_objects"].to_numpy()
+    image = np.repeat(np.arange(len(counts)), counts)
+    if len(image) != objects.num_rows:
         raise BuildError(
-            f"predictions in {folder} cannot be read ({error}): remove that folder and label again"
-        ) from None
+            f"predictions in {folder} announce {len(image)} objects and hold {objects.num_rows}: label again"
+        )
     boxes = np.stack([objects[side].to_numpy() for side in BOX], axis=1)
     label, score = objects["label"].to_numpy(), objects["score"].to_numpy()
     return ChunkPredictions(images["status"].to_pylist(), images["error"].to_pylist(), image, label, score, boxes)
 
 
-def read_failures(folder: Path) -> list[tuple[int, str]]:
-    """Position in the chunk and error of each image of a finished chunk with status `error`."""
-    table = pq.read_table(folder / "images.parquet", columns=["status", "error"], partitioning=None)
-    pairs = enumerate(zip(table["status"].to_pylist(), table["error"].to_pylist(), strict=True))
-    return [(position, error) for position, (status, error) in pairs if status == ERROR]
+@dataclass(frozen=True)
+class FailedImage:
+    """position: in the chunk. status and error: see Failure."""
+
+    position: int
+    status: str
+    error: str
+
+
+def read_failures(folder: Path) -> list[FailedImage]:
+    """The images of a finished chunk that have no predictions. Raises BuildError if its files are damaged."""
+    table = _read(folder / "images.parquet", ["status", "error"])
+    rows = zip(table["status"].to_pylist(), table["error"].to_pylist(), strict=True)
+    return [FailedImage(position, status, error) for position, (status, error) in enumerate(rows) if status != OK]
+
+
+def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        return pq.read_table(path, partitioning=None, columns=columns)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise BuildError(f"predictions {path} cannot be read ({reason}): remove its folder and label again") from None
 
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
@@ -126,7 +140,7 @@ def describe(store: Store, name: str) -> dict[str, Any]:
     """What a teacher's predictions hold: its spec, counts, and the images that could not be read."""
     folder = store.predictions / name
     meta = read_meta(folder)
-    parts = [pq.read_table(path, partitioning=None) for path in sorted(folder.glob("*/images.parquet"))]
+    parts = [_read(path) for path in sorted(folder.glob("*/images.parquet"))]
     images = pa.concat_tables(parts) if parts else IMAGES.empty_table()
     failed = images.filter(pc.equal(images["status"], ERROR))
     errors = [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from builder import BuildError
 from builder.cut import ImageOptions, ShardOptions
@@ -25,8 +25,8 @@ class PoolOptions(BaseModel):
     model_config = STRICT
     source: str
     images: str | None = None
-    limit: PositiveInt | None = None
-    chunk: PositiveInt = 512
+    limit: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    chunk: Annotated[int, Field(ge=1, le=2**20)] = 512
 
 
 class TeacherSection(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,23 +13,29 @@ import numpy as np
 import orjson
 
 from builder import BuildError
-from builder.engine import Advance
+from builder.engine import Advance, default_workers
 from builder.files import sha256_file
-from builder.label import Result
+from builder.label import Result, decode_ahead
 from builder.pool import Chunk, PoolImage
 from builder.predictions import Failure
+from builder.truth import NO_CLASSES, read_categories
 from teachers.base import Detections, TeacherOptions
+
+AHEAD = 64
+"""Decoded images that may wait."""
 
 
 class Replay:
     """COCO results (`[{image_id, category_id, bbox: [x, y, w, h], score}, …]`) as a Labeller.
 
     `images` is a COCO JSON whose `images` give each id its file name and whose `categories` give the classes. An image
-    listed there without results has nothing on it; one that is not listed fails. Images are found by their name in the
-    pool, else by their file name alone where that is unambiguous. Raises BuildError for files that do not fit.
+    listed there without results has nothing on it; one that is not listed fails, as does one that cannot be decoded or
+    is not of the listed size. Names are relative to the pool's source, or all below one folder that the pool's are
+    relative to. Results of categories that are no classes (builder.truth.NO_CLASSES) are left out.
+    Raises BuildError for files that do not fit each other.
     """
 
-    def __init__(self, results: Path, images: Path | None, options: TeacherOptions) -> None:
+    def __init__(self, results: Path, images: Path | None, options: TeacherOptions, workers: int | None = None) -> None:
         options.refuse("replay", "nms_iou", "top_k", "min_size", "max_size", "upscale", "dtype", "weights", "classes")
         if images is None:
             raise BuildError(
@@ -36,16 +43,17 @@ class Replay:
             )
         listing, records = _load(images), _load(results)
         try:
-            categories = [(int(c["id"]), str(c["name"])) for c in listing["categories"]]
-            names = {int(i["id"]): str(i["file_name"]) for i in listing["images"]}
+            ids, names = read_categories(listing["categories"], images)
+            self._listed = _listed(listing["images"], images)
         except (KeyError, TypeError, ValueError) as error:
             raise BuildError(f"{images} is no COCO JSON with images and categories ({error!r})") from None
-        self.options, self.listing = options, images
-        self.classes = tuple(name for _, name in categories)
-        self._found = _by_image(results, records, names, {id: n for n, (id, _) in enumerate(categories)})
-        self._id = {name: id for id, name in names.items()}
-        base = Counter(name.rpartition("/")[2] for name in self._id)
-        self._base = {b: id for name, id in self._id.items() if base[b := name.rpartition("/")[2]] == 1}
+        self.classes = tuple(name for name in names if name not in NO_CLASSES)
+        place = {name: n for n, name in enumerate(self.classes)}
+        label = {id: place.get(name, -1) for id, name in zip(ids, names, strict=True)}
+        self._found = _by_image(results, records, {id for id, _, _ in self._listed.values()}, label)
+        folders = {name.rpartition("/")[0] for name in self._listed}
+        self._prefix = f"{folders.pop()}/" if len(folders) == 1 and "" not in folders else ""
+        self._options, self._name, self._workers = options, images.name, workers or default_workers()
         self.description: Mapping[str, Any] = {
             "kind": "detection",
             "family": "replay",
@@ -58,27 +66,39 @@ class Replay:
         self.runtime: Mapping[str, Any] = {}
 
     def results(self, chunks: Iterable[Chunk], advance: Advance) -> Iterator[list[Result]]:
+        chunks = list(chunks)
+        decoded = decode_ahead([image for chunk in chunks for image in chunk.images], self._workers, AHEAD)
         for chunk in chunks:
-            yield [self._result(image) for image in chunk.images]
+            yield [self._result(image, next(decoded)) for image in chunk.images]
             advance(len(chunk.images))
 
-    def _result(self, image: PoolImage) -> Result:
-        id = self._id.get(image.name, self._base.get(image.name.rpartition("/")[2]))
-        if id is None:
-            return Failure(f"not among the images of {self.listing.name}")
-        if image.state != "ok":
-            return Failure(image.error or image.state)
+    def _result(self, image: PoolImage, pixels: np.ndarray | Failure) -> Result:
+        if isinstance(pixels, Failure):
+            return pixels
+        if image.name not in self._listed and self._prefix + image.name not in self._listed:
+            return Failure(f"not among the images of {self._name}")
+        id, width, height = self._listed.get(image.name) or self._listed[self._prefix + image.name]
+        if (width, height) != (image.width, image.height):
+            return Failure(f"is {image.width}x{image.height}, but {width}x{height} in {self._name}")
         rows = self._found.get(id, np.zeros((0, 6)))
         boxes = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
-        return Detections.of(
-            boxes,
-            rows[:, 4],
-            rows[:, 5],
-            width=image.width,
-            height=image.height,
-            floor=self.options.floor,
-            limit=self.options.max_detections,
-        )
+        size = {"width": image.width, "height": image.height}
+        floor, limit = self._options.floor, self._options.max_detections
+        return Detections.of(boxes, rows[:, 4], rows[:, 5], **size, floor=floor, limit=limit)
+
+
+def _listed(records: list[dict[str, Any]], path: Path) -> dict[str, tuple[int, int, int]]:
+    """File name (NFC) -> id, width and height, pixels."""
+    found: dict[str, tuple[int, int, int]] = {}
+    for record in records:
+        name = unicodedata.normalize("NFC", str(record["file_name"]))
+        if name in found:
+            raise BuildError(f"{path}: image file {name!r} stands twice: keep one")
+        found[name] = int(record["id"]), int(record["width"]), int(record["height"])
+    repeated = [id for id, count in Counter(id for id, _, _ in found.values()).items() if count > 1]
+    if repeated:
+        raise BuildError(f"{path}: image id {repeated[0]} stands twice: keep one")
+    return found
 
 
 def _load(path: Path) -> Any:
@@ -90,21 +110,23 @@ def _load(path: Path) -> Any:
         raise BuildError(f"{path} is not JSON ({error})") from None
 
 
-def _by_image(path: Path, records: Any, names: Mapping[int, str], label: Mapping[int, int]) -> dict[int, np.ndarray]:
+def _by_image(path: Path, records: Any, ids: set[int], label: Mapping[int, int]) -> dict[int, np.ndarray]:
     """Image id -> float64 (N, 6): x, y, w, h, score, label."""
     rows: dict[int, list[list[float]]] = {}
-    try:
-        for n, record in enumerate(records):
-            id, category = record["image_id"], record["category_id"]
-            if id not in names or category not in label:
-                what = f"image_id {id}" if id not in names else f"category_id {category}"
-                raise BuildError(f"{path}: result {n} has {what}, which the COCO JSON of its images does not list")
-            row = [*(float(v) for v in record["bbox"]), float(record["score"]), float(label[category])]
-            if len(row) != 6 or not all(map(math.isfinite, row)):
-                raise BuildError(
-                    f"{path}: result {n} needs four numbers and one, not bbox {record['bbox']}, score {record['score']}"
-                )
-            rows.setdefault(id, []).append(row)
-    except (KeyError, TypeError, ValueError) as error:
-        raise BuildError(f"{path} is no list of COCO results: record {n if rows else 0} has no {error}") from None
+    if not isinstance(records, list):
+        raise BuildError(f"{path} is no list of COCO results: give the file that holds one")
+    for n, record in enumerate(records):
+        try:
+            id, category, bbox, score = (record[key] for key in ("image_id", "category_id", "bbox", "score"))
+            known, place = id in ids, label.get(category)
+            row = [*(float(side) for side in bbox), float(score)]
+        except (KeyError, TypeError, ValueError) as error:
+            raise BuildError(f"{path}: result {n} is no COCO detection ({error!r}): correct it") from None
+        if not known or place is None:
+            what = f"category_id {category}" if known else f"image_id {id}"
+            raise BuildError(f"{path}: result {n} has {what}, which the COCO JSON of its images does not list")
+        if len(row) != 5 or not all(map(math.isfinite, row)) or not 0 <= row[4] <= 1:
+            raise BuildError(f"{path}: result {n} needs four numbers and a score in 0..1, not {bbox} and {score}")
+        if place >= 0:
+            rows.setdefault(id, []).append([*row, float(place)])
     return {id: np.array(values) for id, values in rows.items()}

@@ -106,6 +106,11 @@ whose SHA-256 is `sha256` (turned upright, or brought to one format).
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n{body}"
 
 
+def _cell_text(text: str) -> str:
+    """A name as it may stand in a Markdown table."""
+    return " ".join(text.replace("|", "\\|").split())
+
+
 def contact_sheet(version: Path, manifest: Manifest, path: Path, *, images: int = 12, columns: int = 4) -> None:
     """A PNG of evenly spread images of a version with their kept (green), ignored (amber) and dropped (red) boxes.
 
@@ -143,8 +148,9 @@ def contact_sheet(version: Path, manifest: Manifest, path: Path, *, images: int 
 
 def _cell(picture: Image.Image, label: dict[str, Any], rows: list[dict[str, Any]], manifest: Manifest) -> Image.Image:
     """One image, CELL pixels wide, with its boxes (kept on top) and a caption."""
-    scale = CELL / picture.width
-    shown = picture.resize((CELL, max(1, round(picture.height * scale))), Image.Resampling.LANCZOS)
+    scale = min(CELL / picture.width, 3 * CELL / picture.height)
+    sides = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    shown = picture.resize(sides, Image.Resampling.LANCZOS)
     cell = Image.new("RGB", (CELL, shown.height + CAPTION), "white")
     cell.paste(shown, (0, 0))
     draw = ImageDraw.Draw(cell)
@@ -153,12 +159,8 @@ def _cell(picture: Image.Image, label: dict[str, Any], rows: list[dict[str, Any]
     for outcome, layer in (("dropped", dropped), ("ignored", rows), ("kept", rows)):
         for row in (r for r in layer if r["outcome"] == outcome):
             box = [row[side] * scale for side in ("x1", "y1", "x2", "y2")]
-            box = [
-                min(box[0], CELL - 2),
-                min(box[1], shown.height - 2),
-                min(box[2], CELL - 1),
-                min(box[3], shown.height - 1),
-            ]
+            limits = (shown.width - 2, shown.height - 2, shown.width - 1, shown.height - 1)
+            box = [max(0, min(side, limit)) for side, limit in zip(box, limits, strict=True)]
             draw.rectangle(box, outline=COLOURS[outcome], width=1 if outcome == "dropped" else 2)
             if outcome != "dropped":
                 text = f"{manifest.classes[row['label']]} {row['score']:.2f}"

@@ -43,8 +43,8 @@ class Keep(BaseModel):
     score: Fraction | dict[str, Fraction] = 0.5
     ignore: Fraction | dict[str, Fraction] | None = 0.3
     nms: Fraction | None = None
-    max_per_image: Annotated[int, Field(ge=1)] | None = None
-    min_size: Annotated[float, Field(ge=0)] | None = None
+    max_per_image: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    min_size: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     where: str | None = None
     refused: Literal["ignore", "drop"] = "ignore"
 

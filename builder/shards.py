@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ BLOCK = 512
 END = bytes(2 * BLOCK)
 KEY = re.compile(r"[A-Za-z0-9_/-]{1,90}")
 BUFFER = 1 << 20
+"""Bytes that are joined, hashed and written at once; more would leave the processor's cache."""
+AHEAD = 4
+"""Buffers that may wait for the hash, which is slower than writing."""
+WRITEBACK = 16 << 20
+"""Bytes after which the disk is told to begin with them."""
 MAX_MEMBER = 8**11 - 1
 """Bytes: what eleven octal digits of a USTAR header can say."""
 
@@ -97,26 +103,30 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Sequence[tuple[str, byt
 
 
 class _HashedFile:
-    """A file whose SHA-256 is computed in a thread beside writing (hashlib and write both release the GIL)."""
+    """A file whose SHA-256 is computed in a thread beside writing (hashlib and write both release the GIL), and which
+    the disk begins to take long before it is complete, so that fsync finds little left to do."""
 
     def __init__(self, file: IO[bytes], thread: ThreadPoolExecutor) -> None:
         self.bytes = 0
         self._file, self._thread, self._digest = file, thread, hashlib.sha256()
-        self._pending: Future[None] | None = None
+        self._hashing: deque[Future[None]] = deque()
+        self._on_its_way = 0
 
     def write(self, blob: bytes) -> None:
-        self._wait()
-        self._pending = self._thread.submit(self._digest.update, blob)
+        if len(self._hashing) == AHEAD:
+            self._hashing.popleft().result()
+        self._hashing.append(self._thread.submit(self._digest.update, blob))
         self._file.write(blob)
         self.bytes += len(blob)
+        if (begun := self.bytes - self._on_its_way) >= WRITEBACK:
+            # Linux starts to write what is said not to be needed, and drops it from memory only where that is done
+            os.posix_fadvise(self._file.fileno(), self._on_its_way, begun, os.POSIX_FADV_DONTNEED)
+            self._on_its_way = self.bytes
 
     def sha256(self) -> str:
-        self._wait()
+        while self._hashing:
+            self._hashing.popleft().result()
         return self._digest.hexdigest()
-
-    def _wait(self) -> None:
-        if self._pending:
-            self._pending.result()
 
 
 def read_members(path: Path) -> Iterator[Member]:

@@ -39,14 +39,14 @@ def read_entry(entry: Entry) -> bytes:
     return data
 
 
-def list_source(source: str, images: Path | None = None) -> list[Entry]:
-    """All images of a source, sorted by name. Raises BuildError for a source that is missing or of no known kind, or
-    in which two images share a name."""
+def list_source(source: str, images: Path | None = None, store: Path | None = None) -> list[Entry]:
+    """All images of a source, sorted by name; a `store` inside a folder is no part of it. Raises BuildError for a
+    source that is missing or of no known kind, or in which two images share a name."""
     if "://" in source:
         raise BuildError(f"source {source!r} is remote: give a local folder, glob, list, COCO JSON or tars")
     path = Path(source)
     if path.is_dir():
-        entries = list(_folder(path))
+        entries = list(_folder(path, store))
     elif not path.exists():
         if not glob.has_magic(source):
             raise BuildError(
@@ -78,25 +78,29 @@ def _files(named: Iterable[tuple[str, Path]]) -> Iterator[Entry]:
     """Entries of whole files; one that cannot be looked at (a broken link) stays, and fails when it is read."""
     for name, path in named:
         if _is_image(name) or path.suffix != ".tar":
-            try:
-                name.encode()
-            except UnicodeEncodeError:
-                raise BuildError(f"file name {os.fsencode(path)!r} is not UTF-8: rename it") from None
+            _text(str(path.absolute()))
             try:
                 stat = path.stat()
                 size, mtime = stat.st_size, stat.st_mtime_ns
             except OSError:
                 size, mtime = 0, 0
-            yield Entry(unicodedata.normalize("NFC", name), str(path.absolute()), 0, size, mtime)
+            yield Entry(_text(name), str(path.absolute()), 0, size, mtime)
         else:
             yield from _tar(path, name)
 
 
-def _folder(folder: Path) -> Iterator[Entry]:
-    """All images below a folder, and all images inside tars below it; hidden files and folders are left out."""
+def _folder(folder: Path, store: Path | None) -> Iterator[Entry]:
+    """All images below a folder, and all images inside tars below it; hidden files and folders are left out, and no
+    folder is walked twice, however links lead there."""
     found: list[tuple[str, Path]] = []
+    seen = {(s.st_dev, s.st_ino) for s in [os.stat(store)]} if store and store.exists() else set()
     for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        status = os.stat(root)
+        if (status.st_dev, status.st_ino) in seen:
+            folders[:] = []
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = Path(root)
         found += (
             (below.joinpath(n).relative_to(folder).as_posix(), below / n)
@@ -118,7 +122,10 @@ def _glob(pattern: str) -> Iterator[Entry]:
 def _list(path: Path) -> Iterator[Entry]:
     """One path a line, relative to the list's folder; empty lines and lines that begin with # are left out. An image's
     name is its line as a relative path (`../` becomes `up/`)."""
-    lines = [line.strip() for line in path.read_text().splitlines()]
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise BuildError(f"list {path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
     unique = dict.fromkeys(os.path.normpath(line) for line in lines if line and not line.startswith("#"))
     return _files((name.lstrip("/").replace("../", "up/"), path.parent / name) for name in unique)
 
@@ -141,9 +148,25 @@ def _tar(path: Path, name: str) -> Iterator[Entry]:
             mtime = path.stat().st_mtime_ns
             for member in tar:
                 if member.isfile() and _is_image(member.name):
-                    inside = unicodedata.normalize(
-                        "NFC", f"{name.removesuffix('.tar')}/{member.name.removeprefix('./')}"
-                    )
-                    yield Entry(inside, str(path.absolute()), member.offset_data, member.size, mtime)
+                    inside = f"{name.removesuffix('.tar')}/{member.name.removeprefix('./')}"
+                    yield Entry(_text(inside), str(path.absolute()), member.offset_data, member.size, mtime)
+            if not _ends_well(path, tar.offset):
+                raise tarfile.ReadError(f"damaged at byte {tar.offset}")
     except (tarfile.TarError, OSError) as error:
         raise BuildError(f"{path} cannot be read as an uncompressed tar ({error})") from None
+
+
+def _ends_well(path: Path, offset: int) -> bool:
+    """Whether the archive ends at `offset`: tarfile takes a damaged header for the end, and images would be missing."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return not file.read(512).strip(b"\0")
+
+
+def _text(name: str) -> str:
+    """A name as NFC. Raises BuildError if its bytes are not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise BuildError(f"image name {os.fsencode(name)!r} is not UTF-8: rename it") from None
+    return unicodedata.normalize("NFC", name)

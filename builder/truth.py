@@ -68,7 +68,7 @@ def read_coco(path: Path, images: Path | None = None) -> Truth:
     """
     content = _load(path)
     try:
-        ids, classes = _categories(content["categories"], path)
+        ids, classes = read_categories(content["categories"], path)
         records: list[dict[str, Any]] = content["images"]
         names = [str(record["file_name"]) for record in records]
         image_ids = [int(record["id"]) for record in records]
@@ -165,7 +165,8 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _categories(records: list[dict[str, Any]], path: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def read_categories(records: list[dict[str, Any]], path: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Ids and names of a COCO file's `categories`, in its order. Raises TruthError if one stands twice."""
     ids = tuple(int(record["id"]) for record in records)
     names = tuple(str(record["name"]) for record in records)
     for what, values in (("id", ids), ("name", tuple(name for name in names if name not in NO_CLASSES))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import orjson
-import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from builder.engine import Track, run, silent, until
@@ -109,19 +110,20 @@ def _check_sample(path: Path, sample: Sample, job: _Job) -> str | tuple[int, int
     if tuple(sample.members) != job.features:
         return f"its members are {', '.join(sample.members)}, not {', '.join(job.features)}"
     try:
-        height, width, _ = decode_rgb(read_bytes(path, sample.members[job.features[0]])).shape
+        image = read_bytes(path, sample.members[job.features[0]])
+        height, width, _ = decode_rgb(image).shape
         label = orjson.loads(read_bytes(path, sample.members["json"]))
-        stated = (label["width"], label["height"])
-        columns = [label["objects"][name] for name in OBJECT_KEYS]
+        if label["key"] != sample.key:
+            return f"its label JSON is that of {label['key']}"
+        if (label["width"], label["height"]) != (width, height):
+            return f"its image is {width}x{height}, its label says {label['width']}x{label['height']}"
+        if label["reencoded"] == "none" and hashlib.sha256(image).hexdigest() != label["sha256"]:
+            return "its image bytes are not those of the SHA-256 in its label"
+        return _check_objects([label["objects"][name] for name in OBJECT_KEYS], width, height, job.classes)
     except ImageError as error:
         return f"its image {error}"
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         return f"its label JSON is damaged ({error!r})"
-    if label["key"] != sample.key:
-        return f"its label JSON is that of {label['key']}"
-    if stated != (width, height):
-        return f"its image is {width}x{height}, its label says {stated[0]}x{stated[1]}"
-    return _check_objects(columns, width, height, job.classes)
 
 
 def _check_objects(columns: list[list[Any]], width: int, height: int, classes: int) -> str | tuple[int, int, float]:
@@ -144,21 +146,15 @@ def _check_objects(columns: list[list[Any]], width: int, height: int, classes: i
 def _compare_labels(path: Path, objects: dict[str, tuple[int, int, float]]) -> list[str]:
     """Where labels.parquet and the shards tell different objects."""
     found = {key: [0, 0, 0.0] for key in objects}
-    filters = [("outcome", "!=", "dropped")]
-    for row in _rows(path, filters):
-        counts = found.get(row["key"])
-        if counts is not None:
-            counts[row["outcome"] == "ignored"] += 1
-            counts[2] += row["score"]
+    for batch in pq.ParquetFile(path).iter_batches(columns=["key", "score", "outcome"]):
+        for row in batch.filter(pc.field("outcome") != "dropped").to_pylist():
+            counts = found.get(row["key"])
+            if counts is not None:
+                counts[row["outcome"] == "ignored"] += 1
+                counts[2] += row["score"]
     wrong = [key for key, counts in objects.items() if not np.allclose(counts, found[key], rtol=1e-4)]
     return (
         [f"labels.parquet: the objects of {wrong[0]} and {len(wrong) - 1} more are not those of the shards"]
         if wrong
         else []
     )
-
-
-def _rows(path: Path, filters: list[tuple[str, str, str]]) -> Iterator[dict[str, Any]]:
-    table: pa.Table = pq.read_table(path, columns=["key", "score", "outcome"], filters=filters)
-    for batch in table.to_batches(max_chunksize=65536):
-        yield from batch.to_pylist()

@@ -135,14 +135,17 @@ def train(recipe: TrainRecipe, out: Path, store: Store, progress: Progress | Non
         if accelerator.is_main_process:
             held.enter_context(locked(out / ".lock", f"run {out}", sweep=[out]))
         with accelerator.main_process_first():
-            if claim(out, plan.description) == recipe.steps:
-                return out
+            saved = claim(out, plan.description)
+        if saved == recipe.steps:
+            return out
         network = _network(recipe, plan)
         heads, optimizer = accelerator.prepare(DenseForward(network), _optimizer(network, recipe))
         joint = JointLoss(recipe.alpha if recipe.pseudo else 0.0, recipe.decay, per_term=recipe.per_term)
         about = {"recipe": plan.description, "trained_on": _trained_on(plan) if accelerator.is_main_process else []}
         run = Run(out, accelerator, network, plan.config, optimizer, joint, about)
         first, skipped, before = run.resume(), 0, time.perf_counter()
+        if first > saved:  # killed after state.pt, before the weights and meta.json that belong to it
+            run.save(first)
         for step, batch in enumerate(_batches(recipe, plan, accelerator, first), first):
             batch = batch.to(accelerator.device)
             result = joint(detection_sums(network, heads(batch.images), batch.targets, batch.pseudo))

@@ -29,7 +29,8 @@ def write_images(
 def write_results(
     folder: Path, names: list[str], *, empty: int = 0, size: tuple[int, int] = (64, 48)
 ) -> tuple[Path, Path]:
-    """COCO results and the COCO JSON of their images; the first `empty` images have no results, category ids have gaps."""
+    """COCO results and the COCO JSON of their images; the first `empty` images have no results, category ids have gaps,
+    images with `turned` in their name are listed upright."""
     rng = np.random.default_rng(7)
     results: list[dict[str, Any]] = []
     for n, _ in enumerate(names):
@@ -46,7 +47,9 @@ def write_results(
             )
     listing = {
         "images": [
-            {"id": 10 + n, "file_name": name, "width": size[0], "height": size[1]} for n, name in enumerate(names)
+            {"id": 10 + n, "file_name": name}
+            | dict(zip(("width", "height"), size[:: -1 if "turned" in name else 1], strict=True))
+            for n, name in enumerate(names)
         ],
         "categories": [{"id": id, "name": name} for id, name in zip((3, 7, 90), CLASSES, strict=True)],
         "annotations": [],

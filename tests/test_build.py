@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -223,6 +224,59 @@ def test_unreadable_images_are_counted_and_too_many_fail_the_run_but_keep_its_wo
     done = run_json("build", recipe, "--max-failure-rate", 0.1, store=store)
     assert (done["images_labelled"], done["samples"], done["image_states"]["unreadable"]) == (0, 23, 1)
     assert "unreadable   1" in run("show", done["predictions"][:8], store=store).output
+
+
+def test_what_is_mended_makes_a_new_version(tmp_path: Path) -> None:
+    recipe, store = make_pool(tmp_path), tmp_path / "store"
+    victim = tmp_path / "pool" / "image_00003.jpg"
+    photo = victim.read_bytes()
+    run_json("scan", tmp_path / "pool", store=store)
+    victim.unlink()
+    victim.symlink_to(tmp_path / "nowhere")  # unreadable now, but in the chunk it was scanned into
+    options = ["--max-failure-rate", 0.1]
+    assert run_json("build", recipe, *options, store=store)["samples"] == 23
+    victim.unlink()
+    victim.write_bytes(photo)
+    mended = run_json("build", recipe, *options, "--retry-failures", store=store)
+    assert (mended["samples"], mended["version"], mended["failures"]) == (24, "pets@v2", [])
+
+
+def test_a_deleted_image_is_no_failure(tmp_path: Path) -> None:
+    recipe, store = make_pool(tmp_path), tmp_path / "store"
+    bad = tmp_path / "pool" / "bad.jpg"
+    bad.write_text("junk")
+    failed = run("build", recipe, store=store)
+    assert failed.exit_code == 1 and "bad.jpg: not an image" in failed.output
+    bad.unlink()
+    assert run_json("build", recipe, store=store)["samples"] == 24
+
+
+def test_bytes_swapped_behind_our_back_are_found_by_verify(tmp_path: Path) -> None:
+    """Same size, same time: the cut trusts them, as make and rsync would; verify does not."""
+    write_results(tmp_path, write_images(tmp_path / "pool", 3, suffix=".bmp"))
+    recipe, store = write_recipe(tmp_path), tmp_path / "store"
+    first, second = (tmp_path / "pool" / f"image_0000{n}.bmp" for n in (0, 1))
+    run_json("build", recipe, "--only", "label", store=store)
+    times = first.stat()
+    first.write_bytes(second.read_bytes())
+    os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
+    run_json("build", recipe, store=store)
+    told = run("verify", "pets", store=store)
+    assert told.exit_code == 1 and "its image bytes are not those of the SHA-256" in told.output
+
+
+def test_class_names_of_any_kind_travel(tmp_path: Path) -> None:
+    recipe, store = make_pool(tmp_path), tmp_path / "store"
+    listing = json.loads((tmp_path / "listing.json").read_text())
+    names = ["[/red]a|b", 'quo"te: #', "日本 语"]
+    for category, name in zip(listing["categories"], names, strict=True):
+        category["name"] = name
+    (tmp_path / "listing.json").write_text(json.dumps(listing))
+    value = run_json("build", recipe, store=store)
+    shown = run("show", "pets", store=store)
+    assert shown.exit_code == 0 and "[/red]a|b" in shown.output
+    rows = load_dataset(value["path"], split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows.features["json"]["objects"]["category"].feature.names == names
 
 
 DAMAGES = [

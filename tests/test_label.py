@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,7 @@ def test_unreadable_images_are_rows_and_can_be_tried_again(pool: Pool, tmp_path:
     assert (again.images_labelled, again.failures) == (5, ())
 
 
+LISTED = {"id": 10, "file_name": "a.jpg", "width": 64, "height": 48}
 BROKEN = [
     ("results.json", "[{]", "is not JSON"),
     (
@@ -137,7 +139,23 @@ BROKEN = [
         "result 0 has category_id 4",
     ),
     ("results.json", '[{"image_id": 10, "category_id": 3, "bbox": [1, 2, 3], "score": 0.5}]', "needs four numbers"),
-    ("results.json", '[{"image_id": 10, "category_id": 3, "bbox": [1, 2, 3, 4]}]', "has no 'score'"),
+    ("results.json", '[{"image_id": 10, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 55}]', "a score in 0..1"),
+    ("listing.json", json.dumps({"images": [LISTED, LISTED], "categories": []}), "'a.jpg' stands twice"),
+    (
+        "listing.json",
+        json.dumps({"images": [LISTED, LISTED | {"file_name": "b.jpg"}], "categories": []}),
+        "image id 10 stands twice",
+    ),
+    (
+        "listing.json",
+        json.dumps({"images": [LISTED], "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}),
+        "two categories",
+    ),
+    (
+        "results.json",
+        '[{"image_id": 10, "category_id": 3, "bbox": [1, 2, 3, 4]}]',
+        "no COCO detection .KeyError..score",
+    ),
     ("listing.json", '{"images": []}', "no COCO JSON with images and categories"),
 ]
 
@@ -150,7 +168,48 @@ def test_results_that_do_not_fit_say_where(tmp_path: Path, file: str, content: s
         Replay(results, listing, TeacherOptions())
 
 
-def test_replay_fails_for_images_that_the_results_do_not_list(pool: Pool, tmp_path: Path) -> None:
-    results, listing = write_results(tmp_path, [f"other/folder/image_{n:05d}.jpg" for n in range(10)])
-    done = label(pool, Replay(results, listing, TeacherOptions()), Store(tmp_path / "store"), spec="replay")
-    assert done.failures == ("image_00010.jpg: not among the images of listing.json",)
+def replayed(tmp_path: Path, names: list[str], *, listed: list[str] | None = None, **options: Any) -> Any:
+    """A pool of such images, labelled by a replay of results for `listed`."""
+    write_images(tmp_path / "made", len(names))
+    for n, name in enumerate(names):
+        (tmp_path / "pool" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "made" / f"image_{n:05d}.jpg", tmp_path / "pool" / name)
+    replay = Replay(*write_results(tmp_path, listed or names, **options), TeacherOptions())
+    store = Store(tmp_path / "store")
+    return label(scan(str(tmp_path / "pool"), store), replay, store, spec="replay")
+
+
+def test_replay_finds_images_below_the_one_folder_of_its_listing(tmp_path: Path) -> None:
+    done = replayed(tmp_path, ["a.jpg", "b.jpg", "c.jpg"], listed=["data/val/a.jpg", "data/val/b.jpg"])
+    assert done.failures == ("c.jpg: not among the images of listing.json",)
+
+
+def test_replay_never_gives_an_image_the_boxes_of_a_namesake(tmp_path: Path) -> None:
+    done = replayed(tmp_path, ["train/a.jpg", "val/a.jpg"], listed=["val/a.jpg"])
+    assert done.failures == ("train/a.jpg: not among the images of listing.json",)
+
+
+def test_replay_fails_for_images_of_another_size_or_that_are_broken(tmp_path: Path) -> None:
+    assert "is 64x48, but 640x480" in replayed(tmp_path, ["a.jpg"], size=(640, 480)).failures[0]
+    photo = tmp_path / "pool" / "a.jpg"
+    photo.write_bytes(photo.read_bytes()[:-300])
+    replay = Replay(*write_results(tmp_path, ["a.jpg"]), TeacherOptions())
+    store = Store(tmp_path / "store")
+    assert "cannot be decoded" in label(scan(str(tmp_path / "pool"), store), replay, store, spec="replay").failures[0]
+
+
+def test_an_image_that_comes_back_is_labelled(pool: Pool, tmp_path: Path) -> None:
+    victim = tmp_path / "pool" / "image_00003.jpg"
+    victim.rename(tmp_path / "aside.jpg")
+    store = Store(tmp_path / "store")
+    assert run(scan(str(tmp_path / "pool"), store, chunk_size=5), tmp_path / "store", Corner()).failures == ()
+    (tmp_path / "aside.jpg").rename(victim)
+    done = run(scan(str(tmp_path / "pool"), store, chunk_size=5), tmp_path / "store", Corner())
+    assert (done.chunks_labelled, done.failures) == (1, ())
+
+
+def test_damaged_predictions_are_a_sentence(pool: Pool, tmp_path: Path) -> None:
+    done = run(pool, tmp_path / "store", Corner())
+    next((tmp_path / "store" / "predictions" / done.predictions).glob("*/images.parquet")).write_bytes(b"PAR1")
+    with pytest.raises(BuildError, match="cannot be read"):
+        run(pool, tmp_path / "store", Corner())

@@ -123,9 +123,7 @@ def raw_output(*cells: tuple[int, list[float]]) -> np.ndarray:
     return output
 
 
-def write_model(
-    folder: Path, output: np.ndarray, *, batch: int | str = "B", half: bool = False, **spec: Any
-) -> Path:
+def write_model(folder: Path, output: np.ndarray, *, batch: int | str = "B", half: bool = False, **spec: Any) -> Path:
     """An ONNX model that answers every image with `output`, its objectness times the image's mean pixel / 255; and the
     YAML beside it, with the keys of `spec` changed (None removes one)."""
     kind, dtype = (TensorProto.FLOAT16, np.float16) if half else (TensorProto.FLOAT, np.float32)

@@ -139,3 +139,53 @@ def test_unreadable_images_are_rows(images: Path, tmp_path: Path) -> None:
 def test_wrong_sources_say_what_to_give(tmp_path: Path, make: object, message: str) -> None:
     with pytest.raises(BuildError, match=message):
         scan(str(make(tmp_path)), Store(tmp_path / "store"))  # type: ignore[operator]
+
+
+def test_unreadable_twins_are_no_duplicates(images: Path, tmp_path: Path) -> None:
+    for n in range(3):
+        (images / f"empty_{n}.jpg").write_bytes(b"")
+    pool = scan(str(images), Store(tmp_path / "store"))
+    assert (pool.count("unreadable"), pool.count("duplicate")) == (3, 0)
+
+
+def test_the_store_and_loops_of_links_are_no_part_of_a_folder(images: Path, tmp_path: Path) -> None:
+    store = Store(images / "store")
+    before = scan(str(images), store)
+    (images / "store" / "datasets").mkdir()
+    write_images(images / "store" / "datasets", 1)
+    (images / "loop").symlink_to(images)
+    assert scan(str(images), store) == before
+
+
+def test_a_tar_damaged_at_a_header_is_an_error_not_a_shorter_pool(images: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for n in range(5):
+            tar.add(images / f"image_{n:05d}.jpg", arcname=f"{n}.jpg")
+        third = tar.getmembers()[2].offset
+    raw = bytearray((tmp_path / "a.tar").read_bytes())
+    raw[third] ^= 1
+    (tmp_path / "a.tar").write_bytes(bytes(raw))
+    with pytest.raises(BuildError, match="uncompressed tar"):
+        scan(str(tmp_path / "a.tar"), Store(tmp_path / "store"))
+
+
+def test_a_source_is_found_by_its_place_and_whole_before_limited(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store")
+    scan(str(images), store, limit=2)
+    assert len(find_pool(store, str(images)).images) == 2
+    whole = scan(str(images), store)
+    copy = shutil.copytree(images, tmp_path / "elsewhere" / "pool")
+    scan(str(copy), store)
+    monkeypatch.chdir(tmp_path)
+    assert find_pool(store, "pool").id == find_pool(store, "./elsewhere/../pool").id == whole.id
+    with pytest.raises(BuildError, match="no pool 'deep'"):
+        find_pool(store, "deep")
+
+
+def test_a_damaged_pool_is_scanned_anew(images: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    pool = scan(str(images), store)
+    (store.pools / pool.id / "pool.parquet").write_bytes(b"PAR1")
+    assert scan(str(images), store) == pool

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ PATIENCE = 120
 """Seconds after which a process that shows no sign is given up. None is expected to take a tenth of it."""
 ATTEMPTS = 3
 """How often a run is begun again that had ended before it could be stopped."""
+STARTED: list[subprocess.Popen[str]] = []
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,20 @@ def start(recipe: Path, store: Path, *arguments: str, **options: Any) -> subproc
     """`build-pseudo` in a process group of its own, as a shell starts it."""
     command = [sys.executable, "-m", "builder.cli", "build-pseudo", recipe, "--store", store, "--workers=2", "--json"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*command, *arguments], start_new_session=True, cwd=ROOT, **pipes, **options)
+    process = subprocess.Popen([*command, *arguments], start_new_session=True, cwd=ROOT, **pipes, **options)
+    STARTED.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays() -> Iterator[None]:
+    """A test that fails leaves no process behind, above all none that stands still."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 def result(process: subprocess.Popen[str]) -> dict[str, Any]:
