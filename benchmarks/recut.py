@@ -92,6 +92,8 @@ def recut(built: Built, recipe: Recipe, store: Store, score: float, workers: int
         keep=keep,
         images=recipe.images,
         shards=recipe.shards,
+        spec=recipe.teacher.spec,
+        license=recipe.teacher.license,
         provenance={},
         workers=workers,
     )

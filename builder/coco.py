@@ -10,10 +10,15 @@ import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypedDict, cast
 
 import numpy as np
+import orjson
 
+from builder.files import sha256_file
+from builder.manifest import read_manifest
+from builder.shards import read_bytes, read_samples
 from builder.truth import Truth, TruthError
 from teachers.base import Detections
 
@@ -91,6 +96,29 @@ def evaluate_detections(truth: Truth, predictions: Sequence[Detections]) -> Metr
     per_class = {name: by_id[number] for name, number in zip(truth.classes, truth.category_ids, strict=True)}
     numbers = dict(zip(STATS, evaluation.stats.tolist(), strict=True))
     return cast(Metrics, {**numbers, "per_class": per_class})
+
+
+def read_kept(version: Path, truth: Truth) -> list[Detections]:
+    """What a version keeps on each image of the truth, matched by the SHA-256 of the files: to measure pseudo-labels
+    where labels exist. Nothing for an image that is not in the version. Raises BuildError or TruthError."""
+    manifest = read_manifest(version)
+    positions = align_classes(manifest.classes, truth.classes)
+    labels: dict[str, dict[str, Any]] = {}
+    for shard in manifest.shards:
+        path = version / "data" / shard.name
+        for sample in read_samples(path):
+            label = orjson.loads(read_bytes(path, sample.members["json"]))
+            labels[label["sha256"]] = label["objects"]
+    found = []
+    for image in truth.images:
+        objects = labels.get(sha256_file(image.path), {})
+        kept = ~np.array(objects.get("ignore", []), bool)
+        boxes = np.array(objects.get("bbox", []), np.float32).reshape(-1, 4)[kept]
+        boxes[:, 2:] += boxes[:, :2]
+        scores, classes = (np.array(objects.get(name, []), np.float32)[kept] for name in ("score", "category"))
+        size = {"width": image.width, "height": image.height}
+        found.append(relabel(Detections.of(boxes, scores, classes, **size), positions))
+    return found
 
 
 def precision_recall(truth: Truth, kept: Sequence[Detections], iou: float = 0.5) -> tuple[float, float]:

@@ -19,8 +19,10 @@ from datasets import load_dataset
 from PIL import Image, ImageOps
 
 from builder.cli import main
+from builder.coco import read_kept
 from builder.manifest import read_manifest
 from builder.shards import read_samples
+from builder.truth import read_coco
 from tests.pools import CLASSES, tree, write_images, write_recipe, write_results
 
 
@@ -89,6 +91,16 @@ def test_webdataset_and_datasets_read_what_the_results_say(built: Path) -> None:
             np.asarray(row["jpg"].convert("RGB")),
             (np.asarray(sample["jpg"]) * (255 if sample["jpg"].__class__ is np.ndarray else 1)),
         )
+
+
+def test_what_a_version_keeps_can_be_measured_against_labels(built: Path) -> None:
+    truth = read_coco(built / "listing.json", built / "pool")
+    kept = read_kept(built / "store" / "datasets" / "pets" / "v1", truth)
+    expected = by_hand(built)
+    for image, found in zip(truth.images, kept, strict=True):
+        rows = [(category, score) for category, score, ignored in expected[image.name] if not ignored]
+        assert found.labels.tolist() == [category for category, _ in rows]
+        assert np.allclose(found.scores, [score for _, score in rows])
 
 
 def test_labels_parquet_tells_every_raw_object_and_anyone_can_query_it(built: Path) -> None:

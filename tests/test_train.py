@@ -120,6 +120,17 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(scenes: Path
     assert sorted(path.name for path in (tmp_path / "full").iterdir() if path.name != ".lock") == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("lost", [("meta.json",), ("meta.json", "model.safetensors")])
+def test_a_run_killed_inside_its_last_save_is_completed(scenes: Path, tmp_path: Path, lost: tuple[str, ...]) -> None:
+    recipe = make_recipe(scenes, steps=2)
+    run = train(recipe, tmp_path / "run", Store(tmp_path))
+    before = {name: (run / name).read_bytes() for name in ("meta.json", "model.safetensors", "log.jsonl")}
+    for name in lost:  # state.pt is written first, the weights next, meta.json last
+        (run / name).unlink()
+    train(recipe, run, Store(tmp_path), interrupt_at(1))
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
 def test_a_joint_run_logs_both_streams(scenes: Path, version: Path, tmp_path: Path) -> None:
     recipe = make_recipe(scenes, pseudo=(str(version),), alpha=0.5, decay=0.9)
     log = read_log(train(recipe, tmp_path / "run", Store(tmp_path)))

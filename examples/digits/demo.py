@@ -15,21 +15,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 from scenes import Counts, make_scenes
 
-from builder.coco import evaluate_detections, paired_bootstrap, precision_recall
 from builder.files import write_file
-from builder.pool import make_key
 from builder.store import Store
-from builder.truth import Truth, read_coco
-from students.evaluate import evaluate
-from teachers import load_teacher
-from teachers.base import Detections, TeacherOptions
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+sys.path.insert(0, str(HERE.parent))
+
+from compare import compare  # noqa: E402 - it lies beside the examples
 
 
 def main() -> None:
@@ -72,33 +67,9 @@ def run(*command: str) -> None:
 
 def measure(demo: Path) -> dict[str, object]:
     """Every figure of the table; the pool's truth and the test scenes are looked at here for the first time."""
-    test = read_coco(demo / "data" / "test.json")
-    found: dict[str, list[Detections]] = {}
-    for name in ("teacher", "supervised", "student"):
-        model = load_teacher(f"checkpoint:{demo / 'runs' / name}", TeacherOptions(floor=0.01, batch_size=16))
-        _, found[name] = evaluate(model, test)
-    scores = {name: evaluate_detections(test, detections)["AP"] for name, detections in found.items()}
-    low, high = paired_bootstrap(test, found["supervised"], found["student"], draws=1000, level=0.9)
     version = Store(demo / "store").version("digits")
-    pool = read_coco(demo / "data" / "pool_truth.json")
-    precision, recall = precision_recall(pool, kept_boxes(version, pool))
-    figures: dict[str, float] = {f"{name}_ap": value for name, value in scores.items()}
-    figures |= {"pseudo_precision": precision, "pseudo_recall": recall, "gain_low": low, "gain_high": high}
-    return {name: round(value, 4) for name, value in figures.items()} | {"version": f"digits@{version.name}"}
-
-
-def kept_boxes(version: Path, pool: Truth) -> list[Detections]:
-    """The pseudo-labels of a version, in the order of the pool's hidden truth."""
-    table = pq.read_table(version / "labels.parquet", filters=[("outcome", "=", "kept")])
-    key = np.array(table["key"].to_pylist(), object)
-    columns = {name: table[name].to_numpy() for name in ("x1", "y1", "x2", "y2", "score", "label")}
-    boxes = np.stack([columns[side] for side in ("x1", "y1", "x2", "y2")], axis=1)
-    found = []
-    for image in pool.images:
-        rows = key == make_key(Path(image.name).name)
-        size = {"width": image.width, "height": image.height}
-        found.append(Detections.of(boxes[rows], columns["score"][rows], columns["label"][rows], **size))
-    return found
+    figures = compare(demo / "runs", version, demo / "data" / "test.json", demo / "data" / "pool_truth.json")
+    return figures | {"version": f"digits@{version.name}"}
 
 
 def report(result: dict[str, object], seed: int) -> None:
