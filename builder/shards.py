@@ -25,7 +25,7 @@ BUFFER = 1 << 20
 """Bytes that are joined, hashed and written at once; more would leave the processor's cache."""
 AHEAD = 4
 """Buffers that may wait for the hash, which is slower than writing."""
-WRITEBACK = 16 << 20
+WRITEBACK = 8 << 20
 """Bytes after which the disk is told to begin with them."""
 MAX_MEMBER = 8**11 - 1
 """Bytes: what eleven octal digits of a USTAR header can say."""
