@@ -234,7 +234,8 @@ def test_ctrl_c_gets_one_sentence_and_loses_nothing(replay: Job, tmp_path: Path)
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """Few images with many objects: predictions are larger than the pool's table, and shards larger than both."""
     folder = tmp_path_factory.mktemp("crowded")
-    results, _ = write_results(folder, write_images(folder / "pool", 8, suffix=".bmp", size=(128, 96)))
+    size = (128, 96)
+    results, _ = write_results(folder, write_images(folder / "pool", 8, suffix=".bmp", size=size), size=size)
     rng, records = np.random.default_rng(0), json.loads(results.read_text())
     results.write_text(json.dumps([{**r, "score": rng.uniform(0.1, 1)} for _ in range(200) for r in records]))
     return make_job(folder, 8, 4, "jpg")
