@@ -82,13 +82,13 @@ def sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def locked(lock: Path, what: str, *, sweep: Sequence[Path]) -> Iterator[None]:
+def locked(lock: Path, what: str, *, sweep: Sequence[Path], wait: bool = False) -> Iterator[None]:
     """Hold the lock file alone, and sweep what a killed holder left half-written directly below the folders `sweep`.
-    The kernel frees the lock of a dead process. Raises BuildError, naming `what`, if another process holds it."""
+    The kernel frees the lock of a dead process. If another process holds it, `wait`, or raise BuildError, naming `what`."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "wb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise BuildError(f"another process is working on {what}: wait for it to end, then run this again") from None
         for path in (path for folder in sweep for path in folder.glob(f"{TEMPORARY}*")):

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from builder import BuildError
 from builder.engine import Track, default_workers, silent
-from builder.files import canonical_json, digest, new_file, write_file
+from builder.files import canonical_json, digest, locked, new_file, write_file
 from builder.sources import Entry, list_source, read_entry
 from builder.store import Store
 from teachers.images import ImageError, read_header
@@ -145,13 +145,14 @@ def scan(
     known = {(i.uri, i.offset): i for i in before if i.state in (OK, UNREADABLE) and i.sha256}
     rows: list[PoolImage] = []
     with track("scan", len(entries)) as advance, ThreadPoolExecutor(workers or default_workers()) as threads:
-        for row in threads.map(partial(_row, known=known), entries, chunksize=64):
+        for row in threads.map(partial(_row, known=known), entries):
             rows.append(row)
             advance(1)
     ordered = _into_chunks(rows, before, chunk_size)
     pool = Pool(digest([[i.key, i.sha256, i.chunk, i.state] for i in ordered]), source, ordered)
-    _write(store, pool)
-    write_file(pointer, canonical_json({**scanned, "pool": pool.id}))
+    with locked(store.pools / ".lock", "the pools", sweep=[store.pools / pool.id, pointer.parent], wait=True):
+        _write(store, pool)
+        write_file(pointer, canonical_json({**scanned, "pool": pool.id}))
     return pool
 
 

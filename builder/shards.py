@@ -118,7 +118,8 @@ class _HashedFile:
         self._hashing.append(self._thread.submit(self._digest.update, blob))
         self._file.write(blob)
         self.bytes += len(blob)
-        if (begun := self.bytes - self._on_its_way) >= WRITEBACK:
+        begun = self.bytes - self._on_its_way
+        if begun >= WRITEBACK and hasattr(os, "posix_fadvise"):
             # Linux starts to write what is said not to be needed, and drops it from memory only where that is done
             os.posix_fadvise(self._file.fileno(), self._on_its_way, begun, os.POSIX_FADV_DONTNEED)
             self._on_its_way = self.bytes

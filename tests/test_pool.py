@@ -189,3 +189,13 @@ def test_a_damaged_pool_is_scanned_anew(images: Path, tmp_path: Path) -> None:
     pool = scan(str(images), store)
     (store.pools / pool.id / "pool.parquet").write_bytes(b"PAR1")
     assert scan(str(images), store) == pool
+
+
+def test_what_a_killed_scan_left_behind_is_swept(images: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    pool = scan(str(images), store)
+    left = [store.pools / pool.id / ".tmp-pool.parquet-1", store.pools / "sources" / ".tmp-x.json-1"]
+    for path in left:
+        path.write_bytes(b"half")
+    assert scan(str(images), store) == pool
+    assert not any(path.exists() for path in left)
