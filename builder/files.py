@@ -84,7 +84,7 @@ def sync_folder(path: Path) -> None:
 @contextmanager
 def locked(lock: Path, what: str, *, sweep: Sequence[Path], wait: bool = False) -> Iterator[None]:
     """Hold the lock file alone, and sweep what a killed holder left half-written directly below the folders `sweep`.
-    The kernel frees the lock of a dead process. If another process holds it, `wait`, or raise BuildError, naming `what`."""
+    The kernel frees the lock of a dead process. If another one holds it: `wait`, or raise BuildError naming `what`."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "wb") as file:
         try:
