@@ -60,7 +60,7 @@ def card(manifest: Manifest) -> str:
     keep = manifest.provenance["inputs"]["keep"]
     rules = "\n".join(f"- `{name}`: {value}" for name, value in keep.items() if value is not None)
     classes = "\n".join(
-        f"| {c} | {n['predicted']} | {n['kept']} | {n['ignored']} |" for c, n in manifest.per_class.items()
+        f"| {_cell_text(c)} | {n['predicted']} | {n['kept']} | {n['ignored']} |" for c, n in manifest.per_class.items()
     )
     reasons = "\n".join(f"| {reason} | {n} |" for reason, n in manifest.objects.items() if n)
     images = "\n".join(f"| {state} | {n} |" for state, n in manifest.images.items() if n)

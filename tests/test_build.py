@@ -289,6 +289,8 @@ def test_class_names_of_any_kind_travel(tmp_path: Path) -> None:
     assert shown.exit_code == 0 and "[/red]a|b" in shown.output
     rows = load_dataset(value["path"], split="train", cache_dir=str(tmp_path / "cache"))
     assert rows.features["json"]["objects"]["category"].feature.names == names
+    card = (Path(value["path"]) / "README.md").read_text()
+    assert "| [/red]a\\|b |" in card  # a bar in a name must not end the table's cell
 
 
 DAMAGES = [
