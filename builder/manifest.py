@@ -24,6 +24,10 @@ class ShardRecord(BaseModel):
     samples: int
     kept: int
     ignored: int
+    chunks: tuple[int, int] = (0, 0)
+    """First chunk of the pool in it, and the one past its last."""
+    inputs: str = ""
+    """Digest of all that decides its bytes: a child version with the same takes the file as it is."""
 
 
 class Manifest(BaseModel):
@@ -44,6 +48,7 @@ class Manifest(BaseModel):
     """Extensions of every sample's members, e.g. `["jpg", "json"]`."""
     shards: list[ShardRecord]
     tombstones: list[str] = []
+    """Keys of images that left the pool after the parent version; their samples stay in its shards, to be skipped."""
     images: dict[str, int]
     """Images by what became of them: written, empty, failed, duplicate, …; `pool` is their sum."""
     objects: dict[str, int]
@@ -53,6 +58,8 @@ class Manifest(BaseModel):
     files: dict[str, str]
     """SHA-256 of each other file of the version by its name."""
     provenance: dict[str, Any]
+    """tool, recipe, inputs, teacher, licences, thresholds (a list of builder.certify.Group), calibration, truth, gates,
+    parent."""
 
     @property
     def samples(self) -> int:
