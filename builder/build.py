@@ -10,7 +10,9 @@ from typing import Literal
 from builder import BuildError
 from builder.cut import Cut, cut
 from builder.engine import Track, default_workers, silent
+from builder.holdout import Labels, load_labels
 from builder.label import Labelled, Labeller, ModelLabeller, label, pending_chunks
+from builder.plan import Basis, find_parent
 from builder.pool import Pool, scan
 from builder.recipe import PoolOptions, Recipe, TeacherSection
 from builder.store import Store
@@ -37,6 +39,7 @@ def build(
     only: Literal["scan", "label", "cut"] | None = None,
     retry_failures: bool = False,
     workers: int | None = None,
+    report: bool = True,
     track: Track = silent,
 ) -> Built:
     """Scan, label, cut; `only` stops after scan or label, and for `cut` refuses to call the teacher.
@@ -50,39 +53,61 @@ def build(
     pool = scan_recipe(recipe.pool, store, workers, track)
     if only == "scan":
         return Built(pool)
+    references = load_references(recipe, written, store, workers, track)
     labeller = load_labeller(recipe.teacher, workers)
-    if only == "cut" and (pending := pending_chunks(pool, labeller, store, retry_failures)):
-        raise BuildError(
-            f"{len(pending)} chunks of {recipe.pool.source} are not labelled yet: run the build without --only cut"
+    truth = references.get("truth")
+    pools = [pool, truth.pool] if truth else [pool]
+    if only == "cut":
+        for each in pools:
+            if pending := pending_chunks(each, labeller, store, retry_failures):
+                raise BuildError(
+                    f"{len(pending)} chunks of {each.source} are not labelled yet: run the build without --only cut"
+                )
+    runs = [
+        label(
+            each,
+            labeller,
+            store,
+            spec=written.teacher.spec,
+            license=recipe.teacher.license,
+            retry_failures=retry_failures,
+            track=track,
         )
-    labelled = label(
-        pool,
-        labeller,
-        store,
-        spec=written.teacher.spec,
-        license=recipe.teacher.license,
-        retry_failures=retry_failures,
-        track=track,
-    )
+        for each in pools
+    ]
+    labelled = runs[0]
     check_failures(labelled, recipe.max_failure_rate)
     if only == "label":
         return Built(pool, labelled)
-    provenance = {"tool": f"tutelage {installed_version('tutelage')}", "recipe": written.model_dump(mode="json")}
-    done = cut(
+    basis = Basis(
         pool,
-        labelled.predictions,
-        store,
-        name=recipe.name,
-        keep=recipe.keep,
-        images=recipe.images,
-        shards=recipe.shards,
-        spec=written.teacher.spec,
-        license=written.teacher.license,
-        provenance=provenance,
-        workers=workers,
-        track=track,
+        store.predictions / labelled.predictions,
+        recipe,
+        written.teacher.spec,
+        truth=truth,
+        references={name: labels.pool for name, labels in references.items()},
+        parent=find_parent(recipe.parent, store) if recipe.parent else None,
+        trained_on=frozenset(getattr(getattr(labeller, "teacher", None), "trained_on", ())),
     )
+    provenance = {"tool": f"tutelage {installed_version('tutelage')}", "recipe": written.model_dump(mode="json")}
+    done = cut(basis, store, name=recipe.name, provenance=provenance, workers=workers, report=report, track=track)
     return Built(pool, labelled, done)
+
+
+def load_references(recipe: Recipe, written: Recipe, store: Store, workers: int, track: Track) -> dict[str, Labels]:
+    """The recipe's truth, test and labelled sets, scanned. Raises BuildError if two of them share an image."""
+    found = {
+        name: load_labels(section, store, written=getattr(written, name).source, workers=workers, track=track)
+        for name in ("truth", "test", "labelled")
+        if (section := getattr(recipe, name)) is not None
+    }
+    if len(found) > 1:
+        from builder.duplicates import shared
+
+        if common := shared({name: labels.pool for name, labels in found.items()}):
+            some = "; ".join(common[:3])
+            raise BuildError(f"{len(common)} images are in two of labelled, truth and test: keep each in one ({some})")
+    return found
 
 
 def scan_recipe(options: PoolOptions, store: Store, workers: int, track: Track) -> Pool:
@@ -115,9 +140,9 @@ def load_labeller(teacher: TeacherSection, workers: int | None = None) -> Labell
 def check_failures(labelled: Labelled, max_failure_rate: float) -> None:
     """Raise TooManyFailures if more than that share of the images could not be read."""
     if labelled.failure_rate > max_failure_rate:
-        some = "; ".join(labelled.failures[:3]) + ("; …" if len(labelled.failures) > 3 else "")
+        some = "; ".join(labelled.failures[:3]) + ("; …" if labelled.failed > 3 else "")
         raise TooManyFailures(
-            f"{len(labelled.failures)} of {labelled.images} images cannot be read "
+            f"{labelled.failed} of {labelled.images} images cannot be read "
             f"({labelled.failure_rate:.1%}, allowed {max_failure_rate:.1%}): mend them and "
             f"--retry-failures, or raise --max-failure-rate ({some})"
         )

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from builder.cli_data import export, report
+from builder.cli_evidence import calibrate, sweep
+from builder.cli_versions import diff, explain, gc, log, tag, verify
 from builder.console import (
-    Failed,
     bar,
     build_text,
     describe_built,
@@ -82,16 +84,10 @@ def scan(
     """
     with sentences():
         if dry_run:
-            from builder.pool import limited
-            from builder.sources import list_source
+            from builder.pool import list_size
 
-            found = limited(list_source(source, images, Path(store_root)), limit)
-            size = sum(entry.bytes for entry in found)
-            emit(
-                as_json,
-                {"images": len(found), "bytes": size},
-                f"{len(found)} images, {size / 1e6:.1f} MB; nothing written",
-            )
+            count, size = list_size(source, open_store(store_root), images, limit)
+            emit(as_json, {"images": count, "bytes": size}, f"{count} images, {size / 1e6:.1f} MB; nothing written")
             return
         from builder import pool as pools
 
@@ -169,7 +165,7 @@ def label(
         labeller = stages.load_labeller(section, workers)
         if dry_run:
             pending = pending_chunks(found, labeller, store, retry_failures)
-            count = {"chunks": len(pending), "images": sum(len(c.images) for c in pending)}
+            count = {"chunks": len(pending), "images": sum(found.index[n].images for n in pending)}
             emit(
                 as_json,
                 count,
@@ -181,6 +177,10 @@ def label(
         )
         emit(as_json, vars(done), describe_label(done))
         stages.check_failures(done, max_failure_rate)
+
+
+main.add_command(calibrate)
+main.add_command(sweep)
 
 
 @main.command()
@@ -198,6 +198,7 @@ def label(
 @click.option("--limit", type=click.IntRange(1), help="Use only N images of the pool.")
 @click.option("--retry-failures", is_flag=True, help="Label again what holds images that could not be read.")
 @click.option("--max-failure-rate", type=click.FloatRange(0, 1), help="Override the recipe's.")
+@click.option("--report/--no-report", default=True, show_default=True, help="Write report/index.html into the version.")
 @store_option
 @workers_option
 @json_option
@@ -209,6 +210,7 @@ def build(
     limit: int | None,
     retry_failures: bool,
     max_failure_rate: float | None,
+    report: bool,
     store_root: str,
     workers: int | None,
     as_json: bool,
@@ -235,12 +237,14 @@ def build(
             only=only,
             retry_failures=retry_failures,
             workers=workers,
+            report=report,
             track=bar,
         )
         emit(as_json, describe_built(built), build_text(built))
 
 
 main.add_command(build, "build-pseudo")
+main.add_command(log)
 
 
 @main.command()
@@ -272,7 +276,7 @@ def show(ref: str, picture: Path | None, store_root: str, as_json: bool) -> None
         folder = store.version(ref)
         manifest = read_manifest(folder)
         if picture:
-            from builder.report import contact_sheet
+            from builder.pictures import contact_sheet
 
             contact_sheet(folder, manifest, picture)
         if as_json:
@@ -281,22 +285,8 @@ def show(ref: str, picture: Path | None, store_root: str, as_json: bool) -> None
         show_version(folder, manifest)
 
 
-@main.command()
-@click.argument("version")
-@store_option
-@workers_option
-@json_option
-def verify(version: str, store_root: str, workers: int | None, as_json: bool) -> None:
-    """Re-read every byte of VERSION and say what is wrong. Exit code 1 if anything is."""
-    with sentences():
-        from builder.engine import default_workers
-        from builder.verify import verify as check
-
-        folder = open_store(store_root).version(version)
-        problems = check(folder, workers=workers or default_workers(), track=bar)
-        emit(as_json, {"version": str(folder), "problems": problems}, "\n".join(problems) or f"{folder}: all is well")
-        if problems:
-            raise Failed(f"{len(problems)} problems in {version}: build it again into another store and compare")
+for command in (diff, explain, verify, tag, gc, report, export):
+    main.add_command(command)
 
 
 @main.command()
@@ -338,7 +328,7 @@ def train(
 
 @main.command()
 @click.argument("ref", metavar="RUN|TEACHER")
-@click.option("--truth", required=True, type=click.Path(path_type=Path), help="COCO JSON of labelled images.")
+@click.option("--truth", required=True, type=click.Path(path_type=Path), help="Labels: COCO JSON, VOC or YOLO.")
 @click.option("--images", type=click.Path(path_type=Path), help="Where its files lie, if not beside it.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A teacher option, e.g. nms_iou=0.6.")
 @click.option(
@@ -353,11 +343,11 @@ def evaluate(
         from builder.coco import write_results
         from builder.files import canonical_json, write_file
         from builder.recipe import parse_teacher
-        from builder.truth import read_coco
+        from builder.truth import read_detection
         from students.evaluate import evaluate as run_evaluation
         from teachers import load_teacher
 
-        labelled = read_coco(truth, images)
+        labelled = read_detection(truth, images)
         section = parse_teacher(ref if ":" in ref else f"checkpoint:{ref}", ("floor=0.01", *overrides))
         with bar("evaluate", len(labelled.images)) as advance:
             metrics, found = run_evaluation(load_teacher(section.spec, section.options), labelled, progress=advance)

@@ -19,7 +19,7 @@ import orjson
 from builder.files import sha256_file
 from builder.manifest import read_manifest
 from builder.shards import read_bytes, read_samples
-from builder.truth import Truth, TruthError
+from builder.truth import Truth, TruthError, check_detection
 from teachers.base import Detections
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -103,12 +103,14 @@ def read_kept(version: Path, truth: Truth) -> list[Detections]:
     where labels exist. Nothing for an image that is not in the version. Raises BuildError or TruthError."""
     manifest = read_manifest(version)
     positions = align_classes(manifest.classes, truth.classes)
+    removed = set(manifest.tombstones)
     labels: dict[str, dict[str, Any]] = {}
     for shard in manifest.shards:
         path = version / "data" / shard.name
         for sample in read_samples(path):
-            label = orjson.loads(read_bytes(path, sample.members["json"]))
-            labels[label["sha256"]] = label["objects"]
+            if sample.key not in removed:
+                label = orjson.loads(read_bytes(path, sample.members["json"]))
+                labels[label["sha256"]] = label["objects"]
     found = []
     for image in truth.images:
         objects = labels.get(sha256_file(image.path), {})
@@ -124,8 +126,8 @@ def read_kept(version: Path, truth: Truth) -> list[Detections]:
 def precision_recall(truth: Truth, kept: Sequence[Detections], iou: float = 0.5) -> tuple[float, float]:
     """Share of the kept boxes that are right, and of the true objects that they find, over all images and classes.
 
-    Matched as COCOeval does: by falling score within class and image, each object once; boxes matched to a crowd leave
-    both. NaN where nothing is kept, or nothing is there to be found.
+    Matched as COCOeval does: by falling score within class and image, each object once; boxes matched to a crowd or a
+    difficult object leave both. NaN where nothing is kept, or nothing is there to be found.
     """
     matches = match_classes(truth, kept, np.array([iou]), limit=max(map(len, kept), default=0))
     right = sum(int(match.right.sum()) for match in matches)
@@ -158,7 +160,8 @@ class ClassMatches:
     """The detections of one class over all images, by falling score, and what COCOeval matched them to.
 
     image: int (D,), position in the truth; right: bool (T, D) at T IoU thresholds, matched to an object that counts;
-    counted: bool (T, D), right or wrong, not matched to a crowd; objects: int (images,), those that count.
+    counted: bool (T, D), right or wrong, not matched to a crowd or a difficult object; objects: int (images,), those
+    that count.
     """
 
     image: np.ndarray
@@ -252,9 +255,19 @@ def _class_matches(cells: list[dict[str, Any]], place: dict[int, int], threshold
 
 
 def _evaluation(truth: Truth, predictions: Sequence[Detections]) -> Any:
-    """A COCOeval over the truth and the predictions, not yet run."""
+    """A COCOeval over the truth and the predictions, not yet run. Difficult objects are ignored, and matched as any
+    other: once, by plain IoU. Raises TruthError for a truth without boxes."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
+
+    class Evaluation(COCOeval):
+        def _prepare(self) -> None:
+            super()._prepare()  # which overwrites `ignore` by `iscrowd`
+            for objects in self._gts.values():
+                for item in objects:
+                    item["ignore"] |= item["difficult"]
+
+    check_detection(truth)
 
     objects = [
         {
@@ -263,10 +276,12 @@ def _evaluation(truth: Truth, predictions: Sequence[Detections]) -> Any:
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "area": area,
             "iscrowd": int(crowd),
+            "difficult": int(difficult),
         }
         for image in truth.images
-        for (x1, y1, x2, y2), label, area, crowd in zip(
-            image.boxes.tolist(), image.labels.tolist(), image.area.tolist(), image.crowd.tolist(), strict=True
+        for (x1, y1, x2, y2), label, area, crowd, difficult in zip(
+            *(column.tolist() for column in (image.boxes, image.labels, image.area, image.crowd, image.difficult)),
+            strict=True,
         )
     ]
     found = write_results(truth, predictions)
@@ -283,7 +298,7 @@ def _evaluation(truth: Truth, predictions: Sequence[Detections]) -> Any:
         with _silence():
             side.createIndex()
         sides.append(side)
-    return COCOeval(*sides, iouType="bbox")
+    return Evaluation(*sides, iouType="bbox")
 
 
 @contextlib.contextmanager

@@ -125,11 +125,11 @@ def describe_label(done: Labelled) -> str:
         if done.images_labelled
         else f"nothing to do: all {done.images} images are labelled"
     )
-    return rows(("predictions", done.predictions), ("labelled", did), ("unreadable", len(done.failures)))
+    return rows(("predictions", done.predictions), ("labelled", did), ("unreadable", done.failed))
 
 
 def describe_built(built: Built) -> dict[str, Any]:
-    value: dict[str, Any] = {"pool": built.pool.id, "images": len(built.pool.images)}
+    value: dict[str, Any] = {"pool": built.pool.id, "images": len(built.pool)}
     if built.labelled:
         value |= {
             "predictions": built.labelled.predictions,
@@ -153,10 +153,10 @@ def describe_built(built: Built) -> dict[str, Any]:
 
 
 def build_text(built: Built) -> str:
-    lines: list[tuple[str, object]] = [("pool", f"{built.pool.id[:12]}  {len(built.pool.images)} images")]
+    lines: list[tuple[str, object]] = [("pool", f"{built.pool.id[:12]}  {len(built.pool)} images")]
     if built.labelled:
         done = built.labelled
-        now = f"{done.images_labelled or 'none'} labelled now, {len(done.failures)} unreadable"
+        now = f"{done.images_labelled or 'none'} labelled now, {done.failed} unreadable"
         lines.append(("label", f"{done.predictions[:12]}  {now}"))
     if built.cut:
         manifest, wrote = built.cut.manifest, built.cut.shards_written

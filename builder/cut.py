@@ -1,8 +1,8 @@
-"""Cut a version: pool + predictions + rules → shards, labels.parquet, card, manifest.
+"""Cut a version: pool + predictions + rules → shards, labels.parquet, card, report, manifest.
 
 The shard is the unit of work and of resume. Its samples depend on the pool alone (whole chunks, up to `max_mb` of image
 bytes), so a threshold never moves an image to another shard. What is finished lies in `.work/` until the manifest is
-written.
+written. What is decided before the first shard is written is builder.plan's.
 """
 
 from __future__ import annotations
@@ -10,49 +10,38 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
 
 from builder import BuildError
+from builder.card import card
 from builder.engine import Track, run, silent
 from builder.files import digest, discard, locked, new_file, sha256_file, write_file
-from builder.manifest import FILE, Manifest, ShardRecord, read_manifest, version_id, write_manifest
-from builder.pool import DUPLICATE, REMOVED, UNREADABLE, Chunk, Pool
-from builder.predictions import read_failures, read_meta
-from builder.report import card
-from builder.rules import REASONS, Keep, solve
-from builder.samples import EMPTY, LABELS, REPEATED, WRITTEN, ShardJob, write_job
+from builder.manifest import FILE, Manifest, ShardRecord, as_read, read_manifest, version_id, write_manifest
+from builder.plan import Basis, ParentVersion, Plan, decide_all, ranges
+from builder.pool import DUPLICATE, REMOVED, UNREADABLE, Pool
+from builder.rules import REASONS
+from builder.samples import EMPTY, LABELS, REPEATED, WRITTEN, Parent, ShardJob, Writing, write_job
 from builder.store import Store
 
-FORMAT = 1
-"""Raised whenever the same inputs would give other bytes, so that an old claim is not taken for a new build."""
-
-
-class ImageOptions(BaseModel):
-    """The `images` section of a recipe. drop_empty: leave out images on which nothing is kept."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    drop_empty: bool = False
-
-
-class ShardOptions(BaseModel):
-    """The `shards` section of a recipe. max_mb: image megabytes in a shard, rounded up to whole chunks. image_format:
-    what a pool of mixed formats is brought to (a pool of one format keeps its bytes)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    max_mb: Annotated[int, Field(ge=1, le=2**20)] = 256
-    image_format: Literal["jpg", "png", "webp"] = "jpg"
+CARD, REPORT, LABELS_FILE, LEFT_OUT, WORK = (
+    "README.md",
+    "report/index.html",
+    "labels.parquet",
+    "left_out.csv",
+    ".work",
+)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A complete version, and how many of its shards this run wrote (0: all was there)."""
+    """A complete version, and how many of its shards this run wrote (0: all was there) or took from the parent."""
 
     folder: Path
     manifest: Manifest
@@ -60,133 +49,160 @@ class Cut:
 
 
 def cut(
-    pool: Pool,
-    predictions: str,
+    basis: Basis,
     store: Store,
     *,
     name: str,
-    keep: Keep,
-    images: ImageOptions,
-    shards: ShardOptions,
-    spec: str,
-    license: str,
     provenance: Mapping[str, Any],
     workers: int,
+    report: bool = True,
     track: Track = silent,
 ) -> Cut:
-    """The version of dataset `name` for these inputs: built, finished, or found complete.
+    """The version of dataset `name` for this basis: built, finished, or found complete.
 
-    spec, license: of the teacher, for the card. Raises BuildError for rules that do not fit the teacher, unlabelled
-    chunks, or an image that changed since its scan.
+    Raises BuildError for rules that do not fit the teacher, unlabelled chunks, or an image that changed since its scan,
+    and GateFailed before anything is written.
     """
-    labelled = store.predictions / predictions
-    meta = read_meta(labelled)
-    description = meta["description"]
-    classes, floor = tuple(description["classes"]), float(description["floor"])
-    solve(keep, classes, floor)
-    missing = sum(not (labelled / chunk.digest).is_dir() for chunk in pool.chunks())
-    if missing:
-        raise BuildError(
-            f"{missing} chunks of pool {pool.id[:12]} have no predictions of {predictions[:12]}: label it first"
-        )
-    options = {"keep": keep.model_dump(), "images": images.model_dump(), "shards": shards.model_dump()}
-    absent = [[c.digest, [f.position for f in read_failures(labelled / c.digest)]] for c in pool.chunks()]
-    inputs = {"format": FORMAT, "pool": pool.id, "predictions": predictions, **options, "license": license}
-    inputs["unlabelled"] = digest([[chunk, positions] for chunk, positions in absent if positions])
+    inputs = basis.inputs()
     folder = store.claim(name, digest(inputs))
-    with locked(
-        folder.parent / f".lock-{folder.name}",
-        f"{name}@{folder.name}",
-        sweep=[folder, folder / "data", folder / ".work"],
-    ):
+    with held(folder):
+        if not folder.is_dir():  # collected as abandoned in the moment before we held it
+            raise BuildError(f"another process removed {name}@{folder.name}: run this again")
         if (folder / FILE).exists():
-            shutil.rmtree(folder / ".work", ignore_errors=True)
+            shutil.rmtree(folder / WORK, ignore_errors=True)
             return Cut(folder, read_manifest(folder), 0)
-        extension = _extension(pool, shards.image_format)
-        jobs = [
-            ShardJob(number, chunks, folder, labelled, classes, floor, keep, images.drop_empty, extension)
-            for number, chunks in enumerate(_plan(pool, shards.max_mb * 1_000_000))
-        ]
+        try:
+            plan = decide_all(basis, store, inputs, workers, track)
+        except BuildError:
+            if not (folder / "data").exists():  # the number is free again, for the recipe that mends it
+                discard(folder)
+            raise
+        jobs = shard_jobs(basis, plan, folder)
         pending = [job for job in jobs if not job.record.exists()]
-        with track("cut", sum(len(chunk.images) for job in pending for chunk in job.chunks)) as advance:
+        with track("cut", sum(basis.pool.index[n].images for job in pending for n in job.chunks)) as advance:
             for images_done in run(write_job, pending, workers):
                 advance(images_done)
-        manifest = _finish(
-            folder,
-            jobs,
-            pool,
-            {"inputs": inputs, "teacher": {**meta, "spec": spec, "license": license}, **provenance},
-            name,
-        )
-        shutil.rmtree(folder / ".work")
+        said = {**provenance, **plan.provenance(), "inputs": inputs}
+        said["plan"] = [[job.chunks.start, job.chunks.stop] for job in jobs]
+        manifest = _finish(folder, jobs, basis, plan, said, name, report)
+        shutil.rmtree(folder / WORK)
     return Cut(folder, manifest, len(pending))
 
 
-def _plan(pool: Pool, max_bytes: int) -> Iterator[tuple[Chunk, ...]]:
-    """Whole consecutive chunks, as many as fit `max_bytes` of original image bytes, at least one."""
-    group: list[Chunk] = []
-    total = 0
-    for chunk in pool.chunks():
-        size = sum(image.bytes for image in chunk.images)
-        if group and total + size > max_bytes:
-            yield tuple(group)
-            group, total = [], 0
-        group.append(chunk)
-        total += size
-    if group:
-        yield tuple(group)
+def held(folder: Path) -> AbstractContextManager[None]:
+    """A version's folder for us alone, rid of what a killed build left half-written."""
+    sweep = [folder, folder / "data", folder / WORK, folder / "report"]
+    return locked(folder.parent / f".lock-{folder.name}", f"{folder.parent.name}@{folder.name}", sweep=sweep)
+
+
+def shard_jobs(basis: Basis, plan: Plan, folder: Path) -> list[ShardJob]:
+    """One job a shard: the parent's shards first, over the same chunks, then new ones."""
+    options = basis.options
+    parent = parent_shards(basis.parent, basis.pool) if basis.parent else None
+    extension = _extension(basis.pool, options.shards.image_format)
+    writing = Writing(folder, plan.labelled, plan.thresholds, options.images.drop_empty, extension, parent)
+    plan_of_chunks = ranges(basis.pool, options.shards.max_mb * 1_000_000, basis.parent)
+    return [ShardJob(number, chunks, writing) for number, chunks in enumerate(plan_of_chunks)]
+
+
+def parent_shards(parent: ParentVersion, pool: Pool) -> Parent:
+    """What shards over `pool`, a later scan, may take from the parent."""
+    columns = ("key", "state")
+
+    def keys(removed: bool) -> Iterator[str]:
+        for table in pool.tables(columns):
+            rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+            yield from (key for key, state in rows if (state == REMOVED) == removed)
+
+    gone = set(keys(removed=True))
+    renewed = frozenset(key for key in keys(removed=False) if key in gone) if gone else frozenset[str]()
+    return Parent(parent.folder, parent.pool, {shard.name: shard for shard in parent.manifest.shards}, renewed)
 
 
 def _extension(pool: Pool, image_format: str) -> str:
     """The extension of all images of the version: the pool's own format if it has one (that can be written upright)."""
-    readable = [image for image in pool.images if image.format and image.state != REMOVED]
-    formats = {image.format for image in readable}
-    rotated = any(image.orientation != 1 for image in readable)
+    formats = {format for format, _ in pool.formats}
+    rotated = any(is_rotated for _, is_rotated in pool.formats)
     if len(formats) == 1 and (not rotated or formats <= {"jpg", "png", "webp"}):
         return formats.pop()
     return image_format
 
 
-def _finish(folder: Path, jobs: Sequence[ShardJob], pool: Pool, provenance: dict[str, Any], name: str) -> Manifest:
-    """Join the shards' records: labels.parquet, card, and the manifest, which makes the version complete."""
+def _finish(
+    folder: Path,
+    jobs: Sequence[ShardJob],
+    basis: Basis,
+    plan: Plan,
+    provenance: dict[str, Any],
+    name: str,
+    report: bool,
+) -> Manifest:
+    """Join the shards' records: labels.parquet, card, report, and the manifest, which makes the version complete."""
+    pool = basis.pool
     records = [orjson.loads(job.record.read_bytes()) for job in jobs]
     shards = [ShardRecord.model_validate(record["shard"]) for record in records if record["shard"]]
     images = sum((Counter(record["images"]) for record in records), Counter[str]())
     images[DUPLICATE] += pool.count(DUPLICATE)
-    images[UNREADABLE] += sum(image.state == UNREADABLE and image.chunk < 0 for image in pool.images)
+    images[UNREADABLE] += pool.lost
     if not shards:
         discard(folder)
         raise BuildError(
-            f"nothing to write for {name}: of {len(pool.images)} images "
+            f"nothing to write for {name}: of {len(pool)} images "
             + ", ".join(f"{n} are {s}" for s, n in images.items() if n)
         )
-    with (
-        new_file(folder / "labels.parquet") as file,
-        pq.ParquetWriter(file, LABELS, compression="zstd", use_dictionary=REPEATED) as writer,
-    ):
-        for job in jobs:
-            writer.write_table(pq.read_table(job.labels, partitioning=None))
-    classes, features = list(jobs[0].classes), [jobs[0].extension, "json"]
+    join_labels(folder, jobs)
+    classes, features = list(basis.classes), [jobs[0].writing.extension, "json"]
     reasons = np.sum([record["reasons"] for record in records], axis=0)
     totals = {
         o: np.sum([record["per_class"][o] for record in records], axis=0) for o in ("predicted", "kept", "ignored")
     }
+    tombstones = sorted(key for record in records for key in record["tombstones"])
+    states = [WRITTEN, EMPTY, UNREADABLE, DUPLICATE, REMOVED]
+    states += sorted(set(images) - {*states}) if tombstones or plan.labelled.excluded else []
     manifest = Manifest(
         name=name,
         version=folder.name,
-        id=version_id(classes, features, [s.sha256 for s in shards], []),
+        id=version_id(classes, features, [s.sha256 for s in shards], tombstones),
         kind="detection",
         classes=classes,
         features=features,
         shards=shards,
-        images={s: images[s] for s in (WRITTEN, EMPTY, UNREADABLE, DUPLICATE, REMOVED)} | {"pool": len(pool.images)},
+        tombstones=tombstones,
+        images={s: images[s] for s in states} | {"pool": len(pool)},
         objects={reason: int(n) for reason, n in zip(REASONS, reasons, strict=True)}
         | {"predicted": int(reasons.sum())},
         per_class={c: {o: int(totals[o][n]) for o in totals} for n, c in enumerate(classes)},
-        files={"labels.parquet": sha256_file(folder / "labels.parquet")},
+        files={},
         provenance=provenance,
     )
-    write_file(folder / "README.md", card(manifest).encode())
-    manifest = manifest.model_copy(update={"files": {**manifest.files, "README.md": sha256_file(folder / "README.md")}})
+    return seal(folder, manifest, plan, report)
+
+
+def join_labels(folder: Path, jobs: Sequence[ShardJob]) -> None:
+    """labels.parquet from the jobs' parts, one after the other."""
+    with (
+        new_file(folder / LABELS_FILE) as file,
+        pq.ParquetWriter(file, LABELS, compression="zstd", use_dictionary=REPEATED) as writer,
+    ):
+        for job in jobs:
+            with pq.ParquetFile(job.labels) as part:
+                writer.write_table(part.read())
+
+
+def seal(folder: Path, manifest: Manifest, plan: Plan, report: bool) -> Manifest:
+    """Write card and report from the manifest, and last the manifest with their hashes. Both are made from what a
+    reader of the manifest will see, so that a repair gives the same bytes."""
+    manifest = as_read(manifest)
+    write_file(folder / CARD, card(manifest).encode())
+    names = [LABELS_FILE, CARD]
+    if plan.left_out.states:
+        write_file(folder / LEFT_OUT, plan.left_out.table().encode())
+        names.append(LEFT_OUT)
+    if report:
+        from builder.report import write_report
+
+        write_report(folder, manifest, plan.scores, plan.tune)
+        names.append(REPORT)
+    manifest = manifest.model_copy(update={"files": {name: sha256_file(folder / name) for name in names}})
     write_manifest(folder, manifest)
     return manifest

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +16,9 @@ import numpy as np
 from builder.engine import Advance, Track, default_workers, silent
 from builder.files import discard, locked
 from builder.pool import OK, REMOVED, UNREADABLE, Chunk, Pool, PoolImage
+from builder.predictions import MAX_ERRORS, FailedImage, Failure, read_failures, write_chunk, write_meta
 from builder.predictions import REMOVED as REMOVED_STATUS
-from builder.predictions import Failure, read_failures, write_chunk, write_meta
-from builder.sources import read_entry
+from builder.sources import in_order, read_entry
 from builder.store import Store
 from teachers.base import Detections, Teacher, TeacherError, fingerprint
 from teachers.images import ImageError, decode_rgb
@@ -41,8 +42,8 @@ class Labeller(Protocol):
 
 @dataclass(frozen=True)
 class Labelled:
-    """What a label run did. Chunks and images over the whole pool; failures: name and reason of each image that
-    cannot be read."""
+    """What a label run did. Chunks and images over the whole pool; failures: name and reason of the first images that
+    cannot be read; failed: how many they are."""
 
     predictions: str
     chunks: int
@@ -50,10 +51,11 @@ class Labelled:
     images: int
     images_labelled: int
     failures: tuple[str, ...]
+    failed: int
 
     @property
     def failure_rate(self) -> float:
-        return len(self.failures) / max(1, self.images)
+        return self.failed / max(1, self.images)
 
 
 def label(
@@ -70,44 +72,70 @@ def label(
     images again. Raises TeacherError if the teacher fails: the chunks before stay."""
     name = fingerprint(labeller.description)
     folder = store.predictions / name
-    chunks = list(pool.chunks())
     with locked(folder / ".lock", f"predictions {name[:12]}", sweep=[folder]):
         write_meta(
             folder,
             {"spec": spec, "license": license} | {k: dict(getattr(labeller, k)) for k in ("description", "runtime")},
         )
         pending = pending_chunks(pool, labeller, store, retry_failures)
-        images = sum(len(c.images) for c in pending)
+        images = sum(pool.index[number].images for number in pending)
         if pending:
             with track("label", images) as advance:
-                for chunk, results in zip(pending, labeller.results(pending, advance), strict=True):
+                for chunk, results in zip(
+                    pool.pick(pending), labeller.results(pool.pick(pending), advance), strict=True
+                ):
                     _check(results, chunk, labeller)
                     discard(folder / chunk.digest)
                     write_chunk(folder / chunk.digest, chunk, results)
-        failures = [
-            f"{chunk.images[failed.position].name}: {failed.error}"
-            for chunk in chunks
-            for failed in read_failures(folder / chunk.digest)
-            if chunk.images[failed.position].state != REMOVED
-        ]
-    used = [image for image in pool.images if image.state in (OK, UNREADABLE)]
-    failures += [f"{image.name}: {image.error}" for image in used if image.chunk < 0]
-    return Labelled(name, len(chunks), len(pending), len(used), images, tuple(failures))
+        failures = _failures(pool, folder)
+        some = tuple(islice(failures, MAX_ERRORS))
+        failed = len(some) + sum(1 for _ in failures)
+    used = pool.count(OK) + pool.count(UNREADABLE)
+    return Labelled(name, len(pool.index), len(pending), used, images, some, failed)
 
 
-def pending_chunks(pool: Pool, labeller: Labeller, store: Store, retry_failures: bool = False) -> list[Chunk]:
-    """The chunks that `label` would label: new ones, those with an image that came back after it had been removed, and
-    those with images that could not be read, if these are to be tried again."""
+def pending_chunks(pool: Pool, labeller: Labeller, store: Store, retry_failures: bool = False) -> list[int]:
+    """The numbers of the chunks that `label` would label: new ones, those with an image that came back after it had
+    been removed, and those with images that could not be read, if these are to be tried again."""
     folder = store.predictions / fingerprint(labeller.description)
-    done = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return [c for c in pool.chunks() if c.digest not in done or _is_to_do_again(c, folder / c.digest, retry_failures)]
+    done = set(os.listdir(folder)) if folder.is_dir() else set()
+    new = {number for number, facts in enumerate(pool.index) if facts.digest not in done}
+    again = {
+        chunk.index
+        for chunk, failures in _failing(pool, folder, (n for n in range(len(pool.index)) if n not in new))
+        if any(
+            chunk.images[failed.position].state != REMOVED and (retry_failures or failed.status == REMOVED_STATUS)
+            for failed in failures
+        )
+    }
+    return sorted(new | again)
 
 
-def _is_to_do_again(chunk: Chunk, folder: Path, retry: bool) -> bool:
-    return any(
-        chunk.images[failed.position].state != REMOVED and (retry or failed.status == REMOVED_STATUS)
-        for failed in read_failures(folder)
-    )
+def _failing(pool: Pool, folder: Path, numbers: Iterable[int]) -> Iterator[tuple[Chunk, list[FailedImage]]]:
+    """Of the labelled chunks with these rising numbers, those with failures. Only their rows of the pool are read."""
+    failures: deque[list[FailedImage]] = deque()
+
+    def failing() -> Iterator[int]:
+        for number in numbers:
+            if found := read_failures(folder / pool.index[number].digest):
+                failures.append(found)
+                yield number
+
+    for chunk in pool.pick(failing()):
+        yield chunk, failures.popleft()
+
+
+def _failures(pool: Pool, folder: Path) -> Iterator[str]:
+    """Name and reason of each image of the pool that cannot be read."""
+    for chunk, failures in _failing(pool, folder, range(len(pool.index))):
+        for failed in failures:
+            if chunk.images[failed.position].state != REMOVED:
+                yield f"{chunk.images[failed.position].name}: {failed.error}"
+    if pool.lost:
+        for table in pool.tables(("name", "chunk", "state", "error")):
+            for name, chunk, state, error in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                if chunk < 0 and state == UNREADABLE:
+                    yield f"{name}: {error}"
 
 
 def _check(results: Sequence[Result], chunk: Chunk, labeller: Labeller) -> None:
@@ -135,9 +163,9 @@ class ModelLabeller:
         self.workers = workers or default_workers()
 
     def results(self, chunks: Iterable[Chunk], advance: Advance) -> Iterator[list[Result]]:
-        chunks = list(chunks)
+        chunks, listed = tee(chunks)  # what lies between the two is what is decoded ahead
         ahead = 2 * self.teacher.batch_size + self.workers
-        decoded = decode_ahead([image for chunk in chunks for image in chunk.images], self.workers, ahead)
+        decoded = decode_ahead((image for chunk in listed for image in chunk.images), self.workers, ahead)
         for chunk in chunks:
             results: list[Result] = []
             batch: list[np.ndarray] = []
@@ -165,20 +193,9 @@ class ModelLabeller:
         return found
 
 
-def decode_ahead(images: Sequence[PoolImage], workers: int, ahead: int) -> Iterator[np.ndarray | Failure]:
+def decode_ahead(images: Iterable[PoolImage], workers: int, ahead: int) -> Iterator[np.ndarray | Failure]:
     """Decoded images in order, at most `ahead` of them waiting."""
-    waiting: deque[Future[np.ndarray | Failure]] = deque()
-    with ThreadPoolExecutor(workers) as threads:
-        try:
-            for image in images:
-                waiting.append(threads.submit(_decode, image))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    return in_order(_decode, images, workers, ahead)
 
 
 def _decode(image: PoolImage) -> np.ndarray | Failure:

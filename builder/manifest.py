@@ -80,8 +80,17 @@ def version_id(classes: list[str], features: list[str], shard_hashes: list[str],
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_file(folder / FILE, _dump(manifest))
+
+
+def as_read(manifest: Manifest) -> Manifest:
+    """The manifest as it will be read again: its mappings in the order of their keys."""
+    return Manifest.model_validate(orjson.loads(_dump(manifest)))
+
+
+def _dump(manifest: Manifest) -> bytes:
     options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
-    write_file(folder / FILE, orjson.dumps(manifest.model_dump(), option=options))
+    return orjson.dumps(manifest.model_dump(), option=options)
 
 
 def read_manifest(folder: Path) -> Manifest:

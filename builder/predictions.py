@@ -20,7 +20,10 @@ from builder.store import Store
 from teachers.base import Detections
 
 META = "meta.json"
+MAX_ERRORS = 20
+"""How many reasons are told of images that cannot be read; the others are counted."""
 BOX = ("x1", "y1", "x2", "y2")
+UNCERTAINTY = "uncertainty"
 IMAGES = pa.schema(
     [("sha256", pa.string()), ("status", pa.string()), ("error", pa.string()), ("n_objects", pa.int32())]
 )
@@ -28,6 +31,7 @@ OBJECTS = pa.schema(
     [("sha256", pa.dictionary(pa.int32(), pa.string())), ("label", pa.int16()), ("score", pa.float32())]
     + [(side, pa.float32()) for side in BOX]
 )
+STATUS = IMAGES.get_field_index("status")
 OK, ERROR, REMOVED = "ok", "error", "removed"
 
 
@@ -45,6 +49,7 @@ class ChunkPredictions:
 
     status, error: one string per image, in the chunk's order. image: int64 (N,), position of each object's image in the
     chunk, not falling; label int16 (N,); score float32 (N,); boxes float32 (N, 4), xyxy pixels of the upright image.
+    uncertainty: float32 (N,), where the teacher gave one.
     """
 
     status: list[str]
@@ -53,6 +58,7 @@ class ChunkPredictions:
     label: np.ndarray
     score: np.ndarray
     boxes: np.ndarray
+    uncertainty: np.ndarray | None = None
 
 
 def write_chunk(folder: Path, chunk: Chunk, results: Sequence[Detections | Failure]) -> None:
@@ -60,7 +66,7 @@ def write_chunk(folder: Path, chunk: Chunk, results: Sequence[Detections | Failu
     found = [r if isinstance(r, Detections) else None for r in results]
     failed = [r if isinstance(r, Failure) else None for r in results]
     counts = np.array([len(f) if f else 0 for f in found], np.int32)
-    sha256 = [image.sha256 for image in chunk.images]
+    sha256 = chunk.rows["sha256"].to_pylist()
     images = pa.table(
         {
             "sha256": sha256,
@@ -82,19 +88,34 @@ def write_chunk(folder: Path, chunk: Chunk, results: Sequence[Detections | Failu
         pq.write_table(pa.table(columns, schema=OBJECTS), temporary / "objects.parquet", compression="zstd")
 
 
-def read_chunk(folder: Path) -> ChunkPredictions:
-    """The predictions `write_chunk` put there. Raises BuildError if they are missing or damaged."""
-    images = _read(folder / "images.parquet")
-    objects = _read(folder / "objects.parquet", ["label", "score", *BOX])
+def read_chunk(folder: Path, columns: Sequence[str] | None = None) -> ChunkPredictions:
+    """The predictions `write_chunk` put there. `columns`: only these of the objects' (label, score, x1, …,
+    uncertainty), which is quicker; the others are zeros, uncertainty None. Raises BuildError if they are missing or
+    damaged."""
+    images = _read(folder / "images.parquet", ["status", "error", "n_objects"])
+    objects = _read(folder / "objects.parquet", [*(columns or ("label", "score", *BOX, UNCERTAINTY))])
     counts = images["n_objects"].to_numpy()
     image = np.repeat(np.arange(len(counts)), counts)
     if len(image) != objects.num_rows:
         raise BuildError(
             f"predictions in {folder} announce {len(image)} objects and hold {objects.num_rows}: label again"
         )
-    boxes = np.stack([objects[side].to_numpy() for side in BOX], axis=1)
-    label, score = objects["label"].to_numpy(), objects["score"].to_numpy()
-    return ChunkPredictions(images["status"].to_pylist(), images["error"].to_pylist(), image, label, score, boxes)
+
+    def column(name: str, kind: type[np.number[Any]]) -> np.ndarray:
+        return objects[name].to_numpy() if name in objects.column_names else np.zeros(len(image), kind)
+
+    boxes = np.zeros((len(image), len(BOX)), np.float32)
+    for place, side in enumerate(BOX if columns is None or set(BOX) & set(columns) else ()):
+        boxes[:, place] = column(side, np.float32)
+    return ChunkPredictions(
+        images["status"].to_pylist(),
+        images["error"].to_pylist(),
+        image,
+        column("label", np.int16),
+        column("score", np.float32),
+        boxes,
+        objects[UNCERTAINTY].to_numpy() if UNCERTAINTY in objects.column_names else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -108,17 +129,43 @@ class FailedImage:
 
 def read_failures(folder: Path) -> list[FailedImage]:
     """The images of a finished chunk that have no predictions. Raises BuildError if its files are damaged."""
-    table = _read(folder / "images.parquet", ["status", "error"])
+    path = folder / "images.parquet"
+    with _opened(path) as file:
+        groups = [file.metadata.row_group(n).column(STATUS).statistics for n in range(file.num_row_groups)]
+        if all(group and group.has_min_max and group.min == group.max == OK for group in groups):
+            return []  # the file's own summary says so: a pool of a million images has thousands of such files
+        table = _columns(file, path, ["status", "error"])
     rows = zip(table["status"].to_pylist(), table["error"].to_pylist(), strict=True)
     return [FailedImage(position, status, error) for position, (status, error) in enumerate(rows) if status != OK]
 
 
-def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+def _read(path: Path, columns: Sequence[str]) -> pa.Table:
+    with _opened(path) as file:
+        return _columns(file, path, columns)
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    """The file, a fifth of the time of `pq.read_table`, which first looks for a data set around it."""
     try:
-        return pq.read_table(path, partitioning=None, columns=columns)
-    except (OSError, KeyError, pa.ArrowException) as error:
-        reason = str(error).partition("\n")[0]
-        raise BuildError(f"predictions {path} cannot be read ({reason}): remove its folder and label again") from None
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from None
+
+
+def _columns(file: pq.ParquetFile, path: Path, columns: Sequence[str]) -> pa.Table:
+    """These columns, uncertainty only if the file has it."""
+    try:
+        known = file.schema_arrow.names
+        if missing := set(columns) - {*known, UNCERTAINTY}:
+            raise pa.ArrowKeyError(f"no column {min(missing)}")
+        return file.read(columns=list(columns), use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> BuildError:
+    reason = str(error).partition("\n")[0]
+    return BuildError(f"predictions {path} cannot be read ({reason}): remove its folder and label again")
 
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
@@ -140,23 +187,26 @@ def describe(store: Store, name: str) -> dict[str, Any]:
     """What a teacher's predictions hold: its spec, counts, and the images that could not be read."""
     folder = store.predictions / name
     meta = read_meta(folder)
-    parts = [_read(path) for path in sorted(folder.glob("*/images.parquet"))]
-    images = pa.concat_tables(parts) if parts else IMAGES.empty_table()
-    failed = images.filter(pc.equal(images["status"], ERROR))
-    errors = [
-        f"{sha256[:12]}: {error}"
-        for sha256, error in zip(*(failed[c].to_pylist() for c in ("sha256", "error")), strict=True)
-    ]
+    paths = sorted(folder.glob("*/images.parquet"))
+    images = objects = unreadable = 0
+    errors: list[str] = []
+    for path in paths:
+        table = _read(path, ["sha256", "status", "error", "n_objects"])
+        failed = table.filter(pc.equal(table["status"], ERROR))
+        images, objects = images + table.num_rows, objects + (pc.sum(table["n_objects"]).as_py() or 0)
+        unreadable += failed.num_rows
+        rows = zip(failed["sha256"].to_pylist(), failed["error"].to_pylist(), strict=True)
+        errors += [f"{sha256[:12]}: {error}" for sha256, error in rows][: MAX_ERRORS - len(errors)]
     value = {
         "predictions": name,
         "teacher": meta["spec"],
         "floor": meta["description"]["floor"],
-        "chunks": len(parts),
-        "images": images.num_rows,
-        "objects": pc.sum(images["n_objects"]).as_py() or 0,
-        "unreadable": failed.num_rows,
+        "chunks": len(paths),
+        "images": images,
+        "objects": objects,
+        "unreadable": unreadable,
     }
-    return value | ({"errors": errors[:20]} if errors else {})
+    return value | ({"errors": errors} if errors else {})
 
 
 def find_predictions(store: Store, prefix: str) -> str:

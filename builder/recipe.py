@@ -5,28 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from builder import BuildError
-from builder.cut import ImageOptions, ShardOptions
+from builder.gates import Gates
 from builder.rules import Keep
 from builder.store import NAME
 from teachers.base import TeacherOptions
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
+SHORT = {"pool": "source", "teacher": "spec", "truth": "source", "test": "source", "labelled": "source"}
+"""Sections that may be written as one string -> the key that the string stands for."""
 
 
 class PoolOptions(BaseModel):
-    """The `pool` section, or just its `source`. images: the folder of a COCO JSON's files. limit: a smaller pool."""
+    """The `pool` section, or just its `source`. images: the folder of a COCO JSON's files. limit: a smaller pool.
+    license: of the images."""
 
     model_config = STRICT
     source: str
     images: str | None = None
     limit: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     chunk: Annotated[int, Field(ge=1, le=2**20)] = 512
+    license: str = "unknown"
 
 
 class TeacherSection(BaseModel):
@@ -50,23 +54,73 @@ class TeacherSection(BaseModel):
         return own | {"options": {key: value[key] for key in value if key not in own}}
 
 
+class LabelOptions(BaseModel):
+    """The `truth`, `test` or `labelled` section, or just its `source`. images: where the files of a COCO JSON lie.
+    format: see builder.truth.read_truth, recognised if not given. group: which images belong together, `folder` or a
+    regular expression whose first group names the unit (a video sequence, a patient, a site)."""
+
+    model_config = STRICT
+    source: str
+    images: str | None = None
+    format: Literal["coco", "voc", "yolo", "classes", "masks"] | None = None
+    group: str | None = None
+
+
+class ImageOptions(BaseModel):
+    """The `images` section. drop_empty: leave out images on which nothing is kept. near_duplicates: leave out images
+    whose hash differs from an earlier one's in at most so many bits."""
+
+    model_config = STRICT
+    drop_empty: bool = False
+    near_duplicates: Annotated[int, Field(ge=0, le=32)] | None = None
+
+
+class ShardOptions(BaseModel):
+    """The `shards` section. max_mb: image megabytes in a shard, rounded up to whole chunks. image_format: what a pool
+    of mixed formats is brought to (a pool of one format keeps its bytes)."""
+
+    model_config = STRICT
+    max_mb: Annotated[int, Field(ge=1, le=2**20)] = 256
+    image_format: Literal["jpg", "png", "webp"] = "jpg"
+
+
 class Recipe(BaseModel):
-    """A whole recipe, as written: `rooted` makes its paths lead from where we run."""
+    """A whole recipe, as written: `rooted` makes its paths lead from where we run.
+
+    truth: held-out human labels, for calibration and certified thresholds. test, labelled: never looked at, only kept
+    out of the pool. parent: the version that this one goes on from; its thresholds are taken over unless `resolve`.
+    """
 
     model_config = STRICT
     name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
     pool: PoolOptions
     teacher: TeacherSection
-    keep: Keep = Keep()
+    truth: LabelOptions | None = None
+    test: LabelOptions | None = None
+    labelled: LabelOptions | None = None
+    keep: Keep = Field(default_factory=Keep.default)
+    gates: Gates = Gates()
+    parent: str | None = None
+    resolve: bool = False
     images: ImageOptions = ImageOptions()
     shards: ShardOptions = ShardOptions()
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.01
 
-    @field_validator("pool", "teacher", mode="before")
+    @field_validator(*SHORT, mode="before")
     @classmethod
     def _short_form(cls, value: Any, info: Any) -> Any:
-        short = {"pool": "source", "teacher": "spec"}[info.field_name]
-        return {short: value} if isinstance(value, str) else value
+        return {SHORT[info.field_name]: value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _has_labels(self) -> Recipe:
+        for key in ("precision", "density"):
+            if self.truth is None and self.parent is None and getattr(self.keep, key) is not None:
+                raise ValueError(f"keep.{key} needs held-out human labels: add truth: LABELS")
+        if self.truth is None and self.parent is None and self.keep.calibration != "none":
+            raise ValueError("keep.calibration needs held-out human labels: add truth: LABELS")
+        if self.resolve and self.parent is None:
+            raise ValueError("resolve is about a parent's thresholds: add parent: NAME@vN, or remove it")
+        return self
 
     def rooted(self, folder: Path) -> Recipe:
         """The same recipe with its relative paths, which are relative to `folder`, made to lead from here."""
@@ -84,9 +138,12 @@ class Recipe(BaseModel):
                 "options": replace(options, weights=weights),
             }
         )
-        source = root(self.pool.source) or self.pool.source
-        pool = self.pool.model_copy(update={"source": source, "images": root(self.pool.images)})
-        return self.model_copy(update={"teacher": teacher, "pool": pool})
+        places = {
+            name: section.model_copy(update={"source": root(section.source), "images": root(section.images)})
+            for name in ("pool", "truth", "test", "labelled")
+            if (section := getattr(self, name)) is not None
+        }
+        return self.model_copy(update={"teacher": teacher, **places})
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -136,6 +193,8 @@ def explain(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{key!r} is missing: add it"
     message = first["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
     return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}"
 
 
@@ -145,10 +204,10 @@ def _override(content: dict[str, Any], override: str) -> None:
         raise BuildError(f"--set {override!r} must be KEY=VALUE, such as keep.score=0.6")
     section = content
     *path, last = key.split(".")
-    short = {"pool": "source", "teacher": "spec"}
+    short = {**SHORT, "precision": "target"}
     for part in path:
         inner = section.setdefault(part, {})
-        if isinstance(inner, str) and part in short:
+        if part in short and not isinstance(inner, dict):
             inner = section[part] = {short[part]: inner}
         if not isinstance(inner, dict):
             raise BuildError(f"--set {override!r}: {part!r} is {inner!r}, not a section")

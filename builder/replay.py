@@ -6,6 +6,7 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ class Replay:
         self.runtime: Mapping[str, Any] = {}
 
     def results(self, chunks: Iterable[Chunk], advance: Advance) -> Iterator[list[Result]]:
-        chunks = list(chunks)
-        decoded = decode_ahead([image for chunk in chunks for image in chunk.images], self._workers, AHEAD)
+        chunks, listed = tee(chunks)
+        decoded = decode_ahead((image for chunk in listed for image in chunk.images), self._workers, AHEAD)
         for chunk in chunks:
             yield [self._result(image, next(decoded)) for image in chunk.images]
             advance(len(chunk.images))

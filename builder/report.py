@@ -1,184 +1,256 @@
-"""What a person sees of a version: the dataset card, and pictures with its boxes."""
+"""The report of a version: one HTML page that shows what is in it, why, and how good it may be said to be."""
 
 from __future__ import annotations
 
-import io
+from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
-from typing import Any
 
-import orjson
-import pyarrow.parquet as pq
 import yaml
-from PIL import Image, ImageDraw, ImageFont
 
-from builder import BuildError
+from builder.figures import balance_section, borderline_section, curves_section, scores_section
+from builder.files import write_file
 from builder.manifest import Manifest
-from builder.shards import read_bytes, read_samples
+from builder.matching import Matches
+from builder.page import count, more, page, percent, section, table
+from builder.quality import (
+    UNKNOWN,
+    certificate,
+    certified_share,
+    expected_quality,
+    groups,
+    licences,
+    measured,
+    short_members,
+    times,
+    uses,
+)
+from builder.scores import PoolScores
 
-COLOURS = {"kept": "#1a9850", "ignored": "#f0a30a", "dropped": "#d73027"}
-CELL, MARGIN, CAPTION = 320, 8, 18
+FILE = "report/index.html"
+BOXES = {
+    "below_threshold": "score below the threshold",
+    "ignore_band": "score between the ignore and the keep threshold",
+    "nms": "overlaps a better box of its class",
+    "cap": "the image has better boxes enough",
+    "where_false": "the recipe's condition says no",
+    "where_null": "the recipe's condition cannot be computed",
+    "size": "smaller than the recipe's least size",
+    "uncertain": "the teacher is unsure of its place",
+}
+IMAGES = {
+    "written": "in the shards",
+    "empty": "left out: nothing is kept on them",
+    "duplicate": "equal to another one, byte for byte",
+    "near_duplicate": "nearly equal to another one",
+    "unreadable": "cannot be decoded",
+    "leak": "left out: also in labelled, truth or test",
+    "removed": "left the pool",
+}
+SIGNS = {"ok": "✓", "warn": "!", "fail": "✗"}
 
 
-def features(manifest: Manifest) -> list[dict[str, Any]]:
-    """`dataset_info.features` of the card, so that `datasets` infers nothing from the first samples.
+def write_report(folder: Path, manifest: Manifest, scores: PoolScores, tune: Matches | None) -> None:
+    """Write `report/index.html` into the folder of a version, whose shards and labels.parquet are complete.
 
-    It would: empty lists in the first five break it, keys and floats it first sees later are lost.
+    scores: of the pool, what the thresholds act on. tune: predictions on the half of the labels that certifies nothing,
+    with the same scores; None without labels. The same inputs give the same bytes; nothing outside is loaded.
     """
-    names = {str(n): name for n, name in enumerate(manifest.classes)}
-    objects = [
-        {"name": "bbox", "list": {"list": "float32"}},
-        {"name": "category", "list": {"class_label": {"names": names}}},
-        {"name": "score", "list": "float32"},
-        {"name": "ignore", "list": "bool"},
-        {"name": "area", "list": "float32"},
+    curves = [] if tune is None else [curves_section(manifest, tune)]
+    body = [
+        _header(manifest),
+        _verdict(manifest),
+        _tiles(manifest, tune),
+        *_gates(manifest),
+        scores_section(manifest, scores),
+        *curves,
+        _evidence(manifest),
+        balance_section(manifest, tune),
+        _fates(manifest),
+        *borderline_section(folder, manifest),
+        _provenance(manifest),
     ]
-    scalars = [("key", "string"), ("name", "string"), ("sha256", "string"), ("width", "int32"), ("height", "int32")]
-    fields = [{"name": n, "dtype": d} for n, d in (*scalars, ("reencoded", "string"))]
-    label = {"name": "json", "struct": [*fields, {"name": "objects", "struct": objects}]}
-    ends = [{"name": "__key__", "dtype": "string"}, {"name": "__url__", "dtype": "string"}]
-    return [{"name": manifest.features[0], "dtype": "image"}, label, *ends]
+    write_file(folder / FILE, page(f"{manifest.name} {manifest.version}: report", body))
 
 
-def card(manifest: Manifest) -> str:
-    """The dataset card: YAML that `datasets.load_dataset` obeys, and what a reader should know before using it."""
-    size = sum(shard.bytes for shard in manifest.shards)
-    split = {"name": "train", "num_examples": manifest.samples, "num_bytes": size}
-    head = {
-        "pretty_name": f"{manifest.name} {manifest.version}",
-        "task_categories": ["object-detection"],
-        "annotations_creators": ["machine-generated"],
-        "tags": ["pseudo-labels", "webdataset", "tutelage"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.tar"}]}],
-        "dataset_info": {
-            "features": features(manifest),
-            "splits": [split],
-            "download_size": size,
-            "dataset_size": size,
-        },
-    }
-    teacher = manifest.provenance["teacher"]
-    keep = manifest.provenance["inputs"]["keep"]
-    rules = "\n".join(f"- `{name}`: {value}" for name, value in keep.items() if value is not None)
-    classes = "\n".join(
-        f"| {_cell_text(c)} | {n['predicted']} | {n['kept']} | {n['ignored']} |" for c, n in manifest.per_class.items()
+def _header(manifest: Manifest) -> str:
+    provenance = manifest.provenance
+    inputs = provenance.get("inputs") or {}
+    told = licences(manifest)
+    facts = [
+        ("Version id", f'<span class="id">{manifest.id}</span>'),
+        ("Teacher", f"<code>{escape((provenance.get('teacher') or {}).get('spec', UNKNOWN))}</code>"),
+        ("Predictions", f'<span class="id">{inputs.get("predictions", "")[:12]}</span>'),
+    ]
+    if parent := provenance.get("parent"):
+        facts.append(("Parent", f'{escape(parent["version"])}, id <span class="id">{parent["id"][:12]}</span>'))
+    if manifest.tombstones:
+        facts.append(("Removed since", f"{count(len(manifest.tombstones))} images; readers must skip their keys"))
+    licence = [
+        f"{name} <b>{escape(told[what])}</b>" + (", ask before you share" if told[what] == UNKNOWN else "")
+        for what, name in (("source", "images"), ("teacher", "teacher"))
+    ]
+    facts.append(("Licences", "; ".join(licence)))
+    rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts)
+    return (
+        '<header><div class="eyebrow">Tutelage · report of a version</div>'
+        f'<h1>{escape(manifest.name)} <span class="pill">{escape(manifest.version)}</span></h1>'
+        f"<p>Boxes that a teacher model drew on {count(manifest.samples)} images, not a person.</p>"
+        f'<dl class="facts">{rows}</dl></header>'
     )
-    reasons = "\n".join(f"| {reason} | {n} |" for reason, n in manifest.objects.items() if n)
-    images = "\n".join(f"| {state} | {n} |" for state, n in manifest.images.items() if n)
-    image = manifest.features[0]
-    predictions = manifest.provenance["inputs"]["predictions"][:12]
-    body = f"""
-# {manifest.name} {manifest.version}
-
-{manifest.samples} images with pseudo-labels: boxes that a teacher model drew, not a person.
-{manifest.kept} boxes are kept, {manifest.ignored} are ignore regions (likely objects, too uncertain to teach).
-**Their precision is unknown**: the thresholds were set by hand, not solved on held-out human labels.
-
-- version id: `{manifest.id}`
-- teacher: `{teacher["spec"]}` (fingerprint `{predictions}`, licence: {teacher["license"]})
-
-## Rules
-{rules}
-
-| class | predicted | kept | ignored |
-|---|---|---|---|
-{classes}
-
-| why | objects |
-|---|---|
-{reasons}
-
-| images | count |
-|---|---|
-{images}
-
-## Use
-```python
-from datasets import load_dataset
-rows = load_dataset("PATH_OR_ORG/NAME", split="train")  # rows[0]["{image}"], rows[0]["json"]["objects"]
-
-import webdataset
-samples = webdataset.WebDataset("data/train-000000.tar", shardshuffle=False).decode("pil")
-```
-`objects.bbox` is COCO `[x, y, width, height]` in pixels of the upright image, `category` a position in the class list,
-`ignore: true` a region that is neither object nor background. `reencoded` says whether the image bytes are not those
-whose SHA-256 is `sha256` (turned upright, or brought to one format).
-"""
-    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n{body}"
 
 
-def _cell_text(text: str) -> str:
-    """A name as it may stand in a Markdown table."""
-    return " ".join(text.replace("|", "\\|").split())
+def _verdict(manifest: Manifest) -> str:
+    certified = [group for group in groups(manifest) if group.certified]
+    target = min((group.target for group in certified if group.target is not None), default=0.0)
+    kind, sign, title = "unknown", "?", "Precision unknown"
+    if measured(manifest):
+        sign, title = "≈", "Precision not certified"
+    if certified:
+        classes, share = sum(len(group.classes) for group in certified), certified_share(manifest)
+        kind, sign = ("certified", "✓") if share == 1 else ("partly", "◐")
+        title = f"Precision of at least {target:g} certified for {classes} of {len(manifest.classes)} classes"
+        title += "" if share == 1 else f", {percent(share)} of the kept boxes"
+        if uses(manifest) > 1:
+            kind, sign, title = "adaptive", "!", "Adaptive, no guarantee"
+    paragraphs = [paragraph.removeprefix(f"{title}: ") for paragraph in expected_quality(manifest)]
+    said = "".join(f"<p>{escape(one[:1].upper() + one[1:])}</p>" for one in paragraphs)
+    return (
+        f'<section class="card verdict {kind}"><div class="sign" aria-hidden="true">{sign}</div>'
+        f'<div><div class="eyebrow">Expected quality</div><h2>{escape(title)}</h2></div>'
+        f'<div class="body">{said}</div></section>'
+    )
 
 
-def contact_sheet(version: Path, manifest: Manifest, path: Path, *, images: int = 12, columns: int = 4) -> None:
-    """A PNG of evenly spread images of a version with their kept (green), ignored (amber) and dropped (red) boxes.
-
-    Dropped boxes are drawn thin, the 6 best-scored of an image. Raises BuildError if the version has no images.
-    """
-    total = manifest.samples
-    wanted = {n * total // min(images, total) for n in range(min(images, total))}
-    cells: list[tuple[Image.Image, dict[str, Any]]] = []
-    position = 0
-    for shard in manifest.shards:
-        tar = version / "data" / shard.name
-        for sample in read_samples(tar):
-            if position in wanted:
-                picture = Image.open(io.BytesIO(read_bytes(tar, sample.members[manifest.features[0]]))).convert("RGB")
-                cells.append((picture, orjson.loads(read_bytes(tar, sample.members["json"]))))
-            position += 1
-    if not cells:
-        raise BuildError(f"{manifest.name}@{manifest.version} has no images to draw")
-    keys = [label["key"] for _, label in cells]
-    rows = pq.read_table(version / "labels.parquet", filters=[("key", "in", keys)]).to_pylist()
-    drawn = [_cell(picture, label, [r for r in rows if r["key"] == label["key"]], manifest) for picture, label in cells]
-    depth = [MARGIN] * min(columns, len(drawn))
-    places = []
-    for cell in drawn:  # each into the column that is shortest so far
-        column = depth.index(min(depth))
-        places.append((MARGIN + column * (CELL + MARGIN), depth[column]))
-        depth[column] += cell.height + MARGIN
-    sheet = Image.new("RGB", (len(depth) * (CELL + MARGIN) + MARGIN, max(depth) + 28), "white")
-    for cell, place in zip(drawn, places, strict=True):
-        sheet.paste(cell, place)
-    _legend(sheet, manifest)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, "PNG")
+def _tiles(manifest: Manifest, tune: Matches | None) -> str:
+    predicted = max(1, manifest.objects.get("predicted", 0))
+    dropped = manifest.objects.get("predicted", 0) - manifest.kept - manifest.ignored
+    density = manifest.kept / max(1, manifest.samples)
+    with_boxes = sum(counts["kept"] > 0 for counts in manifest.per_class.values())
+    expected = ""
+    if tune is not None and tune.images:
+        expected = f"labels have {(tune.object_counts & (tune.object_label >= 0)).sum() / tune.images:.2f}"
+    tiles = [
+        (count(manifest.samples), "images", f"of {count(_pool(manifest))} in the pool"),
+        (count(manifest.kept), "boxes kept", f"{percent(manifest.kept / predicted)} of predicted"),
+        (count(manifest.ignored), "ignore regions", percent(manifest.ignored / predicted)),
+        (count(dropped), "boxes dropped", percent(dropped / predicted)),
+        (f"{density:.2f}", "kept per image", expected),
+        (f"{with_boxes}", "classes kept", f"of {len(manifest.classes)}"),
+    ]
+    shown = "".join(
+        f'<div class="tile"><b>{figure}</b><span>{name}</span><small>{note}</small></div>'
+        for figure, name, note in tiles
+    )
+    return f'<div class="tiles">{shown}</div>'
 
 
-def _cell(picture: Image.Image, label: dict[str, Any], rows: list[dict[str, Any]], manifest: Manifest) -> Image.Image:
-    """One image, CELL pixels wide, with its boxes (kept on top) and a caption."""
-    scale = min(CELL / picture.width, 3 * CELL / picture.height)
-    sides = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    shown = picture.resize(sides, Image.Resampling.LANCZOS)
-    cell = Image.new("RGB", (CELL, shown.height + CAPTION), "white")
-    cell.paste(shown, (0, 0))
-    draw = ImageDraw.Draw(cell)
-    font = ImageFont.load_default(11)
-    dropped = sorted((r for r in rows if r["outcome"] == "dropped"), key=lambda r: -r["score"])[:6]
-    for outcome, layer in (("dropped", dropped), ("ignored", rows), ("kept", rows)):
-        for row in (r for r in layer if r["outcome"] == outcome):
-            box = [row[side] * scale for side in ("x1", "y1", "x2", "y2")]
-            limits = (shown.width - 2, shown.height - 2, shown.width - 1, shown.height - 1)
-            box = [max(0, min(side, limit)) for side, limit in zip(box, limits, strict=True)]
-            draw.rectangle(box, outline=COLOURS[outcome], width=1 if outcome == "dropped" else 2)
-            if outcome != "dropped":
-                text = f"{manifest.classes[row['label']]} {row['score']:.2f}"
-                place = (box[0] + 2, max(0.0, box[1] - 13))
-                draw.rectangle(draw.textbbox(place, text, font=font), fill=COLOURS[outcome])
-                draw.text(place, text, fill="white", font=font)
-    counts = {outcome: sum(r["outcome"] == outcome for r in rows) for outcome in COLOURS}
-    caption = f"{label['name'][-24:]}   " + " · ".join(f"{n} {outcome}" for outcome, n in counts.items())
-    draw.text((2, shown.height + 2), caption, fill="black", font=font)
-    return cell
+def _pool(manifest: Manifest) -> int:
+    return manifest.images.get("pool") or sum(manifest.images.values())
 
 
-def _legend(sheet: Image.Image, manifest: Manifest) -> None:
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(13)
-    x, y = MARGIN, sheet.height - 22
-    for outcome, colour in COLOURS.items():
-        draw.rectangle([x, y + 2, x + 14, y + 14], outline=colour, width=3)
-        draw.text((x + 20, y), outcome, fill="black", font=font)
-        x += 100
-    draw.text((x, y), f"{manifest.name}@{manifest.version}", fill="black", font=font)
+def _gates(manifest: Manifest) -> Iterator[str]:
+    gates = manifest.provenance.get("gates") or []
+    if gates:
+        rows = [
+            [_status(gate["status"]), escape(gate["name"].replace("_", " ")), escape(gate["message"])] for gate in gates
+        ]
+        columns = [("status", ""), ("gate", ""), ("what it found", "")]
+        yield section("Gates", "What had to hold before anything was written.", [table(columns, rows)])
+
+
+def _status(status: str, said: str = "") -> str:
+    sign = f'<i aria-hidden="true">{SIGNS.get(status, "?")}</i>'
+    return f'<span class="status {escape(status)}">{sign}{escape(said or status)}</span>'
+
+
+def _evidence(manifest: Manifest) -> str:
+    every = groups(manifest)
+    figures = [
+        ("expected support", [_number(group.support) for group in every]),
+        ("n", [_number(group.units) for group in every]),
+        ("K", [_number(group.kept) for group in every]),
+        ("C", [_number(group.correct) for group in every]),
+        ("n*", [_number(group.effective) for group in every]),
+        ("p", [_number(group.p_value) for group in every]),
+        ("lower bound", [_number(group.lower) for group in every]),
+    ]
+    shown = [(name, column) for name, column in figures if any(column)]
+    columns = [("classes", "wide"), ("rule", ""), ("keep from", "num"), ("certified", "wide")]
+    columns += [(name, "num") for name, _ in shown]
+    rows = []
+    for n, group in enumerate(every):
+        named = f'<span title="{escape(", ".join(group.classes))}">{escape(short_members(group.classes))}</span>'
+        said = _status("ok", certificate(group)) if group.certified else "no"
+        said += f"<br><small>{escape(group.reason)}</small>" if group.reason else ""
+        cells = [
+            named,
+            escape(group.rule.replace("_", " ")),
+            "nothing kept" if group.threshold is None else f"{group.threshold:.4g}",
+            said,
+        ]
+        rows.append([*cells, *(column[n] for _, column in shown)])
+    body = [table(columns, rows)]
+    if shown:
+        body.append(
+            '<p class="note below">Expected support: labelled boxes to expect by the scores of the pool. n: '
+            "labelled images or units; K and C: boxes kept and right on them; n*: how many independent boxes they are "
+            f"worth; p and lower bound: of the certified step. Uses of the certify half: <b>{uses(manifest)}</b>.</p>"
+        )
+    return section("Thresholds and their evidence", "From which score on boxes are kept, and what says so.", body)
+
+
+def _number(value: float | int | None) -> str:
+    if value is None:
+        return ""
+    return count(value) if isinstance(value, int) or value >= 100 else f"{value:.3g}"
+
+
+def _fates(manifest: Manifest) -> str:
+    """Why boxes, and what became of images: two cards side by side."""
+    predicted = max(1, manifest.objects.get("predicted", 0))
+    dropped = manifest.objects.get("predicted", 0) - manifest.kept - manifest.ignored
+    parts = (("k", "kept", manifest.kept), ("g", "ignored", manifest.ignored), ("d", "dropped", dropped))
+    stack = "".join(f'<i class="{kind}" style="flex:{n}"></i>' for kind, _, n in parts if n)
+    legend = "".join(
+        f'<li><i class="{kind}"></i>{name} {count(n)} ({percent(n / predicted)})</li>' for kind, name, n in parts
+    )
+    bars = f'<div class="stack" aria-hidden="true">{stack}</div><ul class="legend">{legend}</ul>'
+    reasons = [(r, n) for r, n in manifest.objects.items() if n and r not in ("predicted", "kept")]
+    columns = [("reason", ""), ("boxes", "num"), ("share", "num")]
+    rows = (
+        [escape(BOXES.get(r, r.replace("_", " "))), count(n), percent(n / predicted)]
+        for r, n in sorted(reasons, key=lambda item: (-item[1], item[0]))
+    )
+    boxes = section("Why boxes are not kept", "", [bars, table(columns, rows)])
+    states = [(s, n) for s, n in manifest.images.items() if n and s != "pool"]
+    total = max(1, _pool(manifest))
+    images = table(
+        [("images", ""), ("", ""), ("count", "num"), ("share", "num")],
+        (
+            [escape(s), escape(IMAGES.get(s, "")), count(n), percent(n / total)]
+            for s, n in sorted(states, key=lambda item: (-item[1], item[0]))
+        ),
+    )
+    return f'<div class="two">{boxes}{section("What became of the images", "", [images])}</div>'
+
+
+def _provenance(manifest: Manifest) -> str:
+    provenance = manifest.provenance
+    inputs = provenance.get("inputs") or {}
+    rows: list[Sequence[str]] = [("made with", escape(provenance.get("tool", "")))]
+    rows.append(("pool", f'<span class="id">{inputs.get("pool", "")}</span>'))
+    rows.append(("predictions", f'<span class="id">{inputs.get("predictions", "")}</span>'))
+    if truth := provenance.get("truth"):
+        halves = f"{truth.get('tune', '?')} to tune, {truth.get('certify', '?')} to certify"
+        rows.append(
+            ("labels", f"{truth.get('images', '?')} images: {halves}; certify half used {times(uses(manifest))}")
+        )
+    if provenance.get("calibration"):
+        rows.append(("calibration", "thresholds act on scores calibrated on the labels"))
+    size = sum(shard.bytes for shard in manifest.shards)
+    rows.append(("shards", f"{len(manifest.shards)}, {size / 1e6:.1f} MB"))
+    body = [table([("", ""), ("", "")], rows)]
+    if recipe := provenance.get("recipe"):
+        body.append(more("The recipe", f"<pre><code>{escape(yaml.safe_dump(recipe, sort_keys=False))}</code></pre>"))
+    return section("Provenance", "The same inputs give the same version, byte for byte.", body)

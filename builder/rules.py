@@ -1,52 +1,115 @@
 """What to keep, ignore and drop of a teacher's raw objects, and why: pure functions over columns.
 
-Order: NMS → cap per image → threshold → `where` → size. Each object gets exactly one reason. An object above its
-threshold that cap, `where` or size refuses becomes an ignore region (`refused: ignore`), since it is likely an object
-and must not be taught as background.
+Order: NMS → cap per image → calibration → threshold → `where` → size → uncertainty. Each object gets exactly one
+reason. An object above its threshold that cap, `where`, size or uncertainty refuses becomes an ignore region
+(`refused: ignore`), since it is likely an object and must not be taught as background. Which threshold each class has
+is solved before (builder.thresholds).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from builder import BuildError
+from builder.certify import Group, Precision
 from builder.where import Where
 from teachers.boxes import nms
 
 KEPT, IGNORED, DROPPED = 0, 1, 2
-REASONS = ("kept", "below_threshold", "ignore_band", "nms", "cap", "where_false", "where_null", "size")
+REASONS = ("kept", "below_threshold", "ignore_band", "nms", "cap", "where_false", "where_null", "size", "uncertain")
 """Why an object is what it is; positions are the codes in a Decision. `below_threshold` and `nms` are always dropped,
 `ignore_band` is always ignored, those after `nms` as `refused` says."""
-BELOW, BAND, NMS, CAP, WHERE_FALSE, WHERE_NULL, SIZE = range(1, len(REASONS))
+BELOW, BAND, NMS, CAP, WHERE_FALSE, WHERE_NULL, SIZE, UNCERTAIN = range(1, len(REASONS))
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-EVERY_OTHER = "*"
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+class Density(BaseModel):
+    """`keep.density` (LabelMatch, arXiv 2206.06608): per class the best `share` of as many boxes as the labels let
+    expect are kept, the rest of that number are ignored; never below `min`."""
+
+    model_config = STRICT
+    share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    min: Fraction = 0.05
+
+
+class Balance(BaseModel):
+    """`keep.balance` (Noisy Student, arXiv 1911.04252): per class the threshold falls in steps of .01 until `images`
+    images hold a box of the class, or `min` is reached."""
+
+    model_config = STRICT
+    images: Count
+    min: Fraction = 0.3
+
+
+class Mixture(BaseModel):
+    """`keep.mixture` (Consistent-Teacher, arXiv 2209.01589): per class a mixture of two Gaussians over the scores; the
+    threshold is the lowest score of the high one at or above its likeliest. `few`: what becomes of a class with fewer
+    than 4 scores, or none in the high component."""
+
+    model_config = STRICT
+    few: Literal["fail", "drop"] = "drop"
+
+
+RULES = ("score", "precision", "density", "balance", "mixture", "top_box")
+"""Keys of `keep` of which one at most says where the thresholds come from."""
 
 
 class Keep(BaseModel):
-    """The `keep` section of a recipe.
+    """The `keep` section of a recipe. At most one of RULES; none means `score: 0.5`.
 
     score: keep at or above it; one number, or class name → number, where `"*"` stands for the classes not named.
-    ignore: from here to the threshold objects are ignore regions; never above the class's threshold; `null`: none.
+    precision: solve thresholds for it on held-out labels. top_box (STAC, arXiv 2005.04757): the threshold, but at most
+    the best score of the image. ignore: from here to the threshold objects are ignore regions; never above the class's
+    threshold; `null`: none. calibration: thresholds act on scores that were calibrated on the labels.
     nms: IoU above which the weaker box of the same class is dropped. max_per_image: the best so many boxes.
-    min_size: pixels, the shorter side of a box. where: one SQL expression (builder.where). refused: see the module.
+    min_size: pixels, the shorter side of a box. uncertainty (Soft Teacher, arXiv 2106.09018): highest box uncertainty,
+    where the teacher stores one. where: one SQL expression (builder.where). refused: see the module.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    score: Fraction | dict[str, Fraction] = 0.5
+    model_config = STRICT
+    score: Fraction | dict[str, Fraction] | None = None
+    precision: Precision | None = None
+    density: Density | None = None
+    balance: Balance | None = None
+    mixture: Mixture | None = None
+    top_box: Fraction | None = None
     ignore: Fraction | dict[str, Fraction] | None = 0.3
+    calibration: Literal["none", "temperature", "isotonic"] = "none"
     nms: Fraction | None = None
-    max_per_image: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    max_per_image: Count | None = None
     min_size: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    uncertainty: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     where: str | None = None
     refused: Literal["ignore", "drop"] = "ignore"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_rule(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            given = [name for name in RULES if value.get(name) is not None]
+            if len(given) > 1:
+                raise ValueError(f"{' and '.join(given)} both set thresholds: give one of {', '.join(RULES)}")
+            if not given:
+                return value | {"score": 0.5}
+        return value
+
+    @classmethod
+    def default(cls) -> Keep:
+        """What a recipe without a `keep` section means."""
+        return cls.model_validate({})
+
+    @property
+    def rule(self) -> str:
+        return next(name for name in RULES if getattr(self, name) is not None)
 
     @field_validator("where")
     @classmethod
@@ -58,10 +121,13 @@ class Keep(BaseModel):
 
 @dataclass(frozen=True)
 class Thresholds:
-    """float32 (C,) each, by class position: an object is kept from `keep` on, ignored from `ignore` to it."""
+    """float32 (C,) each, by class position: an object is kept from `keep` on, ignored from `ignore` to it; infinite
+    where nothing is. groups: where they come from. top_box: whether an image's best score lowers its threshold."""
 
     keep: np.ndarray
     ignore: np.ndarray
+    groups: tuple[Group, ...] = ()
+    top_box: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +135,8 @@ class Objects:
     """Raw objects of several images as columns, in any order.
 
     image: int64 (N,), position in image_size and name. label: int16 (N,). score: float32 (N,). boxes: float32 (N, 4),
-    xyxy pixels. image_size: int32 (I, 2), width and height. name: I paths.
+    xyxy pixels. image_size: int32 (I, 2), width and height. name: I paths. calibrated: float32 (N,), on which the
+    thresholds then act. uncertainty: float32 (N,), in shares of a box's size.
     """
 
     image: np.ndarray
@@ -78,6 +145,13 @@ class Objects:
     boxes: np.ndarray
     image_size: np.ndarray
     name: Sequence[str]
+    calibrated: np.ndarray | None = None
+    uncertainty: np.ndarray | None = None
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """What thresholds act on; float32 (N,)."""
+        return self.score if self.calibrated is None else self.calibrated
 
 
 @dataclass(frozen=True)
@@ -93,50 +167,38 @@ def compiled(expression: str) -> Where:
     return Where(expression)
 
 
-def solve(keep: Keep, classes: Sequence[str], floor: float) -> Thresholds:
-    """The thresholds a recipe asks for. Raises BuildError for an unknown class, a class without a threshold, or a
-    threshold below the teacher's floor (nothing below it was stored)."""
-    score = _per_class(keep.score, classes, "score")
-    ignore = score if keep.ignore is None else np.minimum(_per_class(keep.ignore, classes, "ignore"), score)
-    lowest = float(score.min(initial=1.0))
-    if lowest < np.float32(floor):
-        raise BuildError(
-            f"keep.score {lowest:g} lies below the floor {floor:g} down to which the teacher's predictions "
-            f"are stored: raise keep.score, or lower teacher.floor and label again"
-        )
-    return Thresholds(score, ignore)
+def alive(objects: Objects, keep: Keep, classes: int) -> np.ndarray:
+    """What NMS and the cap leave, bool (N,): what calibration and the pool's scores are made from."""
+    suppressed, capped = _prefix(objects, keep, classes)
+    return ~(suppressed | capped)
 
 
-def _per_class(value: float | Mapping[str, float], classes: Sequence[str], what: str) -> np.ndarray:
-    if not isinstance(value, Mapping):
-        return np.full(len(classes), value, np.float32)
-    known = f"its classes are {', '.join(classes[:12])}{', …' if len(classes) > 12 else ''}"
-    for name in value:
-        if name not in classes and name != EVERY_OTHER:
-            raise BuildError(f"keep.{what} names class {name!r}, which the teacher does not know: {known}")
-    for name in classes:
-        if name not in value and EVERY_OTHER not in value:
-            raise BuildError(
-                f"keep.{what} gives no number for class {name!r}: add it, or {EVERY_OTHER!r} for all others"
-            )
-    return np.array([value.get(name, value.get(EVERY_OTHER)) for name in classes], np.float32)
+def _prefix(objects: Objects, keep: Keep, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """bool (N,) each: dropped by NMS, and refused by the cap."""
+    suppressed = np.zeros(len(objects.score), bool)
+    capped = np.zeros(len(objects.score), bool)
+    if keep.nms is not None:
+        group = objects.image * classes + objects.label
+        suppressed = ~nms(objects.boxes, objects.score, group, keep.nms)
+    if keep.max_per_image is not None:
+        left = np.flatnonzero(~suppressed)
+        capped[left[_rank_in_image(objects, left) >= keep.max_per_image]] = True
+    return suppressed, capped
 
 
 def decide(objects: Objects, keep: Keep, thresholds: Thresholds, classes: Sequence[str]) -> Decision:
     """One outcome and one reason per object. Independent of the order of rows."""
-    reason = np.zeros(len(objects.score), np.uint8)
-    if keep.nms is not None:
-        group = objects.image * len(classes) + objects.label
-        reason[~nms(objects.boxes, objects.score, group, keep.nms)] = NMS
-    capped = np.zeros(len(reason), bool)
-    if keep.max_per_image is not None:
-        alive = np.flatnonzero(reason != NMS)
-        capped[alive[_rank_in_image(objects, alive) >= keep.max_per_image]] = True
-    alive = reason != NMS
-    above = objects.score >= thresholds.keep[objects.label]
-    reason[alive & ~above] = BELOW
-    reason[alive & ~above & (objects.score >= thresholds.ignore[objects.label])] = BAND
-    reason[alive & above & capped] = CAP
+    suppressed, capped = _prefix(objects, keep, len(classes))
+    confidence = objects.confidence
+    threshold = thresholds.keep[objects.label]
+    if thresholds.top_box:
+        threshold = np.minimum(threshold, _best_of_image(objects, ~(suppressed | capped)))
+    above = confidence >= threshold
+    reason = np.zeros(len(confidence), np.uint8)
+    reason[~above] = BELOW
+    reason[~above & (confidence >= thresholds.ignore[objects.label])] = BAND
+    reason[above & capped] = CAP
+    reason[suppressed] = NMS
     if keep.where is not None:
         true, null = compiled(keep.where)(_sql_columns(objects, classes))
         reason[(reason == 0) & null] = WHERE_NULL
@@ -144,9 +206,18 @@ def decide(objects: Objects, keep: Keep, thresholds: Thresholds, classes: Sequen
     if keep.min_size is not None:
         sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
         reason[(reason == 0) & (sides.min(axis=1, initial=np.inf) < keep.min_size)] = SIZE
+    if keep.uncertainty is not None and objects.uncertainty is not None:
+        reason[(reason == 0) & ~(objects.uncertainty <= keep.uncertainty)] = UNCERTAIN
     refused = IGNORED if keep.refused == "ignore" else DROPPED
-    outcome = np.array([KEPT, DROPPED, IGNORED, DROPPED, refused, refused, refused, refused], np.uint8)
+    outcome = np.array([KEPT, DROPPED, IGNORED, DROPPED, *[refused] * 5], np.uint8)
     return Decision(outcome[reason], reason)
+
+
+def _best_of_image(objects: Objects, among: np.ndarray) -> np.ndarray:
+    """The best confidence on each object's image, of those `among`; float32 (N,)."""
+    best = np.zeros(int(objects.image.max(initial=-1)) + 1, np.float32)
+    np.maximum.at(best, objects.image[among], objects.confidence[among])
+    return best[objects.image]
 
 
 def _rank_in_image(objects: Objects, rows: np.ndarray) -> np.ndarray:

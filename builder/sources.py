@@ -6,15 +6,19 @@ import glob
 import os
 import tarfile
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import orjson
 
 from builder import BuildError
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 EXTENSIONS = frozenset("jpg jpeg jpe jfif png webp bmp tif tiff gif ppm pgm pbm pnm".split())
 
 
@@ -39,35 +43,29 @@ def read_entry(entry: Entry) -> bytes:
     return data
 
 
-def list_source(source: str, images: Path | None = None, store: Path | None = None) -> list[Entry]:
-    """All images of a source, sorted by name; a `store` inside a folder is no part of it. Raises BuildError for a
-    source that is missing or of no known kind, or in which two images share a name."""
+def list_source(source: str, images: Path | None = None, store: Path | None = None) -> Iterator[Entry]:
+    """All images of a source, in no order; a `store` inside a folder is no part of it. Raises BuildError for a source
+    that is missing or of no known kind."""
     if "://" in source:
         raise BuildError(f"source {source!r} is remote: give a local folder, glob, list, COCO JSON or tars")
     path = Path(source)
     if path.is_dir():
-        entries = list(_folder(path, store))
-    elif not path.exists():
+        return _folder(path, store)
+    if not path.exists():
         if not glob.has_magic(source):
             raise BuildError(
                 f"source {source} does not exist: give a folder, a glob, a list (.txt), a COCO JSON or tars"
             )
-        entries = list(_glob(source))
-    elif path.suffix == ".txt":
-        entries = list(_list(path))
-    elif path.suffix == ".json":
-        entries = list(_coco(path, images))
-    elif path.suffix == ".tar":
-        entries = list(_tar(path, path.name))
-    elif _is_image(path.name):
-        entries = list(_files([(path.name, path)]))
-    else:
-        raise BuildError(f"source {source} is no folder, image, list (.txt), COCO JSON (.json) or tar (.tar)")
-    entries.sort()
-    for one, other in pairwise(entries):
-        if one.name == other.name:
-            raise BuildError(f"two images of {source} are named {one.name!r}: rename one of {one.uri} and {other.uri}")
-    return entries
+        return _glob(source)
+    if path.suffix == ".txt":
+        return _list(path)
+    if path.suffix == ".json":
+        return _coco(path, images)
+    if path.suffix == ".tar":
+        return _tar(path, path.name)
+    if _is_image(path.name):
+        return _files([(path.name, path)])
+    raise BuildError(f"source {source} is no folder, image, list (.txt), COCO JSON (.json) or tar (.tar)")
 
 
 def _is_image(name: str) -> bool:
@@ -78,36 +76,54 @@ def _files(named: Iterable[tuple[str, Path]]) -> Iterator[Entry]:
     """Entries of whole files; one that cannot be looked at (a broken link) stays, and fails when it is read."""
     for name, path in named:
         if _is_image(name) or path.suffix != ".tar":
-            _text(str(path.absolute()))
-            try:
-                stat = path.stat()
-                size, mtime = stat.st_size, stat.st_mtime_ns
-            except OSError:
-                size, mtime = 0, 0
-            yield Entry(_text(name), str(path.absolute()), 0, size, mtime)
+            yield _entry(name, str(path.absolute()))
         else:
             yield from _tar(path, name)
+
+
+def _entry(name: str, path: str) -> Entry:
+    _text(path)
+    try:
+        status = os.stat(path)
+        size, mtime = status.st_size, status.st_mtime_ns
+    except OSError:
+        size, mtime = 0, 0
+    return Entry(_text(name), path, 0, size, mtime)
 
 
 def _folder(folder: Path, store: Path | None) -> Iterator[Entry]:
     """All images below a folder, and all images inside tars below it; hidden files and folders are left out, and no
     folder is walked twice, however links lead there."""
-    found: list[tuple[str, Path]] = []
     seen = {(s.st_dev, s.st_ino) for s in [os.stat(store)]} if store and store.exists() else set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        status = os.stat(root)
+    waiting = [(str(folder.absolute()), "")]
+    while waiting:
+        place, prefix = waiting.pop()
+        status = os.stat(place)
         if (status.st_dev, status.st_ino) in seen:
-            folders[:] = []
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(root)
-        found += (
-            (below.joinpath(n).relative_to(folder).as_posix(), below / n)
-            for n in names
-            if _is_image(n) or (n.endswith(".tar") and not n.startswith("."))
-        )
-    return _files(found)
+        below: list[tuple[str, str]] = []
+        try:
+            with os.scandir(place) as inside:
+                for one in inside:  # a folder of a million images is never a list
+                    if one.name.startswith("."):
+                        continue
+                    if _is_folder(one):
+                        below.append((one.path, f"{prefix}{one.name}/"))
+                    elif _is_image(one.name):
+                        yield _entry(prefix + one.name, one.path)
+                    elif one.name.endswith(".tar"):
+                        yield from _tar(Path(one.path), prefix + one.name)
+        except OSError as error:
+            raise BuildError(f"folder {place} cannot be read ({error.strerror}): allow it, or move it away") from None
+        waiting += sorted(below, reverse=True)  # which of two links to a folder names its images: the first by name
+
+
+def _is_folder(one: os.DirEntry[str]) -> bool:
+    try:
+        return one.is_dir()
+    except OSError:
+        return False
 
 
 def _glob(pattern: str) -> Iterator[Entry]:
@@ -115,7 +131,7 @@ def _glob(pattern: str) -> Iterator[Entry]:
     parts = Path(pattern).parts
     fixed = next(n for n, part in enumerate(parts) if glob.has_magic(part))
     base = Path(*parts[:fixed])
-    matches = [Path(m) for m in glob.glob(pattern, recursive=True) if _is_image(m) or m.endswith(".tar")]
+    matches = (Path(m) for m in glob.iglob(pattern, recursive=True) if _is_image(m) or m.endswith(".tar"))
     return _files((path.relative_to(base).as_posix(), path) for path in matches if path.is_file())
 
 
@@ -123,11 +139,12 @@ def _list(path: Path) -> Iterator[Entry]:
     """One path a line, relative to the list's folder; empty lines and lines that begin with # are left out. An image's
     name is its line as a relative path (`../` becomes `up/`)."""
     try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        with open(path, encoding="utf-8") as file:
+            stripped = (line.strip() for line in file)
+            lines = (os.path.normpath(line) for line in stripped if line and not line.startswith("#"))
+            yield from _files((name.lstrip("/").replace("../", "up/"), path.parent / name) for name in lines)
     except UnicodeDecodeError as error:
         raise BuildError(f"list {path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
-    unique = dict.fromkeys(os.path.normpath(line) for line in lines if line and not line.startswith("#"))
-    return _files((name.lstrip("/").replace("../", "up/"), path.parent / name) for name in unique)
 
 
 def _coco(path: Path, images: Path | None) -> Iterator[Entry]:
@@ -145,15 +162,22 @@ def _tar(path: Path, name: str) -> Iterator[Entry]:
     """The images inside an uncompressed tar, as byte ranges of it."""
     try:
         with tarfile.open(path, "r:") as tar:
-            mtime = path.stat().st_mtime_ns
-            for member in tar:
+            place, mtime = _text_of(path), path.stat().st_mtime_ns
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # or it would keep every member it has passed
                 if member.isfile() and _is_image(member.name):
                     inside = f"{name.removesuffix('.tar')}/{member.name.removeprefix('./')}"
-                    yield Entry(_text(inside), str(path.absolute()), member.offset_data, member.size, mtime)
+                    yield Entry(_text(inside), place, member.offset_data, member.size, mtime)
             if not _ends_well(path, tar.offset):
                 raise tarfile.ReadError(f"damaged at byte {tar.offset}")
     except (tarfile.TarError, OSError) as error:
         raise BuildError(f"{path} cannot be read as an uncompressed tar ({error})") from None
+
+
+def _text_of(path: Path) -> str:
+    """The absolute path as text. Raises BuildError if its bytes are not UTF-8."""
+    _text(str(path.absolute()))
+    return str(path.absolute())
 
 
 def _ends_well(path: Path, offset: int) -> bool:
@@ -170,3 +194,19 @@ def _text(name: str) -> str:
     except UnicodeEncodeError:
         raise BuildError(f"image name {os.fsencode(name)!r} is not UTF-8: rename it") from None
     return unicodedata.normalize("NFC", name)
+
+
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int) -> Iterator[Result]:
+    """`work(item)` for each item in threads, results in order of items, at most `ahead` of them waiting."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as threads:
+        try:
+            for item in items:
+                waiting.append(threads.submit(work, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

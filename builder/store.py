@@ -1,28 +1,44 @@
-"""Where pools, predictions and versions lie on disk, and how they are named."""
+"""Where pools, predictions, versions and tags lie on disk, and how they are named."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
+
 from builder import BuildError
-from builder.files import locked, new_folder
-from builder.manifest import FILE
+from builder.files import canonical_json, locked, new_folder, write_file
+from builder.manifest import FILE, read_manifest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 CLAIM = "claim"
 VERSION = re.compile(r"v[1-9][0-9]*")
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A name for a version. id: the version's when it was tagged, so that a tag never comes to mean other contents."""
+
+    name: str
+    version: str
+    id: str
 
 
 class Store:
-    """The folders of a store: `pools/ID`, `predictions/FINGERPRINT`, `datasets/NAME/vN`."""
+    """The folders of a store: `pools/ID`, `predictions/FINGERPRINT`, `datasets/NAME/vN`, `tags/NAME/TAG`."""
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
         self.pools = self.root / "pools"
         self.predictions = self.root / "predictions"
         self.datasets = self.root / "datasets"
+        self.tagged = self.root / "tags"
 
     @staticmethod
     def ids(folder: Path) -> list[str]:
@@ -34,6 +50,11 @@ class Store:
         return (
             [id for id in self.ids(folder) if id.startswith(prefix)] if re.fullmatch("[0-9a-f]{4,64}", prefix) else []
         )
+
+    def names(self) -> list[str]:
+        """The datasets of which there is a version, finished or not."""
+        found = sorted(os.listdir(self.datasets)) if self.datasets.is_dir() else []
+        return [name for name in found if NAME.fullmatch(name) and self.versions(name)]
 
     def versions(self, name: str) -> list[Path]:
         """Folders of all versions of a dataset, finished or not, oldest first."""
@@ -62,21 +83,100 @@ class Store:
             return folder / f"v{number}"
 
     def version(self, ref: str) -> Path:
-        """The folder of a version: `NAME` (its latest complete one), `NAME@v3`, or a path to a folder with a manifest.
+        """The folder of a complete version: `NAME` or `NAME@latest` (its latest), `NAME@v3`, `NAME@TAG`, or a path to
+        a folder with a manifest.
 
-        Raises BuildError, saying which versions there are, if there is none such.
+        Raises BuildError, saying which versions and tags there are, if there is none such, if it is unfinished, or if
+        the tag's version is gone or no longer has the id it was tagged with.
         """
         if (Path(ref) / FILE).is_file():
             return Path(ref)
-        name, _, number = ref.partition("@")
-        complete = (
-            [folder for folder in self.versions(name) if (folder / FILE).is_file()] if NAME.fullmatch(name) else []
-        )
-        wanted = [folder for folder in complete if not number or folder.name == number]
-        if wanted:
-            return wanted[-1]
+        name, _, wanted = ref.partition("@")
+        versions = self.versions(name) if NAME.fullmatch(name) else []
+        complete = [folder for folder in versions if (folder / FILE).is_file()]
+        if wanted in ("", LATEST) and complete:
+            return complete[-1]
+        for folder in versions:
+            if folder.name == wanted and folder in complete:
+                return folder
+            if folder.name == wanted:
+                raise BuildError(f"no version {ref!r} yet: its build has not finished; run that build again to go on")
+        tags = self.tags(name) if complete else []
+        for tag in tags:
+            if tag.name == wanted:
+                return self._tagged(name, tag)
         if complete:
-            raise BuildError(f"no version {ref!r} in {self.root}: {name} has {', '.join(f.name for f in complete)}")
-        datasets = sorted(os.listdir(self.datasets)) if self.datasets.is_dir() else []
-        known = f"it holds {', '.join(datasets)}" if datasets else "it holds no dataset yet: run `tutelage build` first"
-        raise BuildError(f"no version {ref!r} in {self.root}: {known}")
+            known = [folder.name for folder in complete] + [tag.name for tag in tags]
+            raise BuildError(f"no version {ref!r} in {self.root}: {name} has {', '.join(known)}")
+        if versions:
+            raise BuildError(f"no version {ref!r} in {self.root}: no build of {name} has finished; run it again")
+        known = self.names()
+        held = f"it holds {', '.join(known)}" if known else "it holds no dataset yet: run `tutelage build` first"
+        raise BuildError(f"no version {ref!r} in {self.root}: {held}")
+
+    def _tagged(self, name: str, tag: Tag) -> Path:
+        folder = self.datasets / name / tag.version
+        change = f"tag it again with `tutelage tag --force {name}@VERSION {tag.name}`"
+        if not (folder / FILE).is_file():
+            raise BuildError(f"tag {name}@{tag.name} stands for {tag.version}, which is no longer there: {change}")
+        id = read_manifest(folder).id
+        if id != tag.id:
+            raise BuildError(
+                f"tag {name}@{tag.name} was given to {tag.version} with id {tag.id[:12]}, which now has {id[:12]}: "
+                f"{change} if that is what you mean"
+            )
+        return folder
+
+    def tags(self, name: str) -> list[Tag]:
+        """The tags of a dataset by name. Raises BuildError for a damaged one."""
+        folder = self.tagged / name
+        names = sorted(n for n in os.listdir(folder) if TAG.fullmatch(n)) if folder.is_dir() else []
+        return [_read_tag(folder / n) for n in names]
+
+    def tag(self, ref: str, tag: str, *, move: bool = False) -> Tag:
+        """Give a version a tag. Raises BuildError for a name that no tag may have, and, unless it is to `move`, for a
+        tag that another version has."""
+        check_tag(tag)
+        folder = self.version(ref)
+        manifest = read_manifest(folder)
+        name, new = manifest.name, Tag(tag, folder.name, manifest.id)
+        if folder.resolve() != (self.datasets / name / folder.name).resolve():
+            raise BuildError(f"{ref} does not lie in {self.root}: only a store's own versions can be tagged")
+        path = self.tagged / name / tag
+        with locked(path.parent / ".lock", f"the tags of {name}", sweep=[path.parent], wait=True):
+            old = _read_tag(path) if path.exists() and not move else None
+            if old and old != new:
+                raise BuildError(f"tag {name}@{tag} stands for {old.version} ({old.id[:12]}): --force moves it")
+            write_file(path, canonical_json({"version": new.version, "id": new.id}))
+        return new
+
+    def untag(self, name: str, tag: str) -> None:
+        """Remove a tag; the version stays. Raises BuildError if there is no such tag."""
+        path = self.tagged / name / tag
+        if not (NAME.fullmatch(name) and TAG.fullmatch(tag) and path.is_file()):
+            known = ", ".join(t.name for t in self.tags(name)) if NAME.fullmatch(name) else ""
+            raise BuildError(f"no tag {name}@{tag} in {self.root}: {f'{name} has {known}' if known else 'it has none'}")
+        with locked(path.parent / ".lock", f"the tags of {name}", sweep=[path.parent], wait=True):
+            path.unlink(missing_ok=True)
+
+
+def check_tag(tag: str) -> None:
+    """Raise BuildError for a tag that is no plain name, or that reads like a version number or `latest`."""
+    if not TAG.fullmatch(tag) or re.fullmatch("[vV][0-9]+", tag) or tag.lower() == LATEST:
+        raise BuildError(
+            f"tag {tag!r} must be 1 to 64 letters, digits, . - or _, begin with a letter or digit, and be neither "
+            f"a version number nor {LATEST!r}"
+        )
+
+
+def tags_of(tags: Sequence[Tag], version: str, id: str) -> list[str]:
+    """The names of the tags that stand for this version; one whose id is another's is marked as stale."""
+    return [tag.name if tag.id == id else f"{tag.name} (stale)" for tag in tags if tag.version == version]
+
+
+def _read_tag(path: Path) -> Tag:
+    try:
+        value = orjson.loads(path.read_bytes())
+        return Tag(path.name, str(value["version"]), str(value["id"]))
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise BuildError(f"tag file {path} is damaged ({error!r}): remove it and tag the version again") from None

@@ -1,10 +1,14 @@
-"""Re-read a whole version and say what is wrong with it."""
+"""Re-read a whole version and say what is wrong with it, and with which shards.
+
+Shards are checked on their own; of each image only three numbers are kept (key, shard, and a checksum of its labels),
+which are then held against labels.parquet: 20 bytes an image, whatever is on it.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,18 +17,32 @@ from typing import Any
 
 import numpy as np
 import orjson
-import pyarrow.compute as pc
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builder.engine import Track, run, silent, until
 from builder.files import sha256_file
-from builder.manifest import Manifest, ShardRecord, read_manifest
+from builder.manifest import FILE, Manifest, ShardRecord, read_manifest
 from builder.shards import Sample, ShardError, read_bytes, read_samples
+from builder.store import CLAIM
 from teachers.images import ImageError, decode_rgb
 
 OBJECT_KEYS = ("bbox", "category", "score", "ignore", "area")
+LABELS = "labels.parquet"
 MOST = 20
 """Problems told of one shard; the rest are counted."""
+ROWS = 1 << 14
+"""Rows of labels.parquet looked at together."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """what: in words, beginning with the file. shard: the name of the shard that is bad, "" if it is another file.
+    stray: a file that belongs to no version, which nothing can rebuild."""
+
+    what: str
+    shard: str = ""
+    stray: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,76 +55,97 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Checked:
+    """problems; samples read; key, checksum: uint64 (samples,) each, see `_hash` and `_checksums`."""
+
     problems: list[str]
     samples: int
-    keys: list[str]
-    objects: dict[str, tuple[int, int, float]]
-    """Key -> objects kept, objects ignored, sum of scores: to compare with labels.parquet."""
+    key: np.ndarray
+    checksum: np.ndarray
 
 
 def verify(folder: Path, *, workers: int = 1, track: Track = silent) -> list[str]:
-    """Problems of a version, empty if there are none: every byte is hashed, every image decoded, every label checked
+    """`problems` in words."""
+    return [problem.what for problem in problems(folder, workers=workers, track=track)]
+
+
+def problems(folder: Path, *, workers: int = 1, track: Track = silent) -> list[Problem]:
+    """What is wrong with a version, empty if nothing is: every byte is hashed, every image decoded, every label checked
     against its shard, the manifest and labels.parquet. Raises BuildError if there is no readable manifest."""
     manifest = read_manifest(folder)
-    problems = [f"{name}: {what}" for name, what in _other_files(folder, manifest)]
-    present = {path.name for path in (folder / "data").iterdir()} if (folder / "data").is_dir() else set()
-    problems += [f"data/{name}: not in the manifest" for name in sorted(present - {s.name for s in manifest.shards})]
+    found = list(_other_files(folder, manifest))
     jobs = [_Job(folder, shard, tuple(manifest.features), len(manifest.classes)) for shard in manifest.shards]
-    keys: Counter[str] = Counter()
-    objects: dict[str, tuple[int, int, float]] = {}
+    none = np.zeros(0, np.uint64)
+    keys, checksums, lengths = [none], [none], []
     with track("verify", manifest.samples) as advance:
-        for checked in run(_check_shard, jobs, workers):
-            problems += checked.problems
-            keys.update(checked.keys)
-            objects |= checked.objects
+        for job, checked in zip(jobs, run(_check_shard, jobs, workers), strict=True):
+            found += (Problem(what, job.shard.name) for what in checked.problems)
+            keys.append(checked.key)
+            checksums.append(checked.checksum)
+            lengths.append(len(checked.key))
             advance(checked.samples)
-    problems += [f"key {key} stands in {n} samples" for key, n in keys.items() if n > 1]
-    if not problems:
-        problems += _compare_labels(folder / "labels.parquet", objects)
-    return problems
+    key, checksum = np.concatenate(keys), np.concatenate(checksums)
+    shard = np.repeat(np.arange(len(jobs), dtype=np.int32), lengths)
+    found += _repeated(folder, manifest, key, shard)
+    if not found:
+        found += _compare_labels(folder, manifest, key, checksum, shard)
+    return found
 
 
-def _other_files(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
+def bad_shards(found: Sequence[Problem]) -> list[int]:
+    """The numbers of the shards to build again, in order."""
+    return sorted({int(problem.shard.removesuffix(".tar").rpartition("-")[2]) for problem in found if problem.shard})
+
+
+def _other_files(folder: Path, manifest: Manifest) -> Iterator[Problem]:
     for name, sha256 in manifest.files.items():
         if not (folder / name).is_file():
-            yield name, "missing"
+            yield Problem(f"{name}: missing")
         elif sha256_file(folder / name) != sha256:
-            yield name, "its bytes are not those of the manifest"
+            yield Problem(f"{name}: its bytes are not those of the manifest")
+    known = {FILE, CLAIM, *manifest.files, *(f"data/{shard.name}" for shard in manifest.shards)}
+    for path in sorted(folder.rglob("*")):
+        below = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in below.parts)
+        if not (hidden or path.is_dir() or below.as_posix() in known):
+            yield Problem(f"{below}: not in the manifest: move it out of the version", stray=True)
 
 
 def _check_shard(job: _Job, stop: Event) -> _Checked:
     path, shard = job.folder / "data" / job.shard.name, job.shard
+    none = np.zeros(0, np.uint64)
     if not path.is_file():
-        return _Checked([f"data/{shard.name}: missing"], 0, [], {})
+        return _Checked([f"data/{shard.name}: missing"], 0, none, none)
     problems: list[str] = []
-    keys: list[str] = []
-    objects: dict[str, tuple[int, int, float]] = {}
+    keys: list[int] = []
+    checksums: list[np.uint64] = []
+    kept = ignored = 0
     if path.stat().st_size != shard.bytes:
         problems.append(f"data/{shard.name}: {path.stat().st_size} bytes, the manifest says {shard.bytes}")
     elif sha256_file(path) != shard.sha256:
         problems.append(f"data/{shard.name}: its SHA-256 is not the manifest's")
     try:
         for sample in until(stop, read_samples(path)):
-            keys.append(sample.key)
+            keys.append(_hash(sample.key))
             found = _check_sample(path, sample, job)
+            checksums.append(np.uint64(0) if isinstance(found, str) else found[2])
             if isinstance(found, str):
                 problems.append(f"data/{shard.name}: sample {sample.key}: {found}")
             else:
-                objects[sample.key] = found
+                kept, ignored = kept + found[0], ignored + found[1]
     except ShardError as error:
         problems.append(f"data/{error}")
-    kept, ignored = (sum(counts[n] for counts in objects.values()) for n in (0, 1))
     if not problems and (len(keys), kept, ignored) != (shard.samples, shard.kept, shard.ignored):
         stated = f"{shard.samples} samples, {shard.kept} kept, {shard.ignored} ignored"
         problems.append(
             f"data/{shard.name}: {len(keys)} samples, {kept} kept, {ignored} ignored; the manifest says {stated}"
         )
     more = [f"data/{shard.name}: {len(problems) - MOST} more problems"] if len(problems) > MOST else []
-    return _Checked([*islice(problems, MOST), *more], len(keys), keys, objects)
+    told = [*islice(problems, MOST), *more]
+    return _Checked(told, len(keys), np.array(keys, np.uint64), np.array(checksums, np.uint64))
 
 
-def _check_sample(path: Path, sample: Sample, job: _Job) -> str | tuple[int, int, float]:
-    """What is wrong with a sample, or its counts."""
+def _check_sample(path: Path, sample: Sample, job: _Job) -> str | tuple[int, int, np.uint64]:
+    """What is wrong with a sample, or its kept and ignored objects and their checksum."""
     if tuple(sample.members) != job.features:
         return f"its members are {', '.join(sample.members)}, not {', '.join(job.features)}"
     try:
@@ -126,10 +165,12 @@ def _check_sample(path: Path, sample: Sample, job: _Job) -> str | tuple[int, int
         return f"its label JSON is damaged ({error!r})"
 
 
-def _check_objects(columns: list[list[Any]], width: int, height: int, classes: int) -> str | tuple[int, int, float]:
+def _check_objects(columns: list[list[Any]], width: int, height: int, classes: int) -> str | tuple[int, int, np.uint64]:
     bbox, category, score, ignore, area = columns
     if len({len(column) for column in columns}) > 1:
         return "its object lists differ in length"
+    if not ignore:
+        return 0, 0, np.uint64(0)
     boxes = np.array(bbox, np.float64).reshape(-1, 4)
     slack = 1e-3 * max(width, height)
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
@@ -139,22 +180,73 @@ def _check_objects(columns: list[list[Any]], width: int, height: int, classes: i
         return "a category or score is out of range"
     if not np.allclose(area, boxes[:, 2] * boxes[:, 3], rtol=1e-3):
         return "an area is not width times height"
-    ignored = sum(ignore)
-    return len(ignore) - ignored, ignored, float(sum(score))
+    ignored = np.array(ignore, bool)
+    sums = _checksums(boxes.astype(np.float32), np.array(category), np.array(score, np.float32), ignored)
+    return int((~ignored).sum()), int(ignored.sum()), sums.sum(dtype=np.uint64)
 
 
-def _compare_labels(path: Path, objects: dict[str, tuple[int, int, float]]) -> list[str]:
-    """Where labels.parquet and the shards tell different objects."""
-    found = {key: [0, 0, 0.0] for key in objects}
-    for batch in pq.ParquetFile(path).iter_batches(columns=["key", "score", "outcome"]):
-        for row in batch.filter(pc.field("outcome") != "dropped").to_pylist():
-            counts = found.get(row["key"])
-            if counts is not None:
-                counts[row["outcome"] == "ignored"] += 1
-                counts[2] += row["score"]
-    wrong = [key for key, counts in objects.items() if not np.allclose(counts, found[key], rtol=1e-4)]
-    return (
-        [f"labels.parquet: the objects of {wrong[0]} and {len(wrong) - 1} more are not those of the shards"]
-        if wrong
-        else []
+def _hash(key: str) -> int:
+    """64 bits of a key: among a million keys, two are alike once in thirty million versions."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
+
+
+def _checksums(xywh: np.ndarray, label: np.ndarray, score: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """uint64 (N,): of all that a label says of an object, to the bit; those of an image are summed, in any order."""
+    floats = np.ascontiguousarray(np.column_stack([xywh, score]), np.float32) + np.float32(0)  # -0 is 0
+    words = np.column_stack([floats.view(np.uint32), label.astype(np.uint32) * 2 + ignored]).astype(np.uint64)
+    mixed = np.zeros(len(words), np.uint64)
+    for column in words.T:
+        mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)  # wraps, as it should
+        mixed ^= mixed >> np.uint64(29)
+    return mixed
+
+
+def _repeated(folder: Path, manifest: Manifest, key: np.ndarray, shard: np.ndarray) -> Iterator[Problem]:
+    """Keys that stand in several samples; they are no shard's own fault. Only the shards they are in are read again."""
+    values, counts = np.unique(key, return_counts=True)
+    twice = values[counts > 1]
+    for number in np.unique(shard[np.isin(key, twice)]):
+        name = manifest.shards[number].name
+        keys: list[str] = []
+        with suppress(ShardError):  # told before
+            keys += (s.key for s in read_samples(folder / "data" / name) if _hash(s.key) in twice)
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        yield Problem(f"data/{name}: key {keys[0]}{more} stands in another sample too")
+
+
+def _compare_labels(
+    folder: Path, manifest: Manifest, key: np.ndarray, checksum: np.ndarray, shard: np.ndarray
+) -> Iterator[Problem]:
+    """Where labels.parquet and the shards tell different objects: each object of the table is taken off its image's
+    checksum, which must leave nothing. Rows of images that are not in the version do not count."""
+    order = np.argsort(key)
+    ordered, left = key[order], checksum[order]
+    columns = ["key", "label", "score", "x1", "y1", "x2", "y2", "outcome"]
+    try:
+        with pq.ParquetFile(folder / LABELS, read_dictionary=["key"]) as file:
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(ROWS, [group], columns, use_threads=False):
+                    _take_off(batch, ordered, left)
+    except (OSError, pa.ArrowException, KeyError) as error:
+        yield Problem(f"{LABELS}: cannot be read ({str(error).splitlines()[0]})")
+        return
+    gone = np.array([_hash(k) for k in manifest.tombstones], np.uint64)
+    wrong = order[(left != 0) & ~np.isin(ordered, gone)]
+    for number, images in zip(*np.unique(shard[wrong], return_counts=True), strict=True):
+        yield Problem(f"{LABELS}: the objects of {images} images are not those of data/{manifest.shards[number].name}")
+
+
+def _take_off(batch: pa.RecordBatch, ordered: np.ndarray, left: np.ndarray) -> None:
+    if not len(ordered):
+        return
+    column = {name: batch[name] for name in batch.schema.names}
+    hashes = np.array([_hash(k) for k in column["key"].dictionary.to_pylist()], np.uint64)
+    hashed = hashes[column["key"].indices.to_numpy()]
+    place = np.minimum(np.searchsorted(ordered, hashed), len(ordered) - 1)
+    outcome = column["outcome"].to_numpy(zero_copy_only=False)
+    counts = (ordered[place] == hashed) & (outcome != "dropped")
+    x1, y1, x2, y2, label, score = (
+        column[name].to_numpy()[counts] for name in ("x1", "y1", "x2", "y2", "label", "score")
     )
+    boxes = np.column_stack([x1, y1, x2 - x1, y2 - y1])
+    np.subtract.at(left, place[counts], _checksums(boxes, label, score, outcome[counts] == "ignored"))

@@ -1,8 +1,9 @@
 """Teacher, supervised baseline and student on the same test images, and the pseudo-labels against hidden labels.
 
-    python examples/compare.py RUNS VERSION TEST.json POOL_TRUTH.json [IMAGES]
+    python examples/compare.py RUNS VERSION TEST POOL_TRUTH [IMAGES]
 
-RUNS holds the run folders `teacher`, `supervised` and `student`; IMAGES, where the files of both JSONs lie.
+RUNS holds the run folders `teacher`, `supervised` and `student`; TEST and POOL_TRUTH are labels with boxes (COCO JSON,
+VOC, YOLO); IMAGES, where the image files of both lie.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 from builder.coco import evaluate_detections, paired_bootstrap, precision_recall, read_kept
-from builder.truth import read_coco
+from builder.truth import read_detection
 from students.evaluate import evaluate
 from teachers import load_teacher
 from teachers.base import Detections, TeacherOptions
@@ -23,14 +24,14 @@ def compare(
 ) -> dict[str, object]:
     """AP of each run; the 90 % interval, over test images, of student minus supervised; precision and recall (IoU .5)
     of the boxes that the version keeps."""
-    test = read_coco(test_labels, images)
+    test = read_detection(test_labels, images)
     found: dict[str, list[Detections]] = {}
     for name in ("teacher", "supervised", "student"):
         model = load_teacher(f"checkpoint:{runs / name}", TeacherOptions(floor=0.01, batch_size=16))
         _, found[name] = evaluate(model, test)
     figures = {f"{name}_ap": evaluate_detections(test, detections)["AP"] for name, detections in found.items()}
     low, high = paired_bootstrap(test, found["supervised"], found["student"], draws=1000, level=0.9)
-    pool = read_coco(pool_labels, images)
+    pool = read_detection(pool_labels, images)
     precision, recall = precision_recall(pool, read_kept(version, pool))
     figures |= {"pseudo_precision": precision, "pseudo_recall": recall, "gain_low": low, "gain_high": high}
     return {name: round(value, 4) for name, value in figures.items()}

@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 
 from builder.coco import Metrics, align_classes, evaluate_detections, relabel
-from builder.truth import LabelledImage, Truth, read_pixels
+from builder.truth import LabelledImage, Truth, check_detection, read_pixels
 from teachers.base import Detections, Teacher
 
 READERS = 4
@@ -28,6 +28,7 @@ def evaluate(
     done since its last call. Raises TruthError for an image that cannot be used, or if no class is in common;
     TeacherError as the teacher does.
     """
+    check_detection(truth)
     positions = align_classes(teacher.classes, truth.classes)
     size = batch_size or teacher.batch_size
     detections: list[Detections] = []

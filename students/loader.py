@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from builder import BuildError
 from builder.manifest import read_manifest
 from builder.shards import Member, ShardError, read_bytes, read_samples
-from builder.truth import Truth, read_pixels
+from builder.truth import Truth, check_detection, read_pixels
 from students.augment import S1, Augment
 from teachers.images import FORMATS, ImageError, decode_rgb
 
@@ -41,8 +41,8 @@ class Target:
     """What one image teaches, in pixels of the network's input.
 
     boxes: float32 (N, 4) `xyxy`; labels: int64 (N,), positions in the labelled set's `classes`; ignore: float32 (M, 4),
-    regions in which nothing is background: crowds, boxes below the threshold, and objects that the crop left less than
-    a tenth of (MIN_VISIBLE) or thinner than a pixel (MIN_SIDE).
+    regions in which nothing is background: crowds, difficult objects, boxes below the threshold, and objects that the
+    crop left less than a tenth of (MIN_VISIBLE) or thinner than a pixel (MIN_SIDE).
     """
 
     boxes: torch.Tensor
@@ -114,6 +114,7 @@ class JointBatches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        check_detection(truth, "the labelled set")
         if not truth.images:
             raise LoaderError("the labelled set has no images: there is nothing to train on")
         if versions and batch_size % 2:
@@ -178,7 +179,7 @@ class JointBatches:
 
 
 class _Labelled:
-    """The human images; crowds are ignored."""
+    """The human images; crowds and difficult objects are ignored."""
 
     def __init__(self, truth: Truth) -> None:
         self._images = truth.images
@@ -188,7 +189,7 @@ class _Labelled:
 
     def __getitem__(self, index: int) -> _Scene:
         image = self._images[index]
-        return _Scene(read_pixels(image), image.boxes, image.labels, image.crowd)
+        return _Scene(read_pixels(image), image.boxes, image.labels, image.crowd | image.difficult)
 
 
 class _Pseudo:

@@ -32,7 +32,7 @@ from builder.manifest import read_manifest
 from builder.recipe import STRICT, explain, read_yaml
 from builder.shards import read_bytes, read_samples
 from builder.store import Store
-from builder.truth import Truth, read_coco, subset
+from builder.truth import Truth, read_detection, subset, truth_digest
 from students.augment import S1
 from students.loader import Batch, JointBatches
 from students.losses import DenseForward, JointLoss, JointStep, detection_sums
@@ -48,7 +48,8 @@ Progress = Callable[[Mapping[str, Any]], None]
 
 
 class Labelled(BaseModel):
-    """The `labelled` section, or just its `path`: COCO JSON. images: the folder of its files, where not beside it.
+    """The `labelled` section, or just its `path`: a COCO JSON, or a folder of VOC or YOLO labels (builder.truth).
+    images: the folder of its image files, where not in its place.
     limit: train on that many of its images, chosen by the recipe's seed; a smaller choice is part of a larger one."""
 
     model_config = STRICT
@@ -224,7 +225,11 @@ class _Plan:
 
 def _plan(recipe: TrainRecipe, store: Store) -> _Plan:
     labelled = recipe.labelled
-    truth = read_coco(labelled.path, labelled.images)
+    truth = read_detection(labelled.path, labelled.images)
+    if labelled.path.suffix == ".json":
+        labels = sha256_file(labelled.path)
+    else:  # many files: what they say, of which names
+        labels = truth_digest(truth, {image.name: image.name for image in truth.images})
     if labelled.limit:
         truth = subset(truth, labelled.limit, recipe.seed)
     if recipe.network.classes:
@@ -238,7 +243,7 @@ def _plan(recipe: TrainRecipe, store: Store) -> _Plan:
     if config.pretrained not in (None, DEFAULT):
         network["pretrained"] = sha256_file(Path(str(config.pretrained)))
     description = options | {
-        "labelled": {"file": labelled.path.name, "sha256": sha256_file(labelled.path), "limit": labelled.limit},
+        "labelled": {"file": labelled.path.name, "sha256": labels, "limit": labelled.limit},
         "pseudo": [{"name": m.name, "version": m.version, "id": m.id} for m in manifests],
         "init": read_meta(start)["weights"]["sha256"] if start else None,
         "network": network,

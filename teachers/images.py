@@ -69,6 +69,37 @@ def decode_rgb(data: bytes) -> np.ndarray:
         return np.asarray(rgb if turn is None else rgb.transpose(turn))
 
 
+@dataclass(frozen=True)
+class GreyImage:
+    """A reduced grey image as it is stored, uint8 (H, W), not turned upright. width, height: its true extent in eighths
+    of these pixels, since the last column and row may lie partly outside it. orientation: EXIF."""
+
+    pixels: np.ndarray
+    width: int
+    height: int
+    orientation: int
+
+
+def decode_grey(data: bytes, side: int, orientation: int | None = None) -> GreyImage:
+    """A reduced grey image, for hashing: each side has at least `side` pixels, or as many as the image itself. A JPEG
+    is decoded at an eighth of its size or more, in half the time of decoding it whole. `orientation`: EXIF, if it is
+    known already, since looking for it takes a tenth of the time. Raises ImageError."""
+    if data[:3] == b"\xff\xd8\xff":
+        try:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY", min_height=side, min_width=side)[:, :, 0]
+        except ValueError:
+            pass  # CMYK, or damaged: Pillow decides
+        else:
+            made = (s for s in range(1, 9) if (-(-height * s // 8), -(-width * s // 8)) == pixels.shape)
+            scale = next(made, 8)
+            return GreyImage(pixels, width * scale, height * scale, orientation or _orientation_of(data))
+    with _opened(data) as image:
+        orientation, grey = _orientation(image), _to_rgb(image).convert("L")
+        reduced = grey.resize((min(grey.width, 2 * side), min(grey.height, 2 * side)), Image.Resampling.BOX)
+        return GreyImage(np.asarray(reduced), 8 * reduced.width, 8 * reduced.height, orientation)
+
+
 def encode_upright(data: bytes, format: str) -> bytes:
     """The image as upright RGB in `format` (jpg: quality 95, 4:4:4; png and webp: lossless), without metadata, so that
     no reader can turn it a second time. Raises ImageError; ValueError for a format it does not write."""
@@ -84,6 +115,13 @@ def encode_upright(data: bytes, format: str) -> bytes:
         case _:
             raise ValueError(f"images are re-encoded as jpg, png or webp, not {format!r}")
     return out.getvalue()
+
+
+def _orientation_of(data: bytes) -> int:
+    if _plain_jpeg(data):
+        return 1
+    with _opened(data) as image:
+        return _orientation(image)
 
 
 def _plain_jpeg(data: bytes) -> bool:

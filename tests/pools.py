@@ -79,3 +79,36 @@ def tree(folder: Path) -> dict[str, bytes]:
         for p in sorted(folder.rglob("*"))
         if p.is_file() and not p.name.startswith(".lock")
     }
+
+
+def write_world(
+    folder: Path, pool: int = 40, truth: int = 120, *, boxes: int = 6, seed: int = 1, size: tuple[int, int] = (64, 48)
+) -> Path:
+    """A pool and labelled images (`folder/pool`, `folder/truth.json` with `folder/truth`) and what a teacher says of
+    both, of which a share equal to its score is right; a recipe that names them."""
+    rng = np.random.default_rng(seed)
+    sides = {"pool": write_images(folder / "pool", pool), "truth": write_images(folder / "truth", truth, start=5000)}
+    results: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    images = []
+    for side, names in sides.items():
+        for name in names:
+            id = len(images) + 1
+            images.append({"id": id, "file_name": name, "width": size[0], "height": size[1], "side": side})
+            for cell in rng.permutation(12)[: rng.integers(1, boxes + 1)]:  # a grid: no two boxes overlap
+                bbox = [4 + 15.0 * (cell % 4), 2 + 15.0 * (cell // 4), 10.0, 10.0]
+                category, score = int(rng.choice([3, 7])), float(np.sqrt(rng.random()))
+                results.append({"image_id": id, "category_id": category, "bbox": bbox, "score": score})
+                if rng.random() < score:
+                    annotations.append(
+                        {"id": len(annotations) + 1, "image_id": id, "category_id": category, "bbox": bbox}
+                    )
+    categories = [{"id": id, "name": name} for id, name in zip((3, 7), CLASSES, strict=False)]
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "listing.json").write_text(json.dumps({"images": images, "categories": categories, "annotations": []}))
+    labelled = [image for image in images if image["side"] == "truth"]
+    ids = {image["id"] for image in labelled}
+    content = {"images": labelled, "categories": categories}
+    content["annotations"] = [note | {"area": 100.0, "iscrowd": 0} for note in annotations if note["image_id"] in ids]
+    (folder / "truth.json").write_text(json.dumps(content))
+    return write_recipe(folder, truth={"source": "truth.json", "images": "truth"}, keep={"precision": 0.8})

@@ -45,13 +45,19 @@ def guesses(truth: Truth, seed: int, spread: float) -> list[Detections]:
     return found
 
 
-def image(number: int, boxes: Sequence[Sequence[float]], labels: Sequence[int], crowd: Sequence[bool]) -> LabelledImage:
+def image(
+    number: int,
+    boxes: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    crowd: Sequence[bool],
+    difficult: Sequence[bool] | None = None,
+) -> LabelledImage:
     box = np.array(boxes, np.float32).reshape(-1, 4)
     area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
     name = f"{number}.png"
-    return LabelledImage(
-        name, Path(name), 100, 100, box, np.array(labels, np.int16), np.array(crowd, bool), area, number
-    )
+    objects = (box, np.array(labels, np.int16), np.array(crowd, bool), area)
+    hard = np.zeros(len(box), bool) if difficult is None else np.array(difficult, bool)
+    return LabelledImage(name, Path(name), 100, 100, *objects, number, hard)
 
 
 def found(*rows: tuple[float, float, float, float, float, int]) -> Detections:
@@ -141,6 +147,42 @@ def test_precision_and_recall_by_hand(
     objects = [[0, 0, 10, 10], [50, 50, 90, 90], [20, 0, 30, 10], [40, 0, 50, 10]]
     truth = Truth(("cat", "dog"), [image(1, objects, [0, 0, 1, 1], [False, True, False, False])], (5, 3))
     assert precision_recall(truth, [found(*kept)]) == pytest.approx((precision, recall), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("kept", "precision", "recall"),
+    [
+        ([(0, 0, 10, 10, 0.9, 0)], np.nan, 0),  # on the difficult object: neither right nor wrong
+        ([(0, 0, 10, 10, 0.9, 0), (0, 0, 10, 9, 0.8, 0)], 0, 0),  # it is matched once, unlike a crowd
+        ([(2, 2, 5, 5, 0.9, 0)], 0, 0),  # and by plain IoU: inside it is not enough
+        ([(0, 0, 10, 10, 0.9, 0), (20, 0, 30, 10, 0.8, 0)], 1, 1),
+    ],
+)
+def test_difficult_objects_by_hand(
+    kept: list[tuple[float, float, float, float, float, int]], precision: float, recall: float
+) -> None:
+    objects = image(1, [[0, 0, 10, 10], [20, 0, 30, 10]], [0, 0], [False, False], [True, False])
+    truth = Truth(("cat",), [objects], (5,))
+    assert precision_recall(truth, [found(*kept)]) == pytest.approx((precision, recall), nan_ok=True)
+
+
+def test_difficult_objects_count_as_pycocotools_counts_those_outside_the_area_range(shared_data: Path) -> None:
+    """COCOeval ignores an object whose area lies outside every range, and matches it as any other."""
+    truth = read_coco(shared_data / "bccd" / "instances_val.json")
+    predictions = guesses(truth, seed=0, spread=0.1)
+    rng = np.random.default_rng(0)
+    flags = [rng.random(len(image.boxes)) < 0.3 for image in truth.images]
+    pairs = list(zip(truth.images, flags, strict=True))
+    difficult = replace(truth, images=[replace(image, difficult=flag) for image, flag in pairs])
+    outside = [replace(image, area=np.where(flag, np.float32(2e10), image.area)) for image, flag in pairs]
+    ours = evaluate_detections(difficult, predictions)
+    assert ours == evaluate_detections(replace(truth, images=outside), predictions)
+    assert ours["AP"] != evaluate_detections(truth, predictions)["AP"]
+
+
+def test_a_truth_without_boxes_is_refused() -> None:
+    with pytest.raises(TruthError, match="holds classification labels"):
+        evaluate_detections(Truth(("cat",), [], (1,), kind="classification"), [])
 
 
 def test_precision_counts_every_kept_box_of_an_image() -> None:

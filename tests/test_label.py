@@ -80,10 +80,10 @@ def test_predictions_are_parquet_anyone_reads_with_a_row_for_every_image(pool: P
     folder = tmp_path / "store" / "predictions" / done.predictions
     assert json.loads((folder / "meta.json").read_text())["description"]["classes"] == ["dark", "light"]
     images = pq.read_table(sorted(folder.glob("*/images.parquet")), partitioning=None).to_pylist()
-    assert {row["sha256"] for row in images} == {image.sha256 for image in pool.images}
+    assert {row["sha256"] for row in images} == {image.sha256 for image in pool.images()}
     objects = pq.read_table(sorted(folder.glob("*/objects.parquet")), partitioning=None)
     assert objects.column_names == ["sha256", "label", "score", "x1", "y1", "x2", "y2"]
-    assert set(objects["sha256"].to_pylist()) == {image.sha256 for image in pool.images}
+    assert set(objects["sha256"].to_pylist()) == {image.sha256 for image in pool.images()}
 
 
 def test_a_failing_teacher_is_a_failure_and_what_was_done_stays(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ COMMANDS = [
     line.partition("    #")[0].strip() for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()
 ]
 PYTHON = [block for kind, block in BLOCKS if kind == "python"]
+IMAGE = "000003.jpg"
+"""What stands for an image of the reader's own."""
 SMALL = [
     (r"^steps: \d+", "steps: 3\nbatch: 4\nworkers: 0"),
     (r"network: .*", "network: {backbone: 'timm:test_resnet', size: 96, channels: 16, head_depth: 1, levels: [8, 16]}"),
@@ -29,7 +31,8 @@ SMALL = [
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The reader's folder: `data/` with labels and pool, and the README's recipes."""
     folder = tmp_path_factory.mktemp("readme")
-    make_scenes(folder / "data", Counts(labelled=6, truth=1, pool=12, test=6))
+    make_scenes(folder / "data", Counts(labelled=6, truth=8, pool=12, test=6))
+    (folder / "data" / "truth.json").rename(folder / "data" / "val.json")
     for kind, block in BLOCKS:
         if kind == "yaml":
             name = re.match(r"# (\S+\.yaml)\n", block)
@@ -48,7 +51,7 @@ def test_every_command_runs_as_written(workspace: Path) -> None:
     runner = CliRunner()
     assert sum(command.startswith("tutelage") for command in COMMANDS) >= 8
     for command in filter(None, COMMANDS):
-        program, *arguments = shlex.split(command)
+        program, *arguments = shlex.split(command.replace("IMAGE", IMAGE))
         if program == "make":
             assert re.search(f"^{arguments[0]}:", (Path(__file__).parent.parent / "Makefile").read_text(), re.MULTILINE)
             continue
@@ -78,6 +81,10 @@ def test_the_recipe_reference_lists_every_key() -> None:
     from teachers.base import TeacherOptions
 
     table = README.partition("## Recipe reference")[2]
-    keys = [*Recipe.model_fields, *PoolOptions.model_fields, *Keep.model_fields, *TrainRecipe.model_fields]
+    from builder.gates import Gates
+    from builder.recipe import ImageOptions, LabelOptions, ShardOptions
+
+    keys = [*Gates.model_fields, *ImageOptions.model_fields, *LabelOptions.model_fields, *ShardOptions.model_fields]
+    keys += [*Recipe.model_fields, *PoolOptions.model_fields, *Keep.model_fields, *TrainRecipe.model_fields]
     keys += [key for key in TeacherSection.model_fields if key != "options"] + [f.name for f in fields(TeacherOptions)]
     assert [key for key in keys if key not in table] == []

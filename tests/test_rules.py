@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from builder import BuildError
-from builder.rules import DROPPED, IGNORED, KEPT, REASONS, Keep, Objects, decide, solve
+from builder.rules import DROPPED, IGNORED, KEPT, REASONS, Keep, Objects, decide
+from builder.thresholds import Evidence, solve
 from builder.where import Where
 
 CLASSES = ("a", "b")
@@ -52,7 +53,7 @@ FAR = (60.0, 40.0, 90.0, 70.0)
     ],
 )  # fmt: skip
 def test_reasons_by_hand(keep: Keep, rows: list, expected: list[str]) -> None:
-    made = decide(objects(*rows), keep, solve(keep, CLASSES, 0.05), CLASSES)
+    made = decide(objects(*rows), keep, solve(keep, Evidence(CLASSES, 0.05)), CLASSES)
     assert [REASONS[r] for r in made.reason] == expected
 
 
@@ -60,7 +61,10 @@ def test_reasons_by_hand(keep: Keep, rows: list, expected: list[str]) -> None:
 def test_refused_objects_become_ignored_unless_told_otherwise(refused: str, outcome: int) -> None:
     keep = Keep(score=0.5, nms=0.9, where="area >= 200", refused=refused)
     made = decide(
-        objects((0, 0, 0.9, SMALL), (0, 0, 0.8, SMALL), (0, 0, 0.1, BIG)), keep, solve(keep, CLASSES, 0.05), CLASSES
+        objects((0, 0, 0.9, SMALL), (0, 0, 0.8, SMALL), (0, 0, 0.1, BIG)),
+        keep,
+        solve(keep, Evidence(CLASSES, 0.05)),
+        CLASSES,
     )
     assert list(made.outcome) == [outcome, DROPPED, DROPPED]
 
@@ -81,7 +85,7 @@ keeps = st.builds(
 @settings(max_examples=150, deadline=None)
 @given(rows=rows, keep=keeps, seed=st.integers(0, 99))
 def test_each_object_has_one_outcome_whatever_the_order_of_rows(rows: list, keep: Keep, seed: int) -> None:
-    columns, thresholds = objects(*rows), solve(keep, CLASSES, 0.05)
+    columns, thresholds = objects(*rows), solve(keep, Evidence(CLASSES, 0.05))
     made = decide(columns, keep, thresholds, CLASSES)
     assert len(made.outcome) == len(rows) and set(made.outcome) <= {KEPT, IGNORED, DROPPED}
     assert ((made.reason == 0) == (made.outcome == KEPT)).all()
@@ -100,7 +104,7 @@ def test_raising_a_threshold_never_adds_a_box(rows: list, low: int, step: int, n
     kept = []
     for score in (low / 100, (low + step) / 100):
         keep = Keep(score=score, nms=nms)
-        kept.append(decide(objects(*rows), keep, solve(keep, CLASSES, 0.05), CLASSES).outcome == KEPT)
+        kept.append(decide(objects(*rows), keep, solve(keep, Evidence(CLASSES, 0.05)), CLASSES).outcome == KEPT)
     assert not (kept[1] & ~kept[0]).any()
 
 
@@ -114,7 +118,7 @@ def test_raising_a_threshold_never_adds_a_box(rows: list, low: int, step: int, n
 )
 def test_rules_that_do_not_fit_the_teacher(keep: Keep, message: str) -> None:
     with pytest.raises(BuildError, match=message):
-        solve(keep, CLASSES, 0.05)
+        solve(keep, Evidence(CLASSES, 0.05))
 
 
 @pytest.mark.parametrize(

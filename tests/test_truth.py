@@ -11,7 +11,21 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from builder.truth import Truth, TruthError, find_image_root, read_coco, read_pixels, subset
+from builder.truth import (
+    Truth,
+    TruthError,
+    check_detection,
+    entries,
+    find_image_root,
+    read_coco,
+    read_detection,
+    read_pixels,
+    read_truth,
+    split,
+    subset,
+    truth_digest,
+    unit_of,
+)
 
 
 def labels(**changes: Any) -> dict[str, Any]:
@@ -183,6 +197,116 @@ def test_subsets_are_nested_and_in_file_order(tmp_path: Path) -> None:
     assert chosen[5] != [image.image_id for image in subset(truth, 5, seed=2).images]
     shuffled = Truth(truth.classes, truth.images[::-1], truth.category_ids)
     assert {image.image_id for image in subset(shuffled, 5, seed=1).images} == set(chosen[5])
+
+
+def test_ignore_marks_difficult_objects_but_crowds_stay_crowds(tmp_path: Path) -> None:
+    first, crowd, _ = labels()["annotations"]
+    b, _ = read_coco(write(tmp_path, labels(annotations=[first | {"ignore": 1}, crowd | {"ignore": 1}]))).images
+    assert (b.difficult.tolist(), b.crowd.tolist()) == ([True, False], [False, True])
+    assert b.difficult.dtype == bool
+
+
+def many(folder: Path, names: list[str]) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 10)).save(folder / name)
+    images = [{"id": i, "file_name": name, "width": 20, "height": 10} for i, name in enumerate(names)]
+    path = folder / "labels.json"
+    path.write_text(json.dumps(labels(images=images, annotations=[])))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "unit"),
+    [
+        ("^([A-Za-z0-9]+)_", "0006R0_f00930.jpg", "0006R0"),
+        ("p(\\d+)", "scans/p17_left.png", "17"),
+        ("folder", "site/patient/1.png", "site/patient"),
+    ],
+)
+def test_units(group: str, name: str, unit: str) -> None:
+    assert unit_of(name, group) == unit
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        ("folder", "image 'a.png' lies in no folder"),
+        ("^(z)", "'^(z)' finds no unit in image 'a.png'"),
+        ("(z)?a", "finds no unit in image 'a.png'"),
+        ("a", "has no group"),
+        ("(", "neither folder nor a regular expression"),
+    ],
+)
+def test_groups_that_name_no_unit_are_refused(tmp_path: Path, group: str, words: str) -> None:
+    with pytest.raises(TruthError) as error:
+        read_truth(many(tmp_path, ["a.png"]), group=group)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_unit_is_never_cut_and_stays_in_its_half(tmp_path: Path) -> None:
+    names = [f"s{unit}/{frame}.png" for unit in range(40) for frame in range(3)]
+    path = many(tmp_path, names)
+    truth = read_truth(path, group="folder")
+    tune, certify = split(truth)
+    assert sorted(i.name for half in (tune, certify) for i in half.images) == sorted(names)
+    units = [{image.unit for image in half.images} for half in (tune, certify)]
+    assert not units[0] & units[1]
+    assert min(map(len, units)) >= 10  # of 40, at half each: less has a probability of .001
+    few = split(Truth(truth.classes, truth.images[60:], truth.category_ids))
+    for part, whole in zip(few, (tune, certify), strict=True):
+        assert {image.name for image in part.images} <= {image.name for image in whole.images}
+    alone = split(read_truth(path))
+    assert {i.unit for i in alone[0].images} & {i.unit for i in alone[1].images} == {""}
+    assert 40 <= len(alone[0].images) <= 80
+
+
+def test_truth_images_as_a_pool(tmp_path: Path) -> None:
+    names = ["b/2.png", "u\u0308.png"]  # the second not in NFC
+    truth = read_coco(many(tmp_path, names))
+    first, second = entries(truth)
+    assert (first.name, second.name) == ("b/2.png", "\u00fc.png")
+    assert [image.name for image in truth.images] == [first.name, second.name]
+    assert Path(first.uri).read_bytes() == (tmp_path / names[0]).read_bytes()
+    assert Path(first.uri).is_absolute()
+    assert (first.offset, first.bytes) == (0, (tmp_path / names[0]).stat().st_size)
+    (tmp_path / names[0]).unlink()
+    assert entries(truth)[0].bytes == 0
+
+
+def test_digest_is_of_images_and_labels_alone(tmp_path: Path) -> None:
+    first, crowd, _ = notes = labels()["annotations"]
+    truth = read_coco(write(tmp_path, labels()))
+    hashes = {"a.png": "1" * 64, "b.png": "2" * 64}
+    digest = truth_digest(truth, hashes)
+    other = labels(
+        images=[
+            image | {"file_name": "x" + image["file_name"], "id": image["id"] + 1} for image in labels()["images"][::-1]
+        ],
+        annotations=[note | {"image_id": note["image_id"] + 1} for note in notes[::-1]],
+        categories=labels()["categories"][::-1],
+    )
+    for name in ("xa.png", "xb.png"):
+        Image.new("RGB", (20, 10)).save(tmp_path / name)
+    renamed = read_coco(write(tmp_path, other))
+    assert truth_digest(renamed, {f"x{name}": value for name, value in hashes.items()}) == digest
+    assert truth_digest(truth, hashes | {"a.png": "3" * 64}) != digest
+    for changed_note in ({"bbox": [1, 2, 3, 5]}, {"category_id": 90}, {"iscrowd": 1}, {"ignore": 1}, {"image_id": 3}):
+        changed_labels = labels(annotations=[first | changed_note, crowd, notes[2]])
+        assert truth_digest(read_coco(write(tmp_path, changed_labels)), hashes) != digest
+    with pytest.raises(KeyError):
+        truth_digest(truth, {})
+
+
+def test_those_who_need_boxes_say_so(tmp_path: Path) -> None:
+    (tmp_path / "classes" / "cat").mkdir(parents=True)
+    Image.new("RGB", (20, 10)).save(tmp_path / "classes" / "cat" / "a.png")
+    with pytest.raises(TruthError, match="classes holds classification labels, but boxes are needed: give a COCO JSON"):
+        read_detection(tmp_path / "classes")
+    with pytest.raises(TruthError, match="the truth holds classification labels"):
+        check_detection(read_truth(tmp_path / "classes"))
+    assert read_detection(str(write(tmp_path, labels()))).classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize("name", ["bccd/instances_val", "coco/instances_train", "coco/instances_val"])

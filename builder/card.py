@@ -1,0 +1,205 @@
+"""The dataset card of a version: YAML that `datasets` obeys, and what a reader should know before using it.
+
+What may be said of its precision is builder.quality's to say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from builder.manifest import Manifest
+from builder.quality import (
+    UNKNOWN,
+    certificate,
+    expected_quality,
+    groups,
+    keep_section,
+    licences,
+    short_members,
+    times,
+    uses,
+)
+
+
+def features(manifest: Manifest) -> list[dict[str, Any]]:
+    """`dataset_info.features` of the card, so that `datasets` infers nothing from the first samples.
+
+    It would: empty lists in the first five break it, keys and floats it first sees later are lost. With a calibration
+    the label JSON has one list more, `calibrated`, after `score`.
+    """
+    names = {str(n): name for n, name in enumerate(manifest.classes)}
+    calibrated = [{"name": "calibrated", "list": "float32"}]
+    objects = [
+        {"name": "bbox", "list": {"list": "float32"}},
+        {"name": "category", "list": {"class_label": {"names": names}}},
+        {"name": "score", "list": "float32"},
+        *(calibrated if manifest.provenance.get("calibration") is not None else []),
+        {"name": "ignore", "list": "bool"},
+        {"name": "area", "list": "float32"},
+    ]
+    scalars = [("key", "string"), ("name", "string"), ("sha256", "string"), ("width", "int32"), ("height", "int32")]
+    fields = [{"name": n, "dtype": d} for n, d in (*scalars, ("reencoded", "string"))]
+    label = {"name": "json", "struct": [*fields, {"name": "objects", "struct": objects}]}
+    ends = [{"name": "__key__", "dtype": "string"}, {"name": "__url__", "dtype": "string"}]
+    return [{"name": manifest.features[0], "dtype": "image"}, label, *ends]
+
+
+def card(manifest: Manifest) -> str:
+    """The dataset card as Markdown with a YAML head that `datasets.load_dataset` obeys."""
+    head = yaml.safe_dump(_head(manifest), sort_keys=False, allow_unicode=True)
+    intro = (
+        f"{manifest.samples} images with pseudo-labels: boxes that a teacher model drew, not a person.\n"
+        f"{manifest.kept} boxes are kept, {manifest.ignored} are ignore regions (likely objects, too uncertain to "
+        "teach)."
+    )
+    sections = [
+        f"# {_text(manifest.name)} {_text(manifest.version)}\n\n{intro}",
+        "\n".join(_origin(manifest)),
+        "## Expected quality\n" + "\n\n".join(_text(paragraph) for paragraph in expected_quality(manifest)),
+        "## Thresholds\n" + _threshold_table(manifest),
+        "## Rules\n" + _rules(manifest),
+        "## Counts\n" + _counts(manifest),
+        *_gates(manifest),
+        "## Known limits\n" + "\n".join(f"- {limit}" for limit in _known_limits(manifest)),
+        *_tombstones(manifest),
+        _use(manifest),
+    ]
+    return f"---\n{head}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _head(manifest: Manifest) -> dict[str, Any]:
+    size = sum(shard.bytes for shard in manifest.shards)
+    split = {"name": "train", "num_examples": manifest.samples, "num_bytes": size}
+    return {
+        "pretty_name": f"{manifest.name} {manifest.version}",
+        "task_categories": ["object-detection"],
+        "annotations_creators": ["machine-generated"],
+        "tags": ["pseudo-labels", "webdataset", "tutelage"],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.tar"}]}],
+        "dataset_info": {
+            "features": features(manifest),
+            "splits": [split],
+            "download_size": size,
+            "dataset_size": size,
+        },
+    }
+
+
+def _origin(manifest: Manifest) -> Iterator[str]:
+    provenance = manifest.provenance
+    inputs = provenance.get("inputs") or {}
+    yield f"- version id: `{manifest.id}`"
+    if parent := provenance.get("parent"):
+        yield f"- parent: {_text(parent['version'])}, id `{parent['id']}`"
+    spec = (provenance.get("teacher") or {}).get("spec", UNKNOWN)
+    yield f"- teacher: `{spec}` (fingerprint `{inputs.get('predictions', '')[:12]}`)"
+    if truth := provenance.get("truth"):
+        yield (
+            f"- truth: {truth.get('images', '?')} labelled images ({truth.get('tune', '?')} to tune, "
+            f"{truth.get('certify', '?')} to certify, used {times(uses(manifest))})"
+        )
+    told = licences(manifest)
+    for what, name in (("source", "source images"), ("teacher", "teacher")):
+        flag = " (**nobody said: find out before you share this version**)" if told[what] == UNKNOWN else ""
+        yield f"- licence of the {name}: {_text(told[what])}{flag}"
+
+
+def _threshold_table(manifest: Manifest) -> str:
+    rows = ["| classes | rule | keep from | certified | n | K | C | n* | p | lower bound |", "|" + "---|" * 10]
+    for group in groups(manifest):
+        cells = [_text(short_members(group.classes)), group.rule, _number(group.threshold), certificate(group)]
+        cells += [_number(v) for v in (group.units, group.kept, group.correct, group.effective)]
+        cells += [_number(group.p_value), _number(group.lower)]
+        rows.append("| " + " | ".join(cells) + " |")
+    notes = (
+        "\n\nn: labelled images or units; K, C: boxes kept and right on them; n\\*: their effective number; p and "
+        f"lower bound: of the certified step. Uses of the certify half: {uses(manifest)}."
+    )
+    return "\n".join(rows) + (notes if manifest.provenance.get("truth") else "")
+
+
+def _rules(manifest: Manifest) -> str:
+    keep = {name: value for name, value in keep_section(manifest).items() if value is not None}
+    return "\n".join(f"- `{name}`: {_text(_plain(value))}" for name, value in keep.items())
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _counts(manifest: Manifest) -> str:
+    classes = "\n".join(
+        f"| {_text(c)} | {n['predicted']} | {n['kept']} | {n['ignored']} |" for c, n in manifest.per_class.items()
+    )
+    reasons = "\n".join(f"| {reason} | {n} |" for reason, n in manifest.objects.items() if n)
+    images = "\n".join(f"| {state} | {n} |" for state, n in manifest.images.items() if n)
+    return (
+        f"| class | predicted | kept | ignored |\n|---|---|---|---|\n{classes}\n\n"
+        f"| why | objects |\n|---|---|\n{reasons}\n\n| images | count |\n|---|---|\n{images}"
+    )
+
+
+def _gates(manifest: Manifest) -> Iterator[str]:
+    gates = manifest.provenance.get("gates") or []
+    told = [gate for gate in gates if gate["status"] != "ok"]
+    if told:
+        lines = "\n".join(f"- **{gate['status']}**, {_text(gate['name'])}: {_text(gate['message'])}" for gate in told)
+        yield f"## Gates\n{len(gates) - len(told)} of {len(gates)} passed.\n\n{lines}"
+
+
+def _known_limits(manifest: Manifest) -> Iterator[str]:
+    yield "Boxes come from a model: its mistakes repeat, and a class it does not know is background here."
+    yield "Objects that the teacher missed are not marked; only ignore regions say where something may be."
+    if not any(group.certified for group in groups(manifest)):
+        yield "No precision is certified: look at some boxes before you train on them."
+    empty = [name for name, counts in manifest.per_class.items() if not counts["kept"]]
+    if empty:
+        yield f"Nothing is kept of {len(empty)} of {len(manifest.classes)} classes: {_text(short_members(empty))}."
+    lost = {s: n for s, n in manifest.images.items() if n and s not in ("written", "pool")}
+    if lost:
+        yield "Images of the pool that are not here: " + ", ".join(f"{n} {_text(s)}" for s, n in lost.items()) + "."
+
+
+def _tombstones(manifest: Manifest) -> Iterator[str]:
+    if manifest.tombstones:
+        yield (
+            f"## Removed images\n{len(manifest.tombstones)} images left the pool after the parent version. Their "
+            "samples still stand in the shards, which are the parent's byte for byte: **skip their keys**.\n"
+            "```python\nimport json\nfrom pathlib import Path\n\n"
+            'gone = set(json.loads(Path("manifest.json").read_text())["tombstones"])\n'
+            'rows = rows.filter(lambda key: key not in gone, input_columns="__key__")  # datasets\n'
+            'samples = samples.select(lambda sample: sample["__key__"] not in gone)  # webdataset\n```'
+        )
+
+
+def _use(manifest: Manifest) -> str:
+    image = manifest.features[0]
+    calibrated = (
+        "`score` is the teacher's, `calibrated` the same after calibration on labels, on which the thresholds act.\n"
+        if manifest.provenance.get("calibration") is not None
+        else ""
+    )
+    return f"""## Use
+```python
+from datasets import load_dataset
+rows = load_dataset("PATH_OR_ORG/NAME", split="train")  # rows[0]["{image}"], rows[0]["json"]["objects"]
+
+import webdataset
+samples = webdataset.WebDataset("data/train-000000.tar", shardshuffle=False).decode("pil")
+```
+`objects.bbox` is COCO `[x, y, width, height]` in pixels of the upright image, `category` a position in the class list,
+`ignore: true` a region that is neither object nor background. {calibrated}`reencoded` says whether the image bytes are
+not those whose SHA-256 is `sha256` (turned upright, or brought to one format)."""
+
+
+def _number(value: float | int | None) -> str:
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def _text(text: str) -> str:
+    """A text as it may stand in Markdown, a table's cell included: on one line, nothing in it taken for markup."""
+    return re.sub(r"([\\`*_<>|]|(?<=\])\()", r"\\\1", " ".join(text.split()))

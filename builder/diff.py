@@ -1,0 +1,275 @@
+"""What changed between two versions: objects by class and images, told apart by box and class name.
+
+Equal objects are cancelled by an aggregation in DuckDB, which spills to disk; only what is left is paired here, in
+blocks of whole images. Memory does not grow with the versions.
+"""
+
+from __future__ import annotations
+
+import glob
+import heapq
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from builder import BuildError
+from builder.manifest import read_manifest
+from builder.pairing import Rows, pair
+from builder.shards import ShardError, read_samples
+
+BLOCK = 200_000
+"""Rows left over that are paired at a time, rounded up to whole images."""
+MEMORY = "512MB"
+"""Of DuckDB; beyond it, it goes to disk."""
+KEYS = 50_000
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Numbers of objects. One object may be moved or rescored, and change its outcome as well.
+
+    added, removed: without a partner on the other side. moved: same class, another box, IoU at least .5. rescored: the
+    same box with another score or calibrated score. kept_to_ignored, ignored_to_kept: of those with a partner.
+    on_new_images, on_gone_images: how many of added and removed stand on images that only one version has.
+    """
+
+    added: int = 0
+    removed: int = 0
+    moved: int = 0
+    rescored: int = 0
+    kept_to_ignored: int = 0
+    ignored_to_kept: int = 0
+    on_new_images: int = 0
+    on_gone_images: int = 0
+
+    def __add__(self, other: Changes) -> Changes:
+        return Changes(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Changes)))
+
+    def mirrored(self) -> Changes:
+        """The same changes told the other way round."""
+        return replace(
+            self,
+            added=self.removed,
+            removed=self.added,
+            kept_to_ignored=self.ignored_to_kept,
+            ignored_to_kept=self.kept_to_ignored,
+            on_new_images=self.on_gone_images,
+            on_gone_images=self.on_new_images,
+        )
+
+    @property
+    def weight(self) -> tuple[int, int]:
+        """By how much an image changed: first what changed its labels, then mere scores."""
+        return self.added + self.removed + self.moved + self.kept_to_ignored + self.ignored_to_kept, self.rescored
+
+
+NAMES = tuple(f.name for f in fields(Changes))
+
+
+@dataclass(frozen=True)
+class Diff:
+    """total, classes (by name, those with changes only); images: how many only B has (added), only A has (removed),
+    both have (common), and how many of these changed; added_images, removed_images: the first few keys; most_changed:
+    the few images of both with most changes."""
+
+    total: Changes
+    classes: dict[str, Changes]
+    images: dict[str, int]
+    added_images: list[str]
+    removed_images: list[str]
+    most_changed: dict[str, Changes]
+
+    @property
+    def empty(self) -> bool:
+        return self.total == Changes() and not self.images["added"] and not self.images["removed"]
+
+    def mirrored(self) -> Diff:
+        """What the diff of B and A is."""
+        images = self.images | {"added": self.images["removed"], "removed": self.images["added"]}
+        return Diff(
+            self.total.mirrored(),
+            {name: changes.mirrored() for name, changes in self.classes.items()},
+            images,
+            self.removed_images,
+            self.added_images,
+            {key: changes.mirrored() for key, changes in self.most_changed.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Side:
+    """One version: labels: its labels.parquet (builder.samples.LABELS; `calibrated` may be missing); classes: the names
+    its labels are positions in; keys: of the images in it, in batches; objects of other images do not count."""
+
+    labels: Path
+    classes: Sequence[str]
+    keys: Iterable[Sequence[str]]
+
+
+def diff(a: Path, b: Path, *, limit: int = 10) -> Diff:
+    """What version B has otherwise than version A (folders); `limit`: images listed. Tombstoned images count as not
+    there. Raises BuildError if one has no readable manifest, labels or shards."""
+    try:
+        return compare(_side(a), _side(b), limit=limit)
+    except (duckdb.Error, OSError, ShardError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BuildError(f"{a} and {b} cannot be compared ({reason}): run `tutelage verify` on both") from None
+
+
+def _side(folder: Path) -> Side:
+    manifest = read_manifest(folder)
+    return Side(folder / "labels.parquet", manifest.classes, _keys(folder))
+
+
+def _keys(folder: Path) -> Iterator[list[str]]:
+    """The keys of a version's samples, from the headers of its shards, without tombstones."""
+    manifest = read_manifest(folder)
+    gone = set(manifest.tombstones)
+    keys = (s.key for shard in manifest.shards for s in read_samples(folder / "data" / shard.name) if s.key not in gone)
+    while batch := list(islice(keys, KEYS)):
+        yield batch
+
+
+def compare(a: Side, b: Side, *, limit: int = 10) -> Diff:
+    """See `diff`. Independent of the order of rows; `compare(b, a)` is `compare(a, b).mirrored()`."""
+    names = sorted({*a.classes, *b.classes})
+    with tempfile.TemporaryDirectory() as spill, duckdb.connect(":memory:", config=_config(spill)) as database:
+        for name, side in (("a", a), ("b", b)):
+            database.execute(f"CREATE TABLE images_{name} (key VARCHAR)")
+            for keys in side.keys:
+                batch = pa.table({"key": pa.array(keys, pa.string())})
+                database.register("batch", batch)
+                database.execute(f"INSERT INTO images_{name} SELECT key FROM batch")
+                database.unregister("batch")
+        only = {s: _only(database, s, other, limit) for s, other in (("a", "b"), ("b", "a"))}
+        common = database.execute("SELECT count(*) FROM images_a SEMI JOIN images_b USING (key)").fetchall()[0][0]
+        counts = np.zeros((len(names), len(NAMES)), np.int64)
+        best: list[tuple[Any, ...]] = []
+        changed = 0
+        for rows, keys in _left_over(database, a, b, names):
+            flags, per_image = _changes(rows, len(keys))
+            for column in range(len(NAMES)):
+                counts[:, column] += np.bincount(rows.label, flags[:, column], minlength=len(names)).astype(np.int64)
+            shared = np.zeros(len(keys), bool)
+            shared[rows.image[rows.common]] = True
+            changed += int((shared & per_image.any(axis=1)).sum())
+            found = ((keys[n], Changes(*per_image[n].tolist())) for n in np.flatnonzero(shared))
+            best = heapq.nsmallest(limit, [*best, *((*_falling(c), key, c) for key, c in found)])
+    classes = {name: Changes(*row) for name, row in zip(names, counts.tolist(), strict=True) if any(row)}
+    return Diff(
+        sum(classes.values(), Changes()),
+        classes,
+        {"added": only["b"][0], "removed": only["a"][0], "common": common, "changed": changed},
+        only["b"][1],
+        only["a"][1],
+        {key: changes for _, _, key, changes in best},
+    )
+
+
+def _falling(changes: Changes) -> tuple[int, int]:
+    first, second = changes.weight
+    return -first, -second
+
+
+def _config(spill: str) -> dict[str, Any]:
+    return {"memory_limit": MEMORY, "temp_directory": spill, "preserve_insertion_order": "false"}
+
+
+def _only(database: duckdb.DuckDBPyConnection, side: str, other: str, limit: int) -> tuple[int, list[str]]:
+    """How many images only one side has, and the first keys of them."""
+    query = f"FROM images_{side} ANTI JOIN images_{other} USING (key)"
+    count = database.execute(f"SELECT count(*) {query}").fetchall()[0][0]
+    return count, [key for (key,) in database.execute(f"SELECT key {query} ORDER BY key LIMIT {limit}").fetchall()]
+
+
+def _left_over(
+    database: duckdb.DuckDBPyConnection, a: Side, b: Side, names: Sequence[str]
+) -> Iterator[tuple[Rows, list[str]]]:
+    """The objects that are not equal on both sides, as blocks of whole images, with the images' keys."""
+    sides = [_select(database, name, side, names) for name, side in (("a", a), ("b", b))]
+    columns = "key, class, x1, y1, x2, y2, score, calibrated, ignored"
+    query = f"""
+        WITH differing AS (
+            SELECT {columns}, sum(n) AS n FROM ({sides[0]} UNION ALL {sides[1]}) GROUP BY {columns} HAVING sum(n) <> 0
+        )
+        SELECT {columns}, n::INTEGER AS n,
+            key IN (FROM images_a) AND key IN (FROM images_b) AS common
+        FROM differing ORDER BY key
+    """
+    tables: list[pa.Table] = []
+    for batch in database.sql(query).to_arrow_reader(BLOCK):
+        table = pa.Table.from_batches([batch])
+        whole = _whole_images(table)
+        tables.append(table.slice(0, whole))
+        if whole and sum(t.num_rows for t in tables) >= BLOCK:
+            yield _rows(pa.concat_tables(tables))
+            tables = []
+        tables.append(table.slice(whole))
+    if any(t.num_rows for t in tables):
+        yield _rows(pa.concat_tables(tables))
+
+
+def _whole_images(table: pa.Table) -> int:
+    """Rows, of a table sorted by key, before those of its last key."""
+    keys = table["key"].to_numpy(zero_copy_only=False)
+    return int(np.searchsorted(keys, keys[-1])) if len(keys) else 0
+
+
+def _select(database: duckdb.DuckDBPyConnection, name: str, side: Side, names: Sequence[str]) -> str:
+    """The query of one side's objects that count; `n` is 1 for A and -1 for B."""
+    place = {n: position for position, n in enumerate(names)}
+    codes = [place[n] for n in side.classes]
+    path = "'" + glob.escape(str(side.labels)).replace("'", "''") + "'"  # the reader takes * and [ for patterns
+    known = {row[0] for row in database.execute(f"DESCRIBE FROM read_parquet({path})").fetchall()}
+    return f"""
+        SELECT key, ({codes}::INTEGER[])[label + 1] AS class, x1, y1, x2, y2, score,
+            {"coalesce(calibrated, -1)" if "calibrated" in known else "-1"}::FLOAT AS calibrated,
+            outcome = 'ignored' AS ignored, {1 if name == "a" else -1} AS n
+        FROM read_parquet({path}) WHERE outcome <> 'dropped' AND key IN (FROM images_{name})
+    """
+
+
+def _rows(table: pa.Table) -> tuple[Rows, list[str]]:
+    keys = table["key"].combine_chunks().dictionary_encode()
+    column = {name: table[name].to_numpy() for name in table.column_names if name != "key"}
+    copies = np.abs(column["n"])
+    boxes = np.stack([column[side] for side in ("x1", "y1", "x2", "y2")], axis=1)
+    rows = Rows(
+        image=keys.indices.to_numpy(),
+        label=column["class"],
+        boxes=boxes,
+        score=column["score"],
+        calibrated=column["calibrated"],
+        ignored=column["ignored"],
+        second=column["n"] < 0,
+        common=column["common"],
+    )
+    return rows.take(np.repeat(np.arange(len(copies)), copies)), keys.dictionary.to_pylist()
+
+
+def _changes(rows: Rows, images: int) -> tuple[np.ndarray, np.ndarray]:
+    """bool (N, 8) by row, and int64 (images, 8) by image: what NAMES count. A pair counts at its row of A."""
+    first, second = pair(rows)
+    flags = np.zeros((len(rows.image), len(NAMES)), bool)
+    alone = np.ones(len(rows.image), bool)
+    alone[first] = alone[second] = False
+    same_box = (rows.boxes[first] == rows.boxes[second]).all(axis=1)
+    same_score = (rows.score[first] == rows.score[second]) & (rows.calibrated[first] == rows.calibrated[second])
+    column = {name: flags[:, n] for n, name in enumerate(NAMES)}
+    column["added"][:] = alone & rows.second
+    column["removed"][:] = alone & ~rows.second
+    column["moved"][first] = ~same_box
+    column["rescored"][first] = same_box & ~same_score
+    column["kept_to_ignored"][first] = ~rows.ignored[first] & rows.ignored[second]
+    column["ignored_to_kept"][first] = rows.ignored[first] & ~rows.ignored[second]
+    column["on_new_images"][:] = column["added"] & ~rows.common
+    column["on_gone_images"][:] = column["removed"] & ~rows.common
+    per_image = np.stack([np.bincount(rows.image, flags[:, n], minlength=images) for n in range(len(NAMES))], axis=1)
+    return flags, per_image.astype(np.int64)

@@ -1,0 +1,229 @@
+"""Why one image is in a version or not, and why each box predicted on it is kept, ignored or dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from builder import BuildError
+from builder.manifest import Manifest, read_manifest
+from builder.pool import DUPLICATE, OK, REMOVED, UNREADABLE, read_pool
+from builder.predictions import read_failures
+from builder.reasons import BOX, Reasons, Row
+from builder.shards import Sample, ShardError, read_bytes, read_samples
+from builder.store import Store
+
+SHORTEST = 4
+"""Characters of a key or SHA-256 that may stand for it."""
+SHOWN = 5
+"""Keys listed where several match."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One raw prediction. score: the teacher's; calibrated: None without calibration; box: xyxy pixels of the upright
+    image; outcome: kept, ignored or dropped; reason: builder.rules.REASONS; threshold: of its class, None if nothing of
+    it is kept; whence: where the threshold comes from; why: the whole story in a sentence."""
+
+    label: str
+    score: float
+    calibrated: float | None
+    box: tuple[float, float, float, float]
+    outcome: str
+    reason: str
+    threshold: float | None
+    whence: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """state: what became of the image: written, tombstone, empty, unreadable, duplicate, removed, leak, near_duplicate
+    or left_out; why: in words. name, sha256: "" where neither the pool nor a shard knows them. objects: by falling
+    score."""
+
+    version: str
+    key: str
+    name: str
+    sha256: str
+    state: str
+    why: str
+    objects: list[Reason]
+
+
+@dataclass(frozen=True)
+class _Image:
+    key: str
+    name: str = ""
+    sha256: str = ""
+    state: str = OK
+    error: str = ""
+    chunk: int = -1
+
+
+FIELDS = ("key", "name", "sha256", "state", "error", "chunk")
+
+
+def explain(store: Store, folder: Path, wanted: str) -> Explanation:
+    """All that version `folder` can say of an image. wanted: its key or its name in the source, else the beginning of
+    its key or SHA-256, at least 4 characters. Raises BuildError if none matches, or several do."""
+    manifest = read_manifest(folder)
+    image = _find(store, folder, manifest, wanted)
+    shard = _shard_of(folder, manifest, image)
+    rows = _objects(folder, image.key)
+    state, why = _fate(store, manifest, image, shard, rows)
+    reasons = Reasons(manifest)
+    objects = [
+        Reason(
+            manifest.classes[row["label"]],
+            row["score"],
+            row.get("calibrated"),
+            (row["x1"], row["y1"], row["x2"], row["y2"]),
+            row["outcome"],
+            row["reason"],
+            reasons.threshold(row),
+            reasons.whence(row),
+            reasons.why(row, rows),
+        )
+        for row in rows
+    ]
+    ref = f"{manifest.name}@{manifest.version}"
+    return Explanation(ref, image.key, image.name, image.sha256, state, why, objects)
+
+
+def _find(store: Store, folder: Path, manifest: Manifest, wanted: str) -> _Image:
+    """The image in the version's pool; where that is gone, or does not know it, in its shards."""
+    pool = store.pools / manifest.provenance.get("inputs", {}).get("pool", "") / "pool.parquet"
+    found = _in_pool(pool, wanted) if pool.is_file() else []
+    found = found or _in_shards(folder, manifest, wanted)
+    exact = [image for image in found if wanted in (image.key, image.name)] or found
+    holders = [image for image in exact if image.chunk >= 0] if len({i.sha256 for i in exact}) == 1 else exact
+    if len(holders or exact) == 1:
+        return (holders or exact)[0]
+    ref = f"{manifest.name}@{manifest.version}"
+    if exact:
+        some = ", ".join(sorted(image.key for image in exact)[:SHOWN]) + (", …" if len(exact) > SHOWN else "")
+        raise BuildError(f"{wanted!r} stands for {len(exact)} images of {ref} ({some}): give more of it")
+    raise BuildError(
+        f"no image {wanted!r} in {ref} or its pool: give a key (column `key` of its labels.parquet), a name in the "
+        f"source, or the first {SHORTEST} or more characters of a key or SHA-256"
+    )
+
+
+def _in_pool(path: Path, wanted: str) -> list[_Image]:
+    found: list[_Image] = []
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group, columns=list(FIELDS))
+            matches = pc.or_(pc.equal(rows["key"], wanted), pc.equal(rows["name"], wanted))
+            if len(wanted) >= SHORTEST:
+                for name in ("key", "sha256"):
+                    matches = pc.or_(matches, pc.starts_with(rows[name], wanted))
+            found += (_Image(**row) for row in rows.filter(matches).to_pylist())
+    return found
+
+
+def _in_shards(folder: Path, manifest: Manifest, wanted: str) -> list[_Image]:
+    found: list[_Image] = []
+    for path, sample in _samples(folder, [shard.name for shard in manifest.shards]):
+        label = orjson.loads(read_bytes(path, sample.members["json"]))
+        image = _Image(sample.key, label["name"], label["sha256"], chunk=0)
+        begins = len(wanted) >= SHORTEST and (image.key.startswith(wanted) or image.sha256.startswith(wanted))
+        if begins or wanted in (image.key, image.name):
+            found.append(image)
+    return found
+
+
+def _samples(folder: Path, shards: Sequence[str]) -> Iterator[tuple[Path, Sample]]:
+    for name in shards:
+        try:
+            for sample in read_samples(folder / "data" / name):
+                yield folder / "data" / name, sample
+        except (ShardError, OSError):
+            raise BuildError(f"{folder / 'data' / name} cannot be read: run `tutelage verify --repair`") from None
+
+
+def _shard_of(folder: Path, manifest: Manifest, image: _Image) -> str:
+    """The name of the shard that holds an image, "" if none does."""
+    known = [shard.name for shard in manifest.shards if shard.chunks[0] <= image.chunk < shard.chunks[1]]
+    shards = known or [shard.name for shard in manifest.shards]
+    return next((path.name for path, sample in _samples(folder, shards) if sample.key == image.key), "")
+
+
+def _objects(folder: Path, key: str) -> list[Row]:
+    """The rows of labels.parquet of an image, best first."""
+    rows: list[dict[str, Any]] = []
+    try:
+        with pq.ParquetFile(folder / "labels.parquet") as file:
+            for group in range(file.num_row_groups):
+                keys = file.read_row_group(group, columns=["key"])["key"]
+                hits = pc.indices_nonzero(pc.equal(keys, key))
+                if len(hits):
+                    rows += file.read_row_group(group).take(hits).to_pylist()
+    except (OSError, pa.ArrowException):
+        raise BuildError(f"{folder / 'labels.parquet'} cannot be read: run `tutelage verify --repair`") from None
+    return sorted(rows, key=lambda row: (-row["score"], row["label"], *(row[side] for side in BOX)))
+
+
+def _fate(store: Store, manifest: Manifest, image: _Image, shard: str, rows: Sequence[Row]) -> tuple[str, str]:
+    """What became of an image, and why."""
+    provenance = manifest.provenance
+    inputs = provenance.get("inputs", {})
+    ref = f"{manifest.name}@{manifest.version}"
+    if image.key in manifest.tombstones:
+        return "tombstone", f"it left its source after the parent version: it still lies in data/{shard}, to be skipped"
+    if shard:
+        kept, ignored = (sum(row["outcome"] == outcome for row in rows) for outcome in ("kept", "ignored"))
+        return "written", f"it is in data/{shard} with {kept} kept and {ignored} ignored of {len(rows)} predicted boxes"
+    if image.state == UNREADABLE:
+        return UNREADABLE, f"it could not be read: {image.error}"
+    if image.state == DUPLICATE:
+        return DUPLICATE, f"another image stands for it: {image.error}"
+    if image.state == REMOVED:
+        return REMOVED, f"it was no longer in its source when {ref} was built"
+    if failure := _failure(store, inputs, image):
+        return UNREADABLE, f"the teacher could not read it: {failure}"
+    for state, why in _kept_out(store, inputs, image):
+        return state, why
+    if (inputs.get("images") or {}).get("drop_empty") and not any(row["outcome"] == "kept" for row in rows):
+        return "empty", f"none of the {len(rows)} boxes predicted on it is kept, and images.drop_empty is set"
+    return "left_out", f"it is in the pool of {ref}, but not in its shards: run `tutelage verify {ref}`"
+
+
+def _failure(store: Store, inputs: dict[str, Any], image: _Image) -> str:
+    """Why the teacher has no predictions of an image, as far as pool and predictions are still there."""
+    try:
+        for chunk in read_pool(store, inputs["pool"]).chunks(image.chunk, image.chunk + 1):
+            place = chunk.rows["sha256"].to_pylist().index(image.sha256)
+            folder = store.predictions / inputs["predictions"] / chunk.digest
+            return next((f.error for f in read_failures(folder) if f.position == place), "")
+    except (BuildError, KeyError, ValueError):
+        pass
+    return ""
+
+
+def _kept_out(store: Store, inputs: dict[str, Any], image: _Image) -> Iterator[tuple[str, str]]:
+    """Whether it is a leak or a near-duplicate. The manifest only counts them: they are looked for again."""
+    from builder.duplicates import leaks, near_duplicates
+
+    try:
+        pool = read_pool(store, inputs["pool"])
+        references = {name: read_pool(store, id) for name, id in (inputs.get("references") or {}).items()}
+    except (BuildError, KeyError):
+        return
+    if references:
+        found = leaks(pool, references, (inputs.get("gates") or {}).get("leak_distance"))
+        if image.sha256 in found:
+            yield "leak", f"it was left out: {found[image.sha256]}"
+    distance = (inputs.get("images") or {}).get("near_duplicates")
+    if distance is not None:
+        found = near_duplicates(pool, distance)
+        if image.sha256 in found:
+            yield "near_duplicate", f"it was left out: {found[image.sha256]}"

@@ -1,0 +1,168 @@
+"""Held-out human labels in two halves: `tune`, to look at freely, and `certify`, of which every use is counted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from builder import BuildError
+from builder.calibrate import Calibrator, calibrated
+from builder.engine import Track
+from builder.estimate import PoolSample, interval
+from builder.evidence import match_stored
+from builder.files import canonical_json, digest, locked, write_file
+from builder.matching import IOUS, Matches
+from builder.pool import Pool, scan_entries
+from builder.recipe import LabelOptions
+from builder.rules import Keep, Thresholds
+from builder.store import Store
+from builder.truth import Truth, check_detection, entries, read_truth, split, truth_digest
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Human labels and their images as a scanned pool, which the teacher has labelled. source: as the recipe says."""
+
+    truth: Truth
+    pool: Pool
+    source: str
+
+    @property
+    def digest(self) -> str:
+        """Of the labels and the bytes of their images, wherever they lie."""
+        return _digest(self.truth, self.pool)
+
+
+def _digest(truth: Truth, pool: Pool) -> str:
+    shas = {image.name: image.sha256 for image in pool.images() if image.sha256}
+    known = replace(truth, images=[image for image in truth.images if image.name in shas])
+    units = digest(sorted([shas[image.name], image.unit] for image in known.images))
+    return digest([truth_digest(known, shas), units])
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Predictions on both halves, matched with the labels. digest: of the certify half."""
+
+    labels: Labels
+    tune: Matches
+    certify: Matches
+    digest: str
+
+    @property
+    def objects(self) -> np.ndarray:
+        """Labelled objects of each of the teacher's classes that count, in the tune half; int64 (C,)."""
+        known = self.tune.object_counts & (self.tune.object_label >= 0)
+        return np.bincount(self.tune.object_label[known], minlength=len(self.tune.classes))
+
+    @property
+    def per_image(self) -> np.ndarray:
+        """The same for an image, float64 (C,); NaN for a class that the labels do not know."""
+        return np.where(self.tune.shared, self.objects / max(1, self.tune.images), np.nan)
+
+    def calibrated(self, calibration: Calibrator) -> Halves:
+        """The same matches with calibrated scores."""
+        tune, certify = (calibrated(half, calibration) for half in (self.tune, self.certify))
+        return replace(self, tune=tune, certify=certify)
+
+    def sample(self, thresholds: Thresholds) -> PoolSample:
+        """The teacher's predictions on the tune half, for the test of shift."""
+        tune = self.tune
+        above = tune.score >= _limits(tune, thresholds, tune.image, tune.label)
+        return PoolSample(*(np.bincount(tune.image, w, minlength=tune.images) for w in (None, tune.score, above)))
+
+    def used(self, store: Store, predictions: str, keep: Keep, thresholds: Thresholds) -> dict[str, Any]:
+        """What the manifest says of the labels. Thresholds solved on the certify half are a use of it, counted in the
+        store; the same teacher and rules again are the same use. Other thresholds are measured on the tune half,
+        so that certify stays unseen for the recipe that needs it."""
+        solved = keep.precision is not None
+        return {
+            "source": self.labels.source,
+            "images": len(self.labels.truth.images),
+            "tune": self.tune.images,
+            "certify": self.certify.images,
+            "left_out": self.tune.left_out + self.certify.left_out,
+            "digest": self.digest,
+            "uses": count_use(store, self.digest, digest([predictions, keep.model_dump()])) if solved else 0,
+            "measured": None if solved else measure(self.tune, thresholds, IOUS[0]),
+        }
+
+
+def halves(labels: Labels, predictions: Path, keep: Keep) -> Halves:
+    """Match both halves. Raises BuildError if one has no image, or none of its images has predictions."""
+    check_detection(labels.truth, labels.source)
+    parts = split(labels.truth)
+    for name, part in zip(("tune", "certify"), parts, strict=True):
+        if not part.images:
+            raise BuildError(
+                f"none of the {len(labels.truth.images)} labelled images of {labels.source} falls into the {name} half "
+                "(whole units do): add labelled images, or smaller units"
+            )
+    tune, certify = (match_stored(part, labels.pool, predictions, keep) for part in parts)
+    return Halves(labels, tune, certify, _digest(parts[1], labels.pool))
+
+
+def _limits(matches: Matches, thresholds: Thresholds, image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """The score that a prediction of class `label` on `image` must reach; float32, as long as these."""
+    limit = thresholds.keep[label]
+    if not thresholds.top_box:
+        return limit
+    best = np.zeros(matches.images, np.float32)
+    np.maximum.at(best, matches.image, matches.score)
+    return np.minimum(limit, best[image])
+
+
+def measure(matches: Matches, thresholds: Thresholds, iou: float, level: float = 0.9) -> dict[str, Any]:
+    """Precision of what thresholds keep that were not chosen on these labels, with its two-sided interval, and recall
+    of the teacher's classes; null where nothing is kept, or there is nothing to find."""
+    row = IOUS.index(iou)
+    kept = (matches.score >= _limits(matches, thresholds, matches.image, matches.label)) & matches.counted[row]
+    units = int(matches.unit.max(initial=-1)) + 1
+    per_unit = [
+        np.bincount(matches.unit[matches.image[rows]], minlength=units) for rows in (kept, kept & matches.right[row])
+    ]
+    total, right = (int(counts.sum()) for counts in per_unit)
+    known = matches.object_counts & (matches.object_label >= 0)
+    image, label = matches.object_image[known], matches.object_label[known]
+    hit = matches.found[row][known] >= _limits(matches, thresholds, image, label)  # NaN: not found
+    low, high = interval(per_unit[0], per_unit[1], level)
+    return {
+        "iou": iou,
+        "level": level,
+        "kept": total,
+        "correct": right,
+        "precision": right / total if total else None,
+        "low": low,
+        "high": high,
+        "recall": float(hit.mean()) if len(hit) else None,
+    }
+
+
+def count_use(store: Store, certify: str, use: str) -> int:
+    """Note, durably, that this certify half served this use, and return the how-manieth it was."""
+    folder = store.root / "certify" / certify
+    with locked(folder / ".lock", "the uses of the certify half", sweep=[folder], wait=True):
+        path = folder / f"{use}.json"
+        if path.exists():
+            content: Mapping[str, int] = orjson.loads(path.read_bytes())
+            return content["use"]
+        number = len(list(folder.glob("*.json"))) + 1
+        write_file(path, canonical_json({"use": number}))
+        return number
+
+
+def load_labels(options: LabelOptions, store: Store, *, written: str, workers: int | None, track: Track) -> Labels:
+    """Read human labels and scan their images into a pool of their own. written: the source as the recipe has it."""
+    images = Path(options.images) if options.images else None
+    truth = read_truth(Path(options.source), images, options.format, options.group)
+    key = {"labels": os.path.abspath(options.source), "images": options.images and os.path.abspath(options.images)}
+    pool = scan_entries(
+        entries(truth), {**key, "format": options.format}, store, source=options.source, workers=workers, track=track
+    )
+    return Labels(truth, pool, written)

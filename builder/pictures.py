@@ -1,0 +1,186 @@
+"""Pictures of a version's images with their boxes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw, ImageFont
+
+from builder import BuildError
+from builder.manifest import Manifest
+from builder.shards import read_bytes, read_samples
+
+COLOURS = {"kept": "#009e73", "ignored": "#e69f00", "dropped": "#d55e00"}
+"""Of Okabe and Ito's palette, told apart by the colour-blind; kept is drawn thick, ignored dashed, dropped thin."""
+INK = {"kept": "white", "ignored": "black", "dropped": "white"}
+"""Of text on them."""
+CELL, MARGIN, CAPTION = 320, 8, 18
+SMALLEST, LARGEST = 640, 1600
+"""Pixels, the longer side of the picture of one image."""
+DASH = 6
+DROPPED = 6
+"""Dropped boxes that a small picture shows, the best-scored."""
+
+Row = Mapping[str, Any]
+"""One row of labels.parquet."""
+
+
+def contact_sheet(version: Path, manifest: Manifest, path: Path, *, images: int = 12, columns: int = 4) -> None:
+    """A PNG of evenly spread images of a version with their kept (green), ignored (amber) and dropped (red) boxes.
+
+    Dropped boxes are drawn thin, the 6 best-scored of an image; images that are tombstones are left out. Raises
+    BuildError if the version has no images.
+    """
+    total = manifest.samples - len(manifest.tombstones)
+    wanted = {n * total // min(images, total) for n in range(min(images, total))} if total > 0 else set[int]()
+    pictures: list[tuple[Image.Image, dict[str, Any]]] = []
+    for position, (picture, label) in enumerate(_alive(version, manifest)):
+        if position in wanted:
+            pictures.append((_decode(picture()), label()))
+        if len(pictures) == len(wanted):
+            break
+    if not pictures:
+        raise BuildError(f"{manifest.name}@{manifest.version} has no images to draw")
+    rows = _rows(version, [label["key"] for _, label in pictures])
+    drawn = [_cell(picture, label, rows[label["key"]], manifest.classes) for picture, label in pictures]
+    depth = [MARGIN] * min(columns, len(drawn))
+    places = []
+    for cell in drawn:  # each into the column that is shortest so far
+        column = depth.index(min(depth))
+        places.append((MARGIN + column * (CELL + MARGIN), depth[column]))
+        depth[column] += cell.height + MARGIN
+    sheet = Image.new("RGB", (max(420, len(depth) * (CELL + MARGIN) + MARGIN), max(depth) + 28), "white")
+    for cell, place in zip(drawn, places, strict=True):
+        sheet.paste(cell, place)
+    _legend(sheet, f"{manifest.name}@{manifest.version}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, "PNG")
+
+
+def draw_image(version: Path, manifest: Manifest, key: str, path: Path) -> None:
+    """A PNG of the image `key` of a version with every box that the teacher predicted on it.
+
+    Dropped boxes are thin, without text beyond the best-scored. Raises BuildError for a key that the version does not
+    hold, or holds no longer.
+    """
+    ref = f"{manifest.name}@{manifest.version}"
+    if key in manifest.tombstones:
+        raise BuildError(f"image {key!r} was removed before {ref} was built: draw it from the parent version")
+    for shard in manifest.shards:
+        tar = version / "data" / shard.name
+        for sample in read_samples(tar):
+            if sample.key == key:
+                picture = _decode(read_bytes(tar, sample.members[manifest.features[0]]))
+                break
+        else:
+            continue
+        break
+    else:
+        raise BuildError(f"no image {key!r} in {ref}: keys are in the column `key` of its labels.parquet")
+    longer = max(picture.size)
+    scale = min(max(longer, SMALLEST), LARGEST) / longer
+    shown = _resized(picture, scale)
+    _boxes(shown, _rows(version, [key])[key], scale, manifest.classes, dropped=None)
+    page = Image.new("RGB", (max(shown.width, 420), shown.height + 28), "white")
+    page.paste(shown, (0, 0))
+    _legend(page, key[-max(1, (page.width - 320) // 8) :])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.save(path, "PNG")
+
+
+def _alive(version: Path, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
+    """For each sample that is no tombstone, functions that read its image bytes and its label JSON."""
+    gone = set(manifest.tombstones)
+    for shard in manifest.shards:
+        tar = version / "data" / shard.name
+        for sample in read_samples(tar):
+            if sample.key not in gone:
+                image, label = sample.members[manifest.features[0]], sample.members["json"]
+                yield (
+                    lambda tar=tar, image=image: read_bytes(tar, image),
+                    lambda tar=tar, label=label: orjson.loads(read_bytes(tar, label)),
+                )
+
+
+def _decode(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def _rows(version: Path, keys: Sequence[str]) -> dict[str, list[Row]]:
+    """The rows of labels.parquet of each of these images."""
+    table = pq.read_table(version / "labels.parquet", filters=[("key", "in", list(keys))])
+    rows: dict[str, list[Row]] = {key: [] for key in keys}
+    for row in table.to_pylist():
+        rows[row["key"]].append(row)
+    return rows
+
+
+def _resized(picture: Image.Image, scale: float) -> Image.Image:
+    sides = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(sides, Image.Resampling.LANCZOS)
+
+
+def _cell(picture: Image.Image, label: Row, rows: Sequence[Row], classes: Sequence[str]) -> Image.Image:
+    """One image, CELL pixels wide, with its boxes (kept on top) and a caption."""
+    scale = min(CELL / picture.width, 3 * CELL / picture.height)
+    shown = _resized(picture, scale)
+    _boxes(shown, rows, scale, classes, dropped=DROPPED)
+    cell = Image.new("RGB", (CELL, shown.height + CAPTION), "white")
+    cell.paste(shown, (0, 0))
+    counts = {outcome: sum(r["outcome"] == outcome for r in rows) for outcome in COLOURS}
+    caption = f"{label['name'][-24:]}   " + " · ".join(f"{n} {outcome}" for outcome, n in counts.items())
+    ImageDraw.Draw(cell).text((2, shown.height + 2), caption, fill="black", font=ImageFont.load_default(11))
+    return cell
+
+
+def _boxes(shown: Image.Image, rows: Sequence[Row], scale: float, classes: Sequence[str], dropped: int | None) -> None:
+    """Draw boxes into an image scaled by `scale`; of the dropped ones the best-scored `dropped` (None: all)."""
+    draw = ImageDraw.Draw(shown)
+    font = ImageFont.load_default(11)
+    ranked = sorted(rows, key=lambda r: (-r["score"], r["label"], r["x1"], r["y1"], r["x2"], r["y2"]))
+    for outcome in ("dropped", "ignored", "kept"):
+        layer = [row for row in ranked if row["outcome"] == outcome]
+        for place, row in reversed(list(enumerate(layer[:dropped] if outcome == "dropped" else layer))):
+            box = [row[side] * scale for side in ("x1", "y1", "x2", "y2")]
+            bounds = (shown.width - 2, shown.height - 2, shown.width - 1, shown.height - 1)
+            box = [max(0, min(side, bound)) for side, bound in zip(box, bounds, strict=True)]
+            outline(draw, box, outcome)
+            if outcome != "dropped" or (dropped is None and place < DROPPED):
+                text = f"{classes[row['label']]} {row['score']:.2f}"
+                corner = (box[0] + 2, max(0.0, box[1] - 13))
+                draw.rectangle(draw.textbbox(corner, text, font=font), fill=COLOURS[outcome])
+                draw.text(corner, text, fill=INK[outcome], font=font)
+
+
+def outline(draw: ImageDraw.ImageDraw, box: Sequence[float], outcome: str, thick: int = 2) -> None:
+    """A box (xyxy pixels): kept `thick` pixels wide, ignored dashed, dropped 1 pixel wide."""
+    colour = COLOURS[outcome]
+    if outcome != "ignored":
+        draw.rectangle(list(box), outline=colour, width=thick if outcome == "kept" else 1)
+        return
+    x1, y1, x2, y2 = box
+    dash = DASH * thick // 2
+    for a, b, c, d in ((x1, y1, x2, y1), (x1, y2, x2, y2), (x1, y1, x1, y2), (x2, y1, x2, y2)):
+        length = int(max(c - a, d - b))
+        for start in range(0, length + 1, 2 * dash):
+            end = min(start + dash, length)
+            if c > a:
+                draw.line([a + start, b, a + end, d], fill=colour, width=thick)
+            else:
+                draw.line([a, b + start, c, b + end], fill=colour, width=thick)
+
+
+def _legend(sheet: Image.Image, title: str) -> None:
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(13)
+    x, y = MARGIN, sheet.height - 22
+    for outcome in COLOURS:
+        outline(draw, (x, y + 2, x + 14, y + 14), outcome)
+        draw.text((x + 20, y), outcome, fill="black", font=font)
+        x += 100
+    draw.text((x, y), title, fill="black", font=font)

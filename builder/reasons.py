@@ -1,0 +1,111 @@
+"""Why an object is kept, ignored or dropped, in words with the figures that decided it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from builder.certify import Group
+from builder.manifest import Manifest
+from builder.quality import groups, keep_section, limits
+from teachers.boxes import iou_matrix
+
+Row = Mapping[str, Any]
+"""One row of labels.parquet."""
+BOX = ("x1", "y1", "x2", "y2")
+
+
+class Reasons:
+    """The rules of a version as they were solved, to be asked about the objects of one image after the other."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._classes = manifest.classes
+        self._keep = keep_section(manifest)
+        self._group = {name: group for group in groups(manifest) for name in group.classes}
+        self._threshold, self._ignore = limits(manifest)
+        parent = manifest.provenance.get("parent") or {}
+        self._source = f", taken over from {parent['version']}" if parent.get("thresholds") == "taken over" else ""
+
+    def threshold(self, row: Row) -> float | None:
+        """From which its class is kept; None if nothing of it is."""
+        value = float(self._threshold[row["label"]])
+        return None if np.isnan(value) else value
+
+    def whence(self, row: Row) -> str:
+        """Where that threshold comes from."""
+        group = self._group.get(self._classes[row["label"]])
+        return (_whence(group) if group else "of unknown origin") + self._source
+
+    def why(self, row: Row, image: Sequence[Row]) -> str:
+        """One sentence. image: all rows of its image."""
+        keep, reason = self._keep, row["reason"]
+        if reason in ("kept", "below_threshold", "ignore_band"):
+            return self._by_score(row, image)
+        if reason == "nms":
+            return self._suppressed(row, image)
+        sides = min(row["x2"] - row["x1"], row["y2"] - row["y1"])
+        refused = {
+            "cap": f"the image has {keep.get('max_per_image')} better boxes, which is max_per_image",
+            "where_false": f"`where` is false for it: {keep.get('where')}",
+            "where_null": f"`where` is NULL for it, neither true nor false: {keep.get('where')}",
+            "size": f"its shorter side of {sides:.4g} pixels is below min_size {keep.get('min_size')}",
+            "uncertain": f"its box uncertainty is above {keep.get('uncertainty')}, or there is none",
+        }
+        said = refused.get(reason, f"refused by {reason!r}")
+        return f"{self._score(row)} is above {self._of(row)}, but {said} (refused: {keep.get('refused', 'ignore')})"
+
+    def _by_score(self, row: Row, image: Sequence[Row]) -> str:
+        threshold, ignore = self.threshold(row), float(self._ignore[row["label"]])
+        score, of = self._score(row), self._of(row)
+        band = "" if np.isnan(ignore) else f" and below {ignore:.4g}, from which on boxes are ignored"
+        if row["reason"] == "kept":
+            if threshold is not None and _confidence(row) < np.float32(threshold):
+                return f"{score} is below {of}, but the best of its image, which lowers the threshold (top_box)"
+            return f"{score} reaches {of}"
+        if row["reason"] == "ignore_band":
+            return f"{score} is below {of}, but reaches {ignore:.4g}, from which on boxes are ignored"
+        return f"{score} is below {of}{band}"
+
+    def _suppressed(self, row: Row, image: Sequence[Row]) -> str:
+        said = f"another box of the class overlaps it by more than nms {self._keep.get('nms')}"
+        left = [r for r in image if r["label"] == row["label"] and r["reason"] != "nms"]
+        rivals = [r for r in left if r["score"] >= row["score"]]
+        if not rivals:
+            return said
+        overlap = iou_matrix(*(np.array([[r[side] for side in BOX] for r in rows]) for rows in ([row], rivals)))[0]
+        best = int(overlap.argmax())
+        return f"{said}: the one with score {rivals[best]['score']:.4g}, by IoU {overlap[best]:.2f}"
+
+    def _score(self, row: Row) -> str:
+        if row.get("calibrated") is None:
+            return f"score {row['score']:.4g}"
+        return f"calibrated score {row['calibrated']:.4g} (raw {row['score']:.4g})"
+
+    def _of(self, row: Row) -> str:
+        threshold, group = self.threshold(row), self._group.get(self._classes[row["label"]])
+        names = group.classes if group else [self._classes[row["label"]]]
+        named = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        value = "any threshold" if threshold is None else f"the threshold {threshold:.4g}"
+        return f"{value} of group {named} ({self.whence(row)})"
+
+
+def _confidence(row: Row) -> np.float32:
+    return np.float32(row["score"] if row.get("calibrated") is None else row["calibrated"])
+
+
+def _whence(group: Group) -> str:
+    if group.rule == "precision" and group.certified:
+        p = "" if group.p_value is None else f", p = {group.p_value:.2g}"
+        evidence = f"{group.kept} kept, {group.correct} right on {group.units} certify images{p}"
+        return f"solved for precision {group.target:g}: {evidence}"
+    if group.rule == "precision":
+        asked = f"precision {group.target:g}" if group.target is not None else "the precision asked for"
+        why = f" ({group.reason})" if group.reason else ""
+        did = "nothing of it is kept" if group.threshold is None else "this is the fallback, which is not certified"
+        return f"for which {asked} could not be certified{why}: {did}"
+    if group.threshold is None:
+        return f"of which {group.rule} keeps nothing" + (f" ({group.reason})" if group.reason else "")
+    hand = group.rule in ("score", "top_box")
+    return ("set by hand" if hand else f"found by {group.rule}") + (f" ({group.reason})" if group.reason else "")
