@@ -172,6 +172,9 @@ def build_text(built: Built) -> str:
 
 
 def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
+    from builder.quality import expected_quality
+
+    told = [gate for gate in manifest.provenance.get("gates", []) if gate["status"] != "ok"]
     left_out = [f"{n} {state}" for state, n in manifest.images.items() if n and state not in ("written", "pool")]
     why = ", ".join(
         f"{n} {reason}" for reason, n in manifest.objects.items() if n and reason not in ("kept", "predicted")
@@ -184,6 +187,8 @@ def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
             f"{manifest.kept} kept, {manifest.ignored} ignored of {manifest.objects['predicted']} predicted"
             + (f" ({why})" if why else ""),
         ),
+        ("quality", expected_quality(manifest)[0]),
+        *((gate["name"], f"{gate['status']}: {gate['message']}") for gate in told),
     ]
 
 
@@ -199,6 +204,9 @@ def show_version(folder: Path, manifest: Manifest) -> None:
         ("teacher", manifest.provenance["teacher"]["spec"]),
         ("folder", folder),
     ]
+    if parent := manifest.provenance.get("parent"):
+        removed = f", {len(manifest.tombstones)} images removed since" if manifest.tombstones else ""
+        lines.append(("parent", f"{parent['version']}  id {parent['id'][:12]}{removed}"))
     click.echo(rows(*lines))
     table = Table("class", "predicted", "kept", "ignored")
     ranked = sorted(manifest.per_class.items(), key=lambda item: -item[1]["kept"])

@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, tee
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -163,20 +163,17 @@ class ModelLabeller:
         self.workers = workers or default_workers()
 
     def results(self, chunks: Iterable[Chunk], advance: Advance) -> Iterator[list[Result]]:
-        chunks, listed = tee(chunks)  # what lies between the two is what is decoded ahead
         ahead = 2 * self.teacher.batch_size + self.workers
-        decoded = decode_ahead((image for chunk in listed for image in chunk.images), self.workers, ahead)
-        for chunk in chunks:
+        for chunk, decoded in decode_ahead(chunks, self.workers, ahead):
             results: list[Result] = []
             batch: list[np.ndarray] = []
             places: list[int] = []
-            for place in range(len(chunk.images)):
-                pixels = next(decoded)
+            for place, pixels in enumerate(decoded):
                 results.append(pixels if isinstance(pixels, Failure) else Failure("not labelled"))
                 if not isinstance(pixels, Failure):
                     batch.append(pixels)
                     places.append(place)
-                if len(batch) == self.teacher.batch_size or (batch and place == len(chunk.images) - 1):
+                if len(batch) == self.teacher.batch_size or (batch and place == len(chunk) - 1):
                     for where, found in zip(places, self._predict(batch, chunk), strict=True):
                         results[where] = found
                     batch, places = [], []
@@ -193,9 +190,22 @@ class ModelLabeller:
         return found
 
 
-def decode_ahead(images: Iterable[PoolImage], workers: int, ahead: int) -> Iterator[np.ndarray | Failure]:
-    """Decoded images in order, at most `ahead` of them waiting."""
-    return in_order(_decode, images, workers, ahead)
+def decode_ahead(
+    chunks: Iterable[Chunk], workers: int, ahead: int
+) -> Iterator[tuple[Chunk, Iterator[np.ndarray | Failure]]]:
+    """Each chunk with its decoded images in order, which are to be used up before the next chunk is asked for. At most
+    `ahead` images wait; the chunks they are of are all that is held."""
+    begun: deque[Chunk] = deque()
+
+    def images() -> Iterator[PoolImage]:
+        for chunk in chunks:
+            begun.append(chunk)
+            yield from chunk.images
+
+    decoded = in_order(_decode, images(), workers, ahead)
+    for first in decoded:
+        chunk = begun.popleft()
+        yield chunk, chain([first], islice(decoded, len(chunk) - 1))
 
 
 def _decode(image: PoolImage) -> np.ndarray | Failure:

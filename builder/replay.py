@@ -6,7 +6,6 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +66,9 @@ class Replay:
         self.runtime: Mapping[str, Any] = {}
 
     def results(self, chunks: Iterable[Chunk], advance: Advance) -> Iterator[list[Result]]:
-        chunks, listed = tee(chunks)
-        decoded = decode_ahead((image for chunk in listed for image in chunk.images), self._workers, AHEAD)
-        for chunk in chunks:
-            yield [self._result(image, next(decoded)) for image in chunk.images]
-            advance(len(chunk.images))
+        for chunk, decoded in decode_ahead(chunks, self._workers, AHEAD):
+            yield [self._result(image, pixels) for image, pixels in zip(chunk.images, decoded, strict=True)]
+            advance(len(chunk))
 
     def _result(self, image: PoolImage, pixels: np.ndarray | Failure) -> Result:
         if isinstance(pixels, Failure):

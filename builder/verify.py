@@ -63,11 +63,6 @@ class _Checked:
     checksum: np.ndarray
 
 
-def verify(folder: Path, *, workers: int = 1, track: Track = silent) -> list[str]:
-    """`problems` in words."""
-    return [problem.what for problem in problems(folder, workers=workers, track=track)]
-
-
 def problems(folder: Path, *, workers: int = 1, track: Track = silent) -> list[Problem]:
     """What is wrong with a version, empty if nothing is: every byte is hashed, every image decoded, every label checked
     against its shard, the manifest and labels.parquet. Raises BuildError if there is no readable manifest."""

@@ -65,7 +65,8 @@ def test_different_images_differ_in_many_bits(shared_data: Path) -> None:
 
 
 def test_the_first_half_is_the_difference_hash_of_imagehash(shared_data: Path) -> None:
-    imagehash = pytest.importorskip("imagehash")
+    import imagehash
+
     apart = []
     for path in sorted((shared_data / "coco" / "images").glob("*.jpg"))[:20]:
         cells = Image.open(path).convert("L").resize((9, 8), Image.Resampling.BOX)  # its own filter is another one
