@@ -21,7 +21,7 @@ INTACT := $(shell { "$$(sed -n '1s/^\#!//p' $(BIN)/build-pseudo)" -c '' && $(BIN
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf 'make %-12s %s\n' "$$name" "$$what"; done
 
-setup: $(STAMP) ## install into .venv (about a minute; nothing to do the second time)
+setup: $(STAMP) ## install into .venv (two minutes; nothing to do the second time)
 
 demo: setup ## the whole method in small, on handwritten digits: teacher, pseudo-labels, student (8 minutes on 2 cores)
 	$(BIN)/python examples/digits/demo.py
@@ -56,7 +56,7 @@ clean: ## remove caches and the demo's output; keeps .venv, store and runs
 
 $(STAMP): pyproject.toml constraints.txt $(BIN)/uv
 	UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --python .venv --constraint constraints.txt \
-		--editable '.[coco,torch,onnx,demo]' --group dev
+		--editable '.[coco,torch,onnx,fiftyone,hub,demo]' --group dev
 	@touch $@
 
 ifneq ($(INTACT),yes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from builder import BuildError
-from builder.label import ModelLabeller, label
+from builder.label import ModelLabeller, label, pending_chunks
 from builder.pool import Pool, scan
 from builder.predictions import read_chunk
 from builder.replay import Replay
@@ -213,3 +214,42 @@ def test_damaged_predictions_are_a_sentence(pool: Pool, tmp_path: Path) -> None:
     next((tmp_path / "store" / "predictions" / done.predictions).glob("*/images.parquet")).write_bytes(b"PAR1")
     with pytest.raises(BuildError, match="cannot be read"):
         run(pool, tmp_path / "store", Corner())
+
+
+def test_only_the_first_reasons_are_told_and_all_failures_counted(tmp_path: Path) -> None:
+    names = write_images(tmp_path / "pool", 60)
+    store = Store(tmp_path / "store")
+    pool = scan(str(tmp_path / "pool"), store, chunk_size=7)
+    for name in names[1::2]:
+        (tmp_path / "pool" / name).unlink()
+    done = run(pool, tmp_path / "store", Corner())
+    assert (len(done.failures), done.failed, done.failure_rate) == (20, 30, 0.5)
+    assert done.failures == tuple(f"{name}: No such file or directory" for name in names[1:40:2])
+    assert run(pool, tmp_path / "store", Corner()) == replace(done, chunks_labelled=0, images_labelled=0)
+
+
+def test_pending_chunks_are_numbers_of_chunks(pool: Pool, tmp_path: Path) -> None:
+    store, teacher = Store(tmp_path / "store"), ModelLabeller(Corner())
+    assert pending_chunks(pool, teacher, store) == [0, 1, 2]
+    done = run(pool, tmp_path / "store", Corner())
+    shutil.rmtree(store.predictions / done.predictions / pool.index[1].digest)
+    assert pending_chunks(pool, teacher, store) == [1]
+    again = run(pool, tmp_path / "store", Corner())
+    assert (again.chunks_labelled, again.images_labelled) == (1, 5)
+
+
+def test_some_columns_of_predictions_can_be_read(pool: Pool, tmp_path: Path) -> None:
+    done = run(pool, tmp_path / "store", Corner())
+    folder = tmp_path / "store" / "predictions" / done.predictions / pool.index[0].digest
+    whole, part = read_chunk(folder), read_chunk(folder, ("label", "score"))
+    for name in ("image", "label", "score"):
+        assert np.array_equal(getattr(whole, name), getattr(part, name))
+    assert whole.boxes.any() and not part.boxes.any() and part.boxes.shape == whole.boxes.shape
+    assert whole.uncertainty is None
+    table = pq.read_table(folder / "objects.parquet", partitioning=None)
+    uncertainty = np.linspace(0, 1, table.num_rows, dtype=np.float32)
+    pq.write_table(table.append_column("uncertainty", [uncertainty]), folder / "objects.parquet")
+    assert np.array_equal(read_chunk(folder).uncertainty, uncertainty)
+    pq.write_table(table.drop_columns(["x1"]), folder / "objects.parquet")
+    with pytest.raises(BuildError, match="no column x1"):
+        read_chunk(folder)

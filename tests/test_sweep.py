@@ -34,7 +34,9 @@ def test_points_are_plain_counts(seed: int, iou: float, labels: list[int] | None
     points = sweep(tune, pool, labels, iou=iou)
     objects = np.isin(tune.object_label, mine)
     assert [p.threshold for p in points] == sorted(p.threshold for p in points)
-    assert len(points) == len(LADDER) + any(p.is_density for p in points)
+    density = [p.threshold for p in points if p.is_density]
+    assert {p.threshold for p in points} == {round(t * BINS) / BINS for t in LADDER} | set(density)
+    assert len(points) == len({p.threshold for p in points})
     for p in points:
         assert p.pool_boxes == (np.isin(label, mine) & (score >= p.threshold)).sum()
         assert p.per_image == p.pool_boxes / 500
