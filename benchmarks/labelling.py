@@ -55,7 +55,7 @@ def model_only(pixels: Sequence[np.ndarray], teacher: Teacher) -> None:
 
 def label_stage(pool: Pool, teacher: Teacher, store: Store, workers: int) -> None:
     done = label(pool, ModelLabeller(teacher, workers), store, spec="onnx:benchmark")
-    assert done.images_labelled == len(pool.images) and not done.failures
+    assert done.images_labelled == len(pool) and not done.failed
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from builder.build import Built, build
 from builder.cut import cut
 from builder.engine import default_workers
 from builder.files import sync_folder
+from builder.plan import Basis
 from builder.recipe import Recipe, load_recipe
 from builder.store import Store
 
@@ -83,20 +84,9 @@ def write_inputs(folder: Path, images: int, size: int) -> Path:
 
 def recut(built: Built, recipe: Recipe, store: Store, score: float, workers: int) -> Path:
     assert built.labelled
-    keep = recipe.keep.model_copy(update={"score": score})
-    done = cut(
-        built.pool,
-        built.labelled.predictions,
-        store,
-        name=recipe.name,
-        keep=keep,
-        images=recipe.images,
-        shards=recipe.shards,
-        spec=recipe.teacher.spec,
-        license=recipe.teacher.license,
-        provenance={},
-        workers=workers,
-    )
+    options = recipe.model_copy(update={"keep": recipe.keep.model_copy(update={"score": score})})
+    basis = Basis(built.pool, store.predictions / built.labelled.predictions, options, recipe.teacher.spec)
+    done = cut(basis, store, name=recipe.name, provenance={}, workers=workers)
     assert done.shards_written == len(done.manifest.shards)
     return done.folder
 
@@ -114,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--bytes", type=int, default=50_000, help="size of an image, about")
-    parser.add_argument("--workers", type=int, default=default_workers(), help="processes that cut")
+    parser.add_argument("--workers", type=int, default=default_workers(), help="threads that cut")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", help="where the scratch folder goes (default: the system's)")
     options = parser.parse_args()

@@ -12,7 +12,8 @@ from builder.cut import Cut, cut
 from builder.engine import Track, default_workers, silent
 from builder.holdout import Labels, load_labels
 from builder.label import Labelled, Labeller, ModelLabeller, label, pending_chunks
-from builder.plan import Basis, find_parent
+from builder.parent import find_parent
+from builder.plan import Basis
 from builder.pool import Pool, scan
 from builder.recipe import PoolOptions, Recipe, TeacherSection
 from builder.store import Store
@@ -48,7 +49,20 @@ def build(
     root: the folder that the recipe's paths are relative to. Raises BuildError or TeacherError; finished chunks and
     shards stay for the next call.
     """
-    workers = workers or default_workers()
+    with store.in_use():
+        return _build(recipe, store, root, only, retry_failures, workers or default_workers(), report, track)
+
+
+def _build(
+    recipe: Recipe,
+    store: Store,
+    root: Path,
+    only: Literal["scan", "label", "cut"] | None,
+    retry_failures: bool,
+    workers: int,
+    report: bool,
+    track: Track,
+) -> Built:
     written, recipe = recipe, recipe.rooted(root)
     pool = scan_recipe(recipe.pool, store, workers, track)
     if only == "scan":

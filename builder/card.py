@@ -20,7 +20,7 @@ from builder.quality import (
     keep_section,
     licences,
     short_members,
-    times,
+    used,
     uses,
 )
 
@@ -56,6 +56,11 @@ def card(manifest: Manifest) -> str:
         f"{manifest.kept} boxes are kept, {manifest.ignored} are ignore regions (likely objects, too uncertain to "
         "teach)."
     )
+    if manifest.tombstones:
+        intro += (
+            f"\nThe shards hold {manifest.stored} images, {len(manifest.tombstones)} of them to be skipped: see "
+            "Removed images. All figures below are without those."
+        )
     sections = [
         f"# {_text(manifest.name)} {_text(manifest.version)}\n\n{intro}",
         "\n".join(_origin(manifest)),
@@ -73,7 +78,7 @@ def card(manifest: Manifest) -> str:
 
 def _head(manifest: Manifest) -> dict[str, Any]:
     size = sum(shard.bytes for shard in manifest.shards)
-    split = {"name": "train", "num_examples": manifest.samples, "num_bytes": size}
+    split = {"name": "train", "num_examples": manifest.stored, "num_bytes": size}  # load_dataset skips none
     return {
         "pretty_name": f"{manifest.name} {manifest.version}",
         "task_categories": ["object-detection"],
@@ -100,7 +105,7 @@ def _origin(manifest: Manifest) -> Iterator[str]:
     if truth := provenance.get("truth"):
         yield (
             f"- truth: {truth.get('images', '?')} labelled images ({truth.get('tune', '?')} to tune, "
-            f"{truth.get('certify', '?')} to certify, used {times(uses(manifest))})"
+            f"{truth.get('certify', '?')} to certify, {used(manifest)})"
         )
     told = licences(manifest)
     for what, name in (("source", "source images"), ("teacher", "teacher")):
@@ -159,7 +164,7 @@ def _known_limits(manifest: Manifest) -> Iterator[str]:
     empty = [name for name, counts in manifest.per_class.items() if not counts["kept"]]
     if empty:
         yield f"Nothing is kept of {len(empty)} of {len(manifest.classes)} classes: {_text(short_members(empty))}."
-    lost = {s: n for s, n in manifest.images.items() if n and s not in ("written", "pool")}
+    lost = {s: n for s, n in manifest.images.items() if n and s not in ("written", "tombstone", "pool")}
     if lost:
         yield "Images of the pool that are not here: " + ", ".join(f"{n} {_text(s)}" for s, n in lost.items()) + "."
 
@@ -167,8 +172,9 @@ def _known_limits(manifest: Manifest) -> Iterator[str]:
 def _tombstones(manifest: Manifest) -> Iterator[str]:
     if manifest.tombstones:
         yield (
-            f"## Removed images\n{len(manifest.tombstones)} images left the pool after the parent version. Their "
-            "samples still stand in the shards, which are the parent's byte for byte: **skip their keys**.\n"
+            f"## Removed images\n{len(manifest.tombstones)} images left the pool after a version before this one. "
+            "Their samples still stand in the shards, which are that version's byte for byte: **skip their keys**. "
+            f"`load_dataset` and its `num_examples` count all {manifest.stored} samples of the shards.\n"
             "```python\nimport json\nfrom pathlib import Path\n\n"
             'gone = set(json.loads(Path("manifest.json").read_text())["tombstones"])\n'
             'rows = rows.filter(lambda key: key not in gone, input_columns="__key__")  # datasets\n'

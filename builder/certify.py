@@ -48,7 +48,7 @@ class Precision(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     target: float = Field(gt=0, lt=1)
     iou: float = 0.5
-    delta: float = Field(default=0.1, gt=0, lt=0.5)
+    delta: float = Field(default=0.1, ge=1e-6, lt=0.5)
     over: Literal["groups", "class", "version"] = "groups"
     family: Literal["each", "all"] = "each"
     bound: Literal["clustered", "exact"] = "clustered"
@@ -142,8 +142,8 @@ def effective_size(kept: np.ndarray, correct: np.ndarray, delta: float) -> float
         effect = max(1.0, units / (units - 1) * squares * total / (right / total * (1 - right / total)))
     else:
         effect = int(kept @ kept) / total
-    quantiles = float(stdtrit(total - 1, 1 - delta) / stdtrit(units - 1, 1 - delta))
-    return min(float(total), total / effect * quantiles**2)
+    quantiles = float(stdtrit(total - 1, delta) / stdtrit(units - 1, delta))  # lower tails: 1 - delta may round to 1
+    return min(total / effect * quantiles**2, float(total))  # in this order NaN stays NaN, which certifies nothing
 
 
 def korn_graubard(kept: np.ndarray, correct: np.ndarray, target: float, delta: float) -> Bound:
@@ -300,7 +300,7 @@ def _walk(
             bound = korn_graubard(kept, correct, options.target, delta)
         else:
             bound = bets(kept, correct, matches.unit, pool[step], options.target, delta)
-        if bound.p_value > delta:
+        if not bound.p_value <= delta:  # nor NaN
             return (None, bound) if step == 0 else found
         found = float(thresholds[step]), bound
     return found
@@ -315,4 +315,6 @@ def _why_not(threshold: float, bound: Bound, b: int, delta: float, target: float
     seen = f"of {bound.kept} objects with a score of {threshold:.3f} or more {bound.correct} are right"
     if bound.kept < b:
         return f"{seen}, and at least {b} are needed"
+    if bound.effective is not None and bound.effective < b:
+        return f"{seen}, in units so few that they say as much as {bound.effective:.0f} alone, and {b} are needed"
     return f"{seen}, which does not show a precision of {target:g} (p-value {bound.p_value:.2g}, not below {delta:g})"

@@ -82,7 +82,8 @@ def calibrate(
 
     PREDICTIONS is an id prefix or a RECIPE.yaml. Prints precision and recall by threshold and by size of object, and
     how often boxes of each score are right: raw, and after temperature scaling and isotonic regression, both measured
-    on images that they were not fitted on. Only the tune half of the labels is looked at.
+    on images that they were not fitted on. Only the tune half of the labels is looked at: a recipe chosen by these
+    figures is chosen on that half, which then no longer measures it without bias; the certify half still does.
     """
     with sentences():
         from builder.calibrate import describe, reliabilities
@@ -127,7 +128,9 @@ def sweep(
     """Say what each threshold would keep of the pool of PREDICTIONS, and how good it is. No shards are written.
 
     PREDICTIONS is an id prefix or a RECIPE.yaml, whose NMS, cap and calibration are then used. Only the tune half of
-    the labels is looked at. The row marked = is the score at which the pool has as many boxes an image as the labels.
+    the labels is looked at: a recipe chosen by these figures is chosen on that half, which then no longer measures it
+    without bias; the certify half still does. The row marked = is the score at which the pool has as many boxes an
+    image as the labels.
     """
     with sentences():
         from dataclasses import asdict

@@ -267,8 +267,8 @@ def tag(ref: str, tag: str | None, delete: bool, force: bool, store_root: str, a
 def gc(predictions: bool, store_root: str, as_json: bool, dry_run: bool) -> None:
     """Remove what nothing refers to: unfinished versions, leftovers of killed runs, pools that no version needs.
 
-    Complete versions stay, and so does what a running command has locked. Predictions cost a teacher's time: they stay
-    unless you say --predictions.
+    Complete versions stay. Predictions cost a teacher's time: they stay unless you say --predictions. While a scan,
+    label or build runs, which may need it, nothing goes.
     """
     with sentences():
         from builder.garbage import collect, find

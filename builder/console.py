@@ -175,7 +175,10 @@ def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
     from builder.quality import expected_quality
 
     told = [gate for gate in manifest.provenance.get("gates", []) if gate["status"] != "ok"]
-    left_out = [f"{n} {state}" for state, n in manifest.images.items() if n and state not in ("written", "pool")]
+    told_apart = ("written", "pool", "tombstone")
+    left_out = [f"{n} {state}" for state, n in manifest.images.items() if n and state not in told_apart]
+    if manifest.tombstones:
+        left_out.append(f"{manifest.stored} in the shards, {len(manifest.tombstones)} of them to be skipped")
     why = ", ".join(
         f"{n} {reason}" for reason, n in manifest.objects.items() if n and reason not in ("kept", "predicted")
     )

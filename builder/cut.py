@@ -1,8 +1,8 @@
 """Cut a version: pool + predictions + rules → shards, labels.parquet, card, report, manifest.
 
-The shard is the unit of work and of resume. Its samples depend on the pool alone (whole chunks, up to `max_mb` of image
-bytes), so a threshold never moves an image to another shard. What is finished lies in `.work/` until the manifest is
-written. What is decided before the first shard is written is builder.plan's.
+The shard is the unit of work and of resume. Its samples depend on the pool alone (whole chunks, up to `max_mb` and
+`max_images`), so a threshold never moves an image to another shard. What is finished lies in `.work/` until the
+manifest is written. What is decided before the first shard is written is builder.plan's.
 """
 
 from __future__ import annotations
@@ -23,20 +23,17 @@ from builder import BuildError
 from builder.card import card
 from builder.engine import Track, run, silent
 from builder.files import digest, discard, locked, new_file, sha256_file, write_file
+from builder.left_out import FILE as LEFT_OUT
 from builder.manifest import FILE, Manifest, ShardRecord, as_read, read_manifest, version_id, write_manifest
-from builder.plan import Basis, ParentVersion, Plan, decide_all, ranges
+from builder.plan import Basis, Plan, decide_all, ranges
 from builder.pool import DUPLICATE, REMOVED, UNREADABLE, Pool
 from builder.rules import REASONS
 from builder.samples import EMPTY, LABELS, REPEATED, WRITTEN, Parent, ShardJob, Writing, write_job
 from builder.store import Store
 
-CARD, REPORT, LABELS_FILE, LEFT_OUT, WORK = (
-    "README.md",
-    "report/index.html",
-    "labels.parquet",
-    "left_out.csv",
-    ".work",
-)
+CARD, REPORT, LABELS_FILE, WORK = "README.md", "report/index.html", "labels.parquet", ".work"
+WRITABLE = {"jpg", "png", "webp"}
+"""Formats that an image can be brought to."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +95,16 @@ def held(folder: Path) -> AbstractContextManager[None]:
 def shard_jobs(basis: Basis, plan: Plan, folder: Path) -> list[ShardJob]:
     """One job a shard: the parent's shards first, over the same chunks, then new ones."""
     options = basis.options
-    parent = parent_shards(basis.parent, basis.pool) if basis.parent else None
-    extension = _extension(basis.pool, options.shards.image_format)
-    writing = Writing(folder, plan.labelled, plan.thresholds, options.images.drop_empty, extension, parent)
-    plan_of_chunks = ranges(basis.pool, options.shards.max_mb * 1_000_000, basis.parent)
+    parent = basis.parent
+    parents = (parent_shards(parent.folder, parent.manifest, basis.pool),) if parent else ()
+    extension = _extension(basis)
+    writing = Writing(folder, plan.labelled, plan.thresholds, options.images.drop_empty, extension, parents)
+    plan_of_chunks = ranges(basis.pool, options.shards, basis.parent)
     return [ShardJob(number, chunks, writing) for number, chunks in enumerate(plan_of_chunks)]
 
 
-def parent_shards(parent: ParentVersion, pool: Pool) -> Parent:
-    """What shards over `pool`, a later scan, may take from the parent."""
+def parent_shards(folder: Path, manifest: Manifest, pool: Pool) -> Parent:
+    """What shards over `pool`, a later scan, may take from this version."""
     columns = ("key", "state")
 
     def keys(removed: bool) -> Iterator[str]:
@@ -116,16 +114,22 @@ def parent_shards(parent: ParentVersion, pool: Pool) -> Parent:
 
     gone = set(keys(removed=True))
     renewed = frozenset(key for key in keys(removed=False) if key in gone) if gone else frozenset[str]()
-    return Parent(parent.folder, parent.pool, {shard.name: shard for shard in parent.manifest.shards}, renewed)
+    return Parent(folder, {shard.name: shard for shard in manifest.shards}, renewed)
 
 
-def _extension(pool: Pool, image_format: str) -> str:
-    """The extension of all images of the version: the pool's own format if it has one (that can be written upright)."""
-    formats = {format for format, _ in pool.formats}
-    rotated = any(is_rotated for _, is_rotated in pool.formats)
-    if len(formats) == 1 and (not rotated or formats <= {"jpg", "png", "webp"}):
+def _extension(basis: Basis) -> str:
+    """The extension of all images of the version: the parent's, whose shards are to serve, or the pool's own format if
+    it has one (that can be written upright)."""
+    parent, asked = basis.parent, basis.options.shards.image_format
+    if parent and basis.takes_over and parent.inputs["shards"]["image_format"] == asked:
+        inherited = parent.manifest.features[0]
+        if inherited in WRITABLE:
+            return inherited
+    formats = {format for format, _ in basis.pool.formats}
+    rotated = any(is_rotated for _, is_rotated in basis.pool.formats)
+    if len(formats) == 1 and (not rotated or formats <= WRITABLE):
         return formats.pop()
-    return image_format
+    return asked
 
 
 def _finish(

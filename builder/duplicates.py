@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from builder.dhash import BITS
 from builder.pool import OK, Pool
@@ -35,28 +37,54 @@ class _Hashes:
     bits: np.ndarray
 
 
-def near_duplicates(pool: Pool, distance: int) -> dict[str, str]:
+@dataclass(frozen=True)
+class Settled:
+    """What an earlier version decided about the first images of a pool. rows: bool (R,), whether that is so for the
+    pool's first R rows. left_out: SHA-256 -> sentence, of those it left out; the other settled ones stay."""
+
+    rows: np.ndarray
+    left_out: Mapping[str, str]
+
+
+def near_duplicates(pool: Pool, distance: int, settled: Settled | None = None) -> dict[str, str]:
     """The images of a pool to leave out, since each is alike an image that is kept: SHA-256 -> what it is alike.
 
-    Images are looked at in the order of chunks, and one is kept unless it is alike one that is kept already. So no two
-    kept images are alike, each that is left out is alike the one its sentence names (a chain of frames, each alike the
-    next, is thinned, not reduced to its first), and images that a later scan adds change nothing for the older ones.
+    Images are looked at in the order of chunks, those that are `settled` first, and one is kept unless it is alike one
+    that is kept already. So no two kept images are alike, each that is left out is alike the one its sentence names (a
+    chain of frames, each alike the next, is thinned, not reduced to its first), and images that a later scan adds
+    change nothing for the older ones. One that was left out before stays out, even if what it was alike is gone.
     """
     hashes = _read(pool, "dhash")
+    before: dict[str, str] = {}
+    if settled:
+        hashes, out = _settled_first(pool, hashes, settled)
+        before = {sha256: settled.left_out[sha256] for sha256, _ in _look_up(pool, out).values()}
     if not len(hashes.row):
-        return {}
+        return before
     first, group = _distinct(hashes.bits)
     ones, others, _ = alike(hashes.bits[first], None, distance)
     holder = first[_thin(len(first), ones, others)][group]
     dropped = np.flatnonzero(holder != np.arange(len(holder)))
     differ = _popcount(hashes.bits[dropped] ^ hashes.bits[holder[dropped]]).sum(axis=1)
     named = _look_up(pool, hashes.row[np.union1d(dropped, holder[dropped])])
-    return {
+    return before | {
         named[row][0]: f"{named[row][1]} looks like {named[kept][1]} ({bits} of {BITS} bits differ)"
         for row, kept, bits in zip(
             hashes.row[dropped].tolist(), hashes.row[holder[dropped]].tolist(), differ.tolist(), strict=True
         )
     }
+
+
+def _settled_first(pool: Pool, hashes: _Hashes, settled: Settled) -> tuple[_Hashes, np.ndarray]:
+    """The hashes without those that were left out before, those that stay in front; and the rows of the former."""
+    known = pa.array(list(settled.left_out), pa.string())
+    out = np.concatenate([pc.is_in(t["sha256"], value_set=known).to_numpy() for t in pool.tables(("sha256",))])
+    decided = np.zeros(len(out), bool)
+    decided[: len(settled.rows)] = settled.rows
+    gone = (decided & out)[hashes.row]
+    left = np.flatnonzero(~gone)
+    order = left[np.argsort(~decided[hashes.row[left]], kind="stable")]
+    return _Hashes(hashes.row[order], hashes.bits[order]), hashes.row[gone]
 
 
 def leaks(pool: Pool, references: Mapping[str, Pool], distance: int | None) -> dict[str, str]:

@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from builder import BuildError
+from builder.left_out import FILE as LEFT_OUT
+from builder.left_out import read_left_out
 from builder.manifest import Manifest, read_manifest
 from builder.pool import DUPLICATE, OK, REMOVED, UNREADABLE, read_pool
 from builder.predictions import read_failures
@@ -78,7 +80,7 @@ def explain(store: Store, folder: Path, wanted: str) -> Explanation:
     image = _find(store, folder, manifest, wanted)
     shard = _shard_of(folder, manifest, image)
     rows = _objects(folder, image.key)
-    state, why = _fate(store, manifest, image, shard, rows)
+    state, why = _fate(store, folder, manifest, image, shard, rows)
     reasons = Reasons(manifest)
     objects = [
         Reason(
@@ -172,13 +174,15 @@ def _objects(folder: Path, key: str) -> list[Row]:
     return sorted(rows, key=lambda row: (-row["score"], row["label"], *(row[side] for side in BOX)))
 
 
-def _fate(store: Store, manifest: Manifest, image: _Image, shard: str, rows: Sequence[Row]) -> tuple[str, str]:
+def _fate(
+    store: Store, folder: Path, manifest: Manifest, image: _Image, shard: str, rows: Sequence[Row]
+) -> tuple[str, str]:
     """What became of an image, and why."""
     provenance = manifest.provenance
     inputs = provenance.get("inputs", {})
     ref = f"{manifest.name}@{manifest.version}"
     if image.key in manifest.tombstones:
-        return "tombstone", f"it left its source after the parent version: it still lies in data/{shard}, to be skipped"
+        return "tombstone", f"it left its source after an earlier version: it still lies in data/{shard}, to be skipped"
     if shard:
         kept, ignored = (sum(row["outcome"] == outcome for row in rows) for outcome in ("kept", "ignored"))
         return "written", f"it is in data/{shard} with {kept} kept and {ignored} ignored of {len(rows)} predicted boxes"
@@ -190,7 +194,7 @@ def _fate(store: Store, manifest: Manifest, image: _Image, shard: str, rows: Seq
         return REMOVED, f"it was no longer in its source when {ref} was built"
     if failure := _failure(store, inputs, image):
         return UNREADABLE, f"the teacher could not read it: {failure}"
-    for state, why in _kept_out(store, inputs, image):
+    for state, why in _kept_out(folder, manifest, image):
         return state, why
     if (inputs.get("images") or {}).get("drop_empty") and not any(row["outcome"] == "kept" for row in rows):
         return "empty", f"none of the {len(rows)} boxes predicted on it is kept, and images.drop_empty is set"
@@ -209,21 +213,10 @@ def _failure(store: Store, inputs: dict[str, Any], image: _Image) -> str:
     return ""
 
 
-def _kept_out(store: Store, inputs: dict[str, Any], image: _Image) -> Iterator[tuple[str, str]]:
-    """Whether it is a leak or a near-duplicate. The manifest only counts them: they are looked for again."""
-    from builder.duplicates import leaks, near_duplicates
-
-    try:
-        pool = read_pool(store, inputs["pool"])
-        references = {name: read_pool(store, id) for name, id in (inputs.get("references") or {}).items()}
-    except (BuildError, KeyError):
-        return
-    if references:
-        found = leaks(pool, references, (inputs.get("gates") or {}).get("leak_distance"))
-        if image.sha256 in found:
-            yield "leak", f"it was left out: {found[image.sha256]}"
-    distance = (inputs.get("images") or {}).get("near_duplicates")
-    if distance is not None:
-        found = near_duplicates(pool, distance)
-        if image.sha256 in found:
-            yield "near_duplicate", f"it was left out: {found[image.sha256]}"
+def _kept_out(folder: Path, manifest: Manifest, image: _Image) -> Iterator[tuple[str, str]]:
+    """Whether it is a leak or a near-duplicate, which the version has a list of."""
+    if LEFT_OUT in manifest.files:
+        left_out = read_left_out(folder / LEFT_OUT)
+        for state, found in (("leak", left_out.leaks), ("near_duplicate", left_out.near_duplicates)):
+            if image.sha256 in found:
+                yield state, f"it was left out: {found[image.sha256]}"

@@ -75,7 +75,7 @@ def export(version: Path, out: Path, format: Format, *, images: bool = True, tra
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BuildError(f"{out} exists and is not empty: give a new folder, or remove this one")
     counts: Counter[str] = Counter()
-    with _new_tree(out.resolve()) as folder, track("export", manifest.samples) as advance:
+    with _new_tree(out.resolve()) as folder, track("export", manifest.stored) as advance:
         items = _items(version, manifest, images, counts, advance)
         try:
             match format:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from builder import brief
 from builder.formats import READERS, by_stem, list_images, read_lines, upright_sizes
 from builder.truth import NO_CLASSES, LabelledImage, Truth, TruthError
 
@@ -58,19 +59,21 @@ def read_masks(source: Path, images: Path | None = None) -> Truth:
     classes = tuple(read_lines(root / "classes.txt"))
     repeated = next((name for name in classes if classes.count(name) > 1), None)
     if repeated is not None or not 0 < len(classes) <= IGNORE:
-        what = f"{repeated!r} twice" if repeated is not None else f"{len(classes)} lines"
+        what = f"{brief(repr(repeated))} twice" if repeated is not None else f"{len(classes)} lines"
         raise TruthError(f"{root / 'classes.txt'} has {what}: give 1 to {IGNORE} classes, one a line")
     listed, masks = list_images(images or root / "images"), list_images(root / "masks")
     wanted = read_lines(source) if source.is_file() else [name.rpartition(".")[0] for name in masks]
     twice = next((stem for stem in wanted if wanted.count(stem) > 1), None) if len(set(wanted)) < len(wanted) else None
     if twice is not None:
-        raise TruthError(f"{twice!r} stands twice in {source if source.is_file() else root / 'masks'}: keep one")
+        raise TruthError(
+            f"{brief(repr(twice))} stands twice in {source if source.is_file() else root / 'masks'}: keep one"
+        )
     names, stems = [], by_stem(list(listed))
     for stem in wanted:
         same = stems.get(stem, [])
         if len(same) != 1 or f"{stem}.png" not in masks:
             what = "mask" if len(same) == 1 else "image" if not same else f"single image ({', '.join(same)})"
-            raise TruthError(f"{stem!r} of {source} has no {what} in {root}: mend the list or the folders")
+            raise TruthError(f"{brief(repr(stem))} of {source} has no {what} in {root}: mend the list or the folders")
         names.append(same[0])
     paths, drawn = [listed[name] for name in names], [masks[f"{stem}.png"] for stem in wanted]
     sizes = upright_sizes(paths)

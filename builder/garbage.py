@@ -48,7 +48,11 @@ def find(store: Store, *, predictions: bool = False) -> Found:
     A pool is needed by complete versions and by the last scan of a source, a chunk of predictions by a pool. While
     something runs, pools and predictions all stay.
     """
-    locks = [lock for lock in _locks(store) if _is_held(lock)]
+    return _find(store, predictions, [lock for lock in (store.lock, *_locks(store)) if _is_held(lock)])
+
+
+def _find(store: Store, predictions: bool, locks: list[Path]) -> Found:
+    """locks: those that another process holds."""
     busy = [str(lock.relative_to(store.root)) for lock in locks]
     garbage = [g for g in (*_temporaries(store), *_versions(store)) if g.lock not in locks]
     if not busy:
@@ -62,8 +66,16 @@ def find(store: Store, *, predictions: bool = False) -> Found:
 
 
 def collect(store: Store, *, predictions: bool = False) -> Found:
-    """Remove what `find` finds; returns what is removed. A thing whose lock was taken meanwhile stays and is `busy`."""
-    found = find(store, predictions=predictions)
+    """Remove what `find` finds; returns what is removed. A thing whose lock was taken meanwhile stays and is `busy`.
+    Raises BuildError while a scan, label or build has the store in use: between the stages of a build nothing else
+    tells what it needs."""
+    if not store.root.is_dir():
+        return Found([], [])
+    with locked(store.lock, f"store {store.root}", sweep=[]):
+        return _collect(store, _find(store, predictions, [lock for lock in _locks(store) if _is_held(lock)]))
+
+
+def _collect(store: Store, found: Found) -> Found:
     removed: list[Garbage] = []
     busy = list(found.busy)
     for lock in sorted({g.lock for g in found.garbage}):

@@ -36,13 +36,14 @@ class Gates(BaseModel):
     on_leak: what becomes of pool images that are also in labelled, truth or test: left out and listed, or a failure.
     leak_distance: bits in which the hashes of an image and its near-duplicate may differ; null: equal bytes only.
     teacher_overlap: truth or test images that the teacher was trained on. density: see Density. min_precision: lowest
-    certified precision that every class with kept boxes must have. coverage: a class of which nothing is kept.
+    certified precision that every class with kept boxes must have; a warning where rules after the threshold, which no
+    certificate covers, refuse some. coverage: a class of which nothing is kept.
     shift: the teacher's predictions on the labelled images are unlike those on the pool.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     on_leak: Literal["drop", "fail"] = "drop"
-    leak_distance: Annotated[int, Field(ge=0, le=32)] | None = 4
+    leak_distance: Annotated[int, Field(ge=0, le=16)] | None = 4
     teacher_overlap: Level = "fail"
     density: Density = Density()
     min_precision: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -117,7 +118,8 @@ def density(
     return Finding("density", "fail" if fail else "warn", f"{len(far)} classes differ from the labels ({some}{more})")
 
 
-def min_precision(gates: Gates, groups: Sequence[Group], kept: Mapping[str, int]) -> Finding | None:
+def min_precision(gates: Gates, groups: Sequence[Group], kept: Mapping[str, int], refused: int) -> Finding | None:
+    """kept: boxes by class; refused: boxes that `where`, size or uncertainty took from those above their threshold."""
     if gates.min_precision is None:
         return None
     short = [
@@ -127,7 +129,11 @@ def min_precision(gates: Gates, groups: Sequence[Group], kept: Mapping[str, int]
         if kept[name] and not (group.certified and (group.target or 0) >= gates.min_precision)
     ]
     if not short:
-        return Finding("min_precision", "ok", f"every class with kept boxes is certified for {gates.min_precision:g}")
+        said = f"every class with kept boxes is certified for {gates.min_precision:g}"
+        if refused:
+            said += f" at its threshold, but where, min_size or uncertainty then refused {refused} boxes"
+            return Finding("min_precision", "warn", f"{said}, and no certificate covers the mix that is left")
+        return Finding("min_precision", "ok", said)
     return Finding(
         "min_precision",
         "fail",

@@ -20,7 +20,8 @@ class Entry:
     """One version. state: complete, unfinished (claimed by a build that has not ended) or damaged (`note` says how);
     what is not known of it is "" or None. parent: the version it was built on, "" for none. certified: the lowest
     certified precision of its groups of classes; None: unknown, nothing is certified. certified_groups of groups: how
-    many that holds for. bytes: of all its files."""
+    many that holds for. samples, kept: without tombstones, images that still lie in the shards, to be skipped. bytes:
+    of all its files."""
 
     dataset: str
     version: str
@@ -32,6 +33,7 @@ class Entry:
     teacher: str = ""
     samples: int | None = None
     kept: int | None = None
+    tombstones: int = 0
     certified: float | None = None
     certified_groups: int = 0
     groups: int = 0
@@ -79,6 +81,7 @@ def _entry(manifest: Manifest, name: str, version: str, size: int, tags: list[Ta
         teacher=provenance.get("teacher", {}).get("spec", ""),
         samples=manifest.samples,
         kept=manifest.kept,
+        tombstones=len(manifest.tombstones),
         certified=min(certified, default=None),
         certified_groups=len(certified),
         groups=len(groups),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ from builder.calibrate import Calibrator, calibrated
 from builder.engine import Track
 from builder.estimate import PoolSample, interval
 from builder.evidence import match_stored
-from builder.files import canonical_json, digest, locked, write_file
+from builder.files import canonical_json, digest, locked, sync_folder, write_file
 from builder.matching import IOUS, Matches
 from builder.pool import Pool, scan_entries
 from builder.recipe import LabelOptions
 from builder.rules import Keep, Thresholds
 from builder.store import Store
 from builder.truth import Truth, check_detection, entries, read_truth, split, truth_digest
+
+IMAGES = "images.json"
 
 
 @dataclass(frozen=True)
@@ -40,20 +42,25 @@ class Labels:
 
 
 def _digest(truth: Truth, pool: Pool) -> str:
-    shas = {image.name: image.sha256 for image in pool.images() if image.sha256}
+    shas = _sha256s(pool)
     known = replace(truth, images=[image for image in truth.images if image.name in shas])
     units = digest(sorted([shas[image.name], image.unit] for image in known.images))
     return digest([truth_digest(known, shas), units])
 
 
+def _sha256s(pool: Pool) -> dict[str, str]:
+    return {image.name: image.sha256 for image in pool.images() if image.sha256}
+
+
 @dataclass(frozen=True)
 class Halves:
-    """Predictions on both halves, matched with the labels. digest: of the certify half."""
+    """Predictions on both halves, matched with the labels. digest: of the certify half; images: SHA-256 of its own."""
 
     labels: Labels
     tune: Matches
     certify: Matches
     digest: str
+    images: tuple[str, ...]
 
     @property
     def objects(self) -> np.ndarray:
@@ -77,11 +84,10 @@ class Halves:
         above = tune.score >= _limits(tune, thresholds, tune.image, tune.label)
         return PoolSample(*(np.bincount(tune.image, w, minlength=tune.images) for w in (None, tune.score, above)))
 
-    def used(self, store: Store, predictions: str, keep: Keep, thresholds: Thresholds) -> dict[str, Any]:
-        """What the manifest says of the labels. Thresholds solved on the certify half are a use of it, counted in the
-        store; the same teacher and rules again are the same use. Other thresholds are measured on the tune half,
-        so that certify stays unseen for the recipe that needs it."""
-        solved = keep.precision is not None
+    def used(self, uses: int, thresholds: Thresholds) -> dict[str, Any]:
+        """What the manifest says of the labels. uses: of the certify half, where the thresholds were solved on it
+        (`count_use`), else 0: others are measured on the tune half, so that certify stays unseen for the recipe that
+        needs it."""
         return {
             "source": self.labels.source,
             "images": len(self.labels.truth.images),
@@ -89,14 +95,19 @@ class Halves:
             "certify": self.certify.images,
             "left_out": self.tune.left_out + self.certify.left_out,
             "digest": self.digest,
-            "uses": count_use(store, self.digest, digest([predictions, keep.model_dump()])) if solved else 0,
-            "measured": None if solved else measure(self.tune, thresholds, IOUS[0]),
+            "uses": uses,
+            "measured": None if uses else measure(self.tune, thresholds, IOUS[0]),
         }
 
 
 def halves(labels: Labels, predictions: Path, keep: Keep) -> Halves:
     """Match both halves. Raises BuildError if one has no image, or none of its images has predictions."""
     check_detection(labels.truth, labels.source)
+    if not any(len(image.labels) for image in labels.truth.images):
+        raise BuildError(
+            f"labels {labels.source} have {len(labels.truth.images)} images and not one object: "
+            "check that the objects of these images are in there"
+        )
     parts = split(labels.truth)
     for name, part in zip(("tune", "certify"), parts, strict=True):
         if not part.images:
@@ -105,7 +116,9 @@ def halves(labels: Labels, predictions: Path, keep: Keep) -> Halves:
                 "(whole units do): add labelled images, or smaller units"
             )
     tune, certify = (match_stored(part, labels.pool, predictions, keep) for part in parts)
-    return Halves(labels, tune, certify, _digest(parts[1], labels.pool))
+    shas = _sha256s(labels.pool)
+    images = tuple(shas[image.name] for image in parts[1].images if image.name in shas)
+    return Halves(labels, tune, certify, _digest(parts[1], labels.pool), images)
 
 
 def _limits(matches: Matches, thresholds: Thresholds, image: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -119,8 +132,8 @@ def _limits(matches: Matches, thresholds: Thresholds, image: np.ndarray, label: 
 
 
 def measure(matches: Matches, thresholds: Thresholds, iou: float, level: float = 0.9) -> dict[str, Any]:
-    """Precision of what thresholds keep that were not chosen on these labels, with its two-sided interval, and recall
-    of the teacher's classes; null where nothing is kept, or there is nothing to find."""
+    """Precision of what thresholds keep, with the two-sided interval for thresholds that were not chosen on these
+    labels, and recall of the teacher's classes; null where nothing is kept, or there is nothing to find."""
     row = IOUS.index(iou)
     kept = (matches.score >= _limits(matches, thresholds, matches.image, matches.label)) & matches.counted[row]
     units = int(matches.unit.max(initial=-1)) + 1
@@ -144,23 +157,39 @@ def measure(matches: Matches, thresholds: Thresholds, iou: float, level: float =
     }
 
 
-def count_use(store: Store, certify: str, use: str) -> int:
-    """Note, durably, that this certify half served this use, and return the how-manieth it was."""
-    folder = store.root / "certify" / certify
-    with locked(folder / ".lock", "the uses of the certify half", sweep=[folder], wait=True):
-        path = folder / f"{use}.json"
-        if path.exists():
-            content: Mapping[str, int] = orjson.loads(path.read_bytes())
-            return content["use"]
-        number = len(list(folder.glob("*.json"))) + 1
-        write_file(path, canonical_json({"use": number}))
-        return number
+def count_use(store: Store, images: Collection[str], use: str) -> int:
+    """Note, durably, that a use looks at the labelled images of these SHA-256, and return how many uses so far, this
+    one included, looked at any of them. use: 64 hex digits; the same ones again are the same use.
+
+    `certify/DIGEST/` holds the list of images that DIGEST is of, and an empty file for each use of just those. A use is
+    written before others are counted, so that of two at a time that overlap at least one sees both.
+    """
+    mine = sorted(set(images))
+    root = store.root / "certify"
+    half = root / digest(mine)
+    with locked(half / ".lock", "the uses of the certify half", sweep=[half], wait=True):
+        if not (half / IMAGES).exists():
+            write_file(half / IMAGES, canonical_json(mine))
+        if not (half / use).exists():
+            write_file(half / use, b"")
+        sync_folder(root)
+    seen = [path.parent for path in root.glob(f"*/{IMAGES}") if not _listed(path).isdisjoint(mine)]
+    return len({other for folder in seen for other in store.ids(folder)})
+
+
+def _listed(path: Path) -> set[str]:
+    try:
+        return set(orjson.loads(path.read_bytes()))
+    except orjson.JSONDecodeError:
+        raise BuildError(f"{path} is damaged, and uses of the labels are counted by it: restore it") from None
 
 
 def load_labels(options: LabelOptions, store: Store, *, written: str, workers: int | None, track: Track) -> Labels:
     """Read human labels and scan their images into a pool of their own. written: the source as the recipe has it."""
     images = Path(options.images) if options.images else None
     truth = read_truth(Path(options.source), images, options.format, options.group)
+    if not truth.images:
+        raise BuildError(f"labels {written} name no image: give labels with images, or leave them out")
     key = {"labels": os.path.abspath(options.source), "images": options.images and os.path.abspath(options.images)}
     pool = scan_entries(
         entries(truth), {**key, "format": options.format}, store, source=options.source, workers=workers, track=track

@@ -16,7 +16,7 @@ import numpy as np
 from builder.engine import Advance, Track, default_workers, silent
 from builder.files import discard, locked
 from builder.pool import OK, REMOVED, UNREADABLE, Chunk, Pool, PoolImage
-from builder.predictions import MAX_ERRORS, FailedImage, Failure, read_failures, write_chunk, write_meta
+from builder.predictions import MAX_ERRORS, UNLISTED, FailedImage, Failure, read_failures, write_chunk, write_meta
 from builder.predictions import REMOVED as REMOVED_STATUS
 from builder.sources import in_order, read_entry
 from builder.store import Store
@@ -34,6 +34,10 @@ class Labeller(Protocol):
 
     @property
     def runtime(self) -> Mapping[str, Any]: ...
+
+    def lists(self, image: PoolImage) -> bool:
+        """Whether an image that failed as unlisted, under another name perhaps, would not fail so now."""
+        ...
 
     def results(self, chunks: Iterable[Chunk], advance: Advance) -> Iterator[list[Result]]:
         """One list per chunk, one entry per image, both in order. Raises TeacherError when the model fails."""
@@ -72,7 +76,7 @@ def label(
     images again. Raises TeacherError if the teacher fails: the chunks before stay."""
     name = fingerprint(labeller.description)
     folder = store.predictions / name
-    with locked(folder / ".lock", f"predictions {name[:12]}", sweep=[folder]):
+    with store.in_use(), locked(folder / ".lock", f"predictions {name[:12]}", sweep=[folder]):
         write_meta(
             folder,
             {"spec": spec, "license": license} | {k: dict(getattr(labeller, k)) for k in ("description", "runtime")},
@@ -96,7 +100,8 @@ def label(
 
 def pending_chunks(pool: Pool, labeller: Labeller, store: Store, retry_failures: bool = False) -> list[int]:
     """The numbers of the chunks that `label` would label: new ones, those with an image that came back after it had
-    been removed, and those with images that could not be read, if these are to be tried again."""
+    been removed or is listed under its new name, and those with images that could not be read, if these are to be
+    tried again."""
     folder = store.predictions / fingerprint(labeller.description)
     done = set(os.listdir(folder)) if folder.is_dir() else set()
     new = {number for number, facts in enumerate(pool.index) if facts.digest not in done}
@@ -104,7 +109,12 @@ def pending_chunks(pool: Pool, labeller: Labeller, store: Store, retry_failures:
         chunk.index
         for chunk, failures in _failing(pool, folder, (n for n in range(len(pool.index)) if n not in new))
         if any(
-            chunk.images[failed.position].state != REMOVED and (retry_failures or failed.status == REMOVED_STATUS)
+            (image := chunk.images[failed.position]).state != REMOVED
+            and (
+                retry_failures
+                or failed.status == REMOVED_STATUS
+                or (failed.status == UNLISTED and labeller.lists(image))
+            )
             for failed in failures
         )
     }
@@ -161,6 +171,9 @@ class ModelLabeller:
         self.description = teacher.description
         self.runtime = dict(teacher.runtime) | {"batch_size": teacher.batch_size}
         self.workers = workers or default_workers()
+
+    def lists(self, image: PoolImage) -> bool:
+        return True
 
     def results(self, chunks: Iterable[Chunk], advance: Advance) -> Iterator[list[Result]]:
         ahead = 2 * self.teacher.batch_size + self.workers

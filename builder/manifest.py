@@ -15,7 +15,9 @@ FILE = "manifest.json"
 
 
 class ShardRecord(BaseModel):
-    """One tar: its name below `data/`, size and SHA-256 of the file, samples, objects kept and ignored in them."""
+    """One tar: its name below `data/`, size and SHA-256 of the file, samples, objects kept and ignored in them.
+
+    skipped_kept, skipped_ignored: how many of these objects are on tombstoned images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
@@ -24,6 +26,8 @@ class ShardRecord(BaseModel):
     samples: int
     kept: int
     ignored: int
+    skipped_kept: int = 0
+    skipped_ignored: int = 0
     chunks: tuple[int, int] = (0, 0)
     """First chunk of the pool in it, and the one past its last."""
     inputs: str = ""
@@ -48,13 +52,14 @@ class Manifest(BaseModel):
     """Extensions of every sample's members, e.g. `["jpg", "json"]`."""
     shards: list[ShardRecord]
     tombstones: list[str] = []
-    """Keys of images that left the pool after the parent version; their samples stay in its shards, to be skipped."""
+    """Keys of images that left the pool after a version before this one; their samples stay in the shards, to be
+    skipped."""
     images: dict[str, int]
-    """Images by what became of them: written, empty, failed, duplicate, …; `pool` is their sum."""
+    """Images by what became of them: written, tombstone, empty, failed, duplicate, …; `pool` is their sum."""
     objects: dict[str, int]
-    """Raw predictions by reason (builder.rules.REASONS); `predicted` is their sum."""
+    """Raw predictions by reason (builder.rules.REASONS), tombstoned images left out; `predicted` is their sum."""
     per_class: dict[str, dict[str, int]]
-    """Class name -> predicted, kept, ignored."""
+    """Class name -> predicted, kept, ignored; tombstoned images left out."""
     files: dict[str, str]
     """SHA-256 of each other file of the version by its name."""
     provenance: dict[str, Any]
@@ -62,16 +67,24 @@ class Manifest(BaseModel):
     parent."""
 
     @property
-    def samples(self) -> int:
+    def stored(self) -> int:
+        """Samples in the shards, those of tombstoned images included: what a reader meets who skips none."""
         return sum(shard.samples for shard in self.shards)
 
     @property
+    def samples(self) -> int:
+        """Samples that readers are to use."""
+        return self.stored - len(self.tombstones)
+
+    @property
     def kept(self) -> int:
-        return sum(shard.kept for shard in self.shards)
+        """Objects kept on them."""
+        return sum(shard.kept - shard.skipped_kept for shard in self.shards)
 
     @property
     def ignored(self) -> int:
-        return sum(shard.ignored for shard in self.shards)
+        """Ignore regions on them."""
+        return sum(shard.ignored - shard.skipped_ignored for shard in self.shards)
 
 
 def version_id(classes: list[str], features: list[str], shard_hashes: list[str], tombstones: list[str]) -> str:

@@ -36,7 +36,7 @@ def contact_sheet(version: Path, manifest: Manifest, path: Path, *, images: int 
     Dropped boxes are drawn thin, the 6 best-scored of an image; images that are tombstones are left out. Raises
     BuildError if the version has no images.
     """
-    total = manifest.samples - len(manifest.tombstones)
+    total = manifest.samples
     wanted = {n * total // min(images, total) for n in range(min(images, total))} if total > 0 else set[int]()
     pictures: list[tuple[Image.Image, dict[str, Any]]] = []
     for position, (picture, label) in enumerate(_alive(version, manifest)):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,29 +15,22 @@ from builder.calibrate import Calibrator
 from builder.certify import Group
 from builder.engine import Track
 from builder.files import digest
-from builder.holdout import Halves, Labels, halves
+from builder.holdout import Halves, Labels, count_use, halves
 from builder.labelled import LabelledPool, Tally, pool_kept, pool_scores, tally
-from builder.manifest import Manifest, read_manifest
+from builder.left_out import LeftOut, find_left_out
 from builder.matching import Matches
-from builder.pool import Pool, read_pool
+from builder.parent import OF, ParentVersion, settled_by
+from builder.pool import Pool
 from builder.predictions import read_failures, read_meta
-from builder.recipe import Recipe
-from builder.rules import RULES, Thresholds
+from builder.recipe import Recipe, ShardOptions
+from builder.rules import WHERE_FALSE, Keep, Thresholds
 from builder.samples import FORMAT
 from builder.scores import PoolScores
 from builder.store import Store
 from builder.thresholds import Evidence, solve, with_ignore
 
-LEAK, NEAR_DUPLICATE = "leak", "near_duplicate"
-
-
-@dataclass(frozen=True)
-class ParentVersion:
-    """A version to go on from, and the pool it was cut from."""
-
-    folder: Path
-    manifest: Manifest
-    pool: Pool
+UNSEEN = ("format", "shards", "licenses")
+"""Inputs of a version that have no say in what is seen of the labels."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +67,13 @@ class Basis:
         """Whether thresholds are the parent's."""
         return self.parent is not None and not self.options.resolve
 
+    @property
+    def guarded(self) -> dict[str, Pool]:
+        """All sets that must stay out: `references`, and those behind thresholds that are taken over."""
+        known = {pool.id for pool in self.references.values()}
+        inherited = self.parent.references if self.parent and self.takes_over else {}
+        return {**self.references, **{name: pool for name, pool in inherited.items() if pool.id not in known}}
+
     def inputs(self) -> dict[str, Any]:
         """All that decides a version, JSON-ready: two builds with equal inputs are the same version.
 
@@ -99,11 +97,15 @@ class Basis:
             **{name: getattr(options, name).model_dump() for name in ("keep", "images", "shards", "gates")},
             "licenses": [options.pool.license, options.teacher.license],
             "unlabelled": digest([[chunk, positions] for chunk, positions in absent if positions]),
-            "truth": self.truth.digest if self.truth else None,
-            "references": {name: pool.id for name, pool in sorted(self.references.items())},
+            "truth": self.truth.digest if self.truth else self._parents_truth,
+            "references": {name: pool.id for name, pool in sorted(self.guarded.items())},
             "parent": self.parent.manifest.id if self.parent else None,
             "resolve": options.resolve,
         }
+
+    @property
+    def _parents_truth(self) -> str | None:
+        return self.parent.inputs["truth"] if self.parent and self.takes_over else None
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,9 @@ class Plan:
             "gates": [finding.record() for finding in self.findings],
             "parent": parent
             and {
-                "version": f"{parent.manifest.name}@{parent.manifest.version}",
+                "version": parent.ref,
                 "id": parent.manifest.id,
+                "pool": parent.pool.id,
                 "thresholds": "taken over" if basis.takes_over else "solved again",
             },
         }
@@ -147,8 +150,10 @@ def decide_all(basis: Basis, store: Store, inputs: Mapping[str, Any], workers: i
     """
     options = basis.options
     check_parent(basis)
-    left_out = find_left_out(basis.pool, basis.references, options.gates.leak_distance, options.images.near_duplicates)
-    findings = [gates.leak(options.gates, left_out.leaks)] if basis.references else []
+    near = options.images.near_duplicates
+    settled = settled_by(basis.parent, basis.pool, near) if basis.parent and basis.takes_over else None
+    left_out = find_left_out(basis.pool, basis.guarded, options.gates.leak_distance, near, settled)
+    findings = [gates.leak(options.gates, left_out.leaks)] if basis.guarded else []
     findings += [one for one in [gates.teacher_overlap(options.gates, overlap(basis))] if one and basis.trained_on]
     gates.stop_at_failure(findings)
     split = halves(basis.truth, basis.predictions, options.keep) if basis.truth else None
@@ -157,6 +162,10 @@ def decide_all(basis: Basis, store: Store, inputs: Mapping[str, Any], workers: i
         split = split.calibrated(calibration)
     labelled = LabelledPool(basis.pool, basis.predictions, basis.classes, options.keep, calibration, left_out.states)
     scores = pool_scores(labelled, workers, track)
+    uses = 0
+    if split and options.keep.precision and not basis.takes_over:  # before: a build that fails now has looked, too
+        use = digest({name: value for name, value in inputs.items() if name not in UNSEEN})
+        uses = count_use(store, split.images, use)
     thresholds = _thresholds(basis, labelled, scores, split, workers)
     shared = split.tune.shared if split else np.ones(len(basis.classes), bool)
     counted = tally(labelled, thresholds, shared, workers, track)
@@ -164,7 +173,7 @@ def decide_all(basis: Basis, store: Store, inputs: Mapping[str, Any], workers: i
     gates.stop_at_failure(findings)
     truth = None
     if split and not basis.takes_over:
-        truth = split.used(store, basis.predictions.name, options.keep, thresholds)
+        truth = split.used(uses, thresholds)
     if basis.takes_over and basis.parent:  # the evidence for its thresholds is the parent's
         truth = basis.parent.manifest.provenance.get("truth")
     return Plan(
@@ -172,79 +181,33 @@ def decide_all(basis: Basis, store: Store, inputs: Mapping[str, Any], workers: i
     )
 
 
-def find_parent(ref: str, store: Store, id: str | None = None) -> ParentVersion:
-    """The version to go on from, with its pool. Raises BuildError if either is not in the store, or not of this id."""
-    folder = store.version(ref)
-    manifest = read_manifest(folder)
-    if id not in (None, manifest.id):
-        raise BuildError(f"parent {ref} has id {manifest.id[:12]}, not {str(id)[:12]}: it is another version")
-    if "plan" not in manifest.provenance:
-        raise BuildError(f"parent {ref} was built by an older Tutelage: build it again, then go on from that")
-    return ParentVersion(folder, manifest, read_pool(store, manifest.provenance["inputs"]["pool"]))
-
-
 def check_parent(basis: Basis) -> None:
-    """Raise BuildError if the parent's thresholds do not fit what this version is made from."""
+    """Raise BuildError if the parent's thresholds, or what is certified of them, do not fit what this version is made
+    from."""
     if not basis.takes_over or basis.parent is None:
         return
-    old = basis.parent.manifest
-    ref = f"{old.name}@{old.version}"
-    inputs = old.provenance.get("inputs", {})
-    if inputs.get("predictions") != basis.predictions.name:
+    ref, inputs = basis.parent.ref, basis.parent.inputs
+    if inputs["predictions"] != basis.predictions.name:
         raise BuildError(
             f"parent {ref} was cut from another teacher's predictions, whose scores mean something else: "
             "set resolve: true to solve the thresholds again"
         )
-    now = basis.options.keep.model_dump()
-    changed = [key for key in (*RULES, "ignore", "calibration") if now[key] != inputs["keep"].get(key)]
+    now, before = (keep.model_dump() for keep in (basis.options.keep, Keep.model_validate(inputs["keep"])))
+    changed = [f"keep.{key}" for key in now if now[key] != before[key]]
+    changed += ["truth"] if basis.truth and basis.truth.digest != inputs["truth"] else []
     if changed:
         raise BuildError(
-            f"keep.{changed[0]} differs from that of parent {ref}, whose thresholds are taken over: "
+            f"{changed[0]} differs from that of parent {ref}, whose thresholds are taken over: "
             "set resolve: true to solve them again, or restore it"
         )
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """Pool images that may not be used, SHA-256 -> sentence: those that are also labelled, truth or test ones, or
-    nearly so, and those that are nearly the same as an earlier one."""
-
-    leaks: Mapping[str, str]
-    near_duplicates: Mapping[str, str]
-
-    def table(self) -> str:
-        """CSV: what became of each image, its SHA-256, and why."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["state", "sha256", "why"])
-        for sha256, state in sorted(self.states.items()):
-            writer.writerow([state, sha256, self.leaks.get(sha256) or self.near_duplicates[sha256]])
-        return out.getvalue()
-
-    @property
-    def states(self) -> dict[str, str]:
-        return {**dict.fromkeys(self.near_duplicates, NEAR_DUPLICATE), **dict.fromkeys(self.leaks, LEAK)}
-
-
-def find_left_out(pool: Pool, references: Mapping[str, Pool], leak_distance: int | None, near: int | None) -> LeftOut:
-    """references: the labelled, truth and test sets. Distances in bits of the images' hashes; leak_distance of None:
-    equal bytes only; near of None: near-duplicates may stay."""
-    if not references and near is None:
-        return LeftOut({}, {})
-    from builder.duplicates import leaks, near_duplicates
-
-    return LeftOut(
-        leaks(pool, references, leak_distance) if references else {},
-        near_duplicates(pool, near) if near is not None else {},
-    )
 
 
 def overlap(basis: Basis) -> dict[str, list[str]]:
     """truth or test -> names of its images that the teacher says it was trained on."""
     return {
         name: [image.name for image in pool.images() if image.sha256 in basis.trained_on]
-        for name, pool in basis.references.items()
-        if name in ("truth", "test")
+        for name, pool in basis.guarded.items()
+        if name.partition(OF)[0] in ("truth", "test")
     }
 
 
@@ -285,10 +248,11 @@ def _thresholds(
 def _findings(basis: Basis, counted: Tally, thresholds: Thresholds, split: Halves | None) -> list[gates.Finding]:
     options, classes = basis.options.gates, basis.classes
     kept = dict(zip(classes, counted.per_class["kept"].tolist(), strict=True))
+    refused = int(counted.reasons[WHERE_FALSE:].sum())  # after the threshold, which is as far as evidence goes
     images = counted.images.get("ok", 0)
     wanted = [c for n, c in enumerate(classes) if split is None or split.objects[n] > 0]
     found = [
-        gates.min_precision(options, thresholds.groups, kept),
+        gates.min_precision(options, thresholds.groups, kept, refused),
         gates.coverage(options, kept, wanted) if images else None,
     ]
     if split:
@@ -297,9 +261,9 @@ def _findings(basis: Basis, counted: Tally, thresholds: Thresholds, split: Halve
     return [finding for finding in found if finding]
 
 
-def ranges(pool: Pool, max_bytes: int, parent: ParentVersion | None) -> Iterator[range]:
+def ranges(pool: Pool, options: ShardOptions, parent: ParentVersion | None) -> Iterator[range]:
     """The chunks of each shard: the parent's shards where its pool's chunks are the first of this one's, then whole
-    consecutive chunks, as many as fit `max_bytes` of original image bytes, at least one."""
+    consecutive chunks, as many as fit into original image bytes and images, at least one."""
     start = 0
     if parent:
         plan = parent.manifest.provenance.get("plan", [])
@@ -308,11 +272,11 @@ def ranges(pool: Pool, max_bytes: int, parent: ParentVersion | None) -> Iterator
         if before == now:
             yield from (range(first, stop) for first, stop in plan)
             start = last
-    total, sizes = 0, [chunk.bytes for chunk in pool.index]
-    for n in range(start, len(sizes)):
-        if n > start and total + sizes[n] > max_bytes:
+    size = images = 0
+    for n, chunk in enumerate(pool.index[start:], start):
+        size, images = size + chunk.bytes, images + chunk.images
+        if n > start and (size > options.max_mb * 1_000_000 or images > options.max_images):
             yield range(start, n)
-            start, total = n, 0
-        total += sizes[n]
-    if start < len(sizes):
-        yield range(start, len(sizes))
+            start, size, images = n, chunk.bytes, chunk.images
+    if start < len(pool.index):
+        yield range(start, len(pool.index))

@@ -228,7 +228,7 @@ def scan_entries(
     with an equal key builds on this one; `source`: what to call it in messages."""
     pointer = store.pools / "sources" / f"{digest(pointer_key)}.json"
     workers = workers or default_workers()
-    with closing(Census()) as census:
+    with store.in_use(), closing(Census()) as census:
         total = census.enlist(entries, source, limit)
         if not total:
             raise BuildError(f"no images in {source}: give a folder, a glob, a list (.txt), a COCO JSON or tars")

@@ -32,12 +32,13 @@ OBJECTS = pa.schema(
     + [(side, pa.float32()) for side in BOX]
 )
 STATUS = IMAGES.get_field_index("status")
-OK, ERROR, REMOVED = "ok", "error", "removed"
+OK, ERROR, REMOVED, UNLISTED = "ok", "error", "removed", "unlisted"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an image has no predictions. status: `error` (it cannot be read) or `removed` (it left the pool before)."""
+    """Why an image has no predictions. status: `error` (it cannot be read), `removed` (it left the pool before) or
+    `unlisted` (stored results do not know its name, or not in this size)."""
 
     error: str
     status: str = ERROR
@@ -192,7 +193,7 @@ def describe(store: Store, name: str) -> dict[str, Any]:
     errors: list[str] = []
     for path in paths:
         table = _read(path, ["sha256", "status", "error", "n_objects"])
-        failed = table.filter(pc.equal(table["status"], ERROR))
+        failed = table.filter(pc.is_in(table["status"], pa.array([ERROR, UNLISTED])))
         images, objects = images + table.num_rows, objects + (pc.sum(table["n_objects"]).as_py() or 0)
         unreadable += failed.num_rows
         rows = zip(failed["sha256"].to_pylist(), failed["error"].to_pylist(), strict=True)

@@ -70,8 +70,14 @@ def licences(manifest: Manifest) -> dict[str, str]:
 
 
 def uses(manifest: Manifest) -> int:
-    """How often the certify half has been used, this version included; 0 without truth."""
+    """How many uses had looked at images of the certify half when the version was built, its own included; 0 if its
+    thresholds were not solved on them."""
     return int((manifest.provenance.get("truth") or {}).get("uses") or 0)
+
+
+def used(manifest: Manifest) -> str:
+    """The same in words, after "the certify half"."""
+    return f"used {times(uses(manifest))}" if uses(manifest) else "not used by this version"
 
 
 def times(n: int) -> str:
@@ -99,8 +105,9 @@ def expected_quality(manifest: Manifest) -> list[str]:
     said = []
     if uses(manifest) > 1:
         said.append(
-            f"Adaptive, no guarantee: the certify half of the truth has been used {times(uses(manifest))}, so this "
-            "recipe may have been chosen on it, which the condition below excludes."
+            "Adaptive, no guarantee: the certify half of the truth, or a part of it, has been used "
+            f"{times(uses(manifest))}, builds that failed included, so this recipe may have been chosen on it, which "
+            "the condition below excludes."
         )
     for claim in sorted({_claim(group) for group in certified}, reverse=True):
         said.append(_statement(manifest, [group for group in certified if _claim(group) == claim]))
@@ -149,15 +156,18 @@ def _meaning(manifest: Manifest, certified: Sequence[Group]) -> str:
     units = sorted({group.units for group in certified if group.units is not None})
     overlap = f" when it overlaps an object of its class by an IoU of at least {ious}" if ious else ""
     spread = f"{units[0]} to {units[-1]}" if len(units) > 1 else f"{units[0]}" if units else "the"
-    later = [name for name in LATER if keep_section(manifest).get(name) is not None]
     text = (
         f"A box counts as right{overlap}. The evidence is {spread} held-out labelled images (or declared units) that "
         "set nothing else; the figure is the certified target, not an estimate, and says nothing of objects that are "
         "missed."
     )
-    if later:
-        text += f" It is the precision at the threshold, before {' and '.join(later)} refused some of these boxes."
+    if later := _later(manifest):
+        text += f" It is the precision at the threshold, before {later} refused some of these boxes."
     return text
+
+
+def _later(manifest: Manifest) -> str:
+    return " and ".join(name for name in LATER if keep_section(manifest).get(name) is not None)
 
 
 def _nothing_certified(manifest: Manifest, every: Sequence[Group]) -> str:
@@ -175,8 +185,7 @@ def _nothing_certified(manifest: Manifest, every: Sequence[Group]) -> str:
 
 
 def measured(manifest: Manifest) -> dict[str, Any] | None:
-    """What the kept boxes' precision is on labels that no threshold was solved on (builder.holdout.measure), if it is
-    known."""
+    """The precision of boxes above the thresholds on the tune half (builder.holdout.measure), if it is known."""
     found = (manifest.provenance.get("truth") or {}).get("measured") or {}
     return found if found.get("precision") is not None else None
 
@@ -187,13 +196,23 @@ def _measured(manifest: Manifest) -> Iterator[str]:
         return
     truth = manifest.provenance["truth"]
     recall = f", recall {found['recall']:.2f}" if found.get("recall") is not None else ""
-    fitted = " The calibration was fitted on the same images, which flatters it." if _calibrated(manifest) else ""
+    more = " The calibration was fitted on the same images, which flatters it." if _calibrated(manifest) else ""
+    condition = (
+        "That is an estimate, for truth images that are exchangeable with the pool and were used neither to train the "
+        "teacher nor to choose this recipe."
+    )
+    if any(group.rule == "density" for group in groups(manifest)):
+        condition = (
+            "That is no clean estimate: the density rule solved its thresholds on the same images, and at a solved "
+            "threshold the measured precision is optimistic."
+        )
+    if later := _later(manifest):
+        more += f" It is the precision at the threshold, before {later} refused some of these boxes."
     yield (
         f"Measured on the {truth['tune']} labelled images of the tune half: {found['correct']} of {found['kept']} "
         f"boxes that these thresholds keep are right at IoU {found['iou']:g}, precision {found['precision']:.2f} "
         f"({found['level']:.0%} interval {found['low']:.2f} to {found['high']:.2f}){recall}, all classes together. "
-        "That is an estimate, for truth images that are exchangeable with the pool and were used neither to train the "
-        f"teacher nor to choose this recipe.{fitted}"
+        f"{condition}{more}"
     )
 
 

@@ -10,15 +10,45 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from builder import BuildError
+from builder import BuildError, brief
 from builder.gates import Gates
-from builder.rules import Keep
+from builder.rules import BY_CLASS, NUMBER, Keep
 from builder.store import NAME
 from teachers.base import TeacherOptions
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
 SHORT = {"pool": "source", "teacher": "spec", "truth": "source", "test": "source", "labelled": "source"}
 """Sections that may be written as one string -> the key that the string stands for."""
+
+UNKNOWN = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
+SECTION = frozenset({"model_type", "model_attributes_type", "dataclass_type"})
+EXPECTED = {
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "a number"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list"),
+    "dict_type": "a mapping",
+    "string_pattern_mismatch": "other characters",
+    "string_type": "text (in quotes, if it looks like something else)",
+}
+"""pydantic's kinds of errors -> what is expected; those of a section that is none are in SECTION."""
+EXAMPLES = {
+    **dict.fromkeys(SHORT, "a path, or a section such as {source: data/images}"),
+    "name": "letters, digits, - and _, at most 64, the first a letter or digit",
+    "teacher": 'a spec, or a section such as {spec: "onnx:model.onnx"}',
+    "keep": "a section such as {score: 0.5}",
+    "keep.score": 'a number, or a mapping such as {cat: 0.6, "*": 0.5}',
+    "keep.ignore": 'a number, a mapping such as {cat: 0.4, "*": 0.3}, or null',
+    "keep.precision": "a number, or a section such as {target: 0.8}",
+    "keep.density": "a section such as {share: 0.2}",
+    "keep.balance": "a section such as {images: 100}",
+    "keep.mixture": "a section such as {few: drop}",
+    "images": "a section such as {near_duplicates: 4}",
+    "shards": "a section such as {max_mb: 256}",
+    "gates": "a section such as {on_leak: fail}",
+    "gates.density": "a section such as {warn: 2, fail: null} (null: never)",
+}
+"""Keys of a recipe -> what is expected there."""
 
 
 class PoolOptions(BaseModel):
@@ -72,15 +102,16 @@ class ImageOptions(BaseModel):
 
     model_config = STRICT
     drop_empty: bool = False
-    near_duplicates: Annotated[int, Field(ge=0, le=32)] | None = None
+    near_duplicates: Annotated[int, Field(ge=0, le=16)] | None = None
 
 
 class ShardOptions(BaseModel):
-    """The `shards` section. max_mb: image megabytes in a shard, rounded up to whole chunks. image_format: what a pool
-    of mixed formats is brought to (a pool of one format keeps its bytes)."""
+    """The `shards` section. max_mb, max_images: image megabytes and images in a shard, in whole chunks, at least one.
+    image_format: what a pool of mixed formats is brought to (a pool of one format keeps its bytes)."""
 
     model_config = STRICT
     max_mb: Annotated[int, Field(ge=1, le=2**20)] = 256
+    max_images: Annotated[int, Field(ge=1, le=2**20)] = 10_000
     image_format: Literal["jpg", "png", "webp"] = "jpg"
 
 
@@ -165,7 +196,7 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     except OSError as error:
         raise BuildError(f"recipe {path} cannot be read ({error.strerror}): give an existing YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BuildError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+        raise BuildError(f"recipe {path} is not YAML: {brief(error)}") from None
     if not isinstance(content, dict):
         raise BuildError(f"recipe {path} must be a mapping of keys to values, such as name: cells")
     for override in overrides:
@@ -185,17 +216,30 @@ def parse_teacher(spec: str, overrides: Sequence[str]) -> TeacherSection:
 
 
 def explain(error: ValidationError) -> str:
-    """The first complaint of pydantic as a clause with the key, the value and, for an unknown key, what it may be."""
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"] if part != "options")
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    """The first complaint of pydantic, unknown keys before others, as a clause with the key, the value and what is
+    expected there."""
+    complaints = error.errors(include_url=False)
+    first = next((one for one in complaints if one["type"] in UNKNOWN), complaints[0])
+    key = ".".join(str(part) for part in first["loc"] if part not in ("options", NUMBER, BY_CLASS))
+    if first["type"] in UNKNOWN:
         return f"unknown key {key!r}: check its spelling and its place against the recipe reference in the README"
     if first["type"] == "missing":
         return f"{key!r} is missing: add it"
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] in EXPECTED or first["type"] in SECTION:
+        message = f"expected {EXAMPLES.get(key) or EXPECTED.get(first['type'], 'a section of keys and values')}"
+    elif message.startswith("Input should be "):
+        message = f"must be {message[16:]}"
     if not key:
         return message
-    return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{key} = {_shown(first['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _shown(value: object) -> str:
+    """A value of a YAML file as it stands there, as far as that is known."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false (YAML reads off and no as false)"}[value]
+    return brief(repr(value))
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -210,7 +254,7 @@ def _override(content: dict[str, Any], override: str) -> None:
         if part in short and not isinstance(inner, dict):
             inner = section[part] = {short[part]: inner}
         if not isinstance(inner, dict):
-            raise BuildError(f"--set {override!r}: {part!r} is {inner!r}, not a section")
+            raise BuildError(f"--set {override!r}: {part!r} is {brief(repr(inner))}, not a section")
         section = inner
     try:
         section[last] = yaml.safe_load(value)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from builder import BuildError
 from builder.calibrate import Calibrator
@@ -15,28 +16,31 @@ from builder.cut import CARD, LABELS_FILE, REPORT, held, join_labels, parent_sha
 from builder.engine import Track, run, silent
 from builder.files import TEMPORARY, discard, sha256_file, sync_folder, write_file
 from builder.labelled import LabelledPool, pool_scores
+from builder.left_out import FILE as LEFT_OUT
+from builder.left_out import LeftOut, find_left_out, read_left_out
 from builder.manifest import Manifest, read_manifest, write_manifest
-from builder.plan import find_left_out, find_parent
-from builder.pool import read_pool
+from builder.parent import ParentVersion, find_parent, settled_by
+from builder.pool import Pool, read_pool
 from builder.rules import Keep
 from builder.samples import ShardJob, Writing, write_job
+from builder.scores import PoolScores
 from builder.store import Store
 from builder.thresholds import with_ignore
 
 
 def repair(folder: Path, store: Store, numbers: Sequence[int], workers: int, track: Track = silent) -> None:
-    """Build the shards of these numbers of a complete version again, and labels.parquet and the card if they are not
-    what the manifest says. Nothing is put in place that has not the manifest's SHA-256.
+    """Build the shards of these numbers of a complete version again, and its other files if they are not what the
+    manifest says. Nothing is put in place that has not the manifest's SHA-256.
 
     Raises BuildError if the store no longer holds what the version was made of, or gives other bytes.
     """
     manifest = read_manifest(folder)
-    writing = recall(manifest, store)
-    with held(folder):
+    with store.in_use(), held(folder):
+        recalled = recall(folder, manifest, store)
         scratch = folder / f"{TEMPORARY}repair"
         discard(scratch)
         labels_bad = not _is_intact(folder, manifest, LABELS_FILE)
-        there = replace(writing, folder=scratch)
+        there = replace(recalled.writing, folder=scratch)
         jobs = [ShardJob(n, range(*chunks), there) for n, chunks in enumerate(manifest.provenance.get("plan", []))]
         wanted = jobs if labels_bad else [job for job in jobs if job.number in numbers]
         with track("repair", sum(len(job.chunks) for job in wanted)) as advance:
@@ -48,14 +52,40 @@ def repair(folder: Path, store: Store, numbers: Sequence[int], workers: int, tra
         if labels_bad:
             join_labels(scratch, jobs)
             _put(scratch / LABELS_FILE, folder / LABELS_FILE, manifest.files[LABELS_FILE])
-        if not _is_intact(folder, manifest, CARD):
-            write_file(scratch / CARD, card(manifest.model_copy(update={"files": {}})).encode())
-            _put(scratch / CARD, folder / CARD, manifest.files[CARD])
+        as_sealed = manifest.model_copy(update={"files": {}})
+        for name, text in ((CARD, card(as_sealed)), (LEFT_OUT, recalled.left_out.table())):
+            if not _is_intact(folder, manifest, name):
+                write_file(scratch / name, text.encode())
+                _put(scratch / name, folder / name, manifest.files[name])
+        if not _is_intact(folder, manifest, REPORT):
+            _repair_report(folder, scratch, manifest, pool_scores(recalled.writing.labelled, workers, track))
         discard(scratch)
 
 
+def _repair_report(folder: Path, scratch: Path, manifest: Manifest, scores: PoolScores) -> None:
+    """The report is made of the pool's scores, the shards and labels.parquet, and with human labels of these too, which
+    are in no store."""
+    from builder.report import write_report
+
+    discard(scratch)
+    scratch.mkdir()
+    for name in ("data", LABELS_FILE):
+        (scratch / name).symlink_to(folder.resolve() / name)
+    write_report(scratch, manifest.model_copy(update={"files": {}}), scores, None)
+    has_labels = manifest.provenance["inputs"]["truth"] is not None
+    if has_labels and sha256_file(scratch / REPORT) != manifest.files[REPORT]:
+        discard(scratch)
+        raise BuildError(
+            f"{folder / REPORT} cannot be built again, since it shows human labels, which a store does not hold: build "
+            "its recipe into another store and copy it from there (all else in this version is as it was)"
+        )
+    _put(scratch / REPORT, folder / REPORT, manifest.files[REPORT])
+
+
 def _is_intact(folder: Path, manifest: Manifest, name: str) -> bool:
-    return (folder / name).is_file() and sha256_file(folder / name) == manifest.files[name]
+    """Whether a file is as the manifest says, or one that the version does not have."""
+    known = manifest.files.get(name)
+    return known is None or ((folder / name).is_file() and sha256_file(folder / name) == known)
 
 
 def _put(new: Path, old: Path, sha256: str) -> None:
@@ -69,22 +99,53 @@ def _put(new: Path, old: Path, sha256: str) -> None:
     sync_folder(old.parent)
 
 
-def recall(manifest: Manifest, store: Store) -> Writing:
-    """What a complete version was written with, from its manifest and the store; into no folder yet."""
+@dataclass(frozen=True)
+class Recalled:
+    """What a complete version was written with, into no folder yet, and what it left out."""
+
+    writing: Writing
+    left_out: LeftOut
+
+
+def recall(folder: Path, manifest: Manifest, store: Store) -> Recalled:
+    """How a complete version was made, from its manifest and the store. Shards that serve are looked for in itself and
+    in its parent; without the parent, all is built from the pool."""
     said = manifest.provenance
     inputs = said["inputs"]
     keep, pool = Keep.model_validate(inputs["keep"]), read_pool(store, inputs["pool"])
-    references = {name: read_pool(store, id) for name, id in inputs["references"].items()}
-    left_out = find_left_out(pool, references, inputs["gates"]["leak_distance"], inputs["images"]["near_duplicates"])
+    parent = _parent(said["parent"], store)
+    left_out = _left_out(folder, manifest, store, pool, parent)
     groups = [Group.model_validate(group) for group in said["thresholds"]]
     calibration = Calibrator.model_validate(said["calibration"]) if said["calibration"] else None
-    folder, classes = store.predictions / inputs["predictions"], tuple(manifest.classes)
-    labelled = LabelledPool(pool, folder, classes, keep, calibration, left_out.states)
-    parent = None
-    if said["parent"]:
-        parent = parent_shards(find_parent(said["parent"]["version"], store, said["parent"]["id"]), pool)
-    limits = with_ignore(keep, groups, classes)
-    return Writing(Path(), labelled, limits, inputs["images"]["drop_empty"], manifest.features[0], parent)
+    predictions, classes = store.predictions / inputs["predictions"], tuple(manifest.classes)
+    labelled = LabelledPool(pool, predictions, classes, keep, calibration, left_out.states)
+    shards = [parent_shards(folder, manifest, pool)]
+    shards += [parent_shards(parent.folder, parent.manifest, pool)] if parent else []
+    limits, gone = with_ignore(keep, groups, classes), frozenset(manifest.tombstones)
+    drop_empty, extension = inputs["images"]["drop_empty"], manifest.features[0]
+    writing = Writing(Path(), labelled, limits, drop_empty, extension, tuple(shards), gone)
+    return Recalled(writing, left_out)
+
+
+def _parent(said: Mapping[str, Any] | None, store: Store) -> ParentVersion | None:
+    """The parent, unless it was removed."""
+    try:
+        return find_parent(said["version"], store, said["id"]) if said else None
+    except BuildError:
+        return None
+
+
+def _left_out(folder: Path, manifest: Manifest, store: Store, pool: Pool, parent: ParentVersion | None) -> LeftOut:
+    """As the version's own file says, or found again."""
+    if LEFT_OUT not in manifest.files:
+        return LeftOut({}, {})
+    if _is_intact(folder, manifest, LEFT_OUT):
+        return read_left_out(folder / LEFT_OUT)
+    inputs = manifest.provenance["inputs"]
+    references = {name: read_pool(store, id) for name, id in inputs["references"].items()}
+    near = inputs["images"]["near_duplicates"]
+    settled = settled_by(parent, pool, near) if parent and not inputs["resolve"] else None
+    return find_left_out(pool, references, inputs["gates"]["leak_distance"], near, settled)
 
 
 def write_missing_report(folder: Path, store: Store, workers: int, track: Track = silent) -> None:
@@ -93,8 +154,8 @@ def write_missing_report(folder: Path, store: Store, workers: int, track: Track 
     from builder.report import write_report
 
     manifest = read_manifest(folder)
-    scores = pool_scores(recall(manifest, store).labelled, workers, track)
-    with held(folder):
+    with store.in_use(), held(folder):
+        scores = pool_scores(recall(folder, manifest, store).writing.labelled, workers, track)
         write_report(folder, manifest, scores, None)
         files = {**manifest.files, REPORT: sha256_file(folder / REPORT)}
         write_manifest(folder, manifest.model_copy(update={"files": files}))

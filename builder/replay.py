@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import orjson
 
-from builder import BuildError
+from builder import BuildError, brief
 from builder.engine import Advance, default_workers
 from builder.files import sha256_file
 from builder.label import Result, decode_ahead
 from builder.pool import Chunk, PoolImage
-from builder.predictions import Failure
+from builder.predictions import UNLISTED, Failure
 from builder.truth import NO_CLASSES, read_categories
 from teachers.base import Detections, TeacherOptions
 
@@ -46,7 +46,7 @@ class Replay:
             ids, names = read_categories(listing["categories"], images)
             self._listed = _listed(listing["images"], images)
         except (KeyError, TypeError, ValueError) as error:
-            raise BuildError(f"{images} is no COCO JSON with images and categories ({error!r})") from None
+            raise BuildError(f"{images} is no COCO JSON with images and categories ({brief(repr(error))})") from None
         self.classes = tuple(name for name in names if name not in NO_CLASSES)
         place = {name: n for n, name in enumerate(self.classes)}
         label = {id: place.get(name, -1) for id, name in zip(ids, names, strict=True)}
@@ -65,6 +65,15 @@ class Replay:
         }
         self.runtime: Mapping[str, Any] = {}
 
+    def lists(self, image: PoolImage) -> bool:
+        """Predictions are stored by the images' bytes, but listed by their names, which can be mended."""
+        listed = self._find(image)
+        return listed is not None and listed[1:] == (image.width, image.height)
+
+    def _find(self, image: PoolImage) -> tuple[int, int, int] | None:
+        """Its id, width and height in the listing."""
+        return self._listed.get(image.name) or self._listed.get(self._prefix + image.name)
+
     def results(self, chunks: Iterable[Chunk], advance: Advance) -> Iterator[list[Result]]:
         for chunk, decoded in decode_ahead(chunks, self._workers, AHEAD):
             yield [self._result(image, pixels) for image, pixels in zip(chunk.images, decoded, strict=True)]
@@ -73,11 +82,12 @@ class Replay:
     def _result(self, image: PoolImage, pixels: np.ndarray | Failure) -> Result:
         if isinstance(pixels, Failure):
             return pixels
-        if image.name not in self._listed and self._prefix + image.name not in self._listed:
-            return Failure(f"not among the images of {self._name}")
-        id, width, height = self._listed.get(image.name) or self._listed[self._prefix + image.name]
+        listed = self._find(image)
+        if listed is None:
+            return Failure(f"not among the images of {self._name}", UNLISTED)
+        id, width, height = listed
         if (width, height) != (image.width, image.height):
-            return Failure(f"is {image.width}x{image.height}, but {width}x{height} in {self._name}")
+            return Failure(f"is {image.width}x{image.height}, but {width}x{height} in {self._name}", UNLISTED)
         rows = self._found.get(id, np.zeros((0, 6)))
         boxes = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
         size = {"width": image.width, "height": image.height}
@@ -91,7 +101,7 @@ def _listed(records: list[dict[str, Any]], path: Path) -> dict[str, tuple[int, i
     for record in records:
         name = unicodedata.normalize("NFC", str(record["file_name"]))
         if name in found:
-            raise BuildError(f"{path}: image file {name!r} stands twice: keep one")
+            raise BuildError(f"{path}: image file {brief(repr(name))} stands twice: keep one")
         found[name] = int(record["id"]), int(record["width"]), int(record["height"])
     repeated = [id for id, count in Counter(id for id, _, _ in found.values()).items() if count > 1]
     if repeated:
@@ -119,12 +129,15 @@ def _by_image(path: Path, records: Any, ids: set[int], label: Mapping[int, int])
             known, place = id in ids, label.get(category)
             row = [*(float(side) for side in bbox), float(score)]
         except (KeyError, TypeError, ValueError) as error:
-            raise BuildError(f"{path}: result {n} is no COCO detection ({error!r}): correct it") from None
+            raise BuildError(f"{path}: result {n} is no COCO detection ({brief(repr(error))}): correct it") from None
         if not known or place is None:
-            what = f"category_id {category}" if known else f"image_id {id}"
+            what = f"category_id {brief(repr(category))}" if known else f"image_id {brief(repr(id))}"
             raise BuildError(f"{path}: result {n} has {what}, which the COCO JSON of its images does not list")
         if len(row) != 5 or not all(map(math.isfinite, row)) or not 0 <= row[4] <= 1:
-            raise BuildError(f"{path}: result {n} needs four numbers and a score in 0..1, not {bbox} and {score}")
+            raise BuildError(
+                f"{path}: result {n} needs four numbers and a score in 0..1, "
+                f"not {brief(repr(bbox))} and {brief(repr(score))}"
+            )
         if place >= 0:
             rows.setdefault(id, []).append([*row, float(place)])
     return {id: np.array(values) for id, values in rows.items()}

@@ -22,7 +22,7 @@ from builder.quality import (
     licences,
     measured,
     short_members,
-    times,
+    used,
     uses,
 )
 from builder.scores import PoolScores
@@ -40,6 +40,7 @@ BOXES = {
 }
 IMAGES = {
     "written": "in the shards",
+    "tombstone": "in the shards, to be skipped: left the pool after an earlier version",
     "empty": "left out: nothing is kept on them",
     "duplicate": "equal to another one, byte for byte",
     "near_duplicate": "nearly equal to another one",
@@ -243,9 +244,7 @@ def _provenance(manifest: Manifest) -> str:
     rows.append(("predictions", f'<span class="id">{inputs.get("predictions", "")}</span>'))
     if truth := provenance.get("truth"):
         halves = f"{truth.get('tune', '?')} to tune, {truth.get('certify', '?')} to certify"
-        rows.append(
-            ("labels", f"{truth.get('images', '?')} images: {halves}; certify half used {times(uses(manifest))}")
-        )
+        rows.append(("labels", f"{truth.get('images', '?')} images: {halves}; certify half {used(manifest)}"))
     if provenance.get("calibration"):
         rows.append(("calibration", "thresholds act on scores calibrated on the labels"))
     size = sum(shard.bytes for shard in manifest.shards)

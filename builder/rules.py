@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from builder.certify import Group, Precision
 from builder.where import Where
@@ -30,6 +30,12 @@ BELOW, BAND, NMS, CAP, WHERE_FALSE, WHERE_NULL, SIZE, UNCERTAIN = range(1, len(R
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 STRICT = ConfigDict(extra="forbid", frozen=True)
+NUMBER, BY_CLASS = "(number)", "(by class)"
+Scores = Annotated[
+    Annotated[Fraction, Tag(NUMBER)] | Annotated[dict[str, Fraction], Tag(BY_CLASS)],
+    Discriminator(lambda value: BY_CLASS if isinstance(value, dict) else NUMBER),
+]
+"""One number, or one by class. The tags stand in the places of pydantic's errors."""
 
 
 class Density(BaseModel):
@@ -76,13 +82,13 @@ class Keep(BaseModel):
     """
 
     model_config = STRICT
-    score: Fraction | dict[str, Fraction] | None = None
+    score: Scores | None = None
     precision: Precision | None = None
     density: Density | None = None
     balance: Balance | None = None
     mixture: Mixture | None = None
     top_box: Fraction | None = None
-    ignore: Fraction | dict[str, Fraction] | None = 0.3
+    ignore: Scores | None = 0.3
     calibration: Literal["none", "temperature", "isotonic"] = "none"
     nms: Fraction | None = None
     max_per_image: Count | None = None

@@ -21,16 +21,16 @@ import pyarrow.parquet as pq
 
 from builder import BuildError
 from builder.engine import until
-from builder.files import digest, new_file, sha256_file, write_file
+from builder.files import digest, new_file, sha256_file, sync_folder, write_file
 from builder.labelled import LabelledPool
 from builder.manifest import ShardRecord
-from builder.pool import OK, REMOVED, Chunk, Pool, PoolImage
+from builder.pool import OK, REMOVED, Chunk, PoolImage
 from builder.predictions import BOX
 from builder.rules import DROPPED, IGNORED, KEPT, REASONS, RULES, Decision, Objects, Thresholds, decide
-from builder.shards import ShardFile, write_shard
+from builder.shards import ShardError, ShardFile, read_samples, write_shard
 from teachers.images import ImageError, encode_upright
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the same inputs would give other bytes, so that an old claim is not taken for a new build."""
 OUTCOMES = ("kept", "ignored", "dropped")
 WRITTEN, EMPTY, TOMBSTONE = "written", "empty", "tombstone"
@@ -45,11 +45,10 @@ REPEATED = ["key", "label", "outcome", "reason"]
 
 @dataclass(frozen=True)
 class Parent:
-    """The version that this one goes on from: its folder, pool, and shards by name. renewed: keys of images whose bytes
+    """A version whose shards may serve again: its folder, and its shards by name. renewed: keys of images whose bytes
     changed since, so that the key stands for another image now and the old sample may not stay."""
 
     folder: Path
-    pool: Pool
     shards: Mapping[str, ShardRecord]
     renewed: frozenset[str] = frozenset()
 
@@ -57,14 +56,16 @@ class Parent:
 @dataclass(frozen=True)
 class Writing:
     """What all shards of a version share. folder: of the version. labelled: the pool, with its calibration and the
-    images to leave out. extension: of its images."""
+    images to leave out. extension: of its images. parents: whose shards are looked at in turn. tombstones: keys of
+    removed images that are written all the same, for a repair."""
 
     folder: Path
     labelled: LabelledPool
     thresholds: Thresholds
     drop_empty: bool
     extension: str
-    parent: Parent | None = None
+    parents: tuple[Parent, ...] = ()
+    tombstones: frozenset[str] = frozenset()
 
     @cached_property
     def rules(self) -> str:
@@ -107,102 +108,124 @@ def write_job(job: ShardJob, stop: Event) -> int:
     If the parent version has the same shard, its file is taken as it is, with images that were removed since: their
     keys become tombstones.
     """
-    writing, labelled = job.writing, job.writing.labelled
-    chunks = list(labelled.pool.chunks(job.chunks.start, job.chunks.stop))
-    taken = _from_parent(job, chunks)
-    gone = taken.removed if taken else frozenset[str]()
-    objects, states = replace(labelled, revived=gone).load(chunks)
-    decision = decide(objects, labelled.keep, writing.thresholds, labelled.classes)
-    is_kept = decision.outcome == KEPT
-    kept = np.bincount(objects.image[is_kept], minlength=len(states))
-    fate = [EMPTY if state == OK and writing.drop_empty and not kept[n] else state for n, state in enumerate(states)]
-    chosen = [n for n, state in enumerate(fate) if state == OK]
-    written = taken.file if taken else None
+    writing = job.writing
+    chunks = list(writing.labelled.pool.chunks(job.chunks.start, job.chunks.stop))
     images = [image for chunk in chunks for image in chunk.images]
-    if chosen and not taken:
-        labels = _objects_by_image(objects, decision, len(images))
-        samples = (_sample(images[n], writing.extension, labels[n]) for n in chosen)
+    written: ShardFile | None = None
+    chosen = _choose(writing, chunks, images, frozenset(i.sha256 for i in images if i.key in writing.tombstones))
+    for parent in writing.parents:
+        shard = parent.shards.get(job.name)
+        if shard is None or shard.chunks != (job.chunks.start, job.chunks.stop):
+            continue
+        gone = _still_there(parent, job, images)
+        with_gone = chosen if gone == chosen.gone else _choose(writing, chunks, images, gone)
+        if with_gone.inputs == shard.inputs and _take(parent, job, shard):
+            chosen, written = with_gone, ShardFile(shard.samples, shard.bytes, shard.sha256)
+            break
+    if chosen.places and not written:
+        labels = _objects_by_image(chosen.objects, chosen.decision, len(images))
+        samples = (_sample(images[n], writing.extension, labels[n]) for n in chosen.places)
         written = write_shard(writing.folder / "data" / job.name, until(stop, samples))
-    _write_labels(job, images, objects, decision)
+    _write_labels(job, images, chosen.objects, chosen.decision)
     record = {
-        "shard": _shard_record(job, written, objects, decision, chosen, _inputs(job, chunks, gone))
-        if written
-        else None,
-        "tombstones": [images[n].key for n in chosen if images[n].sha256 in gone],
-        "images": Counter(
-            state if state != OK else TOMBSTONE if image.sha256 in gone else WRITTEN
-            for image, state in zip(images, fate, strict=True)
-        ),
-        "reasons": np.bincount(decision.reason, minlength=len(REASONS)),
-        "per_class": {
-            name: np.bincount(objects.label[mask], minlength=len(job.writing.labelled.classes))
-            for name, mask in (("predicted", slice(None)), ("kept", is_kept), ("ignored", decision.outcome == IGNORED))
-        },
+        "shard": _shard_record(job, written, chosen) if written else None,
+        "tombstones": [images[n].key for n in chosen.tombstones],
+        "images": Counter(chosen.fate),
+        **_counts(chosen, len(writing.labelled.classes)),
     }
     write_file(job.record, orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY))
     return len(images)
 
 
 @dataclass(frozen=True)
-class _Taken:
-    """A shard of the parent that serves. removed: SHA-256 of images that left the pool since."""
+class _Chosen:
+    """What the rules make of a shard's images. gone: SHA-256 of removed ones that count as if they were there. fate:
+    what becomes of each image. places: of those that are written. inputs: digest of all that decides the bytes."""
 
-    file: ShardFile
-    removed: frozenset[str]
+    objects: Objects
+    decision: Decision
+    gone: frozenset[str]
+    fate: list[str]
+    places: list[int]
+    inputs: str
+
+    @property
+    def tombstones(self) -> list[int]:
+        return [n for n in self.places if self.fate[n] == TOMBSTONE]
 
 
-def _from_parent(job: ShardJob, chunks: Sequence[Chunk]) -> _Taken | None:
-    """The parent's shard of this name, linked into place, if all that decides its bytes is the same."""
-    record = job.writing.parent.shards.get(job.name) if job.writing.parent else None
-    if job.writing.parent is None or record is None or record.chunks != (job.chunks.start, job.chunks.stop):
-        return None
-    before = {
-        row.sha256: row.state for chunk in job.writing.parent.pool.chunks(*record.chunks) for row in chunk.images
-    }  # a parent's pool is an older scan: the same images in the same chunks
-    gone = frozenset(
-        image.sha256
-        for chunk in chunks
-        for image in chunk.images
-        if image.state == REMOVED and before.get(image.sha256) == OK
-    )
-    if any(image.key in job.writing.parent.renewed for chunk in chunks for image in chunk.images):
-        return None
-    source, target = job.writing.parent.folder / "data" / job.name, job.writing.folder / "data" / job.name
-    if _inputs(job, chunks, gone) != record.inputs or not source.is_file() or sha256_file(source) != record.sha256:
-        return None
+def _choose(writing: Writing, chunks: Sequence[Chunk], images: Sequence[PoolImage], gone: frozenset[str]) -> _Chosen:
+    labelled = replace(writing.labelled, revived=gone)
+    objects, states = labelled.load(chunks)
+    decision = decide(objects, labelled.keep, writing.thresholds, labelled.classes)
+    kept = np.bincount(objects.image[decision.outcome == KEPT], minlength=len(states))
+    places = [n for n, state in enumerate(states) if state == OK and (kept[n] or not writing.drop_empty)]
+    written = set(places)
+    fate = [
+        state if state != OK else REMOVED if image.state == REMOVED else EMPTY
+        for state, image in zip(states, images, strict=True)
+    ]
+    for n in written:
+        fate[n] = TOMBSTONE if images[n].state == REMOVED else WRITTEN
+    told = [[images[n].key, images[n].name, images[n].sha256] for n in places]
+    inputs = hashlib.sha256(writing.rules.encode() + orjson.dumps(told)).hexdigest()
+    return _Chosen(objects, decision, gone, fate, places, inputs)
+
+
+def _still_there(parent: Parent, job: ShardJob, images: Sequence[PoolImage]) -> frozenset[str]:
+    """SHA-256 of removed images whose samples lie in the parent's shard of this name."""
+    removed = {image.key: image.sha256 for image in images if image.state == REMOVED}
+    if not removed:
+        return frozenset()
+    try:
+        keys = [sample.key for sample in read_samples(parent.folder / "data" / job.name)]
+    except (ShardError, OSError):
+        return frozenset()  # damaged: `_take` will not have it
+    return frozenset(removed[key] for key in keys if key in removed and key not in parent.renewed)
+
+
+def _take(parent: Parent, job: ShardJob, record: ShardRecord) -> bool:
+    """Link the parent's shard into place; False if it is not what its manifest says."""
+    source, target = parent.folder / "data" / job.name, job.writing.folder / "data" / job.name
+    if not source.is_file() or sha256_file(source) != record.sha256:
+        return False
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)  # versions never change: both may be the same file
     except OSError:
-        shutil.copyfile(source, target)
-    return _Taken(ShardFile(record.samples, record.bytes, record.sha256), gone)
+        with open(source, "rb") as old, new_file(target) as file:
+            shutil.copyfileobj(old, file)
+    sync_folder(target.parent)  # before the record says that it is there
+    return True
 
 
-def _inputs(job: ShardJob, chunks: Sequence[Chunk], revived: frozenset[str]) -> str:
-    """Digest of all that decides a shard's bytes."""
-    labelled = replace(job.writing.labelled, revived=revived)
-    found = hashlib.sha256(job.writing.rules.encode())
-    for chunk in chunks:
-        columns = [chunk.rows[name].to_pylist() for name in ("key", "name", "sha256")]
-        found.update(orjson.dumps([*columns, labelled.states(chunk)]))
-    return found.hexdigest()
+def _counts(chosen: _Chosen, classes: int) -> dict[str, Any]:
+    """Objects by reason and by class and outcome, without those of tombstoned images, which nobody is to read."""
+    there = ~np.isin(chosen.objects.image, chosen.tombstones)
+    label, outcome = chosen.objects.label[there], chosen.decision.outcome[there]
+    masks = {"predicted": slice(None), "kept": outcome == KEPT, "ignored": outcome == IGNORED}
+    return {
+        "reasons": np.bincount(chosen.decision.reason[there], minlength=len(REASONS)),
+        "per_class": {name: np.bincount(label[mask], minlength=classes) for name, mask in masks.items()},
+    }
 
 
-def _shard_record(
-    job: ShardJob, written: ShardFile, objects: Objects, decision: Decision, chosen: Sequence[int], inputs: str
-) -> dict[str, Any]:
-    outcome = decision.outcome[np.isin(objects.image, chosen)]
-    kept, ignored = (int((outcome == code).sum()) for code in (KEPT, IGNORED))
+def _shard_record(job: ShardJob, written: ShardFile, chosen: _Chosen) -> dict[str, Any]:
+    def count(places: Sequence[int], code: int) -> int:
+        return int((chosen.decision.outcome[np.isin(chosen.objects.image, places)] == code).sum())
+
     return ShardRecord(
         name=job.name,
         bytes=written.bytes,
         sha256=written.sha256,
         samples=written.samples,
-        kept=kept,
-        ignored=ignored,
+        kept=count(chosen.places, KEPT),
+        ignored=count(chosen.places, IGNORED),
+        skipped_kept=count(chosen.tombstones, KEPT),
+        skipped_ignored=count(chosen.tombstones, IGNORED),
         chunks=(job.chunks.start, job.chunks.stop),
-        inputs=inputs,
+        inputs=chosen.inputs,
     ).model_dump()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import tarfile
@@ -15,7 +16,7 @@ from typing import TypeVar
 
 import orjson
 
-from builder import BuildError
+from builder import BuildError, brief
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -86,7 +87,9 @@ def _entry(name: str, path: str) -> Entry:
     try:
         status = os.stat(path)
         size, mtime = status.st_size, status.st_mtime_ns
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise BuildError(f"{brief(repr(name))} is longer than a file's name can be: correct the list") from None
         size, mtime = 0, 0
     return Entry(_text(name), path, 0, size, mtime)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +41,16 @@ class Store:
         self.predictions = self.root / "predictions"
         self.datasets = self.root / "datasets"
         self.tagged = self.root / "tags"
+        self.lock = self.root / ".lock"
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While this is open, `gc` removes nothing: the stages of a build need what others of it have finished. Any
+        number of processes may have it open; the kernel frees it when one dies."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.lock, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
 
     @staticmethod
     def ids(folder: Path) -> list[str]:
@@ -91,6 +103,8 @@ class Store:
         """
         if (Path(ref) / FILE).is_file():
             return Path(ref)
+        if ref.startswith("hf://"):
+            raise BuildError(f"{ref} lies on the Hub: run `tutelage pull {ref.removeprefix('hf://')}` first")
         name, _, wanted = ref.partition("@")
         versions = self.versions(name) if NAME.fullmatch(name) else []
         complete = [folder for folder in versions if (folder / FILE).is_file()]

@@ -112,7 +112,8 @@ def precision(keep: Keep, evidence: Evidence) -> list[Group]:
         raise BuildError(
             f"a precision of {options.target:g} cannot be certified for {sum(len(g.classes) for g in missed)} of "
             f"{len(evidence.classes)} classes ({listed}{'; …' if len(missed) > 3 else ''}): add labelled images, lower "
-            "keep.precision.target, or say with keep.precision.on_low_support what to do: fallback (to a score) or drop"
+            "keep.precision.target, or say with keep.precision.on_low_support what to do: fallback (to a score) or "
+            "drop (this look at the certify half is counted: another recipe on the same images has no guarantee)"
         )
     if options.on_low_support == "fallback":
         score = max(options.fallback, evidence.floor)

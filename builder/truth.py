@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os.path
 import re
 import unicodedata
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import orjson
 
-from builder import BuildError
+from builder import BuildError, brief
 from builder.files import digest, sha256_file
 from builder.sources import Entry
 from teachers.images import ImageError, decode_rgb
@@ -236,13 +237,15 @@ def read_coco(path: Path, images: Path | None = None) -> Truth:
         ignore = np.array([note.get("ignore", 0) for note in notes], bool)
         area = np.array([note.get("area", np.nan) for note in notes], np.float64)
     except KeyError as error:
-        raise TruthError(f"{path}: an entry lacks the key {error}, so these are no COCO detection labels") from None
+        raise TruthError(
+            f"{path}: an entry lacks the key {brief(error)}, so these are no COCO detection labels"
+        ) from None
     except (TypeError, ValueError, AttributeError) as error:
-        raise TruthError(f"{path}: an entry has a value of the wrong type ({error}): correct the file") from None
+        raise TruthError(f"{path}: an entry has a value of the wrong type ({brief(error)}): correct the file") from None
     for what, values in (("image id", image_ids), ("image file", names)):
         value, count = Counter(values).most_common(1)[0] if values else (None, 0)
         if count > 1:
-            raise TruthError(f"{path}: {what} {value!r} stands {count} times: keep one")
+            raise TruthError(f"{path}: {what} {brief(repr(value))} stands {count} times: keep one")
     root = find_image_root(path, names, images)
     marks = Marks(places, categories, boxes, crowd, ignore & ~crowd, area)
     return assemble(names, [root / name for name in names], sizes, marks, classes, ids, image_ids)
@@ -254,14 +257,14 @@ def find_image_root(path: Path, file_names: Sequence[str], images: Path | None =
     candidates = [images] if images else [path.parent, path.parent / "images"]
     missing: list[str] = []
     for folder in candidates:
-        absent = [name for name in file_names if not (folder / name).is_file()]
+        absent = [name for name in file_names if not os.path.isfile(folder / name)]
         if not absent:
             return folder
         if not missing or len(absent) < len(missing):
             missing = absent
     where = " nor in ".join(map(str, candidates))
     raise TruthError(
-        f"{path}: {len(missing)} of {len(file_names)} images, {missing[0]!r} first, are not in {where}: "
+        f"{path}: {len(missing)} of {len(file_names)} images, {brief(repr(missing[0]))} first, are not in {where}: "
         "say where they are with --images DIR"
     )
 
@@ -308,7 +311,7 @@ def read_categories(records: list[dict[str, Any]], path: Path) -> tuple[tuple[in
     for what, values in (("id", ids), ("name", tuple(name for name in names if name not in NO_CLASSES))):
         repeated = [value for value, count in Counter(values).items() if count > 1]
         if repeated:
-            raise TruthError(f"{path}: two categories have the {what} {repeated[0]!r}: rename one")
+            raise TruthError(f"{path}: two categories have the {what} {brief(repr(repeated[0]))}: rename one")
     return ids, names
 
 
@@ -318,12 +321,14 @@ def _boxes(notes: list[dict[str, Any]], path: Path) -> np.ndarray:
     wrong = next((i for i, box in enumerate(listed) if not isinstance(box, list) or len(box) != 4), None)
     if wrong is not None:
         note, box = notes[wrong].get("id"), listed[wrong]
-        raise TruthError(f"{path}: annotation {note} has the box {box!r} instead of [x, y, width, height]: correct it")
+        raise TruthError(
+            f"{path}: annotation {note} has the box {brief(repr(box))} instead of [x, y, width, height]: correct it"
+        )
     boxes = np.array(listed, np.float64).reshape(-1, 4)
     infinite = np.flatnonzero(~(np.abs(boxes) < LARGEST).all(axis=1))  # a null became NaN
     if len(infinite):
         note, box = notes[infinite[0]].get("id"), listed[infinite[0]]
-        raise TruthError(f"{path}: annotation {note} has the box {box}, which is not finite: correct it")
+        raise TruthError(f"{path}: annotation {note} has the box {brief(repr(box))}, which is not finite: correct it")
     return boxes
 
 
@@ -334,4 +339,6 @@ def _positions(values: list[Any], known: Sequence[int], what: str, path: Path) -
         return np.array([table[value] for value in values], np.int64)
     except KeyError as error:
         count = sum(value not in table for value in values)
-        raise TruthError(f"{path}: {count} annotations have an unknown {what}, {error} first: correct them") from None
+        raise TruthError(
+            f"{path}: {count} annotations have an unknown {what}, {brief(error)} first: correct them"
+        ) from None

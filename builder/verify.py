@@ -71,7 +71,7 @@ def problems(folder: Path, *, workers: int = 1, track: Track = silent) -> list[P
     jobs = [_Job(folder, shard, tuple(manifest.features), len(manifest.classes)) for shard in manifest.shards]
     none = np.zeros(0, np.uint64)
     keys, checksums, lengths = [none], [none], []
-    with track("verify", manifest.samples) as advance:
+    with track("verify", manifest.stored) as advance:
         for job, checked in zip(jobs, run(_check_shard, jobs, workers), strict=True):
             found += (Problem(what, job.shard.name) for what in checked.problems)
             keys.append(checked.key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 import re
 import unicodedata
 import xml.etree.ElementTree as ElementTree
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from builder import brief
 from builder.formats import by_stem, list_images, read_lines, upright_sizes
 from builder.truth import LARGEST, NO_CLASSES, Marks, Truth, TruthError, assemble
 
@@ -47,6 +49,12 @@ def read_voc(source: Path, images: Path | None = None) -> Truth:
     else:
         stems = [re.sub(r"\s+-?[01]$", "", line) for line in read_lines(source)]  # lists of one class add a flag
         files = [folder / f"{stem}.xml" for stem in stems]
+        absent = next((n for n, file in enumerate(files) if not os.path.isfile(file)), None)
+        if absent is not None:
+            raise TruthError(
+                f"{source}: entry {absent + 1}, {brief(repr(stems[absent]))}, has no XML file in {folder}: give a "
+                "folder of Pascal VOC labels, or a list of stems two folders below it (ImageSets/Main/val.txt)"
+            )
     notes = [_read(file) for file in files]
     beside = (root / "JPEGImages", root / "images")
     where = images or next((place for place in beside if place.is_dir()), folder)
@@ -81,7 +89,9 @@ def _read(file: Path) -> _Annotation:
     except ElementTree.ParseError as error:
         raise TruthError(f"label file {file} is not XML: {error}") from None
     if tree.tag != "annotation":
-        raise TruthError(f"label file {file} is no Pascal VOC annotation but <{tree.tag}>: take it out of the folder")
+        raise TruthError(
+            f"label file {file} is no Pascal VOC annotation but <{brief(tree.tag)}>: take it out of the folder"
+        )
     names: list[str] = []
     boxes: list[list[float]] = []
     difficult: list[bool] = []
@@ -91,13 +101,14 @@ def _read(file: Path) -> _Annotation:
         if not name:
             raise TruthError(f"{where} has no name: correct it")
         box = item.find("bndbox")
+        where = f"{where} ({brief(name)})"
         if box is None:
-            raise TruthError(f"{where} ({name}) has no bndbox: correct it")
+            raise TruthError(f"{where} has no bndbox: correct it")
         names.append(name)
-        boxes.append([_number(box.findtext(side), f"{where} ({name}) has the {side}") for side in SIDES])
+        boxes.append([_number(box.findtext(side), f"{where} has the {side}") for side in SIDES])
         flag = (item.findtext("difficult") or "0").strip()
         if flag not in ("0", "1"):
-            raise TruthError(f"{where} ({name}) has the difficult {flag!r}: correct it to 0 or 1")
+            raise TruthError(f"{where} has the difficult {brief(repr(flag))}: correct it to 0 or 1")
         difficult.append(flag == "1")
     stated = [tree.findtext(f"size/{side}") for side in ("width", "height")]
     width, height = (0 if text is None else int(_number(text, f"{file}: size has the value")) for text in stated)
@@ -111,7 +122,7 @@ def _number(text: str | None, what: str) -> float:
     except ValueError:
         value = np.nan
     if not abs(value) < LARGEST:
-        raise TruthError(f"{what} {text!r}, which is no number: correct it")
+        raise TruthError(f"{what} {brief(repr(text))}, which is no number: correct it")
     return value
 
 
@@ -130,5 +141,5 @@ def _find(
         raise TruthError(f"label file {note.file} fits {same[0]} and {same[1]}: remove one")
     raise TruthError(
         f"label file {note.file}: neither {Path(stem).name!r} with an image's extension nor its filename "
-        f"{note.filename!r} is in {where}: say where the images are with --images DIR"
+        f"{brief(repr(note.filename))} is in {where}: say where the images are with --images DIR"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -44,6 +45,8 @@ SETTINGS = {
     "lock_configuration": "true",
 }
 
+_THREAD = threading.local()
+
 
 class Where:
     """A checked expression. Raises BuildError if it is not one boolean expression over COLUMNS and FUNCTIONS."""
@@ -57,9 +60,7 @@ class Where:
         """For columns of N objects: bool (N,) where the expression is true, and bool (N,) where it is NULL."""
         table = pa.table({name: columns[name] for name in COLUMNS})
         try:
-            with _sealed() as database:
-                database.register("objects", table)
-                keep = database.sql(self._query).to_arrow_table()["keep"].combine_chunks()
+            keep = _evaluated(self._query, table)
         except duckdb.Error as error:
             raise BuildError(f"keep.where {self.expression!r} failed: {str(error).splitlines()[0]}") from None
         if keep.type != pa.bool_():
@@ -68,8 +69,7 @@ class Where:
         return np.asarray(keep.fill_null(False)), null
 
     def _check(self) -> None:
-        with _sealed() as database:
-            rows = database.execute("SELECT json_serialize_sql(?)", [self._query]).fetchall()
+        rows = _sealed().execute("SELECT json_serialize_sql(?)", [self._query]).fetchall()
         tree = orjson.loads(rows[0][0])
         if tree["error"]:
             raise BuildError(f"keep.where {self.expression!r} is no SQL expression: {tree.get('error_message', '')}")
@@ -95,8 +95,21 @@ class Where:
             raise BuildError(f"keep.where {self.expression!r} names {name!r}: the columns are {', '.join(COLUMNS)}")
 
 
+def _evaluated(query: str, objects: pa.Table) -> pa.Array:
+    database = _sealed()
+    database.register("objects", objects)
+    try:
+        return database.sql(query).to_arrow_table()["keep"].combine_chunks()
+    finally:
+        database.unregister("objects")
+
+
 def _sealed() -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(":memory:", config=dict(SETTINGS))
+    """This thread's empty database: to connect takes longer than an expression over a block of objects."""
+    if not hasattr(_THREAD, "database"):
+        _THREAD.database = duckdb.connect(":memory:", config=dict(SETTINGS))
+    database: duckdb.DuckDBPyConnection = _THREAD.database
+    return database
 
 
 def _walk(tree: Any) -> Iterator[Mapping[str, Any]]:

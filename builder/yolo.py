@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import yaml
 
+from builder import brief
 from builder.formats import YAML, by_stem, list_images, read_lines, upright_sizes
 from builder.truth import Marks, Truth, TruthError, assemble, read_categories
 
@@ -89,7 +90,7 @@ def _read_names(file: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
     try:
         content = yaml.safe_load(file.read_bytes())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TruthError(f"{file} is no YAML ({' '.join(str(error).split())}): correct it") from None
+        raise TruthError(f"{file} is no YAML ({brief(error)}): correct it") from None
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, list):
         names = dict(enumerate(names))
@@ -129,11 +130,13 @@ def _read_rows(file: Path, place: Mapping[int, int]) -> list[tuple[int, tuple[fl
         try:
             category, *values = (float(part) for part in line.split())
         except ValueError:
-            raise TruthError(f"{file}: row {number} is {line[:60]!r}, not class cx cy w h: correct it") from None
+            raise TruthError(f"{file}: row {number} is {brief(repr(line))}, not class cx cy w h: correct it") from None
         if len(values) not in (4, 5) and (len(values) < 6 or len(values) % 2):
             raise TruthError(f"{file}: row {number} has {len(values)} numbers after its class, not 4: correct it")
         if category not in place:
-            raise TruthError(f"{file}: row {number} has class {line.split()[0]}, which data.yaml does not name: add it")
+            raise TruthError(
+                f"{file}: row {number} has class {brief(line.split()[0])}, which data.yaml does not name: add it"
+            )
         wrong = next((value for value in values if not -SLACK <= value <= 1 + SLACK), None)
         if wrong is not None:
             raise TruthError(f"{file}: row {number} has {wrong:g}, not a share of the image in 0..1: normalise it")

@@ -25,8 +25,9 @@ def nms(boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou: float) -
     There are as many rounds as the most boxes kept in one group, and memory stays linear in N.
     """
     boxes = np.asarray(boxes, np.float32)
-    order = np.lexsort((*boxes.T[::-1], -np.asarray(scores), groups))
-    boxes, groups = boxes[order], np.asarray(groups)[order]
+    groups = np.asarray(groups)
+    order = _by_score(boxes, np.asarray(scores), groups)
+    boxes, groups = boxes[order], groups[order]
     keep = np.zeros(len(order), bool)
     left = np.arange(len(order))
     while left.size:
@@ -38,6 +39,17 @@ def nms(boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou: float) -
         suppressed = _iou(boxes[left], boxes[leader]) > np.float64(iou)
         left = left[~(best | suppressed)]
     return keep
+
+
+def _by_score(boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The order of rows by group, falling score, and x1, y1, x2, y2, at which only ties look: int (N,)."""
+    order = np.lexsort((-scores, groups))
+    group, score = groups[order], scores[order]
+    same = (group[1:] == group[:-1]) & (score[1:] == score[:-1])
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    rows = order[tied]
+    order[tied] = rows[np.lexsort((*boxes[rows].T[::-1], -scores[rows], groups[rows]))]
+    return order
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -95,7 +95,7 @@ def test_a_certified_group_is_described_in_the_agreed_words() -> None:
             ["at least 0.8 with confidence 0.9 (exact, not asymptotic; each group separately)"],
             ["about 0.9"],
         ),
-        ([group("cat", certified=True)], {}, 3, ["daptive, no guarantee", "used 3 times", STATEMENT], []),
+        ([group("cat", certified=True)], {}, 3, ["daptive, no guarantee", "used 3 times, builds that", STATEMENT], []),
         (
             [group("cat", certified=True), group("dog", certified=False, reason="3 of 11 objects")],
             {},
@@ -140,6 +140,10 @@ def test_a_measured_precision_is_told_as_an_estimate() -> None:
     assert "30 of 37 boxes" in said[1] and "precision 0.81 (90% interval 0.60 to 0.94), recall 0.21" in said[1]
     assert "flatters" not in said[1]
     assert "flatters" in expected_quality(manifest(group("cat"), truth=truth, calibration={"kind": "isotonic"}))[1]
+    assert "estimate, for truth images that are exchangeable" in said[1] and "at the threshold" not in said[1]
+    assert "before where refused" in expected_quality(manifest(group("cat"), keep={"where": "x1 < 9"}, truth=truth))[1]
+    density = expected_quality(manifest(group("cat") | {"rule": "density"}, truth=truth))[1]
+    assert "no clean estimate" in density and "exchangeable" not in density
     nothing = truth | {"measured": found | {"precision": None, "recall": None}}
     assert expected_quality(manifest(group("cat"), truth=nothing))[0].startswith("Precision unknown")
 

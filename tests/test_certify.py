@@ -16,6 +16,7 @@ from scipy import stats
 
 from builder.certify import (
     STEP,
+    Bound,
     Group,
     Precision,
     bets,
@@ -110,7 +111,7 @@ def slow_korn_graubard(kept: list[int], correct: list[int], target: float, delta
             effect = max(1.0, variance * total / (p * (1 - p)))
         else:
             effect = sum(k * k for k, _ in pairs) / total
-        ratio = stats.t.ppf(1 - delta, total - 1) / stats.t.ppf(1 - delta, m - 1)
+        ratio = stats.t.isf(delta, total - 1) / stats.t.isf(delta, m - 1)
     size = min(total, total / effect * ratio**2)
     x = p * size
     if x == 0:
@@ -121,7 +122,7 @@ def slow_korn_graubard(kept: list[int], correct: list[int], target: float, delta
 UNITS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)).map(lambda kc: (kc[0], min(kc))), max_size=40)
 
 
-@given(units=UNITS, target=st.sampled_from([0.5, 0.8, 0.95]), delta=st.sampled_from([0.01, 0.1, 0.3]))
+@given(units=UNITS, target=st.sampled_from([0.5, 0.8, 0.95]), delta=st.sampled_from([1e-18, 1e-6, 0.01, 0.1, 0.3]))
 @settings(deadline=None)
 def test_bound_follows_the_formulas(units: list[tuple[int, int]], target: float, delta: float) -> None:
     kept, correct = ([unit[i] for unit in units] for i in (0, 1))
@@ -411,6 +412,20 @@ def test_what_cannot_be_certified_says_why(images: int, flat: float, words: str)
     assert group.units == images
 
 
+@pytest.mark.parametrize(("bound", "function"), [("clustered", "korn_graubard"), ("exact", "bets")])
+def test_what_is_not_a_number_certifies_nothing(bound: str, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    matches, pool = matches_of(*draw(400, 0), images=400), pool_of(1000, 1)
+    monkeypatch.setattr(f"builder.certify.{function}", lambda *_: Bound(40, 40, None, math.nan, math.nan))
+    (group,) = run(matches, pool, bound=bound)
+    assert not group.certified and group.threshold is None
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_a_delta_that_has_no_quantile_gives_no_number() -> None:
+    kept = np.full(40, 10)
+    assert math.isnan(effective_size(kept, kept - 1, 0.0))
+
+
 @pytest.mark.parametrize("bound", ["clustered", "exact"])
 def test_no_predictions_at_all(bound: str) -> None:
     none = np.zeros(0)
@@ -482,6 +497,7 @@ def test_a_number_is_the_target() -> None:
         ({}, "target"),
         ({"target": 0.8, "iou": 0.6}, "0.5 and 0.75, not 0.6"),
         ({"target": 0.8, "delta": 0.5}, "less than 0.5"),
+        ({"target": 0.8, "delta": 1e-7}, "greater than or equal to 0.000001"),
         ({"target": 0.8, "over": "all"}, "over"),
         ({"target": 0.8, "levels": 1}, "levels"),
     ],

@@ -110,7 +110,7 @@ def test_voc_beside_images_elsewhere_and_by_list(voc_folder: Path, tmp_path: Pat
     listing = write(voc_folder / "ImageSets" / "Main" / "cat_val.txt", "sub/c  -1\n")
     assert names(read_truth(listing, tmp_path / "elsewhere")) == ["sub/c.png"]
     write(listing, "gone")
-    refused(listing, "gone.xml cannot be read", images=tmp_path / "elsewhere")
+    refused(listing, "entry 1, 'gone', has no XML file", images=tmp_path / "elsewhere")
 
     beside = tmp_path / "beside"
     save(beside / "x.y.jpg")

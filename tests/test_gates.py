@@ -108,6 +108,19 @@ def test_min_precision_wants_certificates(world: Path) -> None:
     assert gates(built(world, "keep={precision: 0.75}", "gates.min_precision=0.7")[0])["min_precision"] == "ok"
 
 
+@pytest.mark.parametrize(
+    ("rule", "status"),
+    [("where: x1 < 30", "warn"), ("min_size: 11", "warn"), ("where: x1 < 1000, min_size: 2", "ok")],
+)
+def test_min_precision_says_where_later_rules_changed_what_was_certified(world: Path, rule: str, status: str) -> None:
+    keep = f"keep={{precision: 0.75, {rule}}}"
+    manifest, _ = built(world, keep, "gates.min_precision=0.7", "gates.coverage=off")
+    (found,) = [gate for gate in manifest.provenance["gates"] if gate["name"] == "min_precision"]
+    assert found["status"] == status
+    refused = sum(manifest.objects[reason] for reason in ("where_false", "where_null", "size", "uncertain"))
+    assert (refused > 0) == (f"refused {refused} boxes" in found["message"]) == (status == "warn")
+
+
 def test_shift_warns_where_the_teacher_behaves_otherwise_on_the_labels(tmp_path: Path) -> None:
     write_world(tmp_path, pool=120, truth=120)
     results = json.loads((tmp_path / "results.json").read_text())

@@ -126,8 +126,8 @@ def chunks(store: Path) -> dict[Path, int]:
 
 def shards(store: Path) -> dict[Path, int]:
     """The tar of each finished shard of a version that is not complete, and its time."""
-    version = store / "datasets" / "pets" / "v1"
-    tars = [version / "data" / f"train-{record.stem}.tar" for record in version.glob(".work/0*.json")]
+    records = store.glob("datasets/pets/v*/.work/0*.json")
+    tars = [record.parent.parent / "data" / f"train-{record.stem}.tar" for record in records]
     return {path: path.stat().st_mtime_ns for path in tars}
 
 
@@ -139,8 +139,11 @@ Moment = Callable[[Path, Job], bool]
 MOMENTS: dict[str, Moment] = {
     "a chunk is being written": lambda store, job: any(store.glob(f"predictions/*/{TEMPORARY}*")),
     "half of the chunks are done": lambda store, job: job.chunks // 2 <= len(chunks(store)) < job.chunks,
-    "a shard is being written": lambda store, job: any(store.glob(f"datasets/pets/v1/data/{TEMPORARY}*")),
+    "a shard is being written": lambda store, job: any(store.glob(f"datasets/pets/v*/data/{TEMPORARY}*")),
     "half of the shards are done": lambda store, job: job.shards // 2 <= len(shards(store)) < job.shards,
+    "a shard of the second version has no record": lambda store, job: (
+        len(list(store.glob("datasets/pets/v2/data/train*.tar"))) > len(shards(store))
+    ),
 }
 
 
@@ -185,7 +188,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 # ---- the tests
 
 
-@pytest.mark.parametrize("moments", [list(MOMENTS)[:2], list(MOMENTS)[2:]], ids=["label", "cut"])
+@pytest.mark.parametrize("moments", [list(MOMENTS)[:2], list(MOMENTS)[2:4]], ids=["label", "cut"])
 @pytest.mark.parametrize("teacher", ["replay", "yolox"])
 def test_killed_at_any_moment_only_unfinished_work_runs_again(
     teacher: str, moments: list[str], request: pytest.FixtureRequest, tmp_path: Path
@@ -203,6 +206,38 @@ def test_killed_at_any_moment_only_unfinished_work_runs_again(
     assert last["shards_written"] == job.shards - len(cut)
     assert {path: path.stat().st_mtime_ns for path in labelled | cut} == labelled | cut
     assert tree(store) == job.undisturbed and not unfinished(store)
+
+
+def test_killed_while_it_takes_shards_from_its_parent_a_version_harms_neither(replay: Job, tmp_path: Path) -> None:
+    """Six shards of a parent are linked, one of them with an image that is gone, and two are new."""
+    folder, parent = tmp_path / "job", ("--set", "parent=pets@v1")
+    shutil.copytree(replay.recipe.parent, folder, ignore=shutil.ignore_patterns("undisturbed"))
+    store, recipe = folder / "store", folder / replay.recipe.name
+    later = sorted((folder / "pool").iterdir())[:8]
+    for path in later:
+        shutil.move(path, folder / path.name)
+    result(start(recipe, store))
+    for path in later:
+        shutil.move(folder / path.name, path)
+    (folder / "pool" / "image_00009.bmp").unlink()
+    shutil.copytree(store, folder / "undisturbed")
+    assert result(start(recipe, folder / "undisturbed", *parent))["image_states"]["tombstone"] == 1
+    before, undisturbed = tree(store / "datasets"), tree(folder / "undisturbed")
+    job = Job(recipe, 31, 32, tree(folder / "undisturbed" / "datasets" / "pets" / "v2"))
+    done = dict[Path, int]()
+    for moment in (
+        "a shard of the second version has no record",
+        "half of the shards are done",
+        "a shard is being written",
+    ):
+        kill(stopped(job, store, moment, *parent))
+        assert done.items() <= shards(store).items()
+        assert before.items() <= tree(store / "datasets").items()
+        done = shards(store)
+    assert len(done) < job.shards == 8
+    assert result(start(recipe, store, *parent))["shards_written"] == job.shards - len(done)
+    assert tree(store) == undisturbed and not unfinished(store)
+    assert result(start(recipe, store, *parent))["shards_written"] == 0
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:
