@@ -60,7 +60,10 @@ def start(recipe: Path, store: Path, *arguments: str, **options: Any) -> subproc
 
 @pytest.fixture(autouse=True)
 def nothing_stays() -> Iterator[None]:
-    """A test that fails leaves no process behind, above all none that stands still."""
+    """A test that fails leaves no process behind, above all none that stands still. Started in the background by a
+    script, we would hand on that Ctrl-C is ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     while STARTED:
         process = STARTED.pop()
