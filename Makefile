@@ -16,7 +16,7 @@ STAMP := .venv/installed
 # Half installed, moved, or its Python gone: then .venv is made anew
 INTACT := $(shell { "$$(sed -n '1s/^\#!//p' $(BIN)/build-pseudo)" -c '' && $(BIN)/uv --version >&2 && echo yes; } 2>/dev/null)
 
-.PHONY: help setup demo test check lint format constraints bench clean
+.PHONY: help setup demo test check lint format constraints bench screenshot clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf 'make %-12s %s\n' "$$name" "$$what"; done
@@ -49,6 +49,9 @@ constraints: $(BIN)/uv ## pin the newest versions that work together, for review
 
 bench: setup ## list the benchmarks, which are run by hand, one at a time, on a quiet machine
 	@for file in benchmarks/[!_]*.py; do echo "$(BIN)/python $$file"; done
+
+screenshot: setup ## make docs/images/app.png anew: a version of real images in FiftyOne's App (needs chromium)
+	$(BIN)/python docs/make_screenshot.py
 
 clean: ## remove caches and the demo's output; keeps .venv, store and runs
 	rm -rf demo dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -12,6 +12,7 @@ from builder.cut import Cut, cut
 from builder.engine import Track, default_workers, silent
 from builder.holdout import Labels, load_labels
 from builder.label import Labelled, Labeller, ModelLabeller, label, pending_chunks
+from builder.overrides import read_overrides
 from builder.parent import find_parent
 from builder.plan import Basis
 from builder.pool import Pool, scan
@@ -102,6 +103,7 @@ def _build(
         references={name: labels.pool for name, labels in references.items()},
         parent=find_parent(recipe.parent, store) if recipe.parent else None,
         trained_on=frozenset(getattr(getattr(labeller, "teacher", None), "trained_on", ())),
+        overrides=tuple(read_overrides(store, recipe.name) if recipe.review else ()),
     )
     provenance = {"tool": f"tutelage {installed_version('tutelage')}", "recipe": written.model_dump(mode="json")}
     done = cut(basis, store, name=recipe.name, provenance=provenance, workers=workers, report=report, track=track)

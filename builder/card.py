@@ -11,7 +11,10 @@ from typing import Any
 
 import yaml
 
+from builder.card_chart import FILE as CHART
+from builder.hub_terms import licence_terms, size_category
 from builder.manifest import Manifest
+from builder.overrides import PAST, describe
 from builder.quality import (
     UNKNOWN,
     certificate,
@@ -29,7 +32,8 @@ def features(manifest: Manifest) -> list[dict[str, Any]]:
     """`dataset_info.features` of the card, so that `datasets` infers nothing from the first samples.
 
     It would: empty lists in the first five break it, keys and floats it first sees later are lost. With a calibration
-    the label JSON has one list more, `calibrated`, after `score`.
+    the label JSON has one list more, `calibrated`, after `score`. `source` is last: `teacher`, or `human` for what a
+    person decided.
     """
     names = {str(n): name for n, name in enumerate(manifest.classes)}
     calibrated = [{"name": "calibrated", "list": "float32"}]
@@ -40,6 +44,7 @@ def features(manifest: Manifest) -> list[dict[str, Any]]:
         *(calibrated if manifest.provenance.get("calibration") is not None else []),
         {"name": "ignore", "list": "bool"},
         {"name": "area", "list": "float32"},
+        {"name": "source", "list": "string"},
     ]
     scalars = [("key", "string"), ("name", "string"), ("sha256", "string"), ("width", "int32"), ("height", "int32")]
     fields = [{"name": n, "dtype": d} for n, d in (*scalars, ("reencoded", "string"))]
@@ -51,8 +56,12 @@ def features(manifest: Manifest) -> list[dict[str, Any]]:
 def card(manifest: Manifest) -> str:
     """The dataset card as Markdown with a YAML head that `datasets.load_dataset` obeys."""
     head = yaml.safe_dump(_head(manifest), sort_keys=False, allow_unicode=True)
+    people = sum(manifest.objects.get(reason, 0) for reason in PAST.values())
+    whose = (
+        f"a teacher model drew; people decided on {people} of them" if people else "a teacher model drew, not a person"
+    )
     intro = (
-        f"{manifest.samples} images with pseudo-labels: boxes that a teacher model drew, not a person.\n"
+        f"{manifest.samples} images with pseudo-labels: boxes that {whose}.\n"
         f"{manifest.kept} boxes are kept, {manifest.ignored} are ignore regions (likely objects, too uncertain to "
         "teach)."
     )
@@ -67,7 +76,7 @@ def card(manifest: Manifest) -> str:
         "## Expected quality\n" + "\n\n".join(_text(paragraph) for paragraph in expected_quality(manifest)),
         "## Thresholds\n" + _threshold_table(manifest),
         "## Rules\n" + _rules(manifest),
-        "## Counts\n" + _counts(manifest),
+        f"## Counts\n![Boxes of each class that are kept, ignored and dropped]({CHART})\n\n" + _counts(manifest),
         *_gates(manifest),
         "## Known limits\n" + "\n".join(f"- {limit}" for limit in _known_limits(manifest)),
         *_tombstones(manifest),
@@ -83,6 +92,9 @@ def _head(manifest: Manifest) -> dict[str, Any]:
         "pretty_name": f"{manifest.name} {manifest.version}",
         "task_categories": ["object-detection"],
         "annotations_creators": ["machine-generated"],
+        **licence_terms(licences(manifest)["source"]),
+        "size_categories": [size_category(manifest.stored)],
+        "source_datasets": ["original"],
         "tags": ["pseudo-labels", "webdataset", "tutelage"],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.tar"}]}],
         "dataset_info": {
@@ -90,6 +102,11 @@ def _head(manifest: Manifest) -> dict[str, Any]:
             "splits": [split],
             "download_size": size,
             "dataset_size": size,
+        },
+        "teacher": {
+            "spec": (manifest.provenance.get("teacher") or {}).get("spec", UNKNOWN),
+            "revision": (manifest.provenance.get("inputs") or {}).get("predictions", UNKNOWN),
+            "license": licences(manifest)["teacher"],
         },
     }
 
@@ -107,6 +124,8 @@ def _origin(manifest: Manifest) -> Iterator[str]:
             f"- truth: {truth.get('images', '?')} labelled images ({truth.get('tune', '?')} to tune, "
             f"{truth.get('certify', '?')} to certify, {used(manifest)})"
         )
+    if overrides := provenance.get("overrides"):
+        yield f"- review: {_text(describe(overrides))}"
     told = licences(manifest)
     for what, name in (("source", "source images"), ("teacher", "teacher")):
         flag = " (**nobody said: find out before you share this version**)" if told[what] == UNKNOWN else ""
@@ -190,15 +209,24 @@ def _use(manifest: Manifest) -> str:
         else ""
     )
     return f"""## Use
+`ORG/NAME` stands for this dataset's name on the Hub, `FOLDER` for a copy of it on the disk.
 ```python
 from datasets import load_dataset
-rows = load_dataset("PATH_OR_ORG/NAME", split="train")  # rows[0]["{image}"], rows[0]["json"]["objects"]
+rows = load_dataset("ORG/NAME", revision="{manifest.version}", split="train")  # or ("FOLDER", split="train")
+rows[0]["{image}"], rows[0]["json"]["objects"]
 
 import webdataset
-samples = webdataset.WebDataset("data/train-000000.tar", shardshuffle=False).decode("pil")
+samples = webdataset.WebDataset("FOLDER/data/train-000000.tar", shardshuffle=False).decode("pil")
 ```
+```sh
+tutelage pull ORG/NAME@{manifest.version}      # into a store, every file checked
+hf download --repo-type dataset --revision {manifest.version} --local-dir FOLDER ORG/NAME
+```
+To train on it with Tutelage without pulling it, its recipe says `pseudo: ["hf://ORG/NAME@{manifest.version}"]`.
+
 `objects.bbox` is COCO `[x, y, width, height]` in pixels of the upright image, `category` a position in the class list,
-`ignore: true` a region that is neither object nor background. {calibrated}`reencoded` says whether the image bytes are
+`ignore: true` a region that is neither object nor background, `source` who decided on it: `teacher` or `human`.
+{calibrated}`reencoded` says whether the image bytes are
 not those whose SHA-256 is `sha256` (turned upright, or brought to one format)."""
 
 

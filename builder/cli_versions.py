@@ -129,6 +129,9 @@ def _print_diff(found: Diff, a: str, b: str) -> None:
             ("changed", f"{images['changed']} of those in both"),
         )
     )
+    if found.people:
+        told = ", ".join(f"{a} → {b} {reason}" for reason, (a, b) in found.people.items())
+        click.echo(f"by people: {told}")
     if found.classes:
         lines = sorted(found.classes.items(), key=lambda item: (*(-n for n in item[1].weight), item[0]))
         _print_changes("class", [("all", found.total), *lines])
@@ -185,7 +188,7 @@ def _explanation(found: Explanation) -> str:
         f"y {one.box[1]:.1f} to {one.box[3]:.1f}\n  {one.why}"
         for one in found.objects
     ]
-    return "\n".join([head, *lines])
+    return "\n".join([head, *lines, *(f"\n{sentence}" for sentence in found.unmet)])
 
 
 @click.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 EXTRAS = dict.fromkeys(("torch", "torchvision", "timm", "accelerate", "safetensors"), "torch") | {
     "onnxruntime": "onnx",
     "pycocotools": "coco",
+    "huggingface_hub": "hub",
+    "fiftyone": "fiftyone",
+    "bson": "fiftyone",
+    "pymongo": "fiftyone",
 }
 """Import name -> the extra of this package that brings it."""
 
@@ -145,6 +149,7 @@ def describe_built(built: Built) -> dict[str, Any]:
             "shards_written": built.cut.shards_written,
             "samples": manifest.samples,
             "objects": manifest.objects,
+            "overrides": manifest.provenance.get("overrides"),
             "image_states": manifest.images,
             "kept": manifest.kept,
             "ignored": manifest.ignored,
@@ -172,6 +177,7 @@ def build_text(built: Built) -> str:
 
 
 def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
+    from builder.overrides import describe
     from builder.quality import expected_quality
 
     told = [gate for gate in manifest.provenance.get("gates", []) if gate["status"] != "ok"]
@@ -190,12 +196,14 @@ def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
             f"{manifest.kept} kept, {manifest.ignored} ignored of {manifest.objects['predicted']} predicted"
             + (f" ({why})" if why else ""),
         ),
+        *([("review", describe(overrides))] if (overrides := manifest.provenance.get("overrides")) else []),
         ("quality", expected_quality(manifest)[0]),
         *((gate["name"], f"{gate['status']}: {gate['message']}") for gate in told),
     ]
 
 
-def show_version(folder: Path, manifest: Manifest) -> None:
+def show_version(folder: Path, manifest: Manifest, more: Sequence[tuple[str, object]] = ()) -> None:
+    """A version's facts, `more` of them after its own, and its classes."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -210,7 +218,7 @@ def show_version(folder: Path, manifest: Manifest) -> None:
     if parent := manifest.provenance.get("parent"):
         removed = f", {len(manifest.tombstones)} images removed since" if manifest.tombstones else ""
         lines.append(("parent", f"{parent['version']}  id {parent['id'][:12]}{removed}"))
-    click.echo(rows(*lines))
+    click.echo(rows(*lines, *more))
     table = Table("class", "predicted", "kept", "ignored")
     ranked = sorted(manifest.per_class.items(), key=lambda item: -item[1]["kept"])
     for name, counts in ranked[:20]:

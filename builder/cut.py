@@ -21,13 +21,17 @@ import pyarrow.parquet as pq
 
 from builder import BuildError
 from builder.card import card
+from builder.card_chart import FILE as CHART
+from builder.card_chart import classes_chart
 from builder.engine import Track, run, silent
 from builder.files import digest, discard, locked, new_file, sha256_file, write_file
 from builder.left_out import FILE as LEFT_OUT
 from builder.manifest import FILE, Manifest, ShardRecord, as_read, read_manifest, version_id, write_manifest
+from builder.overrides import FILE as OVERRIDES
+from builder.overrides import by_image, dump_overrides, settled, summary
 from builder.plan import Basis, Plan, decide_all, ranges
 from builder.pool import DUPLICATE, REMOVED, UNREADABLE, Pool
-from builder.rules import REASONS
+from builder.rules import ADDED, REASONS
 from builder.samples import EMPTY, LABELS, REPEATED, WRITTEN, Parent, ShardJob, Writing, write_job
 from builder.store import Store
 
@@ -98,7 +102,15 @@ def shard_jobs(basis: Basis, plan: Plan, folder: Path) -> list[ShardJob]:
     parent = basis.parent
     parents = (parent_shards(parent.folder, parent.manifest, basis.pool),) if parent else ()
     extension = _extension(basis)
-    writing = Writing(folder, plan.labelled, plan.thresholds, options.images.drop_empty, extension, parents)
+    writing = Writing(
+        folder,
+        plan.labelled,
+        plan.thresholds,
+        options.images.drop_empty,
+        extension,
+        parents,
+        overrides=by_image(basis.overrides),
+    )
     plan_of_chunks = ranges(basis.pool, options.shards, basis.parent)
     return [ShardJob(number, chunks, writing) for number, chunks in enumerate(plan_of_chunks)]
 
@@ -163,6 +175,10 @@ def _finish(
     tombstones = sorted(key for record in records for key in record["tombstones"])
     states = [WRITTEN, EMPTY, UNREADABLE, DUPLICATE, REMOVED]
     states += sorted(set(images) - {*states}) if tombstones or plan.labelled.excluded else []
+    if basis.overrides:
+        fates = settled(basis.overrides, records)
+        write_file(folder / OVERRIDES, dump_overrides(basis.overrides, fates))
+        provenance["overrides"] = summary(fates)
     manifest = Manifest(
         name=name,
         version=folder.name,
@@ -174,7 +190,7 @@ def _finish(
         tombstones=tombstones,
         images={s: images[s] for s in states} | {"pool": len(pool)},
         objects={reason: int(n) for reason, n in zip(REASONS, reasons, strict=True)}
-        | {"predicted": int(reasons.sum())},
+        | {"predicted": int(reasons.sum() - reasons[ADDED])},
         per_class={c: {o: int(totals[o][n]) for o in totals} for n, c in enumerate(classes)},
         files={},
         provenance=provenance,
@@ -198,7 +214,8 @@ def seal(folder: Path, manifest: Manifest, plan: Plan, report: bool) -> Manifest
     reader of the manifest will see, so that a repair gives the same bytes."""
     manifest = as_read(manifest)
     write_file(folder / CARD, card(manifest).encode())
-    names = [LABELS_FILE, CARD]
+    write_file(folder / CHART, classes_chart(manifest))
+    names = [LABELS_FILE, CARD, CHART, *([OVERRIDES] if manifest.provenance["overrides"] else [])]
     if plan.left_out.states:
         write_file(folder / LEFT_OUT, plan.left_out.table().encode())
         names.append(LEFT_OUT)

@@ -77,7 +77,7 @@ NAMES = tuple(f.name for f in fields(Changes))
 class Diff:
     """total, classes (by name, those with changes only); images: how many only B has (added), only A has (removed),
     both have (common), and how many of these changed; added_images, removed_images: the first few keys; most_changed:
-    the few images of both with most changes."""
+    the few images of both with most changes; people: what people decided, reason -> objects in A and in B."""
 
     total: Changes
     classes: dict[str, Changes]
@@ -85,10 +85,12 @@ class Diff:
     added_images: list[str]
     removed_images: list[str]
     most_changed: dict[str, Changes]
+    people: dict[str, tuple[int, int]]
 
     @property
     def empty(self) -> bool:
-        return self.total == Changes() and not self.images["added"] and not self.images["removed"]
+        same = all(a == b for a, b in self.people.values())
+        return same and self.total == Changes() and not self.images["added"] and not self.images["removed"]
 
     def mirrored(self) -> Diff:
         """What the diff of B and A is."""
@@ -100,13 +102,15 @@ class Diff:
             self.removed_images,
             self.added_images,
             {key: changes.mirrored() for key, changes in self.most_changed.items()},
+            {reason: (b, a) for reason, (a, b) in self.people.items()},
         )
 
 
 @dataclass(frozen=True)
 class Side:
-    """One version: labels: its labels.parquet (builder.samples.LABELS; `calibrated` may be missing); classes: the names
-    its labels are positions in; keys: of the images in it, in batches; objects of other images do not count."""
+    """One version: labels: its labels.parquet (builder.samples.LABELS; `calibrated` and `source` may be missing);
+    classes: the names its labels are positions in; keys: of the images in it, in batches; objects of other images do
+    not count."""
 
     labels: Path
     classes: Sequence[str]
@@ -150,6 +154,7 @@ def compare(a: Side, b: Side, *, limit: int = 10) -> Diff:
                 database.unregister("batch")
         only = {s: _only(database, s, other, limit) for s, other in (("a", "b"), ("b", "a"))}
         common = database.execute("SELECT count(*) FROM images_a SEMI JOIN images_b USING (key)").fetchall()[0][0]
+        people = [_people(database, name, side) for name, side in (("a", a), ("b", b))]
         counts = np.zeros((len(names), len(NAMES)), np.int64)
         best: list[tuple[Any, ...]] = []
         changed = 0
@@ -170,7 +175,22 @@ def compare(a: Side, b: Side, *, limit: int = 10) -> Diff:
         only["b"][1],
         only["a"][1],
         {key: changes for _, _, key, changes in best},
+        {reason: (people[0].get(reason, 0), people[1].get(reason, 0)) for reason in sorted({*people[0], *people[1]})},
     )
+
+
+def _people(database: duckdb.DuckDBPyConnection, name: str, side: Side) -> dict[str, int]:
+    """How many of one side's objects that count have each reason that people gave."""
+    path, known = _table(database, side)
+    query = f"FROM {path} WHERE source = 'human' AND key IN (FROM images_{name}) GROUP BY reason"
+    return dict(database.execute(f"SELECT reason, count(*) {query}").fetchall()) if "source" in known else {}
+
+
+def _table(database: duckdb.DuckDBPyConnection, side: Side) -> tuple[str, set[str]]:
+    """One side's labels as SQL names them, and their columns."""
+    path = "'" + glob.escape(str(side.labels)).replace("'", "''") + "'"  # the reader takes * and [ for patterns
+    table = f"read_parquet({path})"
+    return table, {row[0] for row in database.execute(f"DESCRIBE FROM {table}").fetchall()}
 
 
 def _falling(changes: Changes) -> tuple[int, int]:
@@ -226,13 +246,12 @@ def _select(database: duckdb.DuckDBPyConnection, name: str, side: Side, names: S
     """The query of one side's objects that count; `n` is 1 for A and -1 for B."""
     place = {n: position for position, n in enumerate(names)}
     codes = [place[n] for n in side.classes]
-    path = "'" + glob.escape(str(side.labels)).replace("'", "''") + "'"  # the reader takes * and [ for patterns
-    known = {row[0] for row in database.execute(f"DESCRIBE FROM read_parquet({path})").fetchall()}
+    table, known = _table(database, side)
     return f"""
         SELECT key, ({codes}::INTEGER[])[label + 1] AS class, x1, y1, x2, y2, score,
             {"coalesce(calibrated, -1)" if "calibrated" in known else "-1"}::FLOAT AS calibrated,
             outcome = 'ignored' AS ignored, {1 if name == "a" else -1} AS n
-        FROM read_parquet({path}) WHERE outcome <> 'dropped' AND key IN (FROM images_{name})
+        FROM {table} WHERE outcome <> 'dropped' AND key IN (FROM images_{name})
     """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from builder import BuildError
 from builder.left_out import FILE as LEFT_OUT
 from builder.left_out import read_left_out
 from builder.manifest import Manifest, read_manifest
+from builder.overrides import APPLIED, ORPHANED, Override, load_fates, who
+from builder.overrides import FILE as OVERRIDES
 from builder.pool import DUPLICATE, OK, REMOVED, UNREADABLE, read_pool
 from builder.predictions import read_failures
 from builder.reasons import BOX, Reasons, Row
@@ -49,7 +51,7 @@ class Reason:
 class Explanation:
     """state: what became of the image: written, tombstone, empty, unreadable, duplicate, removed, leak, near_duplicate
     or left_out; why: in words. name, sha256: "" where neither the pool nor a shard knows them. objects: by falling
-    score."""
+    score. unmet: what people said of the image that found no object, in sentences."""
 
     version: str
     key: str
@@ -58,6 +60,7 @@ class Explanation:
     state: str
     why: str
     objects: list[Reason]
+    unmet: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def explain(store: Store, folder: Path, wanted: str) -> Explanation:
     shard = _shard_of(folder, manifest, image)
     rows = _objects(folder, image.key)
     state, why = _fate(store, folder, manifest, image, shard, rows)
-    reasons = Reasons(manifest)
+    said = _said(folder, manifest, image)
+    reasons = Reasons(manifest, [one for one, state in said.items() if state == APPLIED])
     objects = [
         Reason(
             manifest.classes[row["label"]],
@@ -97,7 +101,21 @@ def explain(store: Store, folder: Path, wanted: str) -> Explanation:
         for row in rows
     ]
     ref = f"{manifest.name}@{manifest.version}"
-    return Explanation(ref, image.key, image.name, image.sha256, state, why, objects)
+    unmet = [_unmet(one, state) for one, state in said.items() if state != APPLIED]
+    return Explanation(ref, image.key, image.name, image.sha256, state, why, objects, unmet)
+
+
+def _said(folder: Path, manifest: Manifest, image: _Image) -> dict[Override, str]:
+    """What people said of an image, and what became of it."""
+    if OVERRIDES not in manifest.files:
+        return {}
+    return {one: state for one, state in load_fates(folder / OVERRIDES).items() if one.sha256 == image.sha256}
+
+
+def _unmet(one: Override, state: str) -> str:
+    fate = "orphaned, since no object is there" if state == ORPHANED else f"{state}, since no object is there"
+    at = ", ".join(f"{side:.1f}" for side in one.box)
+    return f"{one.action} of a {one.label} at {at} by {who(one)}: {fate}"
 
 
 def _find(store: Store, folder: Path, manifest: Manifest, wanted: str) -> _Image:

@@ -43,7 +43,7 @@ class Exported:
 @dataclass(frozen=True)
 class _Item:
     """One image of a version and its objects. file: where its image is, or would be, relative to the folder of images;
-    xywh: float64 (N, 4), pixels; category: int; score: float; ignore: bool."""
+    xywh: float64 (N, 4), pixels; category: int; score: float; ignore: bool; source: teacher or human."""
 
     file: PurePosixPath
     data: bytes | None
@@ -52,6 +52,7 @@ class _Item:
     category: list[int]
     score: list[float]
     ignore: list[bool]
+    source: list[str]
 
 
 def export(version: Path, out: Path, format: Format, *, images: bool = True, track: Track = silent) -> Exported:
@@ -59,8 +60,8 @@ def export(version: Path, out: Path, format: Format, *, images: bool = True, tra
 
     Files are named by their keys, `/` becoming `_`, since YOLO's readers look for the last `images/` of a path; without
     `images` no image is written, and labels name the images by their names in the pool's source.
-    coco: `annotations.json` and `images/`; scores in `score`, ignored objects with `iscrowd` and `ignore` 1, category
-    ids from 1 in the version's order.
+    coco: `annotations.json` and `images/`; scores in `score`, who decided (teacher or human) in `source`, ignored
+    objects with `iscrowd` and `ignore` 1, category ids from 1 in the version's order.
     yolo: `data.yaml`, `images/`, `labels/` (`class cx cy w h`, what trainers read) and `predictions/` (the same rows
     with the score as sixth number, Ultralytics' `save_conf`; its trainer refuses such a file as a label). Ignored
     objects cannot be said there: left out and counted.
@@ -112,7 +113,8 @@ def _items(version: Path, manifest: Manifest, images: bool, counts: Counter[str]
             objects = label.pop("objects")
             xywh = np.array(objects["bbox"], np.float64).reshape(-1, 4)
             counts["images"] += 1
-            yield _Item(file, data, label, xywh, objects["category"], objects["score"], objects["ignore"])
+            source = objects.get("source", ["teacher"] * len(xywh))  # versions from before there were overrides
+            yield _Item(file, data, label, xywh, objects["category"], objects["score"], objects["ignore"], source)
 
 
 def _source_name(label: dict[str, Any]) -> PurePosixPath:
@@ -138,12 +140,12 @@ def _write_coco(folder: Path, manifest: Manifest, items: Iterable[_Item], counts
             _write_image(folder / "images", item)
             record = {"id": image_id, "file_name": str(item.file), **item.label}
             head.write((b"\n" if image_id == 1 else b",\n") + orjson.dumps(record))
-            for box, category, score, ignore in zip(
-                item.xywh.tolist(), item.category, item.score, item.ignore, strict=True
+            for box, category, score, ignore, source in zip(
+                item.xywh.tolist(), item.category, item.score, item.ignore, item.source, strict=True
             ):
                 flag = int(ignore)
                 note = {"id": number + 1, "image_id": image_id, "category_id": category + 1, "bbox": box}
-                note |= {"area": box[2] * box[3], "score": score, "iscrowd": flag, "ignore": flag}
+                note |= {"area": box[2] * box[3], "score": score, "iscrowd": flag, "ignore": flag, "source": source}
                 tail.write((b",\n" if number else b"\n") + orjson.dumps(note))
                 number += 1
                 counts["ignored" if ignore else "boxes"] += 1

@@ -53,10 +53,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for entry in temporary.iterdir():
-            with open(entry, "rb") as file:
-                os.fsync(file.fileno())
-        sync_folder(temporary)
+        for entry in (*temporary.rglob("*"), temporary):
+            sync_folder(entry)  # of a file it syncs the contents
         os.rename(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

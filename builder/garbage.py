@@ -15,6 +15,7 @@ from builder import BuildError
 from builder.files import TEMPORARY, discard, locked
 from builder.history import folder_bytes
 from builder.manifest import FILE, read_manifest
+from builder.media import LOCK, cache_folder, unused
 from builder.pool import read_pool
 from builder.store import Store
 
@@ -23,8 +24,8 @@ WORK = ".work"
 
 @dataclass(frozen=True)
 class Garbage:
-    """A file or folder that nothing refers to. kind: version, temporary, pool or predictions. why: in words. lock: the
-    file whose holder may remove it."""
+    """A file or folder that nothing refers to. kind: version, temporary, pool, predictions, fetched or cached. why: in
+    words. lock: the file whose holder may remove it."""
 
     path: Path
     kind: str
@@ -56,6 +57,7 @@ def _find(store: Store, predictions: bool, locks: list[Path]) -> Found:
     busy = [str(lock.relative_to(store.root)) for lock in locks]
     garbage = [g for g in (*_temporaries(store), *_versions(store)) if g.lock not in locks]
     if not busy:
+        garbage += [*_fetched(store), *_cached(store)]
         needed = _needed(store)
         unused = [id for id in store.ids(store.pools) if id not in needed]
         why = "no version and no last scan of a source refers to it"
@@ -116,8 +118,9 @@ def _areas(store: Store) -> Iterator[tuple[Path, Path]]:
         for version in store.versions(dataset.name):
             for folder in (version, *_folders(version)):
                 yield folder, dataset / f".lock-{version.name}"
-    for folder in (*_folders(store.tagged), *_folders(store.root / "certify")):
+    for folder in (*_folders(store.tagged), *_folders(store.root / "certify"), *_folders(store.root / "reviews")):
         yield folder, folder / ".lock"
+    yield cache_folder(store), cache_folder(store) / LOCK
 
 
 def _folders(path: Path) -> list[Path]:
@@ -177,6 +180,22 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _texts(item)
+
+
+def _fetched(store: Store) -> Iterator[Garbage]:
+    """What builder.remote fetched from the Hub, by version."""
+    remote = store.root / "remote"
+    for folder in (id for org in _folders(remote) for name in _folders(org) for id in _folders(name)):
+        yield _garbage(folder, "fetched", "a copy from the Hub, fetched again when it is needed", remote / ".lock")
+
+
+def _cached(store: Store) -> Iterator[Garbage]:
+    """Extracted images (builder.media) of shards that no complete version in the store holds."""
+    complete = (folder for name in store.names() for folder in store.versions(name) if (folder / FILE).is_file())
+    shards = frozenset(shard.sha256 for folder in complete for shard in read_manifest(folder).shards)
+    for folder in unused(store, shards):
+        why = "images of a shard that no version holds, extracted again when they are needed"
+        yield _garbage(folder, "cached", why, cache_folder(store) / LOCK)
 
 
 def _chunks(store: Store, pools: Iterable[str]) -> Iterator[Garbage]:

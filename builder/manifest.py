@@ -57,14 +57,15 @@ class Manifest(BaseModel):
     images: dict[str, int]
     """Images by what became of them: written, tombstone, empty, failed, duplicate, …; `pool` is their sum."""
     objects: dict[str, int]
-    """Raw predictions by reason (builder.rules.REASONS), tombstoned images left out; `predicted` is their sum."""
+    """Raw predictions by reason (builder.rules.REASONS), tombstoned images left out; `predicted` is their sum, without
+    the `added` ones, which people drew."""
     per_class: dict[str, dict[str, int]]
     """Class name -> predicted, kept, ignored; tombstoned images left out."""
     files: dict[str, str]
     """SHA-256 of each other file of the version by its name."""
     provenance: dict[str, Any]
     """tool, recipe, inputs, teacher, licences, thresholds (a list of builder.certify.Group), calibration, truth, gates,
-    parent."""
+    overrides (builder.overrides.summary, null where there were none), parent."""
 
     @property
     def stored(self) -> int:

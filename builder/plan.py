@@ -19,6 +19,7 @@ from builder.holdout import Halves, Labels, count_use, halves
 from builder.labelled import LabelledPool, Tally, pool_kept, pool_scores, tally
 from builder.left_out import LeftOut, find_left_out
 from builder.matching import Matches
+from builder.overrides import Override, check_labels, overrides_digest
 from builder.parent import OF, ParentVersion, settled_by
 from builder.pool import Pool
 from builder.predictions import read_failures, read_meta
@@ -29,7 +30,7 @@ from builder.scores import PoolScores
 from builder.store import Store
 from builder.thresholds import Evidence, solve, with_ignore
 
-UNSEEN = ("format", "shards", "licenses")
+UNSEEN = ("format", "shards", "licenses", "overrides")
 """Inputs of a version that have no say in what is seen of the labels."""
 
 
@@ -39,6 +40,7 @@ class Basis:
     that must stay out (labelled, truth, test), the parent, and the recipe's options.
 
     trained_on: SHA-256 of the images that the teacher was trained on, where it says so. license: of the teacher.
+    overrides: what people said of its objects, sorted.
     """
 
     pool: Pool
@@ -49,6 +51,7 @@ class Basis:
     references: Mapping[str, Pool] = field(default_factory=dict)
     parent: ParentVersion | None = None
     trained_on: frozenset[str] = frozenset()
+    overrides: tuple[Override, ...] = ()
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -101,6 +104,7 @@ class Basis:
             "references": {name: pool.id for name, pool in sorted(self.guarded.items())},
             "parent": self.parent.manifest.id if self.parent else None,
             "resolve": options.resolve,
+            "overrides": overrides_digest(self.overrides),
         }
 
     @property
@@ -133,6 +137,7 @@ class Plan:
             "calibration": self.calibration.model_dump() if self.calibration else None,
             "truth": self.truth,
             "gates": [finding.record() for finding in self.findings],
+            "overrides": None,
             "parent": parent
             and {
                 "version": parent.ref,
@@ -150,6 +155,7 @@ def decide_all(basis: Basis, store: Store, inputs: Mapping[str, Any], workers: i
     """
     options = basis.options
     check_parent(basis)
+    check_labels(basis.overrides, basis.classes, "correct it in the store's reviews, or set review: false")
     near = options.images.near_duplicates
     settled = settled_by(basis.parent, basis.pool, near) if basis.parent and basis.takes_over else None
     left_out = find_left_out(basis.pool, basis.guarded, options.gates.leak_distance, near, settled)

@@ -9,6 +9,7 @@ import numpy as np
 
 from builder.certify import Group
 from builder.manifest import Manifest
+from builder.overrides import PAST
 
 CONDITION = (
     "If the truth images are exchangeable with the pool and were used neither to train the teacher nor to choose this "
@@ -101,7 +102,8 @@ def expected_quality(manifest: Manifest) -> list[str]:
     every = groups(manifest)
     certified = [group for group in every if group.certified]
     if not certified:
-        return [_nothing_certified(manifest, every), *_measured(manifest), *_uncertified(manifest, every)]
+        said = [_nothing_certified(manifest, every), *_measured(manifest), *_uncertified(manifest, every)]
+        return [*said, *_by_people(manifest)]
     said = []
     if uses(manifest) > 1:
         said.append(
@@ -118,7 +120,16 @@ def expected_quality(manifest: Manifest) -> list[str]:
             f"The thresholds and their evidence are those of {parent.get('version')}: the condition is about that "
             "version's pool, and about this one's as far as new images are like the old ones."
         )
-    return [*said, *_uncertified(manifest, every)]
+    return [*said, *_uncertified(manifest, every), *_by_people(manifest)]
+
+
+def _by_people(manifest: Manifest) -> Iterator[str]:
+    people = sum(manifest.objects.get(reason, 0) for reason in PAST.values())
+    if people:
+        yield (
+            f"People decided on {people} boxes (accepted, relabelled, moved, added or rejected them): what is said of "
+            "precision is about the teacher's boxes at these thresholds, before that."
+        )
 
 
 def _claim(group: Group) -> tuple[float, float, float, str]:

@@ -9,18 +9,25 @@ import numpy as np
 
 from builder.certify import Group
 from builder.manifest import Manifest
+from builder.overrides import Override, box_iou, who
 from builder.quality import groups, keep_section, limits
+from builder.rules import BY_PEOPLE
 from teachers.boxes import iou_matrix
 
 Row = Mapping[str, Any]
 """One row of labels.parquet."""
 BOX = ("x1", "y1", "x2", "y2")
+SAID = {"accepted": "accept", "relabelled": "relabel", "moved": "move", "added": "add", "rejected": "reject"}
+"""Reason of an object that people decided on -> the action of their override; superseded ones are under any but the
+last."""
 
 
 class Reasons:
     """The rules of a version as they were solved, to be asked about the objects of one image after the other."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, overrides: Sequence[Override] = ()) -> None:
+        """overrides: that were applied to the image."""
+        self._overrides = overrides
         self._classes = manifest.classes
         self._keep = keep_section(manifest)
         self._group = {name: group for group in groups(manifest) for name in group.classes}
@@ -41,6 +48,8 @@ class Reasons:
     def why(self, row: Row, image: Sequence[Row]) -> str:
         """One sentence. image: all rows of its image."""
         keep, reason = self._keep, row["reason"]
+        if reason in BY_PEOPLE:
+            return self._by_people(row)
         if reason in ("kept", "below_threshold", "ignore_band"):
             return self._by_score(row, image)
         if reason == "nms":
@@ -68,6 +77,25 @@ class Reasons:
             return f"{score} is below {of}, but reaches {ignore:.4g}, from which on boxes are ignored"
         return f"{score} is below {of}{band}"
 
+    def _by_people(self, row: Row) -> str:
+        box, label = (row["x1"], row["y1"], row["x2"], row["y2"]), self._classes[row["label"]]
+        if row["reason"] == "superseded":
+            found = [one for one in self._overrides if one.action != "reject" and one.label == label]
+        else:
+            found = [one for one in self._overrides if one.action == SAID[row["reason"]]]
+        by_result = row["reason"] in ("moved", "added", "superseded")
+        one = max(found, key=lambda one: box_iou(one.result if by_result else one.box, box), default=None)
+        by = who(one) if one else "a person"
+        said = {
+            "accepted": f"accepted by {by}, whatever its score",
+            "relabelled": f"given the class {label} by {by}" + (f", who was shown {one.before}" if one else ""),
+            "moved": f"its box was drawn by {by}" + (f", who was shown it at {_at(one.box)}" if one else ""),
+            "added": f"drawn by {by}, where the teacher had no such object",
+            "rejected": f"rejected by {by}",
+            "superseded": f"a {label} that {by} marked there stands for it",
+        }
+        return said[row["reason"]]
+
     def _suppressed(self, row: Row, image: Sequence[Row]) -> str:
         said = f"another box of the class overlaps it by more than nms {self._keep.get('nms')}"
         left = [r for r in image if r["label"] == row["label"] and r["reason"] != "nms"]
@@ -93,6 +121,10 @@ class Reasons:
 
 def _confidence(row: Row) -> np.float32:
     return np.float32(row["score"] if row.get("calibrated") is None else row["calibrated"])
+
+
+def _at(box: Sequence[float]) -> str:
+    return ", ".join(f"{side:.1f}" for side in box)
 
 
 def _whence(group: Group) -> str:

@@ -120,6 +120,7 @@ class Recipe(BaseModel):
 
     truth: held-out human labels, for calibration and certified thresholds. test, labelled: never looked at, only kept
     out of the pool. parent: the version that this one goes on from; its thresholds are taken over unless `resolve`.
+    review: whether what people said of this dataset's objects (builder.overrides) is put into force.
     """
 
     model_config = STRICT
@@ -133,6 +134,7 @@ class Recipe(BaseModel):
     gates: Gates = Gates()
     parent: str | None = None
     resolve: bool = False
+    review: bool = True
     images: ImageOptions = ImageOptions()
     shards: ShardOptions = ShardOptions()
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.01

@@ -8,9 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from builder import BuildError
 from builder.calibrate import Calibrator
 from builder.card import card
+from builder.card_chart import FILE as CHART
+from builder.card_chart import classes_chart
 from builder.certify import Group
 from builder.cut import CARD, LABELS_FILE, REPORT, held, join_labels, parent_shards
 from builder.engine import Track, run, silent
@@ -19,6 +23,16 @@ from builder.labelled import LabelledPool, pool_scores
 from builder.left_out import FILE as LEFT_OUT
 from builder.left_out import LeftOut, find_left_out, read_left_out
 from builder.manifest import Manifest, read_manifest, write_manifest
+from builder.overrides import FILE as OVERRIDES
+from builder.overrides import (
+    Override,
+    by_image,
+    dump_overrides,
+    load_overrides,
+    overrides_digest,
+    read_overrides,
+    settled,
+)
 from builder.parent import ParentVersion, find_parent, settled_by
 from builder.pool import Pool, read_pool
 from builder.rules import Keep
@@ -42,7 +56,8 @@ def repair(folder: Path, store: Store, numbers: Sequence[int], workers: int, tra
         labels_bad = not _is_intact(folder, manifest, LABELS_FILE)
         there = replace(recalled.writing, folder=scratch)
         jobs = [ShardJob(n, range(*chunks), there) for n, chunks in enumerate(manifest.provenance.get("plan", []))]
-        wanted = jobs if labels_bad else [job for job in jobs if job.number in numbers]
+        overrides_bad = not _is_intact(folder, manifest, OVERRIDES)
+        wanted = jobs if labels_bad or overrides_bad else [job for job in jobs if job.number in numbers]
         with track("repair", sum(len(job.chunks) for job in wanted)) as advance:
             for job, _ in zip(wanted, run(write_job, wanted, workers), strict=True):
                 advance(len(job.chunks))
@@ -52,10 +67,15 @@ def repair(folder: Path, store: Store, numbers: Sequence[int], workers: int, tra
         if labels_bad:
             join_labels(scratch, jobs)
             _put(scratch / LABELS_FILE, folder / LABELS_FILE, manifest.files[LABELS_FILE])
+        if overrides_bad:
+            fates = settled(recalled.overrides, [orjson.loads(job.record.read_bytes()) for job in jobs])
+            write_file(scratch / OVERRIDES, dump_overrides(recalled.overrides, fates))
+            _put(scratch / OVERRIDES, folder / OVERRIDES, manifest.files[OVERRIDES])
         as_sealed = manifest.model_copy(update={"files": {}})
-        for name, text in ((CARD, card(as_sealed)), (LEFT_OUT, recalled.left_out.table())):
+        texts = {CARD: card(as_sealed).encode(), LEFT_OUT: recalled.left_out.table().encode()}
+        for name, text in (texts | {CHART: classes_chart(as_sealed)}).items():
             if not _is_intact(folder, manifest, name):
-                write_file(scratch / name, text.encode())
+                write_file(scratch / name, text)
                 _put(scratch / name, folder / name, manifest.files[name])
         if not _is_intact(folder, manifest, REPORT):
             _repair_report(folder, scratch, manifest, pool_scores(recalled.writing.labelled, workers, track))
@@ -101,10 +121,11 @@ def _put(new: Path, old: Path, sha256: str) -> None:
 
 @dataclass(frozen=True)
 class Recalled:
-    """What a complete version was written with, into no folder yet, and what it left out."""
+    """What a complete version was written with, into no folder yet, what it left out, and what people had said."""
 
     writing: Writing
     left_out: LeftOut
+    overrides: list[Override]
 
 
 def recall(folder: Path, manifest: Manifest, store: Store) -> Recalled:
@@ -123,8 +144,25 @@ def recall(folder: Path, manifest: Manifest, store: Store) -> Recalled:
     shards += [parent_shards(parent.folder, parent.manifest, pool)] if parent else []
     limits, gone = with_ignore(keep, groups, classes), frozenset(manifest.tombstones)
     drop_empty, extension = inputs["images"]["drop_empty"], manifest.features[0]
-    writing = Writing(Path(), labelled, limits, drop_empty, extension, tuple(shards), gone)
-    return Recalled(writing, left_out)
+    said_by_people = _overrides(folder, manifest, store)
+    writing = Writing(
+        Path(), labelled, limits, drop_empty, extension, tuple(shards), gone, overrides=by_image(said_by_people)
+    )
+    return Recalled(writing, left_out, said_by_people)
+
+
+def _overrides(folder: Path, manifest: Manifest, store: Store) -> list[Override]:
+    """As the version's own file says, or as they are in force still."""
+    if OVERRIDES not in manifest.files:
+        return []
+    if _is_intact(folder, manifest, OVERRIDES):
+        return load_overrides(folder / OVERRIDES)
+    found = read_overrides(store, manifest.name)
+    if overrides_digest(found) != manifest.provenance["inputs"]["overrides"]:
+        raise BuildError(
+            f"{folder / OVERRIDES} is damaged, and the overrides in force are others by now: restore it from a copy"
+        )
+    return found
 
 
 def _parent(said: Mapping[str, Any] | None, store: Store) -> ParentVersion | None:

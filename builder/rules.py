@@ -22,10 +22,14 @@ from builder.where import Where
 from teachers.boxes import nms
 
 KEPT, IGNORED, DROPPED = 0, 1, 2
-REASONS = ("kept", "below_threshold", "ignore_band", "nms", "cap", "where_false", "where_null", "size", "uncertain")
+BY_RULE = ("kept", "below_threshold", "ignore_band", "nms", "cap", "where_false", "where_null", "size", "uncertain")
+BY_PEOPLE = ("accepted", "relabelled", "moved", "added", "rejected", "superseded")
+REASONS = (*BY_RULE, *BY_PEOPLE)
 """Why an object is what it is; positions are the codes in a Decision. `below_threshold` and `nms` are always dropped,
-`ignore_band` is always ignored, those after `nms` as `refused` says."""
-BELOW, BAND, NMS, CAP, WHERE_FALSE, WHERE_NULL, SIZE, UNCERTAIN = range(1, len(REASONS))
+`ignore_band` is always ignored, those after `nms` as `refused` says. What people say comes after the rules
+(builder.overruling): the last two are dropped, the others kept."""
+BELOW, BAND, NMS, CAP, WHERE_FALSE, WHERE_NULL, SIZE, UNCERTAIN = range(1, len(BY_RULE))
+ACCEPTED, RELABELLED, MOVED, ADDED, REJECTED, SUPERSEDED = range(len(BY_RULE), len(REASONS))
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -24,22 +24,26 @@ from builder.engine import until
 from builder.files import digest, new_file, sha256_file, sync_folder, write_file
 from builder.labelled import LabelledPool
 from builder.manifest import ShardRecord
+from builder.overrides import Override
+from builder.overruling import Overruled, overrule
 from builder.pool import OK, REMOVED, Chunk, PoolImage
 from builder.predictions import BOX
-from builder.rules import DROPPED, IGNORED, KEPT, REASONS, RULES, Decision, Objects, Thresholds, decide
+from builder.rules import DROPPED, IGNORED, KEPT, REASONS, RULES, Thresholds, decide
 from builder.shards import ShardError, ShardFile, read_samples, write_shard
 from teachers.images import ImageError, encode_upright
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever the same inputs would give other bytes, so that an old claim is not taken for a new build."""
 OUTCOMES = ("kept", "ignored", "dropped")
+SOURCES = ("teacher", "human")
+"""Who decided what becomes of an object."""
 WRITTEN, EMPTY, TOMBSTONE = "written", "empty", "tombstone"
 LABELS = pa.schema(
     [("key", pa.string()), ("label", pa.int16()), ("score", pa.float32()), ("calibrated", pa.float32())]
     + [(side, pa.float32()) for side in BOX]
-    + [("outcome", pa.string()), ("reason", pa.string())]
+    + [("outcome", pa.string()), ("reason", pa.string()), ("source", pa.string())]
 )
-REPEATED = ["key", "label", "outcome", "reason"]
+REPEATED = ["key", "label", "outcome", "reason", "source"]
 """Columns worth a dictionary: for the other numbers, hardly ever equal, looking for one takes most of the writing."""
 
 
@@ -57,7 +61,7 @@ class Parent:
 class Writing:
     """What all shards of a version share. folder: of the version. labelled: the pool, with its calibration and the
     images to leave out. extension: of its images. parents: whose shards are looked at in turn. tombstones: keys of
-    removed images that are written all the same, for a repair."""
+    removed images that are written all the same, for a repair. overrides: by SHA-256 of their image."""
 
     folder: Path
     labelled: LabelledPool
@@ -66,6 +70,7 @@ class Writing:
     extension: str
     parents: tuple[Parent, ...] = ()
     tombstones: frozenset[str] = frozenset()
+    overrides: Mapping[str, Sequence[Override]] = field(default_factory=dict)
 
     @cached_property
     def rules(self) -> str:
@@ -123,14 +128,15 @@ def write_job(job: ShardJob, stop: Event) -> int:
             chosen, written = with_gone, ShardFile(shard.samples, shard.bytes, shard.sha256)
             break
     if chosen.places and not written:
-        labels = _objects_by_image(chosen.objects, chosen.decision, len(images))
+        labels = _objects_by_image(chosen.made, len(images))
         samples = (_sample(images[n], writing.extension, labels[n]) for n in chosen.places)
         written = write_shard(writing.folder / "data" / job.name, until(stop, samples))
-    _write_labels(job, images, chosen.objects, chosen.decision)
+    _write_labels(job, images, chosen.made)
     record = {
         "shard": _shard_record(job, written, chosen) if written else None,
         "tombstones": [images[n].key for n in chosen.tombstones],
         "images": Counter(chosen.fate),
+        "overrides": [[asdict(one), state] for one, state in _settled(chosen, images)],
         **_counts(chosen, len(writing.labelled.classes)),
     }
     write_file(job.record, orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY))
@@ -139,11 +145,13 @@ def write_job(job: ShardJob, stop: Event) -> int:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What the rules make of a shard's images. gone: SHA-256 of removed ones that count as if they were there. fate:
-    what becomes of each image. places: of those that are written. inputs: digest of all that decides the bytes."""
+    """What rules and people make of a shard's images. labels: of the teacher's objects, with `image`, before anybody
+    changed them. gone: SHA-256 of removed images that count as if they were there. fate: what becomes of each image.
+    places: of those that are written. inputs: digest of all that decides the bytes."""
 
-    objects: Objects
-    decision: Decision
+    made: Overruled
+    label: np.ndarray
+    image: np.ndarray
     gone: frozenset[str]
     fate: list[str]
     places: list[int]
@@ -158,7 +166,13 @@ def _choose(writing: Writing, chunks: Sequence[Chunk], images: Sequence[PoolImag
     labelled = replace(writing.labelled, revived=gone)
     objects, states = labelled.load(chunks)
     decision = decide(objects, labelled.keep, writing.thresholds, labelled.classes)
-    kept = np.bincount(objects.image[decision.outcome == KEPT], minlength=len(states))
+    said = {
+        n: writing.overrides[image.sha256]
+        for n, image in enumerate(images if writing.overrides else ())
+        if states[n] == OK and image.sha256 in writing.overrides
+    }
+    made = overrule(objects, decision, said, labelled.classes)
+    kept = np.bincount(made.objects.image[made.decision.outcome == KEPT], minlength=len(states))
     places = [n for n, state in enumerate(states) if state == OK and (kept[n] or not writing.drop_empty)]
     written = set(places)
     fate = [
@@ -167,9 +181,15 @@ def _choose(writing: Writing, chunks: Sequence[Chunk], images: Sequence[PoolImag
     ]
     for n in written:
         fate[n] = TOMBSTONE if images[n].state == REMOVED else WRITTEN
-    told = [[images[n].key, images[n].name, images[n].sha256] for n in places]
+    told = [[images[n].key, images[n].name, images[n].sha256, *map(asdict, said.get(n, ()))] for n in places]
     inputs = hashlib.sha256(writing.rules.encode() + orjson.dumps(told)).hexdigest()
-    return _Chosen(objects, decision, gone, fate, places, inputs)
+    return _Chosen(made, objects.label, objects.image, gone, fate, places, inputs)
+
+
+def _settled(chosen: _Chosen, images: Sequence[PoolImage]) -> list[tuple[Override, str]]:
+    """What became of the overrides of these images, tombstoned ones left out."""
+    gone = {images[n].sha256 for n in chosen.tombstones}
+    return [(one, state) for one, state in chosen.made.states.items() if one.sha256 not in gone]
 
 
 def _still_there(parent: Parent, job: ShardJob, images: Sequence[PoolImage]) -> frozenset[str]:
@@ -202,18 +222,22 @@ def _take(parent: Parent, job: ShardJob, record: ShardRecord) -> bool:
 
 def _counts(chosen: _Chosen, classes: int) -> dict[str, Any]:
     """Objects by reason and by class and outcome, without those of tombstoned images, which nobody is to read."""
-    there = ~np.isin(chosen.objects.image, chosen.tombstones)
-    label, outcome = chosen.objects.label[there], chosen.decision.outcome[there]
-    masks = {"predicted": slice(None), "kept": outcome == KEPT, "ignored": outcome == IGNORED}
+    objects, decision = chosen.made.objects, chosen.made.decision
+    there = ~np.isin(objects.image, chosen.tombstones)
+    labels = {
+        "predicted": chosen.label[~np.isin(chosen.image, chosen.tombstones)],
+        "kept": objects.label[there & (decision.outcome == KEPT)],
+        "ignored": objects.label[there & (decision.outcome == IGNORED)],
+    }
     return {
-        "reasons": np.bincount(chosen.decision.reason[there], minlength=len(REASONS)),
-        "per_class": {name: np.bincount(label[mask], minlength=classes) for name, mask in masks.items()},
+        "reasons": np.bincount(decision.reason[there], minlength=len(REASONS)),
+        "per_class": {name: np.bincount(label, minlength=classes) for name, label in labels.items()},
     }
 
 
 def _shard_record(job: ShardJob, written: ShardFile, chosen: _Chosen) -> dict[str, Any]:
     def count(places: Sequence[int], code: int) -> int:
-        return int((chosen.decision.outcome[np.isin(chosen.objects.image, places)] == code).sum())
+        return int((chosen.made.decision.outcome[np.isin(chosen.made.objects.image, places)] == code).sum())
 
     return ShardRecord(
         name=job.name,
@@ -229,9 +253,10 @@ def _shard_record(job: ShardJob, written: ShardFile, chosen: _Chosen) -> dict[st
     ).model_dump()
 
 
-def _objects_by_image(objects: Objects, decision: Decision, images: int) -> list[dict[str, np.ndarray]]:
+def _objects_by_image(made: Overruled, images: int) -> list[dict[str, Any]]:
     """For each image, the `objects` of its label JSON: kept and ignored ones, boxes as COCO `xywh` pixels. Computed for
     all images at once: a slice costs a hundredth of what a selection of its own would."""
+    objects, decision = made.objects, made.decision
     shown = np.flatnonzero(decision.outcome != DROPPED)
     boxes = objects.boxes[shown]
     size = boxes[:, 2:] - boxes[:, :2]
@@ -242,12 +267,13 @@ def _objects_by_image(objects: Objects, decision: Decision, images: int) -> list
         **({} if objects.calibrated is None else {"calibrated": objects.calibrated[shown]}),
         "ignore": decision.outcome[shown] == IGNORED,
         "area": size[:, 0] * size[:, 1],
+        "source": np.array(SOURCES, object)[made.human[shown].astype(int)].tolist(),
     }
     cuts = np.searchsorted(objects.image[shown], np.arange(images + 1)).tolist()
     return [{name: column[a:b] for name, column in columns.items()} for a, b in pairwise(cuts)]
 
 
-def _sample(image: PoolImage, extension: str, objects: Mapping[str, np.ndarray]) -> tuple[str, list[tuple[str, bytes]]]:
+def _sample(image: PoolImage, extension: str, objects: Mapping[str, Any]) -> tuple[str, list[tuple[str, bytes]]]:
     """The members of one image: its bytes and its label JSON."""
     data = _read_unchanged(image)
     reencoded = "format" if image.format != extension else "upright" if image.orientation != 1 else "none"
@@ -287,7 +313,8 @@ def _read_unchanged(image: PoolImage) -> bytes:
     return data
 
 
-def _write_labels(job: ShardJob, images: Sequence[PoolImage], objects: Objects, decision: Decision) -> None:
+def _write_labels(job: ShardJob, images: Sequence[PoolImage], made: Overruled) -> None:
+    objects, decision = made.objects, made.decision
     keys = pa.array([image.key for image in images], pa.string())
     boxes = {side: np.ascontiguousarray(objects.boxes[:, n]) for n, side in enumerate(BOX)}
     table = pa.table(
@@ -301,6 +328,7 @@ def _write_labels(job: ShardJob, images: Sequence[PoolImage], objects: Objects, 
             **boxes,
             "outcome": pa.array(OUTCOMES).take(pa.array(decision.outcome)),
             "reason": pa.array(REASONS).take(pa.array(decision.reason)),
+            "source": pa.array(SOURCES).take(pa.array(made.human.astype(np.int8))),
         },
         schema=LABELS,
     )

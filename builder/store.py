@@ -153,7 +153,7 @@ class Store:
         check_tag(tag)
         folder = self.version(ref)
         manifest = read_manifest(folder)
-        name, new = manifest.name, Tag(tag, folder.name, manifest.id)
+        name, new = folder.resolve().parent.name, Tag(tag, folder.name, manifest.id)  # one may be pulled under another
         if folder.resolve() != (self.datasets / name / folder.name).resolve():
             raise BuildError(f"{ref} does not lie in {self.root}: only a store's own versions can be tagged")
         path = self.tagged / name / tag

@@ -23,12 +23,14 @@ import pyarrow.parquet as pq
 from builder.engine import Track, run, silent, until
 from builder.files import sha256_file
 from builder.manifest import FILE, Manifest, ShardRecord, read_manifest
+from builder.samples import SOURCES
 from builder.shards import Sample, ShardError, read_bytes, read_samples
 from builder.store import CLAIM
 from teachers.images import ImageError, decode_rgb
 
-OBJECT_KEYS = ("bbox", "category", "score", "ignore", "area")
+OBJECT_KEYS = ("bbox", "category", "score", "ignore", "area", "source")
 LABELS = "labels.parquet"
+HUMAN = SOURCES[1]
 MOST = 20
 """Problems told of one shard; the rest are counted."""
 ROWS = 1 << 14
@@ -161,7 +163,7 @@ def _check_sample(path: Path, sample: Sample, job: _Job) -> str | tuple[int, int
 
 
 def _check_objects(columns: list[list[Any]], width: int, height: int, classes: int) -> str | tuple[int, int, np.uint64]:
-    bbox, category, score, ignore, area = columns
+    bbox, category, score, ignore, area, source = columns
     if len({len(column) for column in columns}) > 1:
         return "its object lists differ in length"
     if not ignore:
@@ -173,10 +175,13 @@ def _check_objects(columns: list[list[Any]], width: int, height: int, classes: i
         return "a box is empty or reaches out of the image"
     if any(not 0 <= c < classes for c in category) or any(not 0 <= s <= 1 for s in score):
         return "a category or score is out of range"
+    if any(s not in SOURCES for s in source):
+        return f"a source is none of {', '.join(SOURCES)}"
     if not np.allclose(area, boxes[:, 2] * boxes[:, 3], rtol=1e-3):
         return "an area is not width times height"
     ignored = np.array(ignore, bool)
-    sums = _checksums(boxes.astype(np.float32), np.array(category), np.array(score, np.float32), ignored)
+    scores, codes = np.array(score, np.float32), _codes(np.array(category), ignored, np.array(source) == HUMAN)
+    sums = _checksums(boxes.astype(np.float32), scores, codes)
     return int((~ignored).sum()), int(ignored.sum()), sums.sum(dtype=np.uint64)
 
 
@@ -185,10 +190,15 @@ def _hash(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
 
 
-def _checksums(xywh: np.ndarray, label: np.ndarray, score: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+def _codes(label: np.ndarray, ignored: np.ndarray, human: np.ndarray) -> np.ndarray:
+    """Class, outcome and source of kept and ignored objects as one number: uint32 (N,)."""
+    return label.astype(np.uint32) * 4 + 2 * human + ignored
+
+
+def _checksums(xywh: np.ndarray, score: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """uint64 (N,): of all that a label says of an object, to the bit; those of an image are summed, in any order."""
     floats = np.ascontiguousarray(np.column_stack([xywh, score]), np.float32) + np.float32(0)  # -0 is 0
-    words = np.column_stack([floats.view(np.uint32), label.astype(np.uint32) * 2 + ignored]).astype(np.uint64)
+    words = np.column_stack([floats.view(np.uint32), codes]).astype(np.uint64)
     mixed = np.zeros(len(words), np.uint64)
     for column in words.T:
         mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)  # wraps, as it should
@@ -216,7 +226,7 @@ def _compare_labels(
     checksum, which must leave nothing. Rows of images that are not in the version do not count."""
     order = np.argsort(key)
     ordered, left = key[order], checksum[order]
-    columns = ["key", "label", "score", "x1", "y1", "x2", "y2", "outcome"]
+    columns = ["key", "label", "score", "x1", "y1", "x2", "y2", "outcome", "source"]
     try:
         with pq.ParquetFile(folder / LABELS, read_dictionary=["key"]) as file:
             for group in range(file.num_row_groups):
@@ -238,10 +248,11 @@ def _take_off(batch: pa.RecordBatch, ordered: np.ndarray, left: np.ndarray) -> N
     hashes = np.array([_hash(k) for k in column["key"].dictionary.to_pylist()], np.uint64)
     hashed = hashes[column["key"].indices.to_numpy()]
     place = np.minimum(np.searchsorted(ordered, hashed), len(ordered) - 1)
-    outcome = column["outcome"].to_numpy(zero_copy_only=False)
+    outcome, source = (column[name].to_numpy(zero_copy_only=False) for name in ("outcome", "source"))
     counts = (ordered[place] == hashed) & (outcome != "dropped")
     x1, y1, x2, y2, label, score = (
         column[name].to_numpy()[counts] for name in ("x1", "y1", "x2", "y2", "label", "score")
     )
     boxes = np.column_stack([x1, y1, x2 - x1, y2 - y1])
-    np.subtract.at(left, place[counts], _checksums(boxes, label, score, outcome[counts] == "ignored"))
+    codes = _codes(label, outcome[counts] == "ignored", source[counts] == HUMAN)
+    np.subtract.at(left, place[counts], _checksums(boxes, score, codes))

@@ -10,30 +10,25 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import orjson
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from builder import BuildError
-from builder.manifest import read_manifest
-from builder.shards import Member, ShardError, read_bytes, read_samples
-from builder.truth import Truth, check_detection, read_pixels
+from builder.manifest import ShardRecord, read_manifest
+from builder.remote import Version
+from builder.shards import ShardError
+from builder.truth import Truth, check_detection
 from students.augment import S1, Augment
-from teachers.images import FORMATS, ImageError, decode_rgb
+from students.streams import Labelled, LoaderError, Pseudo, Stream, generator
 
 IMAGENET_GREY = (124, 116, 104)
 """The ImageNet mean in 0..255: padding of this colour is nearly 0 after normalisation."""
 MIN_VISIBLE = 0.1
 MIN_SIDE = 1.0
-
-
-class LoaderError(BuildError):
-    """Data that cannot be trained on. The message is one sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -69,22 +64,6 @@ class Batch:
         return Batch(images, targets, pseudo)
 
 
-@dataclass(frozen=True)
-class _Scene:
-    """pixels: uint8 (H, W, 3); boxes: (N, 4) `xyxy`; labels: (N,); ignore: bool (N,)."""
-
-    pixels: np.ndarray
-    boxes: np.ndarray
-    labels: np.ndarray
-    ignore: np.ndarray
-
-
-class _Stream(Protocol):
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> _Scene: ...
-
-
 _Arrays = tuple[torch.Tensor, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]
 """A batch as it crosses from a worker: targets as arrays, since every tensor would cost a file descriptor."""
 
@@ -93,8 +72,9 @@ class JointBatches:
     """Batches of `batch_size` images for process `rank` of `world`: `batches[step]`, or `stream` for many.
 
     Without versions all images are human; with them the first half is human, the second pseudo, drawn from all versions
-    together. Each stream goes through its images in a new random order every epoch. The processes' batches of a step
-    are the parts, by rank, of what one process would draw with a batch `world` times as large.
+    together. Each stream goes through its images in a new random order every epoch; with a version on the Hub, through
+    those of a few shards at a time. The processes' batches of a step are the parts, by rank, of what one process would
+    draw with a batch `world` times as large.
 
     size: side of the network's square input, pixels. fill: colour of the padding.
     Raises LoaderError for an empty set, an odd batch with versions, a version of another kind or with a class that the
@@ -104,7 +84,7 @@ class JointBatches:
     def __init__(
         self,
         truth: Truth,
-        versions: Sequence[Path] = (),
+        versions: Sequence[Path | Version] = (),
         *,
         size: int,
         batch_size: int,
@@ -120,9 +100,9 @@ class JointBatches:
         if versions and batch_size % 2:
             raise LoaderError(f"batch_size {batch_size} cannot be half human and half pseudo: make it even")
         self.classes = truth.classes
-        self._streams: list[_Stream] = [_Labelled(truth)]
+        self._streams: list[Stream] = [Labelled(truth)]
         if versions:
-            self._streams.append(_Pseudo(versions, truth.classes))
+            self._streams.append(Pseudo([_opened(version) for version in versions], truth.classes))
         self._share = batch_size // len(self._streams)
         self._size, self._augment, self._fill = size, augment, fill
         self._seed, self._rank, self._world = seed, rank, world
@@ -164,82 +144,23 @@ class JointBatches:
             first = (step * self._world + self._rank) * self._share
             for position in range(first, first + self._share):
                 epoch, place = divmod(position, len(stream))
-                scene = stream[int(_order(self._seed, number, epoch, len(stream))[place])]
-                rng = _generator(self._seed, number, 1, position)
+                scene = stream[int(stream.order(self._seed, number, epoch)[place])]
+                rng = generator(self._seed, number, 1, position)
                 canvas, boxes, visible = self._augment(scene.pixels, scene.boxes, self._size, self._fill, rng)
                 canvases.append(canvas)
                 targets.append(_target(boxes, visible, scene.labels, scene.ignore))
         images = np.ascontiguousarray(np.stack(canvases).transpose(0, 3, 1, 2))
         return torch.from_numpy(images), targets
 
+    def shards_seen(self, stop: int) -> list[tuple[Version, ShardRecord]]:
+        """The shards of versions on the Hub that the batches of all processes before step `stop` are drawn from."""
+        pseudo = self._streams[1] if len(self._streams) > 1 else None
+        return pseudo.seen(self._seed, 1, stop * self._world * self._share) if isinstance(pseudo, Pseudo) else []
+
     def _batch(self, arrays: _Arrays) -> Batch:
         images, targets = arrays
         pseudo = torch.arange(len(targets)) >= self._share
         return Batch(images, [Target(*map(torch.from_numpy, target)) for target in targets], pseudo)
-
-
-class _Labelled:
-    """The human images; crowds and difficult objects are ignored."""
-
-    def __init__(self, truth: Truth) -> None:
-        self._images = truth.images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> _Scene:
-        image = self._images[index]
-        return _Scene(read_pixels(image), image.boxes, image.labels, image.crowd | image.difficult)
-
-
-class _Pseudo:
-    """The images of some versions, found by offset in their shards. Only the offsets are held in memory."""
-
-    def __init__(self, versions: Sequence[Path], classes: Sequence[str]) -> None:
-        self._shards: list[tuple[Path, np.ndarray]] = []  # and the position in `classes` of each of its classes
-        rows: list[tuple[int, ...]] = []
-        for folder in versions:
-            manifest = read_manifest(folder)
-            version = f"{manifest.name}@{manifest.version}"
-            if manifest.kind != "detection":
-                raise LoaderError(f"version {version} holds {manifest.kind} labels: a detector needs detection labels")
-            unknown = [name for name in manifest.classes if name not in classes]
-            if unknown:
-                raise LoaderError(
-                    f"version {version} has class {unknown[0]!r}, unknown to the labelled set: map it in its recipe"
-                )
-            positions = np.array([classes.index(name) for name in manifest.classes], np.int64)
-            removed = set(manifest.tombstones)
-            for record in manifest.shards:
-                self._shards.append((folder / "data" / record.name, positions))
-                for sample in read_samples(self._shards[-1][0]):
-                    if sample.key not in removed:
-                        image = next(sample.members[e] for e in sample.members if e in FORMATS.values())
-                        label = sample.members["json"]
-                        rows.append((len(self._shards) - 1, image.offset, image.size, label.offset, label.size))
-        if not rows:
-            raise LoaderError(f"{', '.join(map(str, versions))} holds no images: there is nothing to train on")
-        self._rows = np.array(rows, np.int64)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> _Scene:
-        shard, *places = self._rows[index].tolist()
-        path, positions = self._shards[shard]
-        image, label = (read_bytes(path, Member("", *place)) for place in (places[:2], places[2:]))
-        record = orjson.loads(label)
-        try:
-            pixels = decode_rgb(image)
-        except ImageError as error:
-            raise LoaderError(f"{path}: image {record['key']} cannot be used: {error}: verify the version") from error
-        if pixels.shape[:2] != (record["height"], record["width"]):
-            raise LoaderError(f"{path}: image {record['key']} has not the size its label states: verify the version")
-        objects = record["objects"]
-        boxes = np.array(objects["bbox"], np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        labels = positions[np.array(objects["category"], np.int64)]
-        return _Scene(pixels, boxes, labels, np.array(objects["ignore"], bool))
 
 
 class _Steps(Dataset[Any]):
@@ -269,11 +190,5 @@ def _target(
     return boxes[good], labels[good].astype(np.int64), boxes[inside & ~good]
 
 
-@lru_cache(maxsize=8)
-def _order(seed: int, stream: int, epoch: int, length: int) -> np.ndarray:
-    """The order in which a stream's images are seen in an epoch."""
-    return _generator(seed, stream, 0, epoch).permutation(length)
-
-
-def _generator(seed: int, *purpose: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=purpose))
+def _opened(version: Path | Version) -> Version:
+    return version if isinstance(version, Version) else Version(version, read_manifest(version))

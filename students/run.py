@@ -7,7 +7,7 @@ before), `model.safetensors` (the weights, for whoever uses the network) and, la
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def claim(out: Path, description: Mapping[str, Any]) -> int:
 class Run:
     """What a training saves and resumes. All processes call `resume` and `save`; only the main one writes.
 
-    about: what `meta.json` says besides the network: the description, the images trained on.
+    about: what `meta.json` says besides the network after so many steps: the description, the images trained on.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Run:
         config: NetworkConfig,
         optimizer: AcceleratedOptimizer,
         joint: JointLoss,
-        about: Mapping[str, Any],
+        about: Callable[[int], Mapping[str, Any]],
     ) -> None:
         self.out, self.accelerator, self.network, self.config = out, accelerator, network, config
         self.optimizer, self.joint, self.about = optimizer, joint, about
@@ -100,7 +100,7 @@ class Run:
             with new_file(self.out / STATE) as file:
                 torch.save(state, file)
             libraries = {"torch": torch.__version__, "torchvision": torchvision.__version__}
-            meta = {"step": step, **self.about, "libraries": libraries}
+            meta = {"step": step, **self.about(step), "libraries": libraries}
             save_checkpoint(self.out, self.network, self.config, meta)
         self.accelerator.wait_for_everyone()
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,13 +29,13 @@ from pydantic import (
 from torch import nn
 
 from builder.files import locked, sha256_file
-from builder.manifest import read_manifest
 from builder.recipe import STRICT, explain, read_yaml
+from builder.remote import Version, open_version
 from builder.shards import read_bytes, read_samples
 from builder.store import Store
 from builder.truth import Truth, read_detection, subset, truth_digest
 from students.augment import S1
-from students.loader import Batch, JointBatches
+from students.loader import JointBatches
 from students.losses import DenseForward, JointLoss, JointStep, detection_sums
 from students.run import Run, TrainError, claim
 from teachers.backbones import DEFAULT
@@ -61,9 +62,10 @@ class Labelled(BaseModel):
 class TrainRecipe(BaseModel):
     """What a training reads.
 
-    pseudo: versions (`cells`, `cells@v3` or a folder) whose images make up half of every batch; none for supervised
-    training. network: see NetworkConfig; its classes are those of the labels. init: `checkpoint:RUN` starts from the
-    weights of that run, whose network must be the same.
+    pseudo: versions (`cells`, `cells@v3`, a folder, or `hf://org/name@v3`, of which shards are fetched when needed)
+    whose images make up half of every batch; none for supervised training.
+    network: see NetworkConfig; its classes are those of the labels. init: `checkpoint:RUN` starts from the weights of
+    that run, whose network must be the same.
     batch: images per step, over all GPUs. lr: the peak of a rise over the share `warmup` of the steps and a cosine fall
     to 0 (AdamW). clip_norm: of the gradient. flip: mirror half the images; off where left and right differ (text).
     alpha, decay, per_term: see JointLoss.
@@ -135,6 +137,8 @@ def train(recipe: TrainRecipe, out: Path, store: Store, progress: Progress | Non
     with ExitStack() as held:
         if accelerator.is_main_process:
             held.enter_context(locked(out / ".lock", f"run {out}", sweep=[out]))
+        if any(version.origin for version in plan.versions):
+            held.enter_context(store.in_use())  # or `gc` would take away what is fetched
         with accelerator.main_process_first():
             saved = claim(out, plan.description)
         if saved == recipe.steps:
@@ -142,12 +146,18 @@ def train(recipe: TrainRecipe, out: Path, store: Store, progress: Progress | Non
         network = _network(recipe, plan)
         heads, optimizer = accelerator.prepare(DenseForward(network), _optimizer(network, recipe))
         joint = JointLoss(recipe.alpha if recipe.pseudo else 0.0, recipe.decay, per_term=recipe.per_term)
-        about = {"recipe": plan.description, "trained_on": _trained_on(plan) if accelerator.is_main_process else []}
+        batches = _batches(recipe, plan, accelerator)
+        before_it = _trained_on(plan) if accelerator.is_main_process else set[str]()
+
+        def about(step: int) -> dict[str, Any]:
+            return {"recipe": plan.description, "trained_on": sorted(before_it | _drawn(batches, step))}
+
         run = Run(out, accelerator, network, plan.config, optimizer, joint, about)
         first, skipped, before = run.resume(), 0, time.perf_counter()
         if first > saved:  # killed after state.pt, before the weights and meta.json that belong to it
             run.save(first)
-        for step, batch in enumerate(_batches(recipe, plan, accelerator, first), first):
+        on_gpu = accelerator.device.type == "cuda"
+        for step, batch in enumerate(batches.stream(first, recipe.steps, workers=recipe.workers, pin=on_gpu), first):
             batch = batch.to(accelerator.device)
             result = joint(detection_sums(network, heads(batch.images), batch.targets, batch.pseudo))
             rate = _set_rate(optimizer, learning_rate(recipe, step))
@@ -217,7 +227,7 @@ class _Plan:
     """What a recipe leads to. description: JSON-ready, all that decides the weights, without paths of this machine."""
 
     truth: Truth
-    versions: list[Path]
+    versions: list[Version]
     config: NetworkConfig
     start: Path | None
     description: dict[str, Any]
@@ -234,8 +244,7 @@ def _plan(recipe: TrainRecipe, store: Store) -> _Plan:
         truth = subset(truth, labelled.limit, recipe.seed)
     if recipe.network.classes:
         raise TrainError("network.classes are those of the labels: remove them from the recipe")
-    versions = [store.version(ref) for ref in recipe.pseudo]
-    manifests = [read_manifest(folder) for folder in versions]
+    versions = [open_version(ref, store) for ref in recipe.pseudo]
     start = Path(recipe.init.partition(":")[2]) if recipe.init else None
     config = replace(recipe.network, classes=truth.classes)
     options = recipe.model_dump(mode="json", exclude={"labelled", "pseudo", "network", "init", "workers", "save_every"})
@@ -244,11 +253,17 @@ def _plan(recipe: TrainRecipe, store: Store) -> _Plan:
         network["pretrained"] = sha256_file(Path(str(config.pretrained)))
     description = options | {
         "labelled": {"file": labelled.path.name, "sha256": labels, "limit": labelled.limit},
-        "pseudo": [{"name": m.name, "version": m.version, "id": m.id} for m in manifests],
+        "pseudo": [_described(version) for version in versions],
         "init": read_meta(start)["weights"]["sha256"] if start else None,
         "network": network,
     }
     return _Plan(truth, versions, config, start, orjson.loads(orjson.dumps(description)))
+
+
+def _described(version: Version) -> dict[str, Any]:
+    manifest = version.manifest
+    about = {"name": manifest.name, "version": manifest.version, "id": manifest.id}
+    return about | {"streamed": True} if version.origin else about  # in another order
 
 
 def _accelerator(recipe: TrainRecipe) -> Accelerator:
@@ -288,10 +303,10 @@ def _optimizer(network: Detector, recipe: TrainRecipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
 
 
-def _batches(recipe: TrainRecipe, plan: _Plan, accelerator: Accelerator, first: int) -> Iterator[Batch]:
-    world, on_gpu = accelerator.num_processes, accelerator.device.type == "cuda"
+def _batches(recipe: TrainRecipe, plan: _Plan, accelerator: Accelerator) -> JointBatches:
+    world = accelerator.num_processes
     red, green, blue = (round(255 * mean) for mean in plan.config.mean)
-    batches = JointBatches(
+    return JointBatches(
         plan.truth,
         plan.versions,
         size=plan.config.size,
@@ -302,19 +317,28 @@ def _batches(recipe: TrainRecipe, plan: _Plan, accelerator: Accelerator, first: 
         rank=accelerator.process_index,
         world=world,
     )
-    return batches.stream(first, recipe.steps, workers=recipe.workers, pin=on_gpu)
 
 
-def _trained_on(plan: _Plan) -> list[str]:
-    """SHA-256 of every image the weights come to depend on: labelled, pseudo-labelled, and those of the run it starts
-    from."""
+def _trained_on(plan: _Plan) -> set[str]:
+    """SHA-256 of every image the weights come to depend on: labelled, pseudo-labelled in versions that are here, and
+    those of the run it starts from."""
     with ThreadPoolExecutor() as threads:
         seen = set(threads.map(sha256_file, [image.path for image in plan.truth.images]))
-    for folder in plan.versions:
-        for record in read_manifest(folder).shards:
-            path = folder / "data" / record.name
-            labels = (orjson.loads(read_bytes(path, sample.members["json"])) for sample in read_samples(path))
-            seen.update(label["sha256"] for label in labels)
+    for version in plan.versions:
+        if not version.origin:
+            seen.update(*(_images_in(version.shard(record)) for record in version.manifest.shards))
     if plan.start:
         seen.update(read_meta(plan.start)["trained_on"])
-    return sorted(seen)
+    return seen
+
+
+def _drawn(batches: JointBatches, stop: int) -> set[str]:
+    """SHA-256 of all images in the shards, of versions on the Hub, that steps before `stop` have touched."""
+    return set[str]().union(*(_images_in(version.shard(record)) for version, record in batches.shards_seen(stop)))
+
+
+@cache
+def _images_in(path: Path) -> frozenset[str]:
+    """SHA-256 of a shard's images. Kept, since every save asks again."""
+    labels = (orjson.loads(read_bytes(path, sample.members["json"])) for sample in read_samples(path))
+    return frozenset(label["sha256"] for label in labels)

@@ -86,6 +86,7 @@ def test_webdataset_and_datasets_read_what_the_results_say(built: Path) -> None:
         assert {k: v for k, v in row["json"].items() if k != "objects"} == {
             k: v for k, v in label.items() if k != "objects"
         }
+        assert row["json"]["objects"].pop("source") == objects["source"] == ["teacher"] * len(rows)
         for name, values in row["json"]["objects"].items():
             assert np.allclose(np.array(values, float), np.array(objects[name], float), rtol=1e-6)
         assert np.array_equal(

@@ -1,0 +1,72 @@
+"""What people did to the objects of one image in FiftyOne."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from builder.documents import LABELS, Names
+from builder.review import MOVED, Box, Edited, Shown
+
+ACCEPT, REJECT = "accept", "reject"
+"""Tags, of objects or of images."""
+REVIEWED = "reviewed"
+"""A tag of an image that someone went through; it says nothing of its objects."""
+
+
+def edits_of(sample: Mapping[str, Any], names: Names, shown: Mapping[str, Shown], author: str) -> list[Edited]:
+    """sample: a document of FiftyOne's (builder.documents.sample); shown: the objects of its image by id.
+
+    An object stands in up to two fields: a verdict counts wherever it was given, and so does a changed label or box,
+    those of `pseudo` before those of the others. Of the kept objects those come back that are still in `pseudo`, of the
+    others only those with a verdict or a change. An object without a known id was drawn by a person.
+    """
+    width, height = sample["metadata"]["width"], sample["metadata"]["height"]
+    found: dict[str, Edited] = {}
+    drawn: list[Edited] = []
+    for field in LABELS:
+        seen = set[str]()
+        for object in (sample.get(names(field)) or {}).get("detections") or []:
+            id = object.get("tutelage_id")
+            if not object.get("bounding_box"):
+                continue
+            known = id if id in shown and id not in seen else None
+            box = _pixels(object["bounding_box"], width, height)
+            one = Edited(
+                known, sample["key"], object.get("label") or "", box, _verdict(object.get("tags") or ()), author
+            )
+            if known is None:
+                drawn.append(one)
+                continue
+            seen.add(known)
+            if field == "pseudo" or one.verdict or _is_changed(one, shown[known]):
+                found[known] = _merged(found[known], one, shown[known]) if known in found else one
+    of_image = _verdict(sample.get("tags") or ())
+    for id, one in found.items():
+        if of_image and one.verdict is None and shown[id].outcome == "kept":
+            found[id] = replace(one, verdict=of_image)
+    return [*found.values(), *drawn]
+
+
+def _pixels(box: Sequence[float], width: int, height: int) -> Box:
+    x, y, w, h = box
+    return x * width, y * height, (x + w) * width, (y + h) * height
+
+
+def _verdict(tags: Sequence[str]) -> Literal["accept", "reject"] | None:
+    """Of tags; a reject counts before an accept."""
+    plain = {tag.strip().lower() for tag in tags}
+    return REJECT if REJECT in plain else ACCEPT if ACCEPT in plain else None  # type: ignore[return-value]
+
+
+def _is_changed(one: Edited, was: Shown) -> bool:
+    return one.label != was.label or max(abs(a - b) for a, b in zip(one.box, was.box, strict=True)) > MOVED
+
+
+def _merged(first: Edited, second: Edited, was: Shown) -> Edited:
+    """One object that came back in two fields."""
+    change = second if _is_changed(second, was) and not _is_changed(first, was) else first
+    verdicts = {first.verdict, second.verdict}
+    verdict = REJECT if REJECT in verdicts else ACCEPT if ACCEPT in verdicts else None
+    return replace(change, verdict=verdict)

@@ -1,0 +1,40 @@
+"""What the Hub calls things in the YAML of a dataset card: licences and sizes."""
+
+from __future__ import annotations
+
+import re
+
+LICENCES = frozenset(
+    """
+    apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
+    afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0
+    cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0
+    cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0
+    cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 agpl-3.0 gfdl gpl
+    gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0 odc-by odbl openrail++ osl-3.0 postgresql
+    ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license llama2 gemma unknown other
+    """.split()
+)
+"""Source: docs/hub/repositories-licenses.md of huggingface/hub-docs."""
+FAMILIES = {"odbl-1.0": "odbl", "odc-by-1.0": "odc-by", "pddl-1.0": "pddl", "gfdl-1.3": "gfdl"}
+"""SPDX identifiers, in lower case, of licences that the Hub knows without a number."""
+SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
+
+
+def licence_terms(told: str) -> dict[str, str]:
+    """`license` of a card, from an SPDX identifier or whatever somebody wrote: one that the Hub knows, or `other` with
+    `license_name`."""
+    id = re.sub(r"-(only|or-later)$", "", told.strip().lower())
+    id = FAMILIES.get(id, id)
+    if id in LICENCES:
+        return {"license": id}
+    name = re.sub(r"[^a-z0-9.]+", "-", told.lower()).strip("-.")
+    return {"license": "other", "license_name": name} if name else {"license": "unknown"}
+
+
+def size_category(samples: int) -> str:
+    """`size_categories` of a card: `n<1K`, `1K<n<10K`, …, `n>1T`."""
+    above = sum(samples >= 1000 * 10**n for n in range(len(SIZES)))
+    if above == 0:
+        return f"n<{SIZES[0]}"
+    return f"n>{SIZES[-1]}" if above == len(SIZES) else f"{SIZES[above - 1]}<n<{SIZES[above]}"

@@ -1,0 +1,229 @@
+"""Which images a person should look at first: those whose review is likely to change most.
+
+An image gains from three things, each from 0 to below or at 1, and their sum is its gain:
+
+- near: how much of it hangs on thresholds. Each box within NEAR of its class's threshold counts 1 at the threshold and
+  falls to 0 at that distance; a sum m of these gives m / (1 + m).
+- rare: 1 - log(1 + k) / log(1 + K) of its rarest class, K kept objects of the most frequent class and k of its own.
+  Boxes count that are kept, ignored or near.
+- disagreement: with the version before (its parent, else the number before): n objects that were added, removed, moved
+  or changed between kept and ignored give n / (1 + n). Where labels have an `agree` column, 1 - its mean over boxes
+  that are kept, ignored or near, if that is more.
+
+Of the POOL best per image asked for, images are then taken greedily by gain x novelty: novelty is the distance of the
+image's difference hash (builder.dhash) to the nearest one taken, in halves of its bits, at most 1. Images as alike as
+near-duplicates are never taken twice. What is picked so is no sample: nothing about precision may be estimated from it.
+"""
+
+from __future__ import annotations
+
+import glob
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from builder import BuildError
+from builder.dhash import BITS, dhash
+from builder.manifest import FILE, Manifest, read_manifest
+from builder.media import images_of
+from builder.pool import read_pool
+from builder.quality import limits
+from builder.shards import read_bytes
+from builder.store import Store
+
+NEAR = 0.1
+"""Of score: the distance from the threshold at which a box is no longer near."""
+POOL = 20
+"""Images that diversity chooses from, per image asked for."""
+ALIKE = 4
+"""Bits of BITS by which near-duplicates differ at most, where the recipe says nothing."""
+WHOLE = 1_000_000
+"""Figures are summed as whole numbers of this part: sums of floats would depend on the order of rows."""
+MEMORY = "512MB"
+"""Of DuckDB; beyond it, it goes to disk."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An image and why it is worth a look; each figure as the module says. novelty: when it was taken."""
+
+    key: str
+    gain: float
+    near: float
+    rare: float
+    disagreement: float
+    novelty: float = 1.0
+
+
+def queue(store: Store, folder: Path, manifest: Manifest, budget: int) -> list[Candidate]:
+    """At most `budget` images of a version, the most worth a person's look first. Deterministic; memory grows with the
+    budget alone, but for 16 bytes an image while their hashes are looked up. Raises BuildError for a version whose
+    labels cannot be read."""
+    found = candidates(store, folder, manifest, POOL * budget)
+    bits = _hashes(store, folder, manifest, [candidate.key for candidate in found])
+    inputs = manifest.provenance.get("inputs") or {}
+    alike = (inputs.get("images") or {}).get("near_duplicates")
+    return diverse(found, bits, budget, ALIKE if alike is None else alike)
+
+
+def candidates(store: Store, folder: Path, manifest: Manifest, most: int) -> list[Candidate]:
+    """The images with the greatest gain, by falling gain, then key; those without any are left out."""
+    import duckdb
+
+    path = folder / "labels.parquet"
+    try:
+        columns = pq.read_schema(path).names
+        with tempfile.TemporaryDirectory() as spill:
+            config: dict[str, Any] = {"memory_limit": MEMORY, "temp_directory": spill}
+            with duckdb.connect(":memory:", config=config) as sql:
+                sql.register("classes", _classes(manifest))
+                sql.register("changed", _changed(store, folder, manifest, most))
+                sql.register("gone", pa.table({"key": pa.array(manifest.tombstones, pa.string())}))
+                query = _query(path, columns, has_empty=bool(manifest.images.get("empty")))
+                return [Candidate(*row) for row in sql.execute(query, {"most": most}).fetchall()]
+    except (OSError, pa.ArrowException, duckdb.Error) as error:
+        reason = str(error).partition("\n")[0]
+        raise BuildError(f"{path} cannot be read ({reason}): run `tutelage verify --repair` on the version") from None
+
+
+def _query(path: Path, columns: Sequence[str], has_empty: bool) -> str:
+    confidence = "coalesce(calibrated, score)" if "calibrated" in columns else "score"
+    teachers = "source = 'teacher'" if "source" in columns else "true"
+    apart = f"avg(round({WHOLE} * (1 - agree))::BIGINT) FILTER (outcome <> 'dropped' OR near > 0)"
+    # images without a kept object may not be in the shards: nobody could look at them
+    there = "bool_or(outcome = 'kept')" if has_empty else "true"
+    return f"""
+        WITH objects AS (
+            SELECT labels.*, rare AS rarity, CASE WHEN {teachers}
+                AND (outcome = 'kept' OR reason IN ('ignore_band', 'below_threshold'))
+                THEN round({WHOLE} * greatest(0, 1 - abs({confidence} - threshold) / {NEAR}))::BIGINT
+                ELSE 0 END AS near
+            FROM read_parquet({_quoted(path)}) AS labels JOIN classes USING (label)
+            WHERE key NOT IN (SELECT key FROM gone)),
+        images AS (
+            SELECT key, coalesce(sum(near), 0) / {WHOLE} AS mass,
+                coalesce(max(rarity) FILTER (outcome <> 'dropped' OR near > 0), 0) AS rare,
+                coalesce({apart if "agree" in columns else 0}, 0) / {WHOLE} AS apart
+            FROM objects GROUP BY key HAVING {there}),
+        parts AS (
+            SELECT key, mass / (1 + mass) AS near, rare, greatest(apart, coalesce(n / (1.0 + n), 0)) AS disagreement
+            FROM images LEFT JOIN changed USING (key))
+        SELECT key, near + rare + disagreement AS gain, near, rare, disagreement
+        FROM parts WHERE gain > 0 ORDER BY gain DESC, key LIMIT $most
+    """
+
+
+def _quoted(path: Path) -> str:
+    return "'" + glob.escape(str(path)).replace("'", "''") + "'"  # the reader takes * and [ for patterns
+
+
+def _classes(manifest: Manifest) -> pa.Table:
+    """label, threshold (far away for a class of which nothing is kept) and rarity of each class."""
+    threshold = np.nan_to_num(limits(manifest)[0], nan=2.0, posinf=2.0)
+    kept = [manifest.per_class[name]["kept"] for name in manifest.classes]
+    most = max(kept, default=0)
+    rare = [1 - math.log1p(n) / math.log1p(most) if most else 0.0 for n in kept]
+    return pa.table(
+        {"label": pa.array(range(len(kept)), pa.int16()), "threshold": threshold, "rare": pa.array(rare, pa.float64())}
+    )
+
+
+def _changed(store: Store, folder: Path, manifest: Manifest, most: int) -> pa.Table:
+    """How many objects changed on the images that changed most since the version before."""
+    from builder.diff import diff
+
+    before = _before(store, folder, manifest)
+    found = diff(before, folder, limit=most).most_changed if before else {}
+    changes = {key: changed.weight[0] for key, changed in found.items()}
+    return pa.table({"key": pa.array(list(changes), pa.string()), "n": pa.array(list(changes.values()), pa.int64())})
+
+
+def _before(store: Store, folder: Path, manifest: Manifest) -> Path | None:
+    """The parent where the store holds it, else the complete version of the number before."""
+    complete = [path for path in store.versions(manifest.name) if (path / FILE).is_file()]
+    parent = manifest.provenance.get("parent") or {}
+    for path in complete:
+        if parent and read_manifest(path).id == parent.get("id"):
+            return path
+    earlier = [path for path in complete if int(path.name[1:]) < int(manifest.version[1:])]
+    return earlier[-1] if earlier else None
+
+
+def _hashes(store: Store, folder: Path, manifest: Manifest, keys: Sequence[str]) -> np.ndarray:
+    """The difference hashes of these images, uint8 (N, BITS / 8); all zeros for one that has none. They are the pool's
+    where the store holds it, else computed from the shards."""
+    place = {key: n for n, key in enumerate(keys)}
+    bits = np.zeros((len(keys), BITS // 8), np.uint8)
+    told = (manifest.provenance.get("inputs") or {}).get("pool", "")
+    if told in store.match(store.pools, told):
+        wanted = pa.array(keys, pa.string())
+        for table in read_pool(store, told).tables(("key", "dhash", "state")):
+            part = table.filter(pc.and_(pc.is_in(table["key"], wanted), pc.equal(table["state"], "ok")))
+            for key, value in zip(part["key"].to_pylist(), part["dhash"].to_pylist(), strict=True):
+                bits[place[key]] = _bits(value)
+        return bits
+    for image in images_of(folder, manifest) if place else ():
+        if image.key in place:
+            bits[place.pop(image.key)] = _bits(dhash(read_bytes(image.shard, image.image)))
+            if not place:
+                break
+    return bits
+
+
+def _bits(value: str) -> np.ndarray:
+    return np.frombuffer(bytes.fromhex(value or "0" * (BITS // 4)), np.uint8)
+
+
+def diverse(found: Sequence[Candidate], bits: np.ndarray, budget: int, alike: int) -> list[Candidate]:
+    """At most `budget` of the candidates, greedily by gain x novelty, equal ones in the order given. bits: uint8 (N,
+    BITS / 8), their hashes; one of zeros is as far from all others as images are that have nothing in common."""
+    gain = np.array([candidate.gain for candidate in found])
+    distance = np.full(len(found), BITS // 2)
+    unknown = np.flatnonzero(~bits.any(axis=1))
+    left = np.ones(len(found), bool)
+    taken: list[Candidate] = []
+    while left.any() and len(taken) < budget:
+        novelty = np.minimum(1.0, distance / (BITS // 2))
+        best = int(np.argmax(np.where(left, gain * novelty, -1.0)))
+        taken.append(replace(found[best], novelty=float(novelty[best])))
+        differ = np.unpackbits(bits ^ bits[best], axis=1).sum(axis=1)
+        differ[unknown if bits[best].any() else slice(None)] = BITS // 2
+        distance = np.minimum(distance, differ)
+        left &= distance > alike
+        left[best] = False
+    return taken
+
+
+def tag_in_app(store: Store, manifest: Manifest, keys: Sequence[str], tag: str) -> int:
+    """Give these images, and no others of the version, a tag in the App. Returns how many of them are there.
+
+    Written past FiftyOne's own call, which would mark them as changed by a person. Raises BuildError if the version
+    was never browsed.
+    """
+    from builder.browse_load import INFO
+    from builder.viewer import connected
+
+    ref, tagged, browsed = f"{manifest.name}@{manifest.version}", set[str](), False
+    with connected(store) as fo:
+        for name in fo.list_datasets("tutelage-*"):
+            dataset = fo.load_dataset(name)
+            versions = [v for v in (dataset.info.get(INFO) or {}).get("versions", []) if v["id"] == manifest.id]
+            for version in versions:
+                browsed = True
+                samples = dataset._sample_collection
+                there = {f"shard{version['suffix']}": {"$exists": True}}
+                samples.update_many({**there, "tags": tag}, {"$pull": {"tags": tag}})
+                wanted = {**there, "key": {"$in": list(keys)}}
+                samples.update_many(wanted, {"$addToSet": {"tags": tag}})
+                tagged |= {sample["key"] for sample in samples.find(wanted, {"key": 1})}
+    if not browsed:
+        raise BuildError(f"{ref} was not browsed yet: run `tutelage browse {ref}`, then queue again")
+    return len(tagged)

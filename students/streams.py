@@ -1,0 +1,188 @@
+"""What a training reads images from: labelled sets, and versions in the store or on the Hub, each in an order that is a
+pure function of (data, seed, epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import orjson
+
+from builder import BuildError
+from builder.manifest import ShardRecord
+from builder.remote import Version
+from builder.shards import Member, read_bytes, read_samples
+from builder.truth import Truth, read_pixels
+from teachers.images import FORMATS, ImageError, decode_rgb
+
+WINDOW = 4
+"""Shards whose images are mixed, where shards are fetched one after the other."""
+
+
+class LoaderError(BuildError):
+    """Data that cannot be trained on. The message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """pixels: uint8 (H, W, 3); boxes: (N, 4) `xyxy`; labels: (N,); ignore: bool (N,)."""
+
+    pixels: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    ignore: np.ndarray
+
+
+class Stream(Protocol):
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Scene: ...
+
+    def order(self, seed: int, stream: int, epoch: int) -> np.ndarray:
+        """int64 (len,): the order in which the images of stream number `stream` are seen in an epoch."""
+
+
+class Labelled:
+    """The human images; crowds and difficult objects are ignored."""
+
+    def __init__(self, truth: Truth) -> None:
+        self._images = truth.images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Scene:
+        image = self._images[index]
+        return Scene(read_pixels(image), image.boxes, image.labels, image.crowd | image.difficult)
+
+    def order(self, seed: int, stream: int, epoch: int) -> np.ndarray:
+        return _order(seed, stream, epoch, len(self))
+
+
+class Pseudo:
+    """The images of some versions, found by offset in their shards. Only the offsets are held in memory.
+
+    Of a version on the Hub a shard is fetched when its first image is asked for, so the order goes through a few shards
+    at a time (WINDOW); until then the manifest's count stands for it.
+    """
+
+    def __init__(self, versions: Sequence[Version], classes: Sequence[str]) -> None:
+        self._shards: list[_Shard] = []
+        for version in versions:
+            self._shards += _shards(version, classes)
+        self._rows: list[np.ndarray | None] = []
+        for shard in self._shards:
+            self._rows.append(None if shard.is_later else shard.rows())
+        counts = [
+            shard.record.samples if rows is None else len(rows)
+            for shard, rows in zip(self._shards, self._rows, strict=True)
+        ]
+        self._starts = np.cumsum([0, *counts])
+        if not len(self):
+            refs = ", ".join(version.ref for version in versions)
+            raise LoaderError(f"{refs} holds no images: there is nothing to train on")
+        self._streamed = any(shard.version.origin for shard in self._shards)
+        self._last: tuple[tuple[int, int, int], np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def order(self, seed: int, stream: int, epoch: int) -> np.ndarray:
+        if not self._streamed:
+            return _order(seed, stream, epoch, len(self))
+        if self._last is None or self._last[0] != (seed, stream, epoch):
+            self._last = (seed, stream, epoch), _windowed(generator(seed, stream, 0, epoch), self._starts)
+        return self._last[1]
+
+    def seen(self, seed: int, stream: int, positions: int) -> list[tuple[Version, ShardRecord]]:
+        """The fetched shards that the first `positions` images are in."""
+        drawn = self.order(seed, stream, 0)[:positions]  # from the second epoch on: all
+        touched = np.unique(np.searchsorted(self._starts, drawn, "right") - 1)
+        shards = [self._shards[number] for number in touched.tolist()]
+        return [(shard.version, shard.record) for shard in shards if shard.version.origin]
+
+    def __getitem__(self, index: int) -> Scene:
+        number = int(np.searchsorted(self._starts, index, "right")) - 1
+        shard, rows = self._shards[number], self._rows[number]
+        if rows is None:
+            rows = self._rows[number] = shard.rows()
+        path = shard.version.shard(shard.record)
+        places = rows[index - self._starts[number]].tolist()
+        image, label = (read_bytes(path, Member("", *place)) for place in (places[:2], places[2:]))
+        record = orjson.loads(label)
+        try:
+            pixels = decode_rgb(image)
+        except ImageError as error:
+            raise LoaderError(f"{path}: image {record['key']} cannot be used: {error}: verify the version") from error
+        if pixels.shape[:2] != (record["height"], record["width"]):
+            raise LoaderError(f"{path}: image {record['key']} has not the size its label states: verify the version")
+        objects = record["objects"]
+        boxes = np.array(objects["bbox"], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        labels = shard.positions[np.array(objects["category"], np.int64)]
+        return Scene(pixels, boxes, labels, np.array(objects["ignore"], bool))
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A shard of a version. positions: in the labelled set's classes, of each of the version's. removed: keys of
+    samples that are to be skipped."""
+
+    version: Version
+    record: ShardRecord
+    positions: np.ndarray
+    removed: frozenset[str]
+
+    @property
+    def is_later(self) -> bool:
+        """Whether it need not be read before an image of it is wanted. Of one with samples to skip nobody knows the
+        number of images."""
+        return self.version.origin is not None and not self.removed
+
+    def rows(self) -> np.ndarray:
+        """int64 (N, 4): offset and size of the image and of its label."""
+        path = self.version.shard(self.record)
+        rows = []
+        for sample in read_samples(path):
+            if sample.key not in self.removed:
+                image = next(sample.members[e] for e in sample.members if e in FORMATS.values())
+                label = sample.members["json"]
+                rows.append((image.offset, image.size, label.offset, label.size))
+        if self.is_later and len(rows) != self.record.samples:
+            raise LoaderError(f"{path} has not the {self.record.samples} images its manifest states: publish it again")
+        return np.array(rows, np.int64).reshape(-1, 4)
+
+
+def _shards(version: Version, classes: Sequence[str]) -> Iterator[_Shard]:
+    manifest = version.manifest
+    ref = f"{manifest.name}@{manifest.version}"
+    if manifest.kind != "detection":
+        raise LoaderError(f"version {ref} holds {manifest.kind} labels: a detector needs detection labels")
+    unknown = [name for name in manifest.classes if name not in classes]
+    if unknown:
+        raise LoaderError(f"version {ref} has class {unknown[0]!r}, unknown to the labelled set: map it in its recipe")
+    positions = np.array([classes.index(name) for name in manifest.classes], np.int64)
+    removed = frozenset(manifest.tombstones)
+    return (_Shard(version, record, positions, removed) for record in manifest.shards)
+
+
+@lru_cache(maxsize=8)
+def _order(seed: int, stream: int, epoch: int, length: int) -> np.ndarray:
+    """The order in which a stream's images are seen in an epoch."""
+    return generator(seed, stream, 0, epoch).permutation(length)
+
+
+def _windowed(rng: np.random.Generator, starts: np.ndarray) -> np.ndarray:
+    """The shards in a random order, and the images of every WINDOW of them mixed. starts: int64 (shards + 1,), the
+    first image of each shard and the end of the last."""
+    shards = rng.permutation(len(starts) - 1)
+    windows = [shards[first : first + WINDOW] for first in range(0, len(shards), WINDOW)]
+    rows = [np.concatenate([np.arange(starts[n], starts[n + 1]) for n in window]) for window in windows]
+    return np.concatenate([rng.permutation(some) for some in rows])
+
+
+def generator(seed: int, *purpose: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=purpose))
