@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -9,10 +10,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from builder.browse_load import load
 from builder.build import build
+from builder.cli_review import review
 from builder.database import binaries, free_port
 from builder.recipe import load_recipe
 from builder.remote import Version, open_version
@@ -138,3 +142,12 @@ def test_tags_that_are_clicked_come_back(opened: Opened) -> None:
     edited, keys = read_edits(opened.store, opened.version.folder, opened.version.manifest, "ann")
     ignored = {one.tutelage_id for one in sample.ignored.detections}
     assert keys == {sample.key} and {one.id: one.verdict for one in edited} == dict.fromkeys(kept | ignored, "reject")
+    pulled = CliRunner().invoke(
+        review, ["pull", "pets@v1", "--author", "ann", "--json", "--store", str(opened.store.root)]
+    )
+    assert pulled.exit_code == 0, pulled.output
+    assert json.loads(pulled.stdout)["new_version"] == "pets@v2"
+    rows = pq.read_table(opened.store.version("pets@v2") / "labels.parquet").to_pylist()
+    rejected = [row for row in rows if row["source"] == "human"]
+    assert len(rejected) == len(kept | ignored)
+    assert {(row["key"], row["outcome"], row["reason"]) for row in rejected} == {(sample.key, "dropped", "rejected")}
