@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal
 from xml.sax.saxutils import escape, quoteattr
@@ -19,7 +19,7 @@ from builder import BuildError, brief
 from builder.files import new_file, new_folder, write_file
 from builder.manifest import Manifest
 from builder.media import ShardImage, file_name, images_of
-from builder.review import Box, Edited, Shown, shown_objects
+from builder.review import Box, Edited, Shown, on_image, shown_objects
 from builder.shards import read_bytes
 from teachers.boxes import iou_matrix
 
@@ -81,12 +81,15 @@ class Answer:
 @dataclass(frozen=True)
 class Returned:
     """What came back of a version. images: SHA-256 by key of all images that did; looked_at: keys of those that a
-    person declared finished; shown: all objects of these images, dropped ones too."""
+    person declared finished; shown: all objects of these images, dropped ones too; authors: by key, who went through
+    the image; touched: keys of those that a person went through, as far as is known."""
 
     edited: Sequence[Edited]
     images: Mapping[str, str]
     looked_at: Collection[str]
     shown: Sequence[Shown]
+    authors: Mapping[str, str]
+    touched: Collection[str]
 
 
 def mark_of(shown: Shown, manifest: Manifest) -> str:
@@ -184,11 +187,22 @@ def collect(answers: Iterable[Answer], folder: Path, manifest: Manifest) -> Retu
         _check(answer, places.get(key), manifest)
     shown = {found[0].key: found for found in shown_objects(folder, by_key)} if by_key else {}
     edited = [one for key, answer in sorted(by_key.items()) for one in _edited(answer, shown.get(key, []), manifest)]
+    if not any(answer.looked_at or answer.boxes for answer in by_key.values()) and any(
+        one.outcome == "kept" for some in shown.values() for one in some
+    ):
+        raise AnnotationError(
+            f"none of the {len(by_key)} images that came back has a box, and none is tagged as finished: upload the "
+            "file of the queue in CVAT and export again, or tag images `reviewed` to reject all their boxes"
+        )
+    sides = {key: (image.width, image.height) for key, image in places.items()}
+    finished = {key for key, answer in by_key.items() if answer.looked_at}
     return Returned(
-        edited,
+        [replace(one, box=on_image(one.box, *sides[one.key])) for one in edited],
         {key: places[key].sha256 for key in sorted(by_key)},
-        {key for key, answer in by_key.items() if answer.looked_at},
+        finished,
         [one for key in sorted(shown) for one in shown[key]],
+        {key: answer.author for key, answer in by_key.items()},
+        finished,
     )
 
 

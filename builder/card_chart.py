@@ -52,7 +52,8 @@ def _row(manifest: Manifest, n: int, place: int, most: int, keep: float) -> Iter
     name = manifest.classes[n]
     told = manifest.per_class[name]
     y, scale = TOP + ROW * place, (WIDTH - LEFT - RIGHT) / max(1, most)
-    short = name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+    short = "".join(c if c.isprintable() else " " for c in name)  # XML has no way to write a control character
+    short = short if len(short) <= LONGEST else short[: LONGEST - 1] + "…"
     yield f'<text x="{LEFT - 8}" y="{y + 13}" text-anchor="end">{escape(short)}</text>'
     x = float(LEFT)
     dropped = told["predicted"] - told["kept"] - told["ignored"]

@@ -34,6 +34,7 @@ def review() -> None:
 @review.command()
 @click.argument("version")
 @click.option("--budget", type=click.IntRange(1), default=200, show_default=True, help="Images to queue.")
+@click.option("--again", is_flag=True, help="Also queue images that people went through already.")
 @click.option(
     "--audit", type=click.IntRange(2), metavar="N", help="Draw N kept boxes at random instead, to estimate precision."
 )
@@ -54,6 +55,7 @@ def review() -> None:
 def queue(
     version: str,
     budget: int,
+    again: bool,
     audit: int | None,
     seed: int,
     to: str,
@@ -78,6 +80,7 @@ def queue(
         raise click.UsageError("--url-prefix belongs to --to labelstudio: give that too")
     with sentences():
         from builder.manifest import read_manifest
+        from builder.review_queue import gone_through
         from builder.store import Store
 
         store = Store(store_root)
@@ -86,7 +89,8 @@ def queue(
         if audit:
             keys, ids, value, text = _draw(store, folder, manifest, audit, seed, dry_run)
         else:
-            keys, ids, value, text = _rank(store, folder, manifest, budget, show=to == "list" and not as_json)
+            skip = set() if again else gone_through(store, folder, manifest)
+            keys, ids, value, text = _rank(store, folder, manifest, (budget, skip), show=to == "list" and not as_json)
         if to != "list" and not dry_run:
             said = _hand_over(store, folder, manifest, (keys, ids), (to, out, url_prefix, ignored))
             value |= {"next": said}
@@ -110,13 +114,16 @@ def _draw(store: Store, folder: Path, manifest: Manifest, count: int, seed: int,
     return drawn.keys, [item.id for item in drawn.items], drawn.model_dump(mode="json"), rows(*lines)
 
 
-def _rank(store: Store, folder: Path, manifest: Manifest, budget: int, show: bool) -> Queued:
+def _rank(store: Store, folder: Path, manifest: Manifest, asked: tuple[int, set[str]], show: bool) -> Queued:
+    """asked: the budget, and the keys that are left out."""
     from builder.review_queue import queue as rank
 
-    found = rank(store, folder, manifest, budget)
+    budget, skip = asked
+    found = rank(store, folder, manifest, budget, skip)
     if show and found:
         _print_queue(found)
-    return [one.key for one in found], [], {"images": [asdict(one) for one in found]}, ""
+    text = f"{len(skip)} that people went through already are left out: --again queues them too" if skip else ""
+    return [one.key for one in found], [], {"images": [asdict(one) for one in found], "left_out": len(skip)}, text
 
 
 def _print_queue(found: Sequence[Candidate]) -> None:
@@ -215,8 +222,10 @@ def pull(
     with sentences():
         from builder.engine import default_workers
         from builder.manifest import read_manifest
-        from builder.overrides import add_overrides, check_labels, read_overrides
+        from builder.overrides import FILE as OVERRIDES
+        from builder.overrides import add_overrides, check_labels, load_overrides, read_overrides
         from builder.review import new_version, overrides_of
+        from builder.review_queue import remember
         from builder.store import Store
 
         store = Store(store_root)
@@ -224,17 +233,19 @@ def pull(
         manifest = read_manifest(folder)
         author = author or login_name()
         returned = _returned(store, folder, manifest, source, author)
-        new = overrides_of(returned.shown, returned.edited, returned.images, author)
+        known = load_overrides(folder / OVERRIDES) if OVERRIDES in manifest.files else []
+        new = overrides_of(returned.shown, returned.edited, returned.images, returned.authors)
         value, lines = _said(manifest, returned, new)
         if dry_run:
             check_labels(new, manifest.classes, "correct it where it was given, then pull again")
         else:
-            added = add_overrides(store, manifest.name, new, manifest.classes)
+            added = add_overrides(store, manifest.name, new, manifest.classes, known)
+            remember(store, manifest.name, [returned.images[key] for key in returned.touched])
             value["overrides"] = asdict(added)
             lines.append(("overrides", f"{added.added} new, {added.changed} changed, {added.total} in force"))
             if added.changed:
                 click.echo(f"{added.changed} verdicts differ from earlier ones: the later ones hold", err=True)
-        audited = _audited(store, manifest, returned, author, write=not dry_run)
+        audited = _audited(store, manifest, returned, write=not dry_run)
         value["audits"] = [_audit_value(one) for one in audited]
         lines += [("audit", _audit_text(one)) for one in audited]
         if not dry_run and not no_build:
@@ -284,19 +295,18 @@ def _returned(store: Store, folder: Path, manifest: Manifest, source: Path | Non
     edited, keys = read_edits(store, folder, manifest, author)
     hashes = {image.key: image.sha256 for image in images_of(folder, manifest) if image.key in keys}
     shown = [one for some in shown_objects(folder, keys) for one in some]
-    return Returned(edited, hashes, (), shown)
+    return Returned(edited, hashes, (), shown, dict.fromkeys(hashes, author), touched=hashes)
 
 
-def _audited(store: Store, manifest: Manifest, returned: Returned, author: str, write: bool) -> list[Audited]:
+def _audited(store: Store, manifest: Manifest, returned: Returned, write: bool) -> list[Audited]:
     """The audits of the version that this review says something of, with what it says."""
     from builder import audits
 
-    authors = {one.id: one.author for one in returned.edited if one.id is not None}
     found = []
     for one in audits.read(store, manifest):
         said = audits.judge(one.audit, returned.edited, returned.images, returned.looked_at)
         if said:
-            who = {id: authors.get(id, author) for id in said}
+            who = {id: returned.authors[id.partition("#")[0]] for id in said}
             found.append(audits.record(store, one, said, who) if write else audits.joined(one, said, who))
     return found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -108,18 +109,20 @@ def read_cvat(path: Path, author: str) -> Iterator[Answer]:
     Raises AnnotationError for what is no such export, for a DOCTYPE (which may hide entities), and for shapes that are
     no upright boxes, naming the image. Nothing is extracted from a ZIP.
     """
-    with _opened(path) as file:
-        reader = _Reader(path, author)
-        try:
+    reader = _Reader(path, author)
+    try:
+        with _opened(path) as file:
             while chunk := file.read(CHUNK):
                 reader.parser.Parse(chunk, False)
                 yield from reader.taken()
             reader.parser.Parse(b"", True)
-        except expat.ExpatError as error:
-            raise AnnotationError(f"{path} is no whole XML ({error}): export the task again") from None
-        except zipfile.BadZipFile as error:
-            raise AnnotationError(f"{path} is a damaged ZIP ({error}): export the task again") from None
-        yield from reader.taken()
+    except (expat.ExpatError, LookupError) as error:
+        raise AnnotationError(f"{path} is no whole XML ({error}): export the task again") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise AnnotationError(f"{path} is a damaged ZIP ({error}): export the task again") from None
+    except RuntimeError as error:  # encrypted, or compressed in a way that Python lacks
+        raise AnnotationError(f"{path} cannot be unpacked ({error}): give the annotations.xml in it") from None
+    yield from reader.taken()
 
 
 @contextmanager

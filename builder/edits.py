@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from builder.documents import LABELS, Names
-from builder.review import MOVED, Box, Edited, Shown
+from builder.review import MOVED, Box, Edited, Shown, on_image
 
 ACCEPT, REJECT = "accept", "reject"
 """Tags, of objects or of images."""
@@ -51,7 +51,7 @@ def edits_of(sample: Mapping[str, Any], names: Names, shown: Mapping[str, Shown]
 
 def _pixels(box: Sequence[float], width: int, height: int) -> Box:
     x, y, w, h = box
-    return x * width, y * height, (x + w) * width, (y + h) * height
+    return on_image((x * width, y * height, (x + w) * width, (y + h) * height), width, height)
 
 
 def _verdict(tags: Sequence[str]) -> Literal["accept", "reject"] | None:

@@ -6,7 +6,6 @@ looks like a token taken out, and the library's own log, which names signed addr
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 
 from builder import brief
 from builder.engine import Advance
-from builder.repository import MAIN, HubError, Outdated, Refs, RemoteFile
+from builder.repository import MAIN, HubError, Outdated, Refs, RemoteFile, endpoint
 
 Result = TypeVar("Result")
 
@@ -43,7 +42,7 @@ class Hub:
         from huggingface_hub import HfApi
 
         self.repo = repo
-        self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="tutelage")
+        self._api = HfApi(endpoint=endpoint(), library_name="tutelage")
 
     @property
     def address(self) -> str:
@@ -295,10 +294,13 @@ def _sentence(repo: str, cause: Exception, asked: float) -> HubError:
 
     if isinstance(cause, OfflineModeIsEnabled):
         return HubError(f"{repo} cannot be reached, since HF_HUB_OFFLINE is set: unset it")
+    if isinstance(cause, UnicodeEncodeError):  # of a header; everything else that is sent may hold any character
+        return HubError("your token holds characters that no token has: run `hf auth login`, or set HF_TOKEN")
     status = _status(cause)
     if not status:
         if not isinstance(cause, HTTPError) and not _is_closed(cause):
-            return HubError(f"the Hub cannot be used for {repo} ({_plain(str(cause))}): {AGAIN}")
+            xet = "; or set HF_HUB_DISABLE_XET=1, if this Hub has no Xet" if isinstance(cause, ConnectionError) else ""
+            return HubError(f"the Hub cannot be used for {repo} ({_plain(str(cause))}): {AGAIN}{xet}")
         return HubError(f"the Hub cannot be reached for {repo} ({type(cause).__name__}{_host(cause)}): {AGAIN}")
     told = _plain(getattr(cause, "server_message", None) or "")
     because = f" ({status}: {told})" if told else f" ({status})"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from builder import BuildError
 from builder.files import digest, write_file
@@ -17,15 +17,17 @@ FILE = "manifest.json"
 class ShardRecord(BaseModel):
     """One tar: its name below `data/`, size and SHA-256 of the file, samples, objects kept and ignored in them.
 
-    skipped_kept, skipped_ignored: how many of these objects are on tombstoned images."""
+    tombstones: how many of the samples are to be skipped (0 in versions from before this was told); skipped_kept,
+    skipped_ignored: how many of these objects are on them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
-    bytes: int
+    bytes: NonNegativeInt
     sha256: str
-    samples: int
-    kept: int
-    ignored: int
+    samples: NonNegativeInt
+    kept: NonNegativeInt
+    ignored: NonNegativeInt
+    tombstones: int = 0
     skipped_kept: int = 0
     skipped_ignored: int = 0
     chunks: tuple[int, int] = (0, 0)

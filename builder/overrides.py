@@ -31,6 +31,8 @@ FILE = "overrides.json"
 FORMAT = 1
 SAME = 0.99
 """IoU from which on a box that was shown is taken for the one that an override made, or was made for."""
+MATCH = 0.5
+"""IoU from which on an object may be the one that an override is about."""
 APPLIED, ORPHANED, WAITING, ELSEWHERE = "applied", "orphaned", "waiting", "elsewhere"
 """What becomes of an override in a version: it decided; its object is not there; nothing to reject is there; its image
 is not in the version."""
@@ -138,11 +140,17 @@ def overrides_digest(overrides: Iterable[Override]) -> str | None:
     return digest(rows) if rows else None
 
 
-def add_overrides(store: Store, name: str, new: Iterable[Override], classes: Sequence[str] | None = None) -> Added:
+def add_overrides(
+    store: Store,
+    name: str,
+    new: Iterable[Override],
+    classes: Sequence[str] | None = None,
+    known: Iterable[Override] = (),
+) -> Added:
     """Join a batch to the overrides in force for dataset `name` (see `merge`), atomically.
 
-    classes: of the version that was reviewed; a label that they lack is refused. Raises BuildError, and nothing is
-    written, for that and for an override that cannot be.
+    classes: of the version that was reviewed; a label that they lack is refused. known: see `merge`. Raises BuildError,
+    and nothing is written, for that and for an override that cannot be.
     """
     batch = [_normal(one) for one in new]
     path = overrides_path(store, name)
@@ -154,7 +162,7 @@ def add_overrides(store: Store, name: str, new: Iterable[Override], classes: Seq
     if not batch:
         return Added(0, 0, 0, len(read_overrides(store, name)))
     with locked(path.parent / ".lock", f"the reviews of {name}", sweep=[path.parent], wait=True):
-        merged, counts = merge(read_overrides(store, name), batch)
+        merged, counts = merge(read_overrides(store, name), batch, known)
         data = dump_overrides(merged)
         if not path.exists() or path.read_bytes() != data:
             write_file(path, data)
@@ -173,30 +181,29 @@ def check_labels(overrides: Iterable[Override], classes: Sequence[str], advice: 
             )
 
 
-def merge(present: Iterable[Override], new: Iterable[Override]) -> tuple[list[Override], Counter[str]]:
+def merge(
+    present: Iterable[Override], new: Iterable[Override], known: Iterable[Override] = ()
+) -> tuple[list[Override], Counter[str]]:
     """The overrides in force after a batch, sorted, and how many of the batch are added, changed or same.
 
     An override of the batch is about what an earlier one left (its resulting box by IoU of at least SAME, and label),
     about the same object of the teacher's, or says what was said already; each earlier one takes part once. It then
     composes with the earlier one, whose object it keeps: the last verdict wins. Two verdicts of a batch on one object
     count as changed; the last by `order` wins. Neither order matters, and a batch that comes twice counts once.
+
+    known: overrides of the version that was reviewed. A box that was drawn where an earlier one of its class was not to
+    be seen (IoU of at least MATCH) is that one, drawn again; beside one that was, it is another object.
     """
-    counts = Counter[str]()
-    batch: dict[tuple[Any, ...], Override] = {}
+    counts, batch = Counter[str](), dict[tuple[Any, ...], Override]()
     for one in sorted({_normal(n) for n in new}, key=lambda one: one.order):
         what = (one.sha256, one.box, one.before, one.action == "add")
         if what in batch:
             counts["changed"] += 1
         batch[what] = one
-    by_image: dict[str, list[Override]] = {}
-    for one in present:
-        by_image.setdefault(one.sha256, []).append(_normal(one))
-    fresh: dict[str, list[Override]] = {}
-    for one in batch.values():
-        fresh.setdefault(one.sha256, []).append(one)
-    for sha256, verdicts in fresh.items():
-        before = sorted(by_image.get(sha256, []), key=lambda one: one.order)
-        partner = _partners(before, verdicts)
+    there, seen = by_image(map(_normal, present)), by_image(one for one in known if one.action == "add")
+    for sha256, verdicts in by_image(batch.values()).items():
+        before = there.get(sha256, [])
+        partner = _partners(before, verdicts, seen.get(sha256, []))
         after = dict(enumerate(before))
         for n, one in enumerate(verdicts):
             if n not in partner:
@@ -206,29 +213,33 @@ def merge(present: Iterable[Override], new: Iterable[Override]) -> tuple[list[Ov
             place, kind = partner[n]
             after[place] = _composed(before[place], one, kind)
             counts["same" if after[place] == before[place] else "changed"] += 1
-        by_image[sha256] = list(after.values())
-    return sorted({one for group in by_image.values() for one in group}, key=lambda one: one.order), counts
+        there[sha256] = list(after.values())
+    return sorted({one for group in there.values() for one in group}, key=lambda one: one.order), counts
 
 
-RESULT, ORIGIN, SAID = 0, 1, 2
-"""How a new override can be about an earlier one: about what it left, its object, or saying the same again."""
+RESULT, ORIGIN, SAID = 0, 1, 2  # a new override is about what an earlier one left, or its object, or says it again
 
 
-def _partners(before: Sequence[Override], new: Sequence[Override]) -> dict[int, tuple[int, int]]:
+def _partners(
+    before: Sequence[Override], new: Sequence[Override], seen: Sequence[Override]
+) -> dict[int, tuple[int, int]]:
     """Position in `new` -> position in `before`, and how it is about it. One to one, the closest boxes first."""
     found = []
+    boxes, results, left_by = [one.box for one in new], [one.result for one in new], [old.result for old in before]
+    left, said, origin = overlaps(boxes, left_by), overlaps(results, left_by), overlaps(boxes, [o.box for o in before])
+    drawn = overlaps(results, [old.result for old in seen])
     for n, one in enumerate(new):
+        beside = any(drawn[n, m] >= MATCH and old.label == one.label for m, old in enumerate(seen))
+        least = MATCH if one.action == "add" and not beside else SAME
         for place, old in enumerate(before):
-            for kind, a, b, labels in (
-                (RESULT, one.result if one.action == "add" else one.box, old.result, one.before == old.label),
-                (ORIGIN, one.box, old.box, one.before == old.before and "add" not in (one.action, old.action)),
-                (SAID, one.result, old.result, one.label == old.label and one.action != "reject" != old.action),
+            for kind, overlap, labels in (
+                (RESULT, left[n, place], one.before == old.label),
+                (ORIGIN, origin[n, place], one.before == old.before and "add" not in (one.action, old.action)),
+                (SAID, said[n, place], one.label == old.label and one.action != "reject" != old.action),
             ):
-                overlap = box_iou(a, b) if labels else 0.0
-                if overlap >= SAME:
-                    found.append((kind, -round(overlap, 6), one.order, old.order, n, place))
-    partner: dict[int, tuple[int, int]] = {}
-    taken = set[int]()
+                if labels and overlap >= (least if kind == RESULT and old.action == "add" else SAME):
+                    found.append((kind, -round(float(overlap), 6), one.order, old.order, n, place))
+    partner, taken = dict[int, tuple[int, int]](), set[int]()
     for kind, _, _, _, n, place in sorted(found):
         if n not in partner and place not in taken:
             partner[n] = (place, kind)
@@ -281,13 +292,8 @@ def summary(fates: Mapping[Override, str]) -> dict[str, Any]:
     applied."""
     states = Counter(fates.values())
     done = Counter(one.action for one, state in fates.items() if state == APPLIED)
-    numbers = {
-        "count": len(fates),
-        "applied": states[APPLIED],
-        "orphans": states[ORPHANED],
-        "waiting": states[WAITING],
-        "elsewhere": states[ELSEWHERE],
-    }
+    numbers = {"count": len(fates), "applied": states[APPLIED], "orphans": states[ORPHANED]}
+    numbers |= {"waiting": states[WAITING], "elsewhere": states[ELSEWHERE]}
     return {"digest": overrides_digest(fates), **numbers, **{action: done[action] for action in get_args(Action)}}
 
 
@@ -308,9 +314,9 @@ def who(one: Override) -> str:
     return one.author or "somebody who gave no name"
 
 
-def box_iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes, in float64."""
-    return float(iou_matrix(np.array([a], np.float64), np.array([b], np.float64))[0, 0])
+def overlaps(boxes: Sequence[Box], others: Sequence[Box]) -> np.ndarray:
+    """IoU of every box with every other, float64 (N, M)."""
+    return iou_matrix(*(np.array(side, np.float64).reshape(-1, 4) for side in (boxes, others)))
 
 
 def _normal(one: Override) -> Override:

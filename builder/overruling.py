@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from builder.overrides import APPLIED, ORPHANED, WAITING, Box, Override
+from builder.overrides import APPLIED, MATCH, ORPHANED, WAITING, Box, Override
 from builder.rules import (
     ACCEPTED,
     ADDED,
@@ -23,8 +23,6 @@ from builder.rules import (
 )
 from teachers.boxes import iou_matrix
 
-MATCH = 0.5
-"""IoU from which on an object may be the one that an override is about."""
 REASON = {"accept": ACCEPTED, "relabel": RELABELLED, "move": MOVED}
 
 

@@ -22,7 +22,7 @@ from builder.hub import Hub
 from builder.manifest import FILE, Manifest, read_manifest
 from builder.quality import UNKNOWN, licences
 from builder.remote import remote_manifest
-from builder.repository import MAIN, HubError, Outdated, RemoteFile, parse_ref
+from builder.repository import MAIN, HubError, Outdated, RemoteFile, check_branch, parse_ref
 
 SHARDS = "data/train-*.tar"
 """What readers of a repository take for shards, by the card."""
@@ -69,7 +69,8 @@ def publish(
     track: Track = silent,
 ) -> Published:
     """Publish the version in `folder` to the dataset `repo` (`org/name`), which is made if it is not there, `private`
-    or not. branch: that the commit goes to, made from main if it is not there.
+    or not. branch: that the commit goes to, made if it is not there: from main, or, if that holds a later version, from
+    where main began.
 
     Raises GateFailed if a gate failed when the version was built, BuildError for a version whose files are not those of
     its manifest, and HubError: another version under this tag, a repository with other contents, somebody else who
@@ -77,6 +78,7 @@ def publish(
     """
     if "@" in repo or parse_ref(repo).repo != repo:
         raise HubError(f"{repo!r} is no dataset on the Hub: write ORG/NAME, without a version")
+    check_branch(branch)
     manifest = read_manifest(folder)
     gates = manifest.provenance.get("gates") or []
     stop_at_failure([Finding(gate["name"], gate["status"], gate["message"]) for gate in gates])
@@ -110,9 +112,10 @@ def _into(
     if branch not in refs.branches:
         if MAIN not in refs.branches:
             raise HubError(f"{hub.repo} has no branch main: publish to another repository")
+        refs.branches[branch] = _start(hub, refs.branches[MAIN], manifest)
         if not dry_run:
-            hub.create_branch(branch, refs.branches[MAIN])
-    head = refs.branches.get(branch, refs.branches[MAIN])
+            hub.create_branch(branch, refs.branches[branch])
+    head = refs.branches[branch]
     done = _committed(hub, head, manifest, files)
     if done:
         if not dry_run:
@@ -195,6 +198,18 @@ def _committed(hub: Hub, head: str, manifest: Manifest, files: Sequence[LocalFil
     return ""
 
 
+def _start(hub: Hub, main: str, manifest: Manifest) -> str:
+    """The commit that a new branch for this version begins at: that of main, or, if main holds a later version, the
+    one that main began at."""
+    if FILE in hub.tree(main) and _number(remote_manifest(hub, main)[1]) > _number(manifest):
+        *_, (main, _) = hub.commits(main)
+    return main
+
+
+def _number(manifest: Manifest) -> int:
+    return int(manifest.version[1:])
+
+
 def _changes(hub: Hub, head: str, branch: str, manifest: Manifest, files: Sequence[LocalFile]) -> _Changes:
     """What the commit has to bring about. Raises HubError for a repository that holds something else, or a later
     version of the same, which readers of the branch are not to lose."""
@@ -207,10 +222,10 @@ def _changes(hub: Hub, head: str, branch: str, manifest: Manifest, files: Sequen
             raise HubError(
                 f"{hub.repo} holds versions of {theirs.name}, not of {manifest.name}: publish to another one"
             )
-        if int(theirs.version[1:]) > int(manifest.version[1:]):
+        if _number(theirs) > _number(manifest):
             raise HubError(
                 f"{branch} of {hub.repo} holds {theirs.version}, which is later than {manifest.version}: publish to a "
-                "branch of its own with --revision"
+                "new branch with --revision"
             )
         gone = {*theirs.files, *(f"data/{shard.name}" for shard in theirs.shards)}
     elif other := [path for path in tree if path.startswith("data/") or path.endswith((".tar", ".parquet"))]:

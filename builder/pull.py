@@ -14,10 +14,10 @@ from typing import Literal
 
 from builder import BuildError
 from builder.engine import Track, run, silent
-from builder.files import locked, new_folder, sha256_file
+from builder.files import locked, new_folder
 from builder.manifest import FILE, read_manifest
 from builder.remote import Version, open_version
-from builder.repository import PREFIX, HubError, parse_ref
+from builder.repository import PREFIX, parse_ref
 from builder.store import NAME, Store
 
 FETCHERS = 4
@@ -101,16 +101,11 @@ def _fetch(version: Version, job: _Job, stop: Event) -> _Job:
 
 
 def _place(version: Version, target: Path) -> None:
-    """The fetched files as a version of the store: linked where the disk can, so that they take no more room. Each is
-    hashed once more, since it may have lain there for long."""
+    """The fetched files as a version of the store: linked where the disk can, so that they take no more room."""
     try:
         with new_folder(target) as temporary:
             for job in _jobs(version):
-                source = version.here(job.name, job.sha256)
-                if sha256_file(source) != job.sha256:
-                    source.unlink()
-                    raise HubError(f"{job.name} of {version.ref} was damaged on the disk: run the same command again")
-                _link(source, temporary / job.name)
+                _link(version.here(job.name, job.sha256), temporary / job.name)
             shutil.copyfile(version.folder / FILE, temporary / FILE)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):

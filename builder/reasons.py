@@ -9,7 +9,7 @@ import numpy as np
 
 from builder.certify import Group
 from builder.manifest import Manifest
-from builder.overrides import Override, box_iou, who
+from builder.overrides import Override, overlaps, who
 from builder.quality import groups, keep_section, limits
 from builder.rules import BY_PEOPLE
 from teachers.boxes import iou_matrix
@@ -84,7 +84,7 @@ class Reasons:
         else:
             found = [one for one in self._overrides if one.action == SAID[row["reason"]]]
         by_result = row["reason"] in ("moved", "added", "superseded")
-        one = max(found, key=lambda one: box_iou(one.result if by_result else one.box, box), default=None)
+        one = max(found, key=lambda one: overlaps([one.result if by_result else one.box], [box])[0, 0], default=None)
         by = who(one) if one else "a person"
         said = {
             "accepted": f"accepted by {by}, whatever its score",

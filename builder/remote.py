@@ -1,15 +1,19 @@
 """A version wherever it lies: in the store, or on the Hub, whose files are then fetched when they are first needed.
 
-What is fetched comes to lie in `store/remote/ORG/NAME/ID/`, laid out like a version; a file has its name there only
-once its SHA-256 is that of the manifest. Whatever is missing there is fetched again, so the folder may go at any time.
+What is fetched comes to lie in `store/remote/ORG/NAME/DIGEST/`, laid out like a version; a file has its name there only
+once its SHA-256 is that of the manifest. DIGEST is the manifest's own, since versions with one id may have different
+cards and reports. Whatever is missing there is fetched again, so the folder may go at any time.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from builder import BuildError
@@ -17,9 +21,10 @@ from builder.files import locked, sha256_file, sync_folder, write_file
 from builder.hub import Hub
 from builder.manifest import FILE, Manifest, ShardRecord, read_manifest
 from builder.repository import PREFIX, HubError, Ref, parse_ref
-from builder.store import NAME, VERSION, Store
+from builder.store import CLAIM, NAME, VERSION, Store
 
 WORK = ".work"
+OURS = (FILE, CLAIM)
 
 
 @dataclass(frozen=True)
@@ -33,18 +38,20 @@ class Origin:
 @dataclass(frozen=True)
 class Version:
     """A complete version. folder: with its manifest, and where its other files lie or come to lie. origin: None for one
-    that is all here. `shard` and `file` raise HubError and OSError."""
+    that is all here. sound: names of fetched files whose hash was checked. `shard` and `file` raise HubError and
+    OSError."""
 
     folder: Path
     manifest: Manifest
     origin: Origin | None = None
+    sound: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def ref(self) -> str:
         return f"{PREFIX}{self.origin.ref}" if self.origin else f"{self.manifest.name}@{self.manifest.version}"
 
     def shard(self, record: ShardRecord) -> Path:
-        """The file of one of the manifest's shards, fetched and its hash checked if it was not here yet."""
+        """The file of one of the manifest's shards, fetched if it was not here yet or the disk has damaged it."""
         return self.here(f"data/{record.name}", record.sha256)
 
     def file(self, name: str) -> Path:
@@ -57,14 +64,20 @@ class Version:
     def here(self, name: str, sha256: str) -> Path:
         """The file of this name and SHA-256 (hex), which the manifest states."""
         path = self.folder / name
-        if self.origin and not path.is_file():
+        if self.origin and not self._is_sound(name, sha256, path):
             self._fetch(self.origin, name, sha256, path)
         return path
+
+    def _is_sound(self, name: str, sha256: str, path: Path) -> bool:
+        """Whether a fetched file is here, and whole. It is read once: nobody can repair it but by fetching it again."""
+        if path.is_file() and name not in self.sound and sha256_file(path) == sha256:
+            self.sound.add(name)
+        return path.is_file() and name in self.sound
 
     def _fetch(self, origin: Origin, name: str, sha256: str, path: Path) -> None:
         work = self.folder / WORK / name.replace("/", "%")
         with locked(work.with_name(f".lock-{work.name}"), f"{name} of {self.ref}", sweep=[], wait=True):
-            if path.is_file():  # another process was faster
+            if self._is_sound(name, sha256, path):  # another process was faster
                 return
             shutil.rmtree(work, ignore_errors=True)  # of a killed one
             work.mkdir(parents=True)
@@ -78,6 +91,7 @@ class Version:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(fetched, path)
                 sync_folder(path.parent)
+                self.sound.add(name)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
 
@@ -97,7 +111,7 @@ def open_version(ref: str, store: Store, *, write: bool = True) -> Version:
     hub = Hub(wanted.repo)
     origin = Origin(wanted, hub.resolve(wanted.revision))
     contents, manifest = remote_manifest(hub, origin.commit)
-    folder = store.root / "remote" / wanted.repo / manifest.id
+    folder = store.root / "remote" / wanted.repo / hashlib.sha256(contents).hexdigest()
     if write and (not (folder / FILE).is_file() or (folder / FILE).read_bytes() != contents):
         write_file(folder / FILE, contents)
     return Version(folder, manifest, origin)
@@ -115,12 +129,12 @@ def remote_manifest(hub: Hub, commit: str) -> tuple[bytes, Manifest]:
                 f"{FILE} of {hub.repo} at {commit[:12]} is damaged or of a newer Tutelage: update, or publish it again"
             ) from None
     names = [*manifest.files, *(f"data/{shard.name}" for shard in manifest.shards)]
-    strange = [name for name in names if not _lies_inside(name)]
+    strange = [name for name, times in Counter(names).items() if times > 1 or not _lies_inside(name)]
     if strange or not (NAME.fullmatch(manifest.name) and VERSION.fullmatch(manifest.version)):
         raise HubError(f"{FILE} of {hub.repo} at {commit[:12]} names {strange or manifest.name!r}: do not use it")
     return contents, manifest
 
 
 def _lies_inside(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return bool(parts) and str(PurePosixPath(name)) == name and not any(p == "/" or p.startswith(".") for p in parts)
+    """Whether a file of a version may have this name: below it, neither hidden nor one that the store makes."""
+    return bool(re.fullmatch(r"[\w-][\w.-]{0,127}(/[\w-][\w.-]{0,127}){0,3}", name, re.ASCII)) and name not in OURS

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from builder import BuildError
 
@@ -39,6 +41,31 @@ def parse_ref(text: str) -> Ref:
     if not REPO.fullmatch(repo) or (at and not REVISION.fullmatch(revision)):
         raise HubError(f"{text!r} is no dataset on the Hub: write ORG/NAME, or ORG/NAME@VERSION")
     return Ref(repo, revision)
+
+
+def check_branch(name: str) -> None:
+    """Raise HubError for a branch that no version may go to: one that reads like a version number would be taken for
+    that version's tag, and the Hub keeps `refs/` to itself."""
+    if not REVISION.fullmatch(name) or re.fullmatch("[vV][0-9]+", name) or name.startswith("refs/"):
+        raise HubError(
+            f"{name!r} cannot be the branch of a version: give --revision a plain name that is no version number"
+        )
+
+
+def endpoint() -> str | None:
+    """`HF_ENDPOINT` without a slash at its end; None for the public Hub. Raises HubError, which repeats no password, if
+    it is no address."""
+    told = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/")
+    try:
+        parts = urlsplit(told)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if "@" in told:  # it would be sent in the place of the token
+        raise HubError("HF_ENDPOINT holds a user or password: write https://HOST there, and the token in HF_TOKEN")
+    if told and not usable:
+        raise HubError(f"HF_ENDPOINT {told!r} is no address: write https://HOST there, or unset it")
+    return told or None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib.metadata import version as installed_version
 from itertools import pairwise
@@ -19,7 +19,7 @@ from builder import BuildError
 from builder.engine import Track, silent
 from builder.manifest import read_manifest
 from builder.media import ShardPath, images_of
-from builder.overrides import Action, Override
+from builder.overrides import MATCH, Action, Override, by_image, overlaps
 from builder.overrides import Box as Box
 from builder.predictions import BOX
 
@@ -61,24 +61,23 @@ class Edited:
 
 
 def overrides_of(
-    shown: Iterable[Shown], edited: Iterable[Edited], images: Mapping[str, str], author: str = ""
+    shown: Iterable[Shown], edited: Iterable[Edited], images: Mapping[str, str], authors: Mapping[str, str]
 ) -> list[Override]:
     """What the differences between what was shown and what came back say, sorted.
 
-    images: key -> SHA-256 of those that came back; objects of others do not count. A kept object that did not come back
-    is rejected, by the one author of its image's other objects or else by `author`. A verdict of `reject` counts before
-    a change; a changed box (by more than MOVED pixels) is a move, with its label; a changed label a relabel. Where an
-    object came back several times, the closest is it and the others are added. Raises BuildError for an object that was
-    never shown.
+    images: key -> SHA-256 of those that came back; objects of others do not count. authors: by key, who rejected the
+    kept objects that did not come back. A verdict of `reject` counts before a change; a changed box (by more than MOVED
+    pixels) is a move, with its label; a changed label a relabel. Where an object came back several times, the closest
+    is it and the others are added. A kept object that was left as it was beside one of these (see `_left_beside`) is
+    accepted. Raises BuildError for an object that was never shown.
     """
     known = {one.id: one for one in shown if one.key in images}
     back: dict[str, list[Edited]] = {}
     found: list[Override] = []
-    authors: dict[str, set[str]] = {}
+    left: dict[str, list[Edited]] = {}
     for one in edited:
         if one.key not in images:
             continue
-        authors.setdefault(one.key, set()).add(one.author)
         if one.id is None:
             found += _drawn(one, images[one.key])
         elif one.id in known and known[one.id].key == one.key:
@@ -90,12 +89,36 @@ def overrides_of(
     for id, was in known.items():
         copies = _closest_first(was, back.get(id, []))
         if copies:
-            found += _verdict(was, copies[0])
+            found += (verdict := _verdict(was, copies[0]))
+            if not verdict and was.outcome == "kept":
+                left.setdefault(was.sha256, []).append(replace(copies[0], box=was.box))
         elif was.outcome == "kept":
-            named = authors.get(was.key, set())
-            found.append(Override(was.sha256, was.box, "reject", was.label, None, min(named) if named else author))
+            found.append(Override(was.sha256, was.box, "reject", was.label, None, authors[was.key]))
         found += (drawn for one in copies[1:] for drawn in _drawn(one, was.sha256))
+    said = by_image(found)
+    found += [one for sha256, some in left.items() for one in _left_beside(said.get(sha256, ()), some)]
     return sorted(set(found), key=lambda one: one.order)
+
+
+def _left_beside(said: Sequence[Override], left: Sequence[Edited]) -> Iterator[Override]:
+    """What must be said of the kept objects of an image that a person saw and left, since builder.overruling would drop
+    them otherwise: they overlap by MATCH or more what was rejected, added or given their class."""
+    if not said:
+        return
+    boxes = [one.box for one in left]
+    overlap = np.maximum(*(overlaps(side, boxes) for side in ([o.box for o in said], [o.result for o in said])))
+    for n, m in np.argwhere(overlap >= MATCH):
+        one, kept = said[n], left[m]
+        if kept.label == one.label or (one.action == "reject" and kept.label == one.before):
+            yield Override(one.sha256, kept.box, "accept", kept.label, None, kept.author)
+
+
+def on_image(box: Box, width: float, height: float) -> Box:
+    """The part of a box that lies on the image, as the next version will show it: by its box an override is found
+    again. A box that lies beside the image stays what it is."""
+    x1, x2 = (min(max(x, 0.0), width) for x in (box[0], box[2]))
+    y1, y2 = (min(max(y, 0.0), height) for y in (box[1], box[3]))
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else box
 
 
 def _drawn(one: Edited, sha256: str) -> list[Override]:

@@ -13,6 +13,9 @@ An image gains from three things, each from 0 to below or at 1, and their sum is
 Of the POOL best per image asked for, images are then taken greedily by gain x novelty: novelty is the distance of the
 image's difference hash (builder.dhash) to the nearest one taken, in halves of its bits, at most 1. Images as alike as
 near-duplicates are never taken twice. What is picked so is no sample: nothing about precision may be estimated from it.
+
+Images that people went through are remembered in `reviews/NAME/looked_at.json` of the store, by their SHA-256, so that
+the next queue is about others.
 """
 
 from __future__ import annotations
@@ -20,20 +23,23 @@ from __future__ import annotations
 import glob
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from builder import BuildError
 from builder.dhash import BITS, dhash
+from builder.files import canonical_json, locked, write_file
 from builder.manifest import FILE, Manifest, read_manifest
 from builder.media import images_of
+from builder.overrides import overrides_path, read_overrides
 from builder.pool import read_pool
 from builder.quality import limits
 from builder.shards import read_bytes
@@ -47,6 +53,7 @@ ALIKE = 4
 """Bits of BITS by which near-duplicates differ at most, where the recipe says nothing."""
 WHOLE = 1_000_000
 """Figures are summed as whole numbers of this part: sums of floats would depend on the order of rows."""
+LOOKED_AT = "looked_at.json"
 MEMORY = "512MB"
 """Of DuckDB; beyond it, it goes to disk."""
 
@@ -63,19 +70,48 @@ class Candidate:
     novelty: float = 1.0
 
 
-def queue(store: Store, folder: Path, manifest: Manifest, budget: int) -> list[Candidate]:
-    """At most `budget` images of a version, the most worth a person's look first. Deterministic; memory grows with the
-    budget alone, but for 16 bytes an image while their hashes are looked up. Raises BuildError for a version whose
-    labels cannot be read."""
-    found = candidates(store, folder, manifest, POOL * budget)
+def queue(store: Store, folder: Path, manifest: Manifest, budget: int, skip: Collection[str] = ()) -> list[Candidate]:
+    """At most `budget` images of a version, the most worth a person's look first, without those of the keys `skip`.
+    Deterministic; memory grows with the budget and `skip` alone, but for 16 bytes an image while their hashes are
+    looked up. Raises BuildError for a version whose labels cannot be read."""
+    found = candidates(store, folder, manifest, POOL * budget, skip)
     bits = _hashes(store, folder, manifest, [candidate.key for candidate in found])
     inputs = manifest.provenance.get("inputs") or {}
     alike = (inputs.get("images") or {}).get("near_duplicates")
     return diverse(found, bits, budget, ALIKE if alike is None else alike)
 
 
-def candidates(store: Store, folder: Path, manifest: Manifest, most: int) -> list[Candidate]:
-    """The images with the greatest gain, by falling gain, then key; those without any are left out."""
+def remember(store: Store, name: str, looked_at: Collection[str]) -> None:
+    """Note the images (SHA-256) that people went through, changed or not, beside the overrides of dataset `name`."""
+    path = overrides_path(store, name).with_name(LOOKED_AT)
+    if not set(looked_at) - set(_remembered(path)):
+        return
+    with locked(path.parent / ".lock", f"the reviews of {name}", sweep=[path.parent], wait=True):
+        write_file(path, canonical_json(sorted({*_remembered(path), *looked_at})))
+
+
+def _remembered(path: Path) -> list[str]:
+    try:
+        found = orjson.loads(path.read_bytes()) if path.exists() else []
+    except (OSError, orjson.JSONDecodeError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise BuildError(f"{path} is damaged: remove it, and images that people went through are queued again")
+    return found
+
+
+def gone_through(store: Store, folder: Path, manifest: Manifest) -> set[str]:
+    """The keys of a version's images that people went through, or changed by an override that is in force."""
+    path = overrides_path(store, manifest.name)
+    known = {*_remembered(path.with_name(LOOKED_AT)), *(one.sha256 for one in read_overrides(store, manifest.name))}
+    return {image.key for image in images_of(folder, manifest) if image.sha256 in known} if known else set()
+
+
+def candidates(
+    store: Store, folder: Path, manifest: Manifest, most: int, skip: Collection[str] = ()
+) -> list[Candidate]:
+    """The images with the greatest gain, by falling gain, then key; those without any are left out, and so are those of
+    the keys `skip`."""
     import duckdb
 
     path = folder / "labels.parquet"
@@ -86,7 +122,7 @@ def candidates(store: Store, folder: Path, manifest: Manifest, most: int) -> lis
             with duckdb.connect(":memory:", config=config) as sql:
                 sql.register("classes", _classes(manifest))
                 sql.register("changed", _changed(store, folder, manifest, most))
-                sql.register("gone", pa.table({"key": pa.array(manifest.tombstones, pa.string())}))
+                sql.register("gone", pa.table({"key": pa.array(sorted({*manifest.tombstones, *skip}), pa.string())}))
                 query = _query(path, columns, has_empty=bool(manifest.images.get("empty")))
                 return [Candidate(*row) for row in sql.execute(query, {"most": most}).fetchall()]
     except (OSError, pa.ArrowException, duckdb.Error) as error:

@@ -231,7 +231,7 @@ def _counts(chosen: _Chosen, classes: int) -> dict[str, Any]:
     }
     return {
         "reasons": np.bincount(decision.reason[there], minlength=len(REASONS)),
-        "per_class": {name: np.bincount(label, minlength=classes) for name, label in labels.items()},
+        "per_class": {name: np.bincount(label[label >= 0], minlength=classes) for name, label in labels.items()},
     }
 
 
@@ -246,6 +246,7 @@ def _shard_record(job: ShardJob, written: ShardFile, chosen: _Chosen) -> dict[st
         samples=written.samples,
         kept=count(chosen.places, KEPT),
         ignored=count(chosen.places, IGNORED),
+        tombstones=len(chosen.tombstones),
         skipped_kept=count(chosen.tombstones, KEPT),
         skipped_ignored=count(chosen.tombstones, IGNORED),
         chunks=(job.chunks.start, job.chunks.stop),

@@ -144,6 +144,7 @@ class JointBatches:
             first = (step * self._world + self._rank) * self._share
             for position in range(first, first + self._share):
                 epoch, place = divmod(position, len(stream))
+                stream.look_ahead(self._seed, number, epoch, place)
                 scene = stream[int(stream.order(self._seed, number, epoch)[place])]
                 rng = generator(self._seed, number, 1, position)
                 canvas, boxes, visible = self._augment(scene.pixels, scene.boxes, self._size, self._fill, rng)

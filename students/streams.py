@@ -4,8 +4,10 @@ pure function of (data, seed, epoch)."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Thread
 from typing import Protocol
 
 import numpy as np
@@ -44,6 +46,9 @@ class Stream(Protocol):
     def order(self, seed: int, stream: int, epoch: int) -> np.ndarray:
         """int64 (len,): the order in which the images of stream number `stream` are seen in an epoch."""
 
+    def look_ahead(self, seed: int, stream: int, epoch: int, place: int) -> None:
+        """Begin to fetch what comes after this place of the order, where that takes its time."""
+
 
 class Labelled:
     """The human images; crowds and difficult objects are ignored."""
@@ -61,12 +66,14 @@ class Labelled:
     def order(self, seed: int, stream: int, epoch: int) -> np.ndarray:
         return _order(seed, stream, epoch, len(self))
 
+    def look_ahead(self, seed: int, stream: int, epoch: int, place: int) -> None: ...
+
 
 class Pseudo:
     """The images of some versions, found by offset in their shards. Only the offsets are held in memory.
 
-    Of a version on the Hub a shard is fetched when its first image is asked for, so the order goes through a few shards
-    at a time (WINDOW); until then the manifest's count stands for it.
+    Of a version on the Hub a shard is fetched when its first image is asked for, or by `look_ahead` before that, so the
+    order goes through a few shards at a time (WINDOW); until then the manifest's count stands for it.
     """
 
     def __init__(self, versions: Sequence[Version], classes: Sequence[str]) -> None:
@@ -77,8 +84,7 @@ class Pseudo:
         for shard in self._shards:
             self._rows.append(None if shard.is_later else shard.rows())
         counts = [
-            shard.record.samples if rows is None else len(rows)
-            for shard, rows in zip(self._shards, self._rows, strict=True)
+            shard.samples if rows is None else len(rows) for shard, rows in zip(self._shards, self._rows, strict=True)
         ]
         self._starts = np.cumsum([0, *counts])
         if not len(self):
@@ -86,6 +92,7 @@ class Pseudo:
             raise LoaderError(f"{refs} holds no images: there is nothing to train on")
         self._streamed = any(shard.version.origin for shard in self._shards)
         self._last: tuple[tuple[int, int, int], np.ndarray] | None = None
+        self._ahead = (0, 0)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -96,6 +103,20 @@ class Pseudo:
         if self._last is None or self._last[0] != (seed, stream, epoch):
             self._last = (seed, stream, epoch), _windowed(generator(seed, stream, 0, epoch), self._starts)
         return self._last[1]
+
+    def look_ahead(self, seed: int, stream: int, epoch: int, place: int) -> None:
+        """Begin to fetch the shards of the window after the one that this place of the order is in."""
+        if not self._streamed:
+            return
+        shards = _shard_order(seed, stream, epoch, len(self._shards))
+        ends = np.cumsum(np.diff(self._starts)[shards])[WINDOW - 1 :: WINDOW]
+        window = int(np.searchsorted(ends, place, "right")) + 1
+        if (epoch, window) != self._ahead:
+            self._ahead = epoch, window
+            wanted = (self._shards[number] for number in shards[window * WINDOW : (window + 1) * WINDOW].tolist())
+            later = [shard for shard in wanted if not shard.is_here]
+            if later:
+                Thread(target=_fetch, args=(later,), daemon=True).start()  # a daemon: nobody waits for it at the end
 
     def seen(self, seed: int, stream: int, positions: int) -> list[tuple[Version, ShardRecord]]:
         """The fetched shards that the first `positions` images are in."""
@@ -129,18 +150,22 @@ class Pseudo:
 @dataclass(frozen=True)
 class _Shard:
     """A shard of a version. positions: in the labelled set's classes, of each of the version's. removed: keys of
-    samples that are to be skipped."""
+    samples that are to be skipped. is_later: whether it need not be read before an image of it is wanted."""
 
     version: Version
     record: ShardRecord
     positions: np.ndarray
     removed: frozenset[str]
+    is_later: bool
 
     @property
-    def is_later(self) -> bool:
-        """Whether it need not be read before an image of it is wanted. Of one with samples to skip nobody knows the
-        number of images."""
-        return self.version.origin is not None and not self.removed
+    def samples(self) -> int:
+        """Images that are not to be skipped, as the manifest states."""
+        return self.record.samples - self.record.tombstones
+
+    @property
+    def is_here(self) -> bool:
+        return (self.version.folder / "data" / self.record.name).is_file()
 
     def rows(self) -> np.ndarray:
         """int64 (N, 4): offset and size of the image and of its label."""
@@ -151,8 +176,8 @@ class _Shard:
                 image = next(sample.members[e] for e in sample.members if e in FORMATS.values())
                 label = sample.members["json"]
                 rows.append((image.offset, image.size, label.offset, label.size))
-        if self.is_later and len(rows) != self.record.samples:
-            raise LoaderError(f"{path} has not the {self.record.samples} images its manifest states: publish it again")
+        if self.is_later and len(rows) != self.samples:
+            raise LoaderError(f"{path} has not the {self.samples} images its manifest states: publish it again")
         return np.array(rows, np.int64).reshape(-1, 4)
 
 
@@ -166,13 +191,30 @@ def _shards(version: Version, classes: Sequence[str]) -> Iterator[_Shard]:
         raise LoaderError(f"version {ref} has class {unknown[0]!r}, unknown to the labelled set: map it in its recipe")
     positions = np.array([classes.index(name) for name in manifest.classes], np.int64)
     removed = frozenset(manifest.tombstones)
-    return (_Shard(version, record, positions, removed) for record in manifest.shards)
+    told = sum(record.tombstones for record in manifest.shards) == len(
+        removed
+    )  # else a shard's images are to be counted
+    is_later = version.origin is not None and told
+    return (_Shard(version, record, positions, removed, is_later) for record in manifest.shards)
+
+
+def _fetch(shards: Sequence[_Shard]) -> None:
+    """In the background. What goes wrong here goes wrong again, and is told, when the shard is wanted."""
+    with suppress(Exception):
+        for shard in shards:
+            shard.version.shard(shard.record)
 
 
 @lru_cache(maxsize=8)
 def _order(seed: int, stream: int, epoch: int, length: int) -> np.ndarray:
     """The order in which a stream's images are seen in an epoch."""
     return generator(seed, stream, 0, epoch).permutation(length)
+
+
+@lru_cache(maxsize=8)
+def _shard_order(seed: int, stream: int, epoch: int, shards: int) -> np.ndarray:
+    """The order in which `_windowed` takes a stream's shards, which is the first that it draws."""
+    return generator(seed, stream, 0, epoch).permutation(shards)
 
 
 def _windowed(rng: np.random.Generator, starts: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -217,10 +218,59 @@ def test_every_kind_of_change_becomes_a_label_of_the_new_version(store: Store, t
 
 def untouched(store: Store, tmp_path: Path, ref: str) -> Path:
     out = tmp_path / "untouched.json"
-    run_json(store, "queue", ref, "--to", "labelstudio", "--out", out)
+    run_json(store, "queue", ref, "--to", "labelstudio", "--out", out, "--again")
     path, tasks = submitted(out, tmp_path)
     path.write_bytes(orjson.dumps(tasks))
     return path
+
+
+def test_the_next_queue_is_about_other_images(store: Store, tmp_path: Path) -> None:
+    out = tmp_path / "queue.json"
+    first = {one["key"] for one in run_json(store, "queue", "pets", "--budget", 5)["images"]}
+    run_json(store, "queue", "pets", "--budget", 5, "--to", "labelstudio", "--out", out)
+    path, tasks = submitted(out, tmp_path)
+    tasks[0]["annotations"][0]["result"].clear()
+    path.write_bytes(orjson.dumps(tasks))
+    run_json(store, "pull", "pets", "--from", path, "--dry-run")
+    assert {one["key"] for one in run_json(store, "queue", "pets", "--budget", 5)["images"]} == first
+    assert run_json(store, "pull", "pets", "--from", path)["new_version"] == "pets@v2"
+    for ref in ("pets@v1", "pets@v2"):
+        value = run_json(store, "queue", ref, "--budget", 5)
+        assert value["left_out"] == 5 and len(value["images"]) == 5
+        assert not first & {one["key"] for one in value["images"]}
+    assert first & {one["key"] for one in run_json(store, "queue", "pets@v2", "--again")["images"]}
+    assert "5 that people went through" in run(store, "queue", "pets").output
+    (store.root / "reviews" / "pets" / "looked_at.json").write_text("{")
+    assert "is damaged: remove it" in refused(store, "queue", "pets")
+
+
+def test_what_a_person_submits_is_what_the_next_version_shows(store: Store, tmp_path: Path) -> None:
+    """Boxes drawn over the edge and over kept ones of their class, and taken back again."""
+    key = ""
+    for ref, edit in (("pets@v1", "draw"), ("pets@v2", "delete"), ("pets@v3", "")):
+        path = untouched(store, tmp_path, ref)
+        tasks = orjson.loads(path.read_bytes())
+        tasks.sort(key=lambda task: -len(task["annotations"][0]["result"]))
+        key = key or tasks[0]["data"]["key"]
+        result = next(task["annotations"][0]["result"] for task in tasks if task["data"]["key"] == key)
+        left = [one["value"]["rectanglelabels"] + [round(one["value"][side], 2) for side in "xy"] for one in result]
+        if edit == "draw":
+            before, first = left, result[0]
+            beside = first["value"] | {"x": first["value"]["x"] + 1}
+            over = {"x": 80, "y": 50, "width": 60, "height": 90, "rectanglelabels": ["bird"]}
+            size = {"type": "rectanglelabels", "original_width": 64, "original_height": 48}
+            result += [size | {"id": "a", "value": beside}, size | {"id": "b", "value": over}]
+        elif edit == "delete":
+            assert len(left) == len(before) + 2
+            result[:] = [
+                one for one, value in zip(result, left, strict=True) if value in before and one["value"] != beside
+            ]
+        else:
+            assert left == before
+        path.write_bytes(orjson.dumps(tasks))
+        for old in tmp_path.glob("untouched*"):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        run_json(store, "pull", ref, "--from", path)
 
 
 def test_a_later_pull_may_contradict_an_earlier_one(store: Store, tmp_path: Path) -> None:

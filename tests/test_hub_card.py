@@ -88,7 +88,7 @@ def test_the_picture_is_svg_that_depends_on_the_manifest_alone(store: Path) -> N
 
 def test_any_number_of_classes_of_any_name(store: Path) -> None:
     manifest = read_manifest(store / "datasets/pets/v1")
-    names = ['<b>&"', "x" * 99, *(f"c{n}" for n in range(40))]
+    names = ['<b>&"', "x" * 99, "bell\a", "\ufffe", *(f"c{n}" for n in range(38))]
     counts = {name: {"predicted": 0, "kept": 0, "ignored": 0} for name in names}
     bare = manifest.model_copy(update={"provenance": manifest.provenance | {"thresholds": []}})
     many: Manifest = bare.model_copy(update={"classes": names, "per_class": counts})

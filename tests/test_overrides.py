@@ -297,6 +297,18 @@ def test_what_was_drawn_can_be_moved_relabelled_and_taken_back() -> None:
     assert said == [Override(A, ELSE, "add", "dog", ELSE, "ann")]
 
 
+def test_a_box_drawn_twice_is_one_unless_the_other_was_seen() -> None:
+    """Two people, or one who corrects an export, draw what neither the teacher nor the version had."""
+    first = Override(A, HERE, "add", "cat", HERE, "ann")
+    x1, y1, x2, y2 = HERE
+    nudged = (x1 + 1, y1, x2 + 1, y2)
+    again = Override(A, nudged, "add", "cat", nudged, "bob")
+    assert merge([first], [again]) == ([again], {"changed": 1})
+    assert merge([again], [again, first])[1] == {"same": 1, "added": 1}  # both in one export: two objects
+    assert merge([first], [again], known=[first]) == ([first, again], {"added": 1})
+    assert merge([first], [replace(again, label="dog")])[1] == {"added": 1}
+
+
 def test_two_classes_on_one_box_are_two_objects() -> None:
     cat, dog = Override(A, HERE, "accept", "cat"), Override(A, HERE, "reject", "dog")
     assert merge([cat], [dog])[0] == merge([], [dog, cat])[0] == [cat, dog]

@@ -269,6 +269,13 @@ def test_no_server_and_offline_mode_are_told(store: Path, monkeypatch: pytest.Mo
     assert "HF_HUB_OFFLINE is set: unset it" in run("publish", "pets", REPO, store=store, code=1).output
 
 
+def test_a_hub_without_xet_is_told(store: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    said = run("publish", "pets@v1", REPO, store=store, code=1).stderr.splitlines()[-1]
+    assert "cannot be used for org/pets" in said and "set HF_HUB_DISABLE_XET=1, if this Hub has no Xet" in said
+    assert WRITER not in said and commits(hub) == 1
+
+
 def test_a_commit_without_its_tag_gets_it_and_no_second_commit(store: Path, hub: Path) -> None:
     set_faults(hub, Fault("POST .*/tag/", status=500, times=99))
     run("publish", "pets@v1", REPO, store=store, code=1)
@@ -329,14 +336,51 @@ def test_main_does_not_go_back_but_a_branch_may_hold_what_is_older(store: Path, 
     run("publish", "pets@v2", REPO, store=store)
     said = run("publish", "pets@v1", REPO, store=store, code=1).output
     assert "main of org/pets holds v2, which is later than v1" in said
-    said = run("publish", "pets@v1", REPO, "--revision", "old", store=store, code=1).output
-    assert "later than v1" in said  # the branch was made from main
-    state = state_of(hub, REPO)
-    state["branches"]["old"] = next(id for id, c in state["commits"].items() if not c["parent"])
-    (hub / "repos/org/pets.json").write_text(json.dumps(state))
-    run("publish", "pets@v1", REPO, "--revision", "old", store=store)
+    would = json.loads(run("publish", "pets@v1", REPO, "--revision", "old", "--dry-run", "--json", store=store).stdout)
+    assert would["state"] == "would" and not would["deleted"] and list(state_of(hub, REPO)["branches"]) == ["main"]
+    run("publish", "pets@v1", REPO, "--revision", "old", store=store)  # as the sentence says
     assert published_files(hub, "old") == version_files(store / "datasets/pets/v1")
     assert published_files(hub, "main") == version_files(store / "datasets/pets/v2")
+    assert list(state_of(hub, REPO)["tags"]) == ["v2", "v1"]
+    run("publish", "pets@v2", "org/main", "--revision", "new", store=store)
+    assert published_files(hub, "v1") == version_files(store / "datasets/pets/v1")
+
+
+@pytest.mark.parametrize("branch", ["v1", "V9", "refs/pr/1", "", "a b", "../x"])
+def test_a_branch_that_is_taken_for_something_else(store: Path, hub: Path, branch: str) -> None:
+    said = run("publish", "pets@v1", REPO, f"--revision={branch}", store=store, code=1).output
+    assert f"{branch!r} cannot be the branch of a version: give --revision a plain name" in said
+    assert not requests_log(hub)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("hub.example", "HF_ENDPOINT 'hub.example' is no address: write https://HOST"),
+        ("http://", "HF_ENDPOINT 'http:' is no address"),
+        ("http://[::", "HF_ENDPOINT 'http://[::' is no address"),
+        ("ftp://hub.example", "is no address"),
+        ("https://hub.example:port", "is no address"),
+        ("https://me:mysecret@hub.example", "HF_ENDPOINT holds a user or password"),
+    ],
+)
+def test_an_endpoint_that_is_none(store: Path, monkeypatch: pytest.MonkeyPatch, address: str, words: str) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    said = run("publish", "pets@v1", REPO, store=store, code=1).output
+    assert words in said and "mysecret" not in said
+
+
+def test_an_endpoint_with_a_slash_at_its_end(store: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = os.environ["HF_ENDPOINT"]
+    monkeypatch.setenv("HF_ENDPOINT", f"{address}/")
+    done = json.loads(run("publish", "pets@v1", REPO, "--json", store=store).stdout)
+    assert done["address"] == f"{address}/datasets/org/pets"
+
+
+def test_a_token_with_characters_of_no_token(store: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_schlüssel")
+    said = run("publish", "pets@v1", REPO, store=store, code=1).output
+    assert "your token holds characters that no token has: run `hf auth login`" in said and "schl" not in said
 
 
 @pytest.mark.parametrize(

@@ -127,14 +127,13 @@ def test_a_damaged_file_never_gets_its_name(hub: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "other").rglob("data/*000001.tar")) and not (tmp_path / "other/datasets").exists()
 
 
-def test_a_file_that_was_damaged_on_the_disk_since_is_noticed(hub: Path, tmp_path: Path) -> None:
+def test_a_file_that_was_damaged_on_the_disk_since_is_fetched_again(hub: Path, tmp_path: Path) -> None:
     store = tmp_path / "other"
     set_faults(hub, Fault("GET /storage/.*000002", status=404, times=99))
     run("pull", f"{REPO}@v1", store=store, code=1)
     report = next((store / "remote").rglob("README.md"))
     report.write_text("other")
     set_faults(hub)
-    assert "README.md of" in run("pull", f"{REPO}@v1", store=store, code=1).output
     run("pull", f"{REPO}@v1", store=store)
     assert "all is well" in run("verify", "pets@v1", store=store).output
 
@@ -158,6 +157,11 @@ def edit_manifest(hub: Path, revision: str, **changes: Any) -> None:
         ({"format": "x", "more": 1}, "is damaged or of a newer Tutelage"),
         ({"files": {"../../outside": "0" * 64}}, "names ['../../outside']: do not use it"),
         ({"files": {"/etc/passwd": "0" * 64}}, "names ['/etc/passwd']: do not use it"),
+        ({"files": {"manifest.json": "0" * 64}}, "names ['manifest.json']: do not use it"),
+        ({"files": {"claim": "0" * 64}}, "names ['claim']: do not use it"),
+        ({"files": {"a\0b": "0" * 64}}, "do not use it"),
+        ({"files": {"a" * 300: "0" * 64}}, "do not use it"),
+        ({"files": {"data/train-000000.tar": "0" * 64}}, "names ['data/train-000000.tar']: do not use it"),
         ({"name": "../pets"}, "names '../pets': do not use it"),
         ({"version": "../v1"}, "do not use it"),
     ],
@@ -266,6 +270,21 @@ def read_keys(folder: Path) -> list[str]:
 def test_a_hub_version_is_not_looked_for_in_the_store(tmp_path: Path) -> None:
     said = run("show", f"hf://{REPO}@v1", store=tmp_path, code=1).output
     assert "lies on the Hub: run `tutelage pull org/pets@v1` first" in said
+
+
+def test_two_versions_of_the_same_bytes(published: Path, hub: Path, tmp_path: Path) -> None:
+    """Their id is one, but not their cards."""
+    store = tmp_path / "store"
+    shutil.copytree(published / "store", store)
+    run("build", published / "recipe.yaml", "--set", "teacher.license=mit", store=store)
+    first, third = (store / "datasets/pets" / version for version in ("v1", "v3"))
+    assert read_manifest(first).id == read_manifest(third).id and version_of(first) != version_of(third)
+    publish(third, REPO)
+    other = tmp_path / "other"
+    for version in ("v1", "v3"):
+        run("pull", f"{REPO}@{version}", store=other)
+    assert version_of(other / "datasets/pets/v1") == version_of(first)
+    assert version_of(other / "datasets/pets/v3") == version_of(third)
 
 
 def test_huggingface_hub_is_left_as_it_was(hub: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from builder.manifest import Manifest, ShardRecord, read_manifest, version_id, w
 from builder.pseudo_truth import read_labels, version_truth
 from builder.publish import publish
 from builder.remote import Version, open_version
-from builder.shards import ShardError, read_bytes, read_samples, write_shard
+from builder.shards import read_bytes, read_samples, write_shard
 from builder.store import Store
 from builder.truth import Truth, TruthError, read_coco
 from students.augment import FIT
@@ -56,7 +57,12 @@ def write_scenes(folder: Path, truth: Truth, tombstones: tuple[str, ...] = ()) -
             samples.append((f"scene-{n}", [("png", data), ("json", json.dumps(label).encode())]))
         name = f"train-{number:06d}.tar"
         shard = write_shard(folder / "data" / name, samples)
-        records.append(ShardRecord(name=name, bytes=shard.bytes, sha256=shard.sha256, samples=EACH, kept=0, ignored=0))
+        told = sum(key in tombstones for key, _ in samples)
+        records.append(
+            ShardRecord(
+                name=name, bytes=shard.bytes, sha256=shard.sha256, samples=EACH, kept=0, ignored=0, tombstones=told
+            )
+        )
     classes, kinds, gone = list(truth.classes), ["png", "json"], list(tombstones)
     write_manifest(
         folder,
@@ -99,6 +105,28 @@ def hub(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     with HubServer.running(tmp_path / "hub") as server:
         use_hub(monkeypatch, server.url, tmp_path)
         yield server.root
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is fetched ahead: what was fetched when would be a matter of chance."""
+    monkeypatch.setattr("students.streams.Thread", Idle)
+
+
+class Idle:
+    def __init__(self, **_: Any) -> None: ...
+
+    def start(self) -> None: ...
+
+
+class AtOnce(Idle):
+    """A thread that is done as soon as it is started."""
+
+    def __init__(self, *, target: Callable[..., None], args: tuple[Any, ...], daemon: bool) -> None:
+        self._work = partial(target, *args)
+
+    def start(self) -> None:
+        self._work()
 
 
 def fetched(hub: Path) -> list[str]:
@@ -178,9 +206,51 @@ def test_a_fetched_version_has_its_order_and_a_local_one_keeps_its_own(
 
 
 def test_tombstones_are_skipped(labelled: Path, hub: Path, tmp_path: Path) -> None:
-    joint = batches(labelled, open_version("hf://org/gone", Store(tmp_path)))
+    version = open_version("hf://org/gone", Store(tmp_path))
+    joint = batches(labelled, version)
+    joint[0]
+    assert 1 <= len(fetched(hub)) <= 2  # the manifest says how many images each shard has
+    shards = [s.model_copy(update={"tombstones": 0}) for s in version.manifest.shards]
+    older = Version(version.folder, version.manifest.model_copy(update={"shards": shards}), version.origin)
+    for kind in (joint, batches(labelled, older)):
+        check_whole(kind)
+    assert len(fetched(hub)) == SHARDS
+
+
+def check_whole(joint: JointBatches) -> None:
     seen = [key for step in range(8) for key in keys(joint[step].images[2:])]
     assert sorted(seen) == [n for n in range(18) if n not in (4, 17)]
+
+
+def test_shards_are_fetched_ahead(labelled: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("students.streams.Thread", AtOnce)
+    monkeypatch.setattr("students.streams.WINDOW", 2)
+    version = open_version(REF, Store(tmp_path / "store"))
+    joint, plain = batches(labelled, version), batches(labelled, open_version(REF, Store(tmp_path / "plain")))
+    joint[0]
+    ahead = fetched(hub)
+    assert 3 <= len(ahead) <= 4
+    two_windows = {record.name for _, record in joint.shards_seen(4 * EACH // 2)}
+    assert len(two_windows) == 4 and set(ahead) <= two_windows
+    order = [keys(joint[step].images) for step in range(9)]
+    assert len(set(fetched(hub))) == len(fetched(hub)) == SHARDS
+    monkeypatch.setattr("students.streams.Thread", Idle)
+    assert order == [keys(plain[step].images) for step in range(9)]
+
+
+def test_what_fails_ahead_is_told_when_it_is_needed(
+    labelled: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("students.streams.WINDOW", 1)
+    version = open_version(REF, Store(tmp_path / "store"))
+    batches(labelled, version, batch_size=2)[0]  # its shard is here now, and no other
+    monkeypatch.setattr("students.streams.Thread", AtOnce)
+    set_faults(hub, Fault("/resolve/", status=503, times=999))
+    joint = batches(labelled, version, batch_size=2)
+    joint[EACH - 1]
+    assert [line["status"] for line in requests_log(hub)][-1] == 503
+    with pytest.raises(Exception, match=r"the Hub failed for org/scenes \(503\)"):
+        joint[EACH]
 
 
 def test_what_is_fetched_may_vanish_and_a_broken_line_is_a_sentence(labelled: Path, hub: Path, tmp_path: Path) -> None:
@@ -308,10 +378,16 @@ def float32(value: Any) -> Any:
     return float(np.float32(value)) if isinstance(value, float) else value
 
 
-def test_a_damaged_shard_in_the_cache_is_an_error(labelled: Path, hub: Path, tmp_path: Path) -> None:
-    version = open_version(REF, Store(tmp_path))
+@pytest.mark.parametrize("damaged", [lambda data: data[:700], lambda data: data[:600] + b"x" + data[601:]])
+def test_a_shard_that_the_disk_damaged_is_fetched_again(
+    labelled: Path, hub: Path, tmp_path: Path, damaged: Callable[[bytes], bytes]
+) -> None:
+    store = Store(tmp_path)
+    version = open_version(REF, store)
+    before = keys(batches(labelled, version)[0].images)
     for record in version.manifest.shards:
         path = version.shard(record)
-        path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(ShardError, match="cut"):
-        batches(labelled, version)[0]
+        path.write_bytes(damaged(path.read_bytes()))
+    assert keys(batches(labelled, open_version(REF, store))[0].images) == before
+    assert len(version_truth(open_version(REF, store), store).images) == SHARDS * EACH
+    assert len(fetched(hub)) == 2 * SHARDS

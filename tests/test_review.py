@@ -19,6 +19,8 @@ from click.testing import CliRunner, Result
 
 from builder import BuildError
 from builder.cli import main
+from builder.documents import Names
+from builder.edits import edits_of
 from builder.files import sha256_file
 from builder.manifest import read_manifest, write_manifest
 from builder.overrides import Box, Override, add_overrides, load_overrides
@@ -52,7 +54,7 @@ ALL = [back(0), back(1), back(2)]
     [
         (ALL, []),
         ([back(0)], []),  # tools that hide ignored and dropped objects do not give them back
-        ([back(1), back(2)], [Override(SHA, ONE, "reject", "cat", None, "ann")]),
+        ([back(1), back(2)], [Override(SHA, ONE, "reject", "cat", None, "eve")]),
         ([], [Override(SHA, ONE, "reject", "cat", None, "eve")]),
         ([*ALL[:1], back(1, verdict="accept")], [Override(SHA, TWO, "accept", "dog", None, "ann")]),
         ([back(0, verdict="reject", label="bird")], [Override(SHA, ONE, "reject", "cat", None, "ann")]),
@@ -69,17 +71,48 @@ ALL = [back(0), back(1), back(2)]
     ],
 )
 def test_what_the_differences_say(edited: list[Edited], expected: list[Override]) -> None:
-    assert overrides_of(SHOWN, edited, {"k": SHA}, "eve") == expected
-    assert overrides_of(SHOWN[::-1], edited[::-1], {"k": SHA}, "eve") == expected
+    assert overrides_of(SHOWN, edited, {"k": SHA}, {"k": "eve"}) == expected
+    assert overrides_of(SHOWN[::-1], edited[::-1], {"k": SHA}, {"k": "eve"}) == expected
+
+
+def test_a_box_drawn_over_the_edge_in_the_app() -> None:
+    """The next version shows what lies on the image, and by that box the override must be found again."""
+    drawn = {"label": "cat", "bounding_box": [0.75, -0.5, 0.5, 1.0]}
+    sample = {"key": "k", "metadata": {"width": 64, "height": 48}, "pseudo": {"detections": [drawn]}}
+    assert [one.box for one in edits_of(sample, Names(), {}, "ann")] == [(48.0, 0.0, 64.0, 24.0)]
+
+
+BESIDE: Box = (12.0, 10.0, 32.0, 30.0)
+CROWD = [Shown("k#0", "k", SHA, "cat", ONE, 0.9, "kept"), Shown("k#1", "k", SHA, "cat", BESIDE, 0.6, "kept")]
+LEFT = Override(SHA, BESIDE, "accept", "cat", None, "ann")
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        (None, [LEFT]),  # deleted
+        (Edited("k#0", "k", "cat", ONE, "reject", "ann"), [LEFT]),
+        (Edited("k#0", "k", "cat", TWO, None, "ann"), [LEFT]),
+        (Edited("k#0", "k", "dog", ONE, None, "ann"), []),
+        (Edited("k#0", "k", "cat", ONE, None, "ann"), []),
+    ],
+)
+def test_a_kept_object_left_beside_an_edit_is_accepted(first: Edited | None, expected: list[Override]) -> None:
+    """A rejected, added or relabelled box would take others of its class with it."""
+    edited = [Edited("k#1", "k", "cat", BESIDE, None, "ann"), *([first] if first else [])]
+    said = overrides_of(CROWD, edited, {"k": SHA}, {"k": "ann"})
+    assert [one for one in said if one.action == "accept"] == expected
+    drawn = [Edited(None, "k", "cat", (13.0, 10.0, 33.0, 30.0), None, "ann"), edited[0]]
+    assert LEFT in overrides_of(CROWD[1:], drawn, {"k": SHA}, {"k": "ann"})
 
 
 def test_images_that_did_not_come_back_say_nothing() -> None:
-    assert overrides_of(SHOWN, [], {}) == []
+    assert overrides_of(SHOWN, [], {}, {}) == []
 
 
 def test_an_object_that_was_never_shown_is_an_error() -> None:
     with pytest.raises(BuildError, match="pull with the version that was reviewed"):
-        overrides_of(SHOWN, [back(0, id="k#9")], {"k": SHA})
+        overrides_of(SHOWN, [back(0, id="k#9")], {"k": SHA}, {})
 
 
 # versions
@@ -408,19 +441,15 @@ def test_a_round_of_review_gives_what_was_said(world: Path) -> None:
         if one.key == first and one.outcome == "kept"
     ]
     edited.append(Edited(None, first, "dog", NEW, None, "ann"))
-    said = overrides_of(shown, edited, {first: shown[0].sha256})
+    said = overrides_of(shown, edited, {first: shown[0].sha256}, {first: "ann"})
     store = Store(world / "store")
     add_overrides(store, "pets", said, CLASSES)
     path = new_version(store, version(world, 1), 1, report=False).folder
     again = next(image for image in shown_objects(path) if image[0].key == first)
     left = [(one.label, one.box) for one in again if one.outcome == "kept"]
     assert left == [("bird", MOVED), ("dog", NEW)]
-    assert (
-        overrides_of(
-            again, [Edited(one.id, one.key, one.label, one.box, None, "ann") for one in again], {first: shown[0].sha256}
-        )
-        == []
-    )
+    unchanged = [Edited(one.id, one.key, one.label, one.box, None, "ann") for one in again]
+    assert overrides_of(again, unchanged, {first: shown[0].sha256}, {first: "ann"}) == []
     assert load_overrides(store.root / "reviews" / "pets" / "overrides.json") == said
 
 

@@ -375,7 +375,7 @@ def test_edits_come_back_as_what_they_say(
     edited, keys = read_edits(world.store, world.v1.folder, world.v1.manifest, "ann")
     assert keys == {sample.key}
     shown = [one for image in shown_objects(world.v1.folder, keys) for one in image]
-    found = overrides_of(shown, edited, {sample.key: sample.sha256}, "ann")
+    found = overrides_of(shown, edited, {sample.key: sample.sha256}, {sample.key: "ann"})
     expected = actions if change is not accept_image else ["accept"] * len(before)
     assert [one.action for one in found] == expected
     assert {one.author for one in found} <= {"ann"}
