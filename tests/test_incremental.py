@@ -87,7 +87,9 @@ def test_removed_images_become_tombstones_that_every_reader_skips(grown: Path) -
     child = build(grown, "--set", "parent=pets@v1")
     path = version(grown, 2)
     assert os.path.samefile(version(grown, 1) / "data" / "train-000000.tar", path / "data" / "train-000000.tar")
-    assert len(child.tombstones) == child.images["tombstone"] == sum(s.tombstones for s in child.shards) == 3 and set(child.tombstones) <= keys(path)
+    assert len(child.tombstones) == child.images["tombstone"] == sum(s.tombstones for s in child.shards) == 3 and set(
+        child.tombstones
+    ) <= keys(path)
     assert run("verify", "pets@v2", store=grown / "store").exit_code == 0
     out = grown / "out"
     assert run("export", "pets@v2", out, "--format", "coco", store=grown / "store").exit_code == 0
