@@ -85,7 +85,7 @@ def write_inputs(folder: Path, images: int, size: int) -> Path:
 def recut(built: Built, recipe: Recipe, store: Store, score: float, workers: int) -> Path:
     assert built.labelled
     options = recipe.model_copy(update={"keep": recipe.keep.model_copy(update={"score": score})})
-    basis = Basis(built.pool, store.predictions / built.labelled.predictions, options, recipe.teacher.spec)
+    basis = Basis(built.pool, store.predictions / built.labelled.predictions, options, recipe.teacher.name)
     done = cut(basis, store, name=recipe.name, provenance={}, workers=workers)
     assert done.shards_written == len(done.manifest.shards)
     return done.folder

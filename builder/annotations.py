@@ -207,7 +207,7 @@ def collect(answers: Iterable[Answer], folder: Path, manifest: Manifest) -> Retu
 
 
 def _check(answer: Answer, image: ShardImage | None, manifest: Manifest) -> None:
-    version = f"{manifest.name}@{manifest.version}"
+    version, noun = f"{manifest.name}@{manifest.version}", "the" if manifest.kind == "classification" else "a box of"
     stated = {answer.version} | {m["version"] for one in answer.boxes if one.mark and (m := MARK.fullmatch(one.mark))}
     if other := next((id for id in sorted(stated) if not manifest.id.startswith(id)), None):
         raise AnnotationError(
@@ -229,7 +229,7 @@ def _check(answer: Answer, image: ShardImage | None, manifest: Manifest) -> None
         if one.label not in manifest.classes:
             known = brief(", ".join(manifest.classes))
             raise AnnotationError(
-                f"{answer.where} has a box of class {brief(repr(one.label))}, which {version} does not know ({known}): "
+                f"{answer.where} has {noun} class {brief(repr(one.label))}, which {version} does not know ({known}): "
                 "correct it there and export again"
             )
 

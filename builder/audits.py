@@ -23,8 +23,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from builder import BuildError
 from builder.estimate import Estimate, Item, audit_items
 from builder.files import canonical_json, digest, locked, write_file
+from builder.kinds import kind_of
 from builder.manifest import Manifest
-from builder.review import Box, Edited
+from builder.review import Box, Edited, check_reviewable
 from builder.store import Store
 from teachers.boxes import iou_matrix
 
@@ -112,6 +113,7 @@ def draw(folder: Path, manifest: Manifest, count: int, seed: int = 0) -> Audit:
     whatever the order of rows. Raises BuildError if nothing is kept, or the labels cannot be read."""
     import duckdb
 
+    check_reviewable(manifest)
     path = folder / "labels.parquet"
     try:
         with duckdb.connect(":memory:") as sql:
@@ -324,12 +326,13 @@ def latest(store: Store, manifest: Manifest) -> Audited | None:
     return max(done, key=lambda one: (len(one.audit.items), one.audit.name), default=None)
 
 
-def sentence(audited: Audited) -> str:
-    """What a finished audit says, for card, report and command line."""
+def sentence(audited: Audited, kind: str) -> str:
+    """What a finished audit of a version of labels of a kind says, for the command line."""
     found = audited.estimate
     assert found is not None
+    what, bins = f"{found.objects} kept {kind_of(kind).noun}", len(audited.audit.bins)
     return (
-        f"Audited: {found.audited} of {found.objects} kept boxes, drawn at random within {len(audited.audit.bins)} "
+        f"Audited: {found.audited} of {what}, drawn at random within {bins} "
         f"score bins, were looked at: precision {found.precision:.2f} ({LEVEL:.0%} interval {found.low:.2f} to "
         f"{found.high:.2f}), whatever the shift between truth and pool."
     )

@@ -145,7 +145,8 @@ def crops(version: Path, manifest: Manifest, boxes: Sequence[Close]) -> list[byt
             if sample.key in keys:
                 with Image.open(io.BytesIO(read_bytes(tar, sample.members[manifest.features[0]]))) as file:
                     picture = file.convert("RGB")
-                tiles |= {n: _crop(picture, boxes[n]) for n in keys.pop(sample.key)}
+                cut = _whole if manifest.kind == "classification" else _crop
+                tiles |= {n: cut(picture, boxes[n]) for n in keys.pop(sample.key)}
                 if not keys:
                     break
         return tiles
@@ -155,6 +156,18 @@ def crops(version: Path, manifest: Manifest, boxes: Sequence[Close]) -> list[byt
         for tiles in pool.map(of_shard, sorted(wanted)):
             found |= tiles
     return [found.get(n) for n in range(len(boxes))]
+
+
+def _whole(picture: Image.Image, close: Close) -> bytes:
+    """The whole image, in the middle of a square."""
+    scale = TILE / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    page = Image.new("RGB", (TILE, TILE), "#e5e7eb")
+    shown = picture.resize(size, Image.Resampling.BICUBIC if scale < 4 else Image.Resampling.NEAREST)
+    page.paste(shown, ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
+    out = io.BytesIO()
+    page.save(out, "JPEG", quality=82)
+    return out.getvalue()
 
 
 def _crop(picture: Image.Image, close: Close) -> bytes:

@@ -11,111 +11,35 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from builder import BuildError
+from builder.browse_pictures import Columns, Evidence, Media, Picture, likeliest, pictures_of
 from builder.left_out import FILE as LEFT_OUT
 from builder.left_out import read_left_out
 from builder.manifest import Manifest
 from builder.media import ShardImage, images_of
 from builder.pool import OK, read_pool
-from builder.quality import groups, limits
 from builder.samples import EMPTY, WRITTEN
+from builder.shards import read_bytes
 from builder.store import Store
 
 BLOCK = 20_000
 """Rows that are turned into objects at a time, rounded up to whole images."""
 MEMORY = "512MB"
 """Of DuckDB; beyond it, it goes to disk."""
-FIELDS = ("key", "name", "sha256", "path", "width", "height", "state", "shard", "why")
+FIELDS = ("key", "name", "sha256", "path", "width", "height", "state", "shard", "why", "likely")
 POOL = ("key", "name", "sha256", "uri", "offset", "bytes", "mtime_ns", "width", "height", "state")
-OPTIONAL = ("source", "agree", "uncertainty")
+OPTIONAL = ("source", "agree", "uncertainty", "rle", "pixels")
 """Columns of labels.parquet that not every version has."""
-
-
-@dataclass(frozen=True)
-class Media:
-    """An image file. state: written (it is in a shard), empty, near_duplicate or leak (left out), or truth; why: what
-    left it out. width, height: upright pixels."""
-
-    key: str
-    name: str
-    sha256: str
-    path: str
-    width: int
-    height: int
-    state: str
-    shard: str | None = None
-    why: str | None = None
-
-
-@dataclass(frozen=True)
-class Objects:
-    """The raw objects of one image, a list a column. box: xywh, shares of the image's sides; outcome, reason: see
-    builder.rules; optional: of OPTIONAL, those that the version has."""
-
-    label: list[str]
-    box: list[list[float]]
-    score: list[float]
-    calibrated: list[float] | None
-    outcome: list[str]
-    reason: list[str]
-    optional: Mapping[str, list[Any]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image with its objects. reasons: why objects are not kept; highest: score of all objects; lowest: of the kept
-    ones; expected_precision: of the kept ones, mean calibrated score, else what certification saw of their groups;
-    distance: of the object closest to its threshold, in score; agreement: the lowest of any object."""
-
-    media: Media
-    objects: Objects
-    reasons: list[str]
-    highest: float | None
-    lowest: float | None
-    expected_precision: float | None
-    distance: float | None
-    agreement: float | None
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Raw objects of several images. image: int64 (N,), position of each one's image, not falling; label: int16 (N,);
-    score, calibrated: float32 (N,); boxes: float32 (N, 4), xyxy pixels; outcome, reason: N strings."""
-
-    image: np.ndarray
-    label: np.ndarray
-    score: np.ndarray
-    calibrated: np.ndarray | None
-    boxes: np.ndarray
-    outcome: np.ndarray
-    reason: np.ndarray
-    optional: Mapping[str, list[Any]]
-
-
-class Evidence:
-    """What a version's manifest says of its classes. classes: names; threshold: float64 (C,), NaN where nothing is
-    kept; precision: float64 (C,), right by kept on the certify half, NaN where that is not known."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        self.classes = np.array(manifest.classes, object)
-        self.threshold, _ = limits(manifest)
-        seen = {
-            name: group.correct / group.kept
-            for group in groups(manifest)
-            if group.certified and group.kept and group.correct is not None
-            for name in group.classes
-        }
-        self.precision = np.array([seen.get(name, np.nan) for name in manifest.classes])
 
 
 def pictures(
@@ -132,13 +56,13 @@ def pictures(
     shards or labels cannot be read.
     """
     evidence = Evidence(manifest)
-    total = manifest.samples - len(manifest.tombstones)
+    total = manifest.distinct
     shown = images_of(folder, manifest) if images is None else images
     if limit is not None and limit < total:
         shown = (image for n, image in enumerate(shown) if n * limit // total != (n - 1) * limit // total)
     try:
         with _joined() as sql:
-            _put(sql, (_media(image, files) for image in shown))
+            _put(sql, (_media(image, files, manifest) for image in shown))
             _put_left_out(sql, store, folder, manifest, limit)
             for rows, columns in _blocks(sql, folder / "labels.parquet"):
                 yield pictures_of(rows, columns, evidence)
@@ -147,57 +71,14 @@ def pictures(
         raise BuildError(f"{folder} cannot be shown ({reason}): run `tutelage verify` on it") from None
 
 
-def pictures_of(media: Sequence[Media], columns: Columns, evidence: Evidence) -> list[Picture]:
-    """Images with their objects, and what is to be said of each."""
-    count, image = len(media), columns.image
-    kept = columns.outcome == "kept"
-    highest, lowest = (
-        _extreme(np.fmax, image, columns.score, count),
-        _extreme(np.fmin, image[kept], columns.score[kept], count),
-    )
-    confidence = columns.score if columns.calibrated is None else columns.calibrated
-    near = kept | (columns.reason == "ignore_band")
-    margin = np.abs(confidence[near] - evidence.threshold[columns.label[near]])
-    distance = _extreme(np.fmin, image[near], margin, count)
-    expected = evidence.precision[columns.label[kept]] if columns.calibrated is None else columns.calibrated[kept]
-    numbers = np.bincount(image[kept], minlength=count)
-    with np.errstate(invalid="ignore"):
-        precision = np.bincount(image[kept], expected, minlength=count) / numbers
-    agree = columns.optional.get("agree")
-    agreement = _extreme(np.fmin, image, np.array(agree, float), count) if agree else np.full(count, np.nan)
-    summary = zip(*(_listed(v) for v in (highest, lowest, precision, distance, agreement)), strict=True)
-    return [
-        Picture(one, objects, sorted({r for r in objects.reason if r != "kept"}), *figures)
-        for one, objects, figures in zip(media, _objects(media, columns, evidence.classes), summary, strict=True)
-    ]
-
-
-def _extreme(how: np.ufunc, image: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
-    found = np.full(count, np.nan)
-    how.at(found, image, values)
-    return found
-
-
-def _listed(values: np.ndarray) -> list[float | None]:
-    return [value if value == value else None for value in values.tolist()]
-
-
-def _objects(media: Sequence[Media], columns: Columns, classes: np.ndarray) -> Iterator[Objects]:
-    """The columns image by image. Lists are made of all at once: far quicker than of each image."""
-    sides = np.array([(one.width, one.height) for one in media], np.float64).reshape(-1, 2)[columns.image]
-    corner, size = columns.boxes[:, :2] / sides, (columns.boxes[:, 2:] - columns.boxes[:, :2]) / sides
-    label, box = classes[columns.label].tolist(), np.concatenate([corner, size], axis=1).tolist()
-    score, calibrated = columns.score.tolist(), None if columns.calibrated is None else columns.calibrated.tolist()
-    outcome, reason = columns.outcome.tolist(), columns.reason.tolist()
-    for a, b in pairwise(np.searchsorted(columns.image, np.arange(len(media) + 1)).tolist()):
-        optional = {name: values[a:b] for name, values in columns.optional.items()}
-        own = None if calibrated is None else calibrated[a:b]
-        yield Objects(label[a:b], box[a:b], score[a:b], own, outcome[a:b], reason[a:b], optional)
-
-
-def _media(image: ShardImage, files: Mapping[str, Path]) -> Media:
-    path = str(files[image.key].absolute())
-    return Media(image.key, image.name, image.sha256, path, image.width, image.height, WRITTEN, image.shard.name)
+def _media(image: ShardImage, files: Mapping[str, Path], manifest: Manifest) -> Media:
+    path, likely = str(files[image.key].absolute()), None
+    if manifest.kind == "classification":
+        label = orjson.loads(read_bytes(image.shard, image.label))
+        places = label.get("top_label", range(len(manifest.classes)))
+        likely = likeliest(manifest.classes, places, label.get("top_probability") or label["probabilities"])
+    shard = image.shard.name
+    return Media(image.key, image.name, image.sha256, path, image.width, image.height, WRITTEN, shard, likely=likely)
 
 
 @contextmanager
@@ -241,7 +122,8 @@ def _put_left_out(
         rows = [row for row in table.to_pylist() if row["state"] == OK and row["offset"] == 0]
         sql.register("listed", pa.table({"key": pa.array([row["key"] for row in rows], pa.string())}))
         # an image of which nothing was predicted is not told from one that the teacher could not read
-        query = f"FROM listed ANTI JOIN images USING (key) SEMI JOIN {labels} USING (key)"
+        kept = f"(SELECT key FROM {labels} WHERE outcome = 'kept')"
+        query = f"FROM listed ANTI JOIN {kept} USING (key) SEMI JOIN {labels} USING (key)"
         dropped = (
             {key for (key,) in sql.execute(f"SELECT key {query}").fetchall()} if manifest.images.get(EMPTY) else ()
         )
@@ -273,8 +155,12 @@ def _blocks(sql: duckdb.DuckDBPyConnection, labels: Path) -> Iterator[tuple[list
     source = _quoted(labels)
     known = {row[0] for row in sql.execute(f"DESCRIBE FROM {source}").fetchall()}
     optional = [name for name in OPTIONAL if name in known]
+    if "agree" in known and not sql.sql(f"SELECT count(agree) FROM {source}").fetchall()[0][0]:
+        optional.remove("agree")  # one teacher alone
     names = ["label", "score", "calibrated", "x1", "y1", "x2", "y2", "outcome", "reason", *optional]
-    chosen = ", ".join(f"l.{name}" if name in known else f"NULL AS {name}" for name in names)
+    said = {name: f"l.{name}" if name in known else f"NULL AS {name}" for name in names}
+    said |= {"agree": "nullif(l.agree, 0) AS agree"} if "agree" in optional else {}  # 0: a person's own
+    chosen = ", ".join(said.values())
     fields = ", ".join(f"i.{name} AS image_{name}" for name in FIELDS)
     query = f"""
         SELECT i.position, {fields}, {chosen}, l.key IS NOT NULL AS real

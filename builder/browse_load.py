@@ -8,30 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from builder import BuildError
-from builder.browse import Picture, pictures
+from builder.browse import pictures
+from builder.browse_kinds import ShownKind, declare, declare_more, evaluate, name_pixels, shown_kind
+from builder.browse_maps import pool_planes
+from builder.browse_pictures import Picture
 from builder.browse_truth import Mark, truth_pictures
 from builder.cut import LABELS_FILE
 from builder.diff import diff
-from builder.documents import (
-    AGREEMENT,
-    CHANGES,
-    FIGURES,
-    LABELS,
-    NUMBERS,
-    REASONS,
-    STRINGS,
-    TRUTH_FIELD,
-    Document,
-    Names,
-    fields_of,
-    marks,
-    sample,
-)
+from builder.documents import AGREEMENT, CHANGES, FIGURES, REASONS, TRUTH_FIELD, Document, Names, fields_of, sample
 from builder.engine import Track, silent
 from builder.files import digest
 from builder.left_out import FILE as LEFT_OUT
@@ -39,9 +29,9 @@ from builder.manifest import FILE, read_manifest
 from builder.media import cache_folder, extracted, images_of
 from builder.remote import Version
 from builder.store import Store
-from builder.views import EVALUATION, save_views
+from builder.views import save_views
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever a dataset would be made otherwise, so that an old one is not shown for a new one."""
 INFO = "tutelage"
 """Key of `dataset.info` under which stands what the dataset was made from."""
@@ -49,6 +39,8 @@ MOST_CHANGED = 500
 """Images, at most, in the view of those with most changes."""
 COLOURS = {"pseudo": "#009e73", "ignored": "#e69f00", "teacher": "#999999", TRUTH_FIELD: "#0072b2"}
 """Of Okabe and Ito's palette, as builder.pictures has them."""
+HIDDEN = ("teacher", "confidence")
+"""Fields that are not drawn until they are asked for."""
 
 Note = Callable[[str], None]
 """Takes a sentence about what cannot be shown."""
@@ -76,9 +68,10 @@ def load(
 
     With several versions each has its fields, tags and views under its number (`pseudo_v1`, `pseudo_v2`). limit: so
     many images of each. reload: make it anew, with which everything that people did in it is lost. Raises BuildError
-    if a version cannot be read, or is given twice.
+    if a version cannot be read, or is given twice, and for versions of different kinds.
     """
     suffixes = _suffixes(versions)
+    _check_alike(versions)
     name = dataset_name(versions, limit)
     info = {
         "format": FORMAT,
@@ -105,16 +98,30 @@ def load(
         for n, (version, suffix) in enumerate(zip(versions, suffixes, strict=True)):
             before = versions[n - 1] if n else _before(store, version) if len(versions) == 1 else None
             changed = _count_changes(fo, dataset, before, version, Names(suffix), note) if before else None
-            save_views(
-                dataset, Names(suffix), agree=dataset.has_sample_field(Names(suffix)(AGREEMENT[0])), changed=changed
-            )
-        _dress(fo, dataset, suffixes)
+            agree = dataset.has_sample_field(Names(suffix)(AGREEMENT[0]))
+            save_views(dataset, Names(suffix), version.manifest.kind, agree=agree, changed=changed)
+        _dress(fo, dataset, shown_kind(versions[0].manifest.kind), suffixes)
         dataset.info[INFO] = info | cache  # last: a dataset without it is not complete
         dataset.save()
     except BaseException:
         fo.delete_dataset(name)
         raise
     return name
+
+
+def _check_alike(versions: Sequence[Version]) -> None:
+    """Raise BuildError for versions that cannot share fields: of different kinds, or maps of different classes."""
+    first = versions[0]
+    for other in versions[1:]:
+        if other.manifest.kind != first.manifest.kind:
+            raise BuildError(
+                f"{first.ref} holds {first.manifest.kind} labels and {other.ref} {other.manifest.kind} labels: browse "
+                "them one after the other"
+            )
+        if first.manifest.kind == "semantic" and other.manifest.classes != first.manifest.classes:
+            raise BuildError(
+                f"the maps of {first.ref} and {other.ref} have different classes: browse them one after the other"
+            )
 
 
 def _suffixes(versions: Sequence[Version]) -> list[str]:
@@ -134,8 +141,13 @@ def _suffixes(versions: Sequence[Version]) -> list[str]:
 def _relocate(dataset: Any, known: Mapping[str, Any], cache: str) -> None:
     """Point the samples to the store's files where they are now."""
     if known["cache"] != cache:
-        change = {"$replaceOne": {"input": "$filepath", "find": known["cache"], "replacement": cache}}
-        dataset._sample_collection.update_many({}, [{"$set": {"filepath": change}}])
+        fields = ["filepath"]
+        for field in dataset.get_field_schema(flat=True):
+            if field.endswith((".mask_path", ".map_path")) and ".detections." not in field:
+                fields.append(field)
+        for field in fields:
+            change = {"$replaceOne": {"input": f"${field}", "find": known["cache"], "replacement": cache}}
+            dataset._sample_collection.update_many({field: {"$type": "string"}}, [{"$set": {field: change}}])
         dataset.info[INFO] = {**known, "cache": cache}
         dataset.save()
 
@@ -153,36 +165,40 @@ def _load_version(
     note: Note,
 ) -> None:
     """Declare the fields of a version, and write its samples. merge: into those of other versions, where they are."""
-    manifest = version.manifest
+    manifest, kind = version.manifest, shown_kind(version.manifest.kind)
     images = images_of(version.folder, manifest, version.shard)
     blocks = pictures(store, version.folder, manifest, files, images, limit)
     for file in (LABELS_FILE, LEFT_OUT):
         if file in manifest.files:
             version.file(file)  # fetched, where it lies elsewhere
-    _declare(fo, dataset, names)
+    planes = pool_planes(store, version, track) if manifest.kind == "semantic" else lambda media: None
+    declare(fo, dataset, kind, names)
     optional: set[str] = set()
     total = manifest.samples if limit is None else min(limit, manifest.samples)
     with track("load", total) as advance, _written(dataset, merge) as write:
         for block in blocks:
             for picture in block[:1]:
                 optional |= {*picture.objects.optional, *(["calibrated"] if picture.objects.calibrated else [])}
-            write([(picture, *fields_of(picture, names, version.ref)) for picture in block])
+            shown = [replace(picture, planes=planes(picture.media)) for picture in block]
+            write([(picture, *fields_of(picture, kind.labels(picture), names, version.ref)) for picture in shown])
             advance(len(block))
         try:
             for labelled in truth_pictures(store, manifest, limit):
-                write([_labelled(picture, mark, names, version.ref) for picture, mark in labelled])
+                write([_labelled(picture, mark, kind, names, version.ref) for picture, mark in labelled])
         except BuildError as error:
             note(f"ground truth of {version.ref} is not shown: {error}")
-    _declare_more(fo, dataset, names, optional)
-    if labelled_view := dataset.match_tags("truth"):
-        labelled_view.evaluate_detections(
-            names("pseudo"), gt_field=TRUTH_FIELD, eval_key=names(EVALUATION), iscrowd="iscrowd", progress=False
-        )
+    declare_more(fo, dataset, kind, names, optional)
+    if manifest.kind == "semantic":
+        teacher = (manifest.provenance.get("teacher") or {}).get("description") or {}
+        name_pixels(dataset, names, manifest.classes, teacher.get("classes", manifest.classes))
+    if dataset.match_tags("truth"):
+        evaluate(dataset, kind, names, manifest.classes, masks=manifest.kind == "instance")
 
 
-def _labelled(picture: Picture, mark: Mark, names: Names, ref: str) -> Said:
-    said, tags = fields_of(picture, names, ref)
-    return picture, said | {TRUTH_FIELD: marks(mark)}, tags
+def _labelled(picture: Picture, mark: Mark, kind: ShownKind, names: Names, ref: str) -> Said:
+    said, tags = fields_of(picture, kind.labels(picture), names, ref)
+    truth = kind.mark(mark, picture.media)
+    return picture, said | ({TRUTH_FIELD: truth} if truth else {}), tags
 
 
 @contextmanager
@@ -236,48 +252,6 @@ def _there(collection: Any, batch: Sequence[Said]) -> dict[tuple[str, str, bool]
     return {identity: id for identity, id in found.items() if identity in wanted}
 
 
-def _declare(fo: Any, dataset: Any, names: Names) -> None:
-    """The fields that every version has, even where no image has a value."""
-    schema = dataset.get_field_schema()
-
-    def add(field: str, type: Any, what: str, **more: Any) -> None:
-        dataset.add_sample_field(field, type, description=what, **more)
-
-    if "key" not in schema:
-        for field, what in (
-            ("key", "Its name in shards."),
-            ("name", "Its path in the source."),
-            ("sha256", "Of its original bytes."),
-        ):
-            add(field, fo.StringField, what)
-        add(
-            TRUTH_FIELD,
-            fo.EmbeddedDocumentField,
-            "Human labels, of the tune half alone.",
-            embedded_doc_type=fo.Detections,
-        )
-        add(f"{TRUTH_FIELD}.detections.iscrowd", fo.BooleanField, "Counts neither as found nor as missed.")
-    for field, what in STRINGS.items():
-        add(names(field), fo.StringField, what)
-    for field, what in FIGURES.items():
-        add(names(field), fo.FloatField, what)
-    add(names(REASONS[0]), fo.ListField, REASONS[1], subfield=fo.StringField)
-    for field, what in LABELS.items():
-        add(names(field), fo.EmbeddedDocumentField, what, embedded_doc_type=fo.Detections)
-        for attribute in ("outcome", "reason", "tutelage_id"):
-            dataset.add_sample_field(f"{names(field)}.detections.{attribute}", fo.StringField)
-
-
-def _declare_more(fo: Any, dataset: Any, names: Names, optional: set[str]) -> None:
-    """What only some versions say of their objects."""
-    for field in LABELS:
-        for attribute in sorted(optional):
-            type = fo.FloatField if attribute in NUMBERS else fo.StringField
-            dataset.add_sample_field(f"{names(field)}.detections.{attribute}", type)
-    if "agree" in optional:
-        dataset.add_sample_field(names(AGREEMENT[0]), fo.FloatField, description=AGREEMENT[1])
-
-
 def _before(store: Store, version: Version) -> Version | None:
     """The parent of a version, else the one before it in its dataset, as far as the store has it."""
     manifest = version.manifest
@@ -313,16 +287,17 @@ def _count_changes(fo: Any, dataset: Any, before: Version, version: Version, nam
     return before.ref
 
 
-def _dress(fo: Any, dataset: Any, suffixes: Sequence[str]) -> None:
+def _dress(fo: Any, dataset: Any, kind: ShownKind, suffixes: Sequence[str]) -> None:
     """Colours as in Tutelage's reports, every raw prediction hidden until asked for, and what matters on top."""
-    shown = [field + suffix for suffix in suffixes for field in LABELS if field != "teacher"]
-    colours = {field + suffix: COLOURS[field] for suffix in suffixes for field in LABELS}
+    shown = [field + suffix for suffix in suffixes for field in kind.fields if field not in HIDDEN]
+    colours = {field + suffix: COLOURS[field] for suffix in suffixes for field in kind.fields if field in COLOURS}
     colours[TRUTH_FIELD] = COLOURS[TRUTH_FIELD]
     if len(suffixes) > 1:  # in one colour they could not be told apart: FiftyOne finds one for each
         colours = {path: colour for path, colour in colours.items() if not path.startswith("pseudo")}
     config = dataset.app_config
     config.color_scheme = fo.ColorScheme(
-        color_by="field", fields=[{"path": path, "fieldColor": colour} for path, colour in colours.items()]
+        color_by="field" if kind.truth == "Detections" else "value",
+        fields=[{"path": path, "fieldColor": colour} for path, colour in colours.items()],
     )
     config.active_fields = fo.ActiveFields(exclude=False, paths=[TRUTH_FIELD, *shown])
     groups = {group.name: group for group in fo.DatasetAppConfig.default_sidebar_groups(dataset)}

@@ -10,14 +10,16 @@ from typing import Literal
 from builder import BuildError
 from builder.cut import Cut, cut
 from builder.engine import Track, default_workers, silent
-from builder.holdout import Labels, load_labels
+from builder.holdout import Labels, load_labels, with_outlines
 from builder.label import Labelled, Labeller, ModelLabeller, label, pending_chunks
 from builder.overrides import read_overrides
 from builder.parent import find_parent
 from builder.plan import Basis
 from builder.pool import Pool, scan
-from builder.recipe import PoolOptions, Recipe, TeacherSection
+from builder.recipe import PoolOptions, Recipe
 from builder.store import Store
+from builder.teacher_section import TeacherSection
+from teachers.base import Teacher
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,18 @@ def build(
     retry_failures: bool = False,
     workers: int | None = None,
     report: bool = True,
+    allow_code: bool = False,
     track: Track = silent,
 ) -> Built:
     """Scan, label, cut; `only` stops after scan or label, and for `cut` refuses to call the teacher.
     `retry_failures` labels again the chunks with images that could not be read.
 
-    root: the folder that the recipe's paths are relative to. Raises BuildError or TeacherError; finished chunks and
-    shards stay for the next call.
+    root: the folder that the recipe's paths are relative to. allow_code: see load_teacher. Raises BuildError or
+    TeacherError; finished chunks and shards stay for the next call.
     """
     with store.in_use():
-        return _build(recipe, store, root, only, retry_failures, workers or default_workers(), report, track)
+        workers = workers or default_workers()
+        return _build(recipe, store, root, only, retry_failures, workers, report, allow_code, track)
 
 
 def _build(
@@ -62,6 +66,7 @@ def _build(
     retry_failures: bool,
     workers: int,
     report: bool,
+    allow_code: bool,
     track: Track,
 ) -> Built:
     written, recipe = recipe, recipe.rooted(root)
@@ -69,8 +74,10 @@ def _build(
     if only == "scan":
         return Built(pool)
     references = load_references(recipe, written, store, workers, track)
-    labeller = load_labeller(recipe.teacher, workers)
+    labeller = load_labeller(recipe.teacher, workers, allow_code)
     truth = references.get("truth")
+    if truth and recipe.truth:
+        truth = with_outlines(truth, recipe.truth, labeller.description["kind"])
     pools = [pool, truth.pool] if truth else [pool]
     if only == "cut":
         for each in pools:
@@ -83,7 +90,7 @@ def _build(
             each,
             labeller,
             store,
-            spec=written.teacher.spec,
+            spec=written.teacher.name,
             license=recipe.teacher.license,
             retry_failures=retry_failures,
             track=track,
@@ -98,7 +105,7 @@ def _build(
         pool,
         store.predictions / labelled.predictions,
         recipe,
-        written.teacher.spec,
+        written.teacher.name,
         truth=truth,
         references={name: labels.pool for name, labels in references.items()},
         parent=find_parent(recipe.parent, store) if recipe.parent else None,
@@ -139,18 +146,39 @@ def scan_recipe(options: PoolOptions, store: Store, workers: int, track: Track) 
     )
 
 
-def load_labeller(teacher: TeacherSection, workers: int | None = None) -> Labeller:
-    """The model or the replay that a teacher section names."""
-    family, _, argument = teacher.spec.partition(":")
+def load_labeller(teacher: TeacherSection, workers: int | None = None, allow_code: bool = False) -> Labeller:
+    """The model or the replay that a teacher section names. allow_code: see load_teacher."""
+    family, _, argument = (teacher.spec or "").partition(":")
     if family == "replay" and argument:
         from builder.replay import Replay
 
         return Replay(Path(argument), Path(teacher.images) if teacher.images else None, teacher.options, workers)
     if teacher.images is not None:
         raise BuildError(f"teacher.images = {teacher.images!r} is for replay: teachers only: remove it")
+    return ModelLabeller(load_model(teacher, allow_code), workers)
+
+
+def load_model(teacher: TeacherSection, allow_code: bool = False) -> Teacher:
+    """The model, or the ensemble of models, that a teacher section names. Raises TeacherError."""
     from teachers import load_teacher
 
-    return ModelLabeller(load_teacher(teacher.spec, teacher.options), workers)
+    if teacher.ensemble is None:
+        return load_teacher(teacher.name, teacher.options, allow_code=allow_code)
+    from teachers.ensemble import IOU, EnsembleTeacher, Member
+
+    members = [
+        Member(load_teacher(member.spec, member.options, allow_code=allow_code), member.weight, member.classes)
+        for member in teacher.ensemble
+    ]
+    options = teacher.options
+    boxes = members[0].teacher.description["kind"] in ("detection", "instance")  # the rest is stored whole
+    floor = options.floor if boxes else None
+    fused = EnsembleTeacher(members, teacher.iou or IOU, floor, options.max_detections)
+    if options.tta is None:
+        return fused
+    from teachers.views import ViewsTeacher
+
+    return ViewsTeacher(fused, options.tta, options.max_detections)
 
 
 def check_failures(labelled: Labelled, max_failure_rate: float) -> None:

@@ -15,13 +15,15 @@ from pydantic import BaseModel, ConfigDict
 
 from builder import BuildError
 from builder.matching import Matches
+from builder.scores import counted
 
 Kind = Literal["temperature", "isotonic"]
 KINDS: tuple[Kind, ...] = ("temperature", "isotonic")
 BINS = 15
 FOLDS = 5
 OWN_MAP = {"temperature": 30, "isotonic": 100}
-"""A class has its own map from so many right and so many wrong predictions on; the others share the pooled one."""
+"""A class has its own map from so many right and so many wrong predictions on, of maps from so many images with such
+pixels; the others share the pooled one."""
 EPSILON = 1e-6
 """Scores are kept so far from 0 and 1 before their logit is taken."""
 
@@ -29,7 +31,8 @@ EPSILON = 1e-6
 @dataclass(frozen=True)
 class Curve:
     """Precision and recall of what is kept at `score >= threshold`, float64 (K,) each, for the K scores that occur,
-    falling. kept: int64 (K,), predictions that count; objects: that are there to be found. Recall is NaN without any.
+    falling. kept: int64 (K,), predictions that count; objects: that are there to be found; pixels both, of maps. Recall
+    is NaN without any.
     """
 
     threshold: np.ndarray
@@ -44,11 +47,14 @@ def curve(matches: Matches, iou: float = 0.5, labels: Sequence[int] | None = Non
 
     Size buckets are curves of matches at an area range (`matching.SIZES`), so that they are COCOeval's.
     """
-    score, right, _ = outcomes(matches, iou, labels)
+    score, right, rows = outcomes(matches, iou, labels)
     order = np.argsort(-score, kind="stable")
     last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True)[: len(order)])  # equal scores move together
-    kept, found = last + 1, np.cumsum(right[order])[last]
-    objects = int(_objects(matches, labels).sum())
+    weight = matches.weights(rows[order])
+    kept, found = last + 1, np.cumsum(right[order] if weight is None else right[order] * weight)[last]
+    if weight is not None:
+        kept = np.cumsum(weight)[last]
+    objects = _number(matches, labels)
     recall = found / objects if objects else np.full(len(last), np.nan)
     return Curve(score[order][last].astype(np.float64), found / kept, recall, kept, objects)
 
@@ -85,8 +91,9 @@ def iou_place(matches: Matches, iou: float) -> int:
 def occurring(matches: Matches, iou: float) -> list[int]:
     """The classes with a prediction that counts or an object to be found, those with the most objects first."""
     count = len(matches.classes)
-    objects = np.bincount(matches.object_label[_objects(matches, None)], minlength=count)
-    predicted = np.bincount(matches.label[matches.counted[iou_place(matches, iou)]], minlength=count)
+    known, mine = _objects(matches, None), matches.counted[iou_place(matches, iou)]
+    objects = counted(matches.object_label[known], matches.object_weights(known), count)
+    predicted = counted(matches.label[mine], matches.weights(mine), count)
     order = np.lexsort((np.arange(count), -objects))
     return order[(objects + predicted)[order] > 0].tolist()
 
@@ -95,6 +102,13 @@ def _objects(matches: Matches, labels: Sequence[int] | None) -> np.ndarray:
     """Which objects are there to be found: bool (M,). Classes that the teacher does not know are not."""
     known = matches.object_label >= 0 if labels is None else np.isin(matches.object_label, labels)
     return matches.object_counts & known
+
+
+def _number(matches: Matches, labels: Sequence[int] | None) -> int:
+    """How many objects, or of maps pixels, are there to be found."""
+    known = _objects(matches, labels)
+    weight = matches.object_weights(known)
+    return int(known.sum() if weight is None else weight.sum())
 
 
 @dataclass(frozen=True)
@@ -114,21 +128,34 @@ class Reliability:
 
 
 def reliability(
-    confidence: np.ndarray, right: np.ndarray, bins: int = BINS, by: Literal["mass", "width"] = "mass"
+    confidence: np.ndarray,
+    right: np.ndarray,
+    bins: int = BINS,
+    by: Literal["mass", "width"] = "mass",
+    weight: np.ndarray | None = None,
 ) -> Reliability:
     """confidence: (N,) in [0, 1]; right: bool (N,). Bins of about equal counts, split at quantiles so that equal
-    confidences share a bin, or of equal width."""
+    confidences share a bin, or of equal width. weight: int64 (N,), what each counts for."""
     confidence = np.asarray(confidence, np.float64)
     steps = np.linspace(0, 1, bins + 1)
-    edges = np.percentile(confidence, 100 * steps) if by == "mass" and len(confidence) else steps
+    edges = _quantiles(confidence, steps, weight) if by == "mass" and len(confidence) else steps
     place = np.searchsorted(edges[1:-1], confidence)
-    count = np.bincount(place, minlength=bins)
+    count = counted(place, weight, bins)
     some = count > 0
     # Sums of sorted values, so that the order of rows does not change the last bit.
-    order = np.argsort(confidence, kind="stable")
-    total = np.bincount(place[order], confidence[order], minlength=bins)
-    hits = np.bincount(place, right, minlength=bins)
+    order = np.lexsort((right, confidence) if weight is None else (weight, right, confidence))
+    each = confidence if weight is None else confidence * weight
+    total = np.bincount(place[order], each[order], minlength=bins)
+    hits = counted(place[right], None if weight is None else weight[right], bins)
     return Reliability(total[some] / count[some], hits[some] / count[some], count[some])
+
+
+def _quantiles(values: np.ndarray, shares: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    if weight is None:
+        return np.percentile(values, 100 * shares)
+    order = np.argsort(values, kind="stable")
+    total = np.cumsum(weight[order])
+    return np.asarray(values[order][np.searchsorted(total, shares * total[-1])])
 
 
 class Temperature(BaseModel):
@@ -188,25 +215,37 @@ def _fit(matches: Matches, kind: Kind, iou: float, allowed: np.ndarray) -> Calib
     score, right, label = score[used], right[used], matches.label[rows][used]
     if not len(score):
         raise BuildError("no prediction of the labelled images counts: there is nothing to calibrate scores on")
+    weight = matches.weights(rows)
+    weight = None if weight is None else weight[used]
     need, count = OWN_MAP[kind], len(matches.classes)
-    hits, misses = (np.bincount(label[side], minlength=count) for side in (right, ~right))
+    pairs = np.stack([label.astype(np.int64), matches.image[rows][used]])
+    hits, misses = (
+        np.bincount(label[side] if weight is None else np.unique(pairs[:, side], axis=1)[0], minlength=count)
+        for side in (right, ~right)
+    )
+
+    def of(mine: np.ndarray) -> Temperature | Isotonic:
+        return _map(score[mine], right[mine], kind, None if weight is None else weight[mine])
+
     own = np.flatnonzero((hits >= need) & (misses >= need)).tolist()
     return Calibrator(
         kind=kind,
         iou=iou,
         classes=list(matches.classes),
-        pooled=_map(score, right, kind),
-        own={matches.classes[n]: _map(score[label == n], right[label == n], kind) for n in own},
+        pooled=of(np.ones(len(score), bool)),
+        own={matches.classes[n]: of(label == n) for n in own},
     )
 
 
-def _map(score: np.ndarray, right: np.ndarray, kind: Kind) -> Temperature | Isotonic:
-    order = np.lexsort((right, score))  # sums do not depend on the order of rows
+def _map(score: np.ndarray, right: np.ndarray, kind: Kind, weight: np.ndarray | None) -> Temperature | Isotonic:
+    # sums do not depend on the order of rows
+    order = np.lexsort((right, score) if weight is None else (weight, right, score))
+    weight = None if weight is None else weight[order].astype(np.float64)
     score, right = score[order].astype(np.float64), right[order].astype(np.float64)
     if kind == "isotonic":
         from sklearn.isotonic import IsotonicRegression
 
-        model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(score, right)
+        model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(score, right, sample_weight=weight)
         return Isotonic(score=model.X_thresholds_.tolist(), right=model.y_thresholds_.tolist())
     from scipy.optimize import minimize_scalar
 
@@ -214,7 +253,7 @@ def _map(score: np.ndarray, right: np.ndarray, kind: Kind) -> Temperature | Isot
 
     def loss(log_temperature: float) -> float:
         scaled = logit * np.exp(-log_temperature)
-        return float((np.logaddexp(0, scaled) - right * scaled).mean())
+        return float(np.average(np.logaddexp(0, scaled) - right * scaled, weights=weight))
 
     best = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded", options={"xatol": 1e-6})
     return Temperature(temperature=float(np.exp(best.x)))
@@ -260,11 +299,11 @@ def _folds(matches: Matches, folds: int) -> np.ndarray:
 def reliabilities(matches: Matches, iou: float = 0.5, labels: Sequence[int] | None = None) -> dict[str, Reliability]:
     """Of `raw` scores, and of `temperature` and `isotonic` calibration on units that they were not fitted on."""
     score, right, rows = outcomes(matches, iou, labels)
-    bins = {"raw": reliability(score, right)}
+    bins = {"raw": reliability(score, right, weight=matches.weights(rows))}
     for kind in KINDS:
         confidence = cross_validated(matches, kind, iou)[rows]
         known = np.isfinite(confidence)
-        bins[kind] = reliability(confidence[known], right[known])
+        bins[kind] = reliability(confidence[known], right[known], weight=matches.weights(rows[known]))
     return bins
 
 

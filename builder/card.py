@@ -12,7 +12,9 @@ from typing import Any
 import yaml
 
 from builder.card_chart import FILE as CHART
+from builder.card_features import features
 from builder.hub_terms import licence_terms, size_category
+from builder.kinds import kind_of
 from builder.manifest import Manifest
 from builder.overrides import PAST, describe
 from builder.quality import (
@@ -28,43 +30,18 @@ from builder.quality import (
 )
 
 
-def features(manifest: Manifest) -> list[dict[str, Any]]:
-    """`dataset_info.features` of the card, so that `datasets` infers nothing from the first samples.
-
-    It would: empty lists in the first five break it, keys and floats it first sees later are lost. With a calibration
-    the label JSON has one list more, `calibrated`, after `score`. `source` is last: `teacher`, or `human` for what a
-    person decided.
-    """
-    names = {str(n): name for n, name in enumerate(manifest.classes)}
-    calibrated = [{"name": "calibrated", "list": "float32"}]
-    objects = [
-        {"name": "bbox", "list": {"list": "float32"}},
-        {"name": "category", "list": {"class_label": {"names": names}}},
-        {"name": "score", "list": "float32"},
-        *(calibrated if manifest.provenance.get("calibration") is not None else []),
-        {"name": "ignore", "list": "bool"},
-        {"name": "area", "list": "float32"},
-        {"name": "source", "list": "string"},
-    ]
-    scalars = [("key", "string"), ("name", "string"), ("sha256", "string"), ("width", "int32"), ("height", "int32")]
-    fields = [{"name": n, "dtype": d} for n, d in (*scalars, ("reencoded", "string"))]
-    label = {"name": "json", "struct": [*fields, {"name": "objects", "struct": objects}]}
-    ends = [{"name": "__key__", "dtype": "string"}, {"name": "__url__", "dtype": "string"}]
-    return [{"name": manifest.features[0], "dtype": "image"}, label, *ends]
-
-
 def card(manifest: Manifest) -> str:
     """The dataset card as Markdown with a YAML head that `datasets.load_dataset` obeys."""
     head = yaml.safe_dump(_head(manifest), sort_keys=False, allow_unicode=True)
     people = sum(manifest.objects.get(reason, 0) for reason in PAST.values())
-    whose = (
-        f"a teacher model drew; people decided on {people} of them" if people else "a teacher model drew, not a person"
-    )
+    kind = kind_of(manifest.kind)
+    whose = f"; people decided on {people} of them" if people else ", not a person"
     intro = (
-        f"{manifest.samples} images with pseudo-labels: boxes that {whose}.\n"
-        f"{manifest.kept} boxes are kept, {manifest.ignored} are ignore regions (likely objects, too uncertain to "
-        "teach)."
+        f"{manifest.distinct} images with pseudo-labels: {kind.labels}{whose}.\n"
+        f"{manifest.kept} {kind.noun} are kept, {manifest.ignored} are {kind.ignored}."
     )
+    if copies := manifest.samples - manifest.distinct:
+        intro += f"\n{copies} samples more are copies of images of rare classes."
     if manifest.tombstones:
         intro += (
             f"\nThe shards hold {manifest.stored} images, {len(manifest.tombstones)} of them to be skipped: see "
@@ -76,7 +53,8 @@ def card(manifest: Manifest) -> str:
         "## Expected quality\n" + "\n\n".join(_text(paragraph) for paragraph in expected_quality(manifest)),
         "## Thresholds\n" + _threshold_table(manifest),
         "## Rules\n" + _rules(manifest),
-        f"## Counts\n![Boxes of each class that are kept, ignored and dropped]({CHART})\n\n" + _counts(manifest),
+        f"## Counts\n![{kind.noun.capitalize()} of each class that are kept, ignored and dropped]({CHART})\n\n"
+        + _counts(manifest),
         *_gates(manifest),
         "## Known limits\n" + "\n".join(f"- {limit}" for limit in _known_limits(manifest)),
         *_tombstones(manifest),
@@ -90,7 +68,7 @@ def _head(manifest: Manifest) -> dict[str, Any]:
     split = {"name": "train", "num_examples": manifest.stored, "num_bytes": size}  # load_dataset skips none
     return {
         "pretty_name": f"{manifest.name} {manifest.version}",
-        "task_categories": ["object-detection"],
+        "task_categories": [kind_of(manifest.kind).task],
         "annotations_creators": ["machine-generated"],
         **licence_terms(licences(manifest)["source"]),
         "size_categories": [size_category(manifest.stored)],
@@ -135,13 +113,18 @@ def _origin(manifest: Manifest) -> Iterator[str]:
 def _threshold_table(manifest: Manifest) -> str:
     rows = ["| classes | rule | keep from | certified | n | K | C | n* | p | lower bound |", "|" + "---|" * 10]
     for group in groups(manifest):
-        cells = [_text(short_members(group.classes)), group.rule, _number(group.threshold), certificate(group)]
+        cells = [
+            _text(short_members(group.classes)),
+            group.rule,
+            _number(group.threshold),
+            certificate(manifest, group),
+        ]
         cells += [_number(v) for v in (group.units, group.kept, group.correct, group.effective)]
         cells += [_number(group.p_value), _number(group.lower)]
         rows.append("| " + " | ".join(cells) + " |")
     notes = (
-        "\n\nn: labelled images or units; K, C: boxes kept and right on them; n\\*: their effective number; p and "
-        f"lower bound: of the certified step. Uses of the certify half: {uses(manifest)}."
+        f"\n\nn: labelled images or units; K, C: {kind_of(manifest.kind).noun} kept and right on them; n\\*: their "
+        f"effective number; p and lower bound: of the certified step. Uses of the certify half: {uses(manifest)}."
     )
     return "\n".join(rows) + (notes if manifest.provenance.get("truth") else "")
 
@@ -161,9 +144,11 @@ def _counts(manifest: Manifest) -> str:
     )
     reasons = "\n".join(f"| {reason} | {n} |" for reason, n in manifest.objects.items() if n)
     images = "\n".join(f"| {state} | {n} |" for state, n in manifest.images.items() if n)
+    kind = kind_of(manifest.kind)
+    noun = "objects" if kind.overlaps else kind.noun
     return (
         f"| class | predicted | kept | ignored |\n|---|---|---|---|\n{classes}\n\n"
-        f"| why | objects |\n|---|---|\n{reasons}\n\n| images | count |\n|---|---|\n{images}"
+        f"| why | {noun} |\n|---|---|\n{reasons}\n\n| images | count |\n|---|---|\n{images}"
     )
 
 
@@ -176,10 +161,10 @@ def _gates(manifest: Manifest) -> Iterator[str]:
 
 
 def _known_limits(manifest: Manifest) -> Iterator[str]:
-    yield "Boxes come from a model: its mistakes repeat, and a class it does not know is background here."
-    yield "Objects that the teacher missed are not marked; only ignore regions say where something may be."
+    kind = kind_of(manifest.kind)
+    yield from kind.limits
     if not any(group.certified for group in groups(manifest)):
-        yield "No precision is certified: look at some boxes before you train on them."
+        yield f"No precision is certified: look at some {kind.noun} before you train on them."
     empty = [name for name, counts in manifest.per_class.items() if not counts["kept"]]
     if empty:
         yield f"Nothing is kept of {len(empty)} of {len(manifest.classes)} classes: {_text(short_members(empty))}."
@@ -202,7 +187,8 @@ def _tombstones(manifest: Manifest) -> Iterator[str]:
 
 
 def _use(manifest: Manifest) -> str:
-    image = manifest.features[0]
+    image, kind = manifest.features[0], kind_of(manifest.kind)
+    shown = f'rows[0]["{kind.member}"]' if kind.member else f'rows[0]["json"]["{kind.fields[0]}"]'
     calibrated = (
         "`score` is the teacher's, `calibrated` the same after calibration on labels, on which the thresholds act.\n"
         if manifest.provenance.get("calibration") is not None
@@ -213,7 +199,7 @@ def _use(manifest: Manifest) -> str:
 ```python
 from datasets import load_dataset
 rows = load_dataset("ORG/NAME", revision="{manifest.version}", split="train")  # or ("FOLDER", split="train")
-rows[0]["{image}"], rows[0]["json"]["objects"]
+rows[0]["{image}"], {shown}
 
 import webdataset
 samples = webdataset.WebDataset("FOLDER/data/train-000000.tar", shardshuffle=False).decode("pil")
@@ -224,9 +210,7 @@ hf download --repo-type dataset --revision {manifest.version} --local-dir FOLDER
 ```
 To train on it with Tutelage without pulling it, its recipe says `pseudo: ["hf://ORG/NAME@{manifest.version}"]`.
 
-`objects.bbox` is COCO `[x, y, width, height]` in pixels of the upright image, `category` a position in the class list,
-`ignore: true` a region that is neither object nor background, `source` who decided on it: `teacher` or `human`.
-{calibrated}`reencoded` says whether the image bytes are
+{kind.read}{calibrated}`reencoded` says whether the image bytes are
 not those whose SHA-256 is `sha256` (turned upright, or brought to one format)."""
 
 

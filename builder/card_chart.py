@@ -7,6 +7,7 @@ from html import escape
 
 import numpy as np
 
+from builder.kinds import kind_of
 from builder.manifest import Manifest
 from builder.quality import limits
 
@@ -39,11 +40,12 @@ def classes_chart(manifest: Manifest) -> bytes:
         f'font-family="system-ui, sans-serif" font-size="12" fill="{INK}">{HATCH}'
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>'
     )
-    return "\n".join([head, *_legend(), *rows, "</svg>\n"]).encode()
+    return "\n".join([head, *_legend(kind_of(manifest.kind).overlaps), *rows, "</svg>\n"]).encode()
 
 
-def _legend() -> Iterator[str]:
-    for place, (name, fill) in enumerate((("kept", KEPT), ("ignore region", IGNORED), ("dropped", DROPPED))):
+def _legend(overlaps: bool) -> Iterator[str]:
+    ignored = "ignore region" if overlaps else "nearly kept"
+    for place, (name, fill) in enumerate((("kept", KEPT), (ignored, IGNORED), ("dropped", DROPPED))):
         x = LEFT + 120 * place
         yield f'<rect x="{x}" y="14" width="14" height="12" fill="{fill}"/><text x="{x + 20}" y="24">{name}</text>'
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from builder.scores import BINS, PoolScores
+from builder.bounds import Bound, bets, effective_units, korn_graubard, needed
+from builder.scores import BINS, PoolScores, counted
 
 if TYPE_CHECKING:  # matching needs rules, whose options are made of those here
     from builder.matching import Matches
@@ -25,11 +26,6 @@ STEP = 1.15
 """Factor from one expected support to the next along the fixed sequence."""
 OWN_THRESHOLD = 6
 """A class has its own threshold from this many times the fewest objects that can pass."""
-BETS = (0.5, 1.0, 2.0)
-"""Multiples of the best bet for an average population; their capitals are averaged."""
-CUT_OFF = 0.02
-"""Share of the pool's kept objects that may lie beyond M in their images."""
-
 PoolKept = Callable[[Sequence[int], np.ndarray], list[np.ndarray]]
 """(labels, float32 thresholds (J,)) -> J int arrays: at k, pool images with exactly k objects of these classes from
 that threshold on."""
@@ -74,8 +70,9 @@ class Group(BaseModel):
     """Classes that share a threshold, and the evidence for it; part of a version's manifest.
 
     threshold: kept from here on; None: nothing is kept. units: n, truth images or declared units in `certify`; kept and
-    correct: K and C at the threshold; effective: n*; p_value, lower: of the accepted step (1 - delta confidence).
-    support: expected truth support of the group, from the pool's scores; needed: b. reason: why it is not certified.
+    correct: K and C at the threshold, of maps in pixels; effective: n*; p_value, lower: of the accepted step (1 - delta
+    confidence). support: expected truth support of the group, from the pool's scores, of maps in images; needed: b.
+    reason: why it is not certified.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -98,98 +95,6 @@ class Group(BaseModel):
     lower: float | None = None
     support: float | None = None
     needed: int | None = None
-
-
-@dataclass(frozen=True)
-class Bound:
-    """What is known of the precision at one threshold.
-
-    kept, correct: K and C. effective: n*, objects that would say as much if they were independent; None for bets.
-    p_value: of H0. lower: a bound that precision exceeds with confidence 1 - delta; for bets the target or, without
-    acceptance, 0.
-    """
-
-    kept: int
-    correct: int
-    effective: float | None
-    p_value: float
-    lower: float
-
-
-def needed(target: float, delta: float) -> int:
-    """b: the fewest objects, all correct, that can show a precision of `target`: ceil(ln delta / ln target)."""
-    return math.ceil(math.log(delta) / math.log(target) - 1e-9)  # .1 against .01 must give 2, not 3
-
-
-def effective_size(kept: np.ndarray, correct: np.ndarray, delta: float) -> float:
-    """n* (Korn and Graubard 1998): K over the design effect of the units, corrected for their number; 0 if fewer than
-    two units keep anything. `kept`, `correct`: int (units,); delta below .5.
-
-    Units with one object at most cannot be clustered: n* = K, and the bounds on it are Clopper and Pearson's.
-    """
-    from scipy.special import stdtrit
-
-    units, total, right = int(np.count_nonzero(kept)), int(kept.sum()), int(correct.sum())
-    if units < 2:
-        return 0.0
-    if units == total:
-        return float(total)
-    kept, correct = kept.astype(np.int64), correct.astype(np.int64)
-    if 0 < right < total:
-        # sum (C_i - C/K K_i)^2 in whole numbers: exact, whatever the order of the units
-        sums = [int(a @ b) for a, b in ((correct, correct), (kept, correct), (kept, kept))]
-        squares = (total**2 * sums[0] - 2 * total * right * sums[1] + right**2 * sums[2]) / total**4
-        effect = max(1.0, units / (units - 1) * squares * total / (right / total * (1 - right / total)))
-    else:
-        effect = int(kept @ kept) / total
-    quantiles = float(stdtrit(total - 1, delta) / stdtrit(units - 1, delta))  # lower tails: 1 - delta may round to 1
-    return min(total / effect * quantiles**2, float(total))  # in this order NaN stays NaN, which certifies nothing
-
-
-def korn_graubard(kept: np.ndarray, correct: np.ndarray, target: float, delta: float) -> Bound:
-    """Test of precision <= target and lower bound of the precision, from int (units,) kept and correct objects.
-
-    p-value I_target(x, n* - x + 1) and bound Beta(x, n* - x + 1) at delta, with x = n* C/K: Clopper and Pearson's on
-    the effective size n*. Fewer than two units with a kept object show nothing: p-value 1, bound 0.
-    """
-    from scipy.special import betainc, betaincinv
-
-    total, right = int(kept.sum()), int(correct.sum())
-    size = effective_size(kept, correct, delta)
-    x = size * right / total if total else 0.0
-    if x == 0:
-        return Bound(total, right, size, 1.0, 0.0)
-    rest = size - x + 1
-    return Bound(total, right, size, float(betainc(x, rest, target)), float(betaincinv(x, rest, delta)))
-
-
-def bets(
-    kept: np.ndarray, correct: np.ndarray, unit: np.ndarray, pool: np.ndarray, target: float, delta: float
-) -> Bound:
-    """The same test for any number of units, without asymptotics: the capital of bets against H0 reaches 1/delta.
-
-    kept, correct, unit: int (I,), of each truth image. pool: int (k + 1,), pool images with exactly k kept objects; it
-    bounds what the objects beyond M in an image can add. An image's gain target K - C is cut at target M; a unit's is
-    the sum over its images, so that bets, averaged over BETS, are on independent units. Row order does not matter.
-    """
-    total, right = int(kept.sum()), int(correct.sum())
-    numbers, images = np.arange(len(pool)), max(1, int(pool.sum()))
-    mean = float(numbers @ pool) / images
-    if mean == 0 or total == 0:
-        return Bound(total, right, None, 1.0, 0.0)
-    more = np.cumsum(pool[::-1])[::-1]  # pool images with at least k objects
-    beyond = (np.cumsum(more[::-1])[::-1] - more) / images  # E(K - k)+ = sum over j > k of P(K >= j)
-    most = int(np.argmax(beyond <= CUT_OFF * mean))
-    slack = target * float(beyond[most])
-    gain = np.minimum(target * kept - correct, target * most) + slack
-    gains = np.bincount(unit, weights=gain)[np.bincount(unit) > 0]
-    top = (target * most + slack) * int(np.bincount(unit).max())
-    spread = 1.5 * len(kept) * target * (1 - target) * mean
-    best = math.sqrt(2 * math.log(1 / delta) / spread)
-    capitals = [float(np.log1p(-min(c * best, 0.95 / top) * np.sort(gains)).sum()) for c in BETS]
-    capital = float(np.logaddexp.reduce(capitals)) - math.log(len(BETS))
-    p_value = min(1.0, math.exp(-capital)) if capital > 0 else 1.0
-    return Bound(total, right, None, p_value, target if p_value <= delta else 0.0)
 
 
 def solve(matches: Matches, scores: PoolScores, options: Precision, floor: float, pool_kept: PoolKept) -> list[Group]:
@@ -232,7 +137,12 @@ def share_out(matches: Matches, scores: PoolScores, over: str, enough: float) ->
 
 
 def support(matches: Matches, scores: PoolScores, labels: Sequence[int]) -> float:
-    """S: the correct objects of these classes to expect on the truth images, if scores are probabilities."""
+    """S: the correct objects of these classes to expect on the truth images, if scores are probabilities; of maps, the
+    images that show one of them, since pixels of an image are not worth more than it."""
+    if matches.weight is not None:
+        best = scores.best[list(labels)].sum(axis=0)
+        shown = float(best @ (np.arange(BINS + 1) / BINS)) / max(1, scores.images)
+        return matches.images * min(1.0, shown)
     return matches.images * float(scores.total[list(labels)].sum()) / max(1, scores.images)
 
 
@@ -267,14 +177,26 @@ def _solve_group(
     b, expected = needed(options.target, delta), support(matches, scores, labels)
     thresholds = sequence(scores.above(labels), matches.images / max(1, scores.images), expected, b, floor)
     pool = pool_kept(labels, thresholds) if options.bound == "exact" else None
-    threshold, bound = _walk(matches, rows, thresholds, pool, options, delta)
+    walked = _walk(matches, rows, thresholds, pool, options, delta)
     names = [matches.classes[label] for label in labels]
     facts: dict[str, Any] = {"delta": delta, "units": len(np.unique(matches.unit)), "support": expected, "needed": b}
-    if threshold is None:
-        return _group(names, options, **facts, reason=_why_not(float(thresholds[0]), bound, b, delta, options.target))
+    bound = walked.bound
+    if not walked.accepted:
+        noun = "objects" if matches.weight is None else "pixels"
+        reason = _why_not(noun, walked.threshold, bound, b, delta, options.target)
+        return _group(names, options, **facts, reason=reason)
     facts |= {"kept": bound.kept, "correct": bound.correct, "effective": bound.effective}
     facts |= {"p_value": bound.p_value, "lower": bound.lower, "certified": True}
-    return _group(names, options, threshold, **facts)
+    return _group(names, options, walked.threshold, **facts)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Where a walk along a fixed sequence ended: the last step accepted, or, if none was, the one that failed."""
+
+    accepted: bool
+    threshold: float
+    bound: Bound
 
 
 def _walk(
@@ -284,25 +206,35 @@ def _walk(
     pool: list[np.ndarray] | None,
     options: Precision,
     delta: float,
-) -> tuple[float | None, Bound]:
-    """The last accepted threshold of the fixed sequence and its bound; None and the first bound if it failed."""
+) -> _Step:
+    """Along the fixed sequence up to the first failure. First steps at which the units of a map are too few are passed
+    over, which depends on what is kept alone, not on what is right."""
     ends = np.searchsorted(-matches.score[rows], -thresholds, side="right").tolist()
     place, right = matches.image[rows], matches.right[matches.ious.index(options.iou), rows]
     if pool is None:
         present, place = np.unique(matches.unit[place], return_inverse=True)
     count = len(present) if pool is None else matches.images
     kept, correct = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    found: tuple[float | None, Bound] = None, Bound(0, 0, None, 1.0, 0.0)
+    weight, b = matches.weights(rows), needed(options.target, delta)
+    found = _Step(False, float(thresholds[0]), Bound(0, 0, None, 1.0, 0.0))
     for step, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        kept += np.bincount(place[start:end], minlength=count)
-        correct += np.bincount(place[start:end][right[start:end]], minlength=count)
+        new = slice(start, end)
+        hit = right[new]
+        kept += counted(place[new], None if weight is None else weight[new], count)
+        correct += counted(place[new][hit], None if weight is None else weight[new][hit], count)
+        if weight is not None and (units := effective_units(kept)) < b:
+            if found.accepted:
+                return found
+            few = Bound(int(kept.sum()), int(correct.sum()), units, 1.0, 0.0)
+            found = _Step(False, float(thresholds[step]), few)
+            continue
         if pool is None:
             bound = korn_graubard(kept, correct, options.target, delta)
         else:
             bound = bets(kept, correct, matches.unit, pool[step], options.target, delta)
         if not bound.p_value <= delta:  # nor NaN
-            return (None, bound) if step == 0 else found
-        found = float(thresholds[step]), bound
+            return found if found.accepted else _Step(False, float(thresholds[step]), bound)
+        found = _Step(True, float(thresholds[step]), bound)
     return found
 
 
@@ -311,8 +243,8 @@ def _group(names: list[str], options: Precision, threshold: float | None = None,
     return Group(classes=names, rule="precision", threshold=threshold, **(asked | evidence))
 
 
-def _why_not(threshold: float, bound: Bound, b: int, delta: float, target: float) -> str:
-    seen = f"of {bound.kept} objects with a score of {threshold:.3f} or more {bound.correct} are right"
+def _why_not(noun: str, threshold: float, bound: Bound, b: int, delta: float, target: float) -> str:
+    seen = f"of {bound.kept} {noun} with a score of {threshold:.3f} or more {bound.correct} are right"
     if bound.kept < b:
         return f"{seen}, and at least {b} are needed"
     if bound.effective is not None and bound.effective < b:

@@ -46,9 +46,9 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def histogram(cells: np.ndarray, keep: float, ignore: float) -> bytes:
-    """Scores of one class, int64 (BINS + 1,) as in PoolScores, with the thresholds, NaN for none; a log scale, since
-    there are far more low scores than high ones."""
+def histogram(cells: np.ndarray, keep: float, ignore: float, noun: str = "boxes") -> bytes:
+    """Scores of one class, int64 (BINS + 1,) as in PoolScores, with the thresholds, NaN for none; noun: what they are
+    of. A log scale, since there are far more low scores than high ones."""
     values = cells[:BINS].reshape(BARS, -1).sum(axis=1)
     values[-1] += cells[BINS]
     edges = np.linspace(0, 1, BARS + 1)
@@ -68,7 +68,7 @@ def histogram(cells: np.ndarray, keep: float, ignore: float) -> bytes:
         top = max(8.0, float(values.max(initial=1)) * 1.5)
         axes.set(xlim=(0, 1), ylim=(0.5, top), xlabel="score")
         axes.set_xticks(TICKS, TICK_NAMES)
-        axes.set_ylabel("boxes (log)", labelpad=2)
+        axes.set_ylabel(f"{noun} (log)", labelpad=2)
         axes.minorticks_off()
         powers = POWERS[: int(np.log10(top / 1.4)) + 1]  # plain text: matplotlib's own powers take most of its time
         axes.set_yticks([10**n for n in range(len(powers))], powers)
@@ -98,7 +98,7 @@ def _threshold(
 
 def quality(found: Curve, trust: Reliability, keep: float, target: float | None) -> bytes:
     """Precision over recall with the operating point and the target, and beside it the share that is right over the
-    score; larger dots stand for more boxes."""
+    score; larger dots stand for more predictions."""
     with _figure(5.6, 2.35) as (figure, svg):
         left = figure.add_axes((0.085, 0.19, 0.385, 0.74))
         right = figure.add_axes((0.595, 0.19, 0.385, 0.74))

@@ -16,6 +16,7 @@ from builder.cli_review import review
 from builder.cli_train import evaluate, train
 from builder.cli_versions import diff, explain, gc, log, tag, verify
 from builder.console import (
+    allow_code_option,
     bar,
     build_text,
     describe_built,
@@ -98,12 +99,13 @@ def scan(
 
 
 def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    options = [
+    options: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
         click.option(
             "--teacher",
             "spec",
             required=True,
-            help="torchvision:NAME, onnx:MODEL.onnx, checkpoint:RUN or replay:RESULTS.json.",
+            help="torchvision:NAME, onnx:MODEL.onnx, transformers:DIR_OR_ID, checkpoint:RUN, python:MODULE:FACTORY or "
+            "replay:RESULTS.",
         ),
         click.option(
             "--floor", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Lowest score stored."
@@ -115,6 +117,7 @@ def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="KEY=VALUE",
             help="Any other teacher option of a recipe, e.g. nms_iou=0.6.",
         ),
+        allow_code_option,
     ]
     for option in reversed(options):
         command = option(command)
@@ -147,6 +150,7 @@ def label(
     spec: str,
     floor: float,
     overrides: tuple[str, ...],
+    allow_code: bool,
     max_failure_rate: float,
     retry_failures: bool,
     store_root: str,
@@ -164,7 +168,7 @@ def label(
         store = open_store(store_root)
         found = find_pool(store, pool)
         section = teacher_section(spec, floor, overrides)
-        labeller = stages.load_labeller(section, workers)
+        labeller = stages.load_labeller(section, workers, allow_code)
         if dry_run:
             pending = pending_chunks(found, labeller, store, retry_failures)
             count = {"chunks": len(pending), "images": sum(found.index[n].images for n in pending)}
@@ -201,6 +205,7 @@ main.add_command(sweep)
 @click.option("--retry-failures", is_flag=True, help="Label again what holds images that could not be read.")
 @click.option("--max-failure-rate", type=click.FloatRange(0, 1), help="Override the recipe's.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Write report/index.html into the version.")
+@allow_code_option
 @store_option
 @workers_option
 @json_option
@@ -213,6 +218,7 @@ def build(
     retry_failures: bool,
     max_failure_rate: float | None,
     report: bool,
+    allow_code: bool,
     store_root: str,
     workers: int | None,
     as_json: bool,
@@ -240,6 +246,7 @@ def build(
             retry_failures=retry_failures,
             workers=workers,
             report=report,
+            allow_code=allow_code,
             track=bar,
         )
         emit(as_json, describe_built(built), build_text(built))
@@ -287,7 +294,7 @@ def show(ref: str, picture: Path | None, store_root: str, as_json: bool) -> None
         from builder import audits
 
         audited = audits.latest(store, manifest)
-        show_version(folder, manifest, [("audit", audits.sentence(audited))] if audited else [])
+        show_version(folder, manifest, [("audit", audits.sentence(audited, manifest.kind))] if audited else [])
 
 
 for command in (diff, explain, verify, tag, gc, report, export):

@@ -36,17 +36,25 @@ def report(version: str, show: bool, store_root: str, workers: int | None, as_js
 @click.command()
 @click.argument("version")
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--format", type=click.Choice(["coco", "yolo", "voc"]), required=True, help="What to write.")
+@click.option(
+    "--format", type=click.Choice(["coco", "yolo", "voc", "masks", "classes"]), required=True, help="What to write."
+)
 @click.option("--no-images", is_flag=True, help="Write labels only; they name images as the pool's source does.")
 @store_option
 @json_option
 def export(
-    version: str, out: Path, format: Literal["coco", "yolo", "voc"], no_images: bool, store_root: str, as_json: bool
+    version: str,
+    out: Path,
+    format: Literal["coco", "yolo", "voc", "masks", "classes"],
+    no_images: bool,
+    store_root: str,
+    as_json: bool,
 ) -> None:
     """Write VERSION's images and labels into the new folder OUT, for tools that read COCO, YOLO or Pascal VOC.
 
     Scores are kept: `score` in COCO and VOC, a folder `predictions` beside YOLO's `labels`. Ignored objects become
-    crowds in COCO and difficult ones in VOC; YOLO cannot say them.
+    crowds in COCO and difficult ones in VOC; YOLO cannot say them. Maps go into a folder of masks, image classes into a
+    folder for each.
     """
     with sentences():
         from builder.export import export as run_export

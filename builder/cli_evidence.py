@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from builder.console import bar, json_option, rows, sentences, store_option, workers_option
+from builder.console import allow_code_option, bar, json_option, rows, sentences, store_option, workers_option
 
 if TYPE_CHECKING:
     from builder.sweep import Point
@@ -33,7 +33,7 @@ def evidence_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--format",
             "format_",
-            type=click.Choice(["coco", "voc", "yolo"]),
+            type=click.Choice(["coco", "voc", "yolo", "classes", "masks"]),
             help="Of the labels, where it cannot be recognised.",
         ),
         click.option(
@@ -43,12 +43,13 @@ def evidence_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--teacher", "spec", help="The teacher of PREDICTIONS, to label the truth where it is not yet."),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="An option of that teacher."),
+        allow_code_option,
         click.option(
             "--iou",
             type=click.FloatRange(0, 1, min_open=True),
             default=0.5,
             show_default=True,
-            help="Overlap that makes a box right.",
+            help="Overlap that makes a box or mask right.",
         ),
         click.option("--per-class", is_flag=True, help="Also every class for itself."),
         click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a PNG of the curves."),
@@ -71,6 +72,7 @@ def calibrate(
     group: str | None,
     spec: str | None,
     overrides: tuple[str, ...],
+    allow_code: bool,
     iou: float,
     per_class: bool,
     plot: Path | None,
@@ -81,16 +83,15 @@ def calibrate(
     """Say how far the scores of PREDICTIONS can be believed.
 
     PREDICTIONS is an id prefix or a RECIPE.yaml. Prints precision and recall by threshold and by size of object, and
-    how often boxes of each score are right: raw, and after temperature scaling and isotonic regression, both measured
-    on images that they were not fitted on. Only the tune half of the labels is looked at: a recipe chosen by these
-    figures is chosen on that half, which then no longer measures it without bias; the certify half still does.
+    how often predictions of each score are right: raw, and after temperature scaling and isotonic regression, both
+    measured on images that they were not fitted on. Only the tune half of the labels is looked at: a recipe chosen by
+    these figures is chosen on that half, which then no longer measures it without bias; the certify half still does.
     """
     with sentences():
         from builder.calibrate import describe, reliabilities
-        from builder.matching import SIZES
 
-        found = gather(ref, (truth, truth_images, format_, group), (spec, overrides), store_root, workers)
-        by_size = {name: found.match(iou, area) for name, area in SIZES.items()}
+        found = gather(ref, (truth, truth_images, format_, group), (spec, overrides), store_root, workers, allow_code)
+        by_size = {name: found.match(iou, area) for name, area in found.sizes.items()}
         value = found.describe(by_size["all"], iou) | describe(by_size, iou, per_class)
         if plot:
             from builder.evidence_plots import plot_calibration
@@ -100,9 +101,10 @@ def calibrate(
             click.echo(json.dumps(value))
             return
         click.echo(rows(*_heading(value)))
-        _show_groups([group for group in value["groups"] if group["class"] is None], "size")
+        _show_groups([group for group in value["groups"] if group["class"] is None], "size", value["of"])
         if per_class:
-            _show_groups([group for group in value["groups"] if group["class"] and group["size"] == "all"], "class")
+            own = [group for group in value["groups"] if group["class"] and group["size"] == "all"]
+            _show_groups(own, "class", value["of"])
         _show_reliability(value)
 
 
@@ -117,6 +119,7 @@ def sweep(
     group: str | None,
     spec: str | None,
     overrides: tuple[str, ...],
+    allow_code: bool,
     iou: float,
     per_class: bool,
     plot: Path | None,
@@ -129,8 +132,8 @@ def sweep(
 
     PREDICTIONS is an id prefix or a RECIPE.yaml, whose NMS, cap and calibration are then used. Only the tune half of
     the labels is looked at: a recipe chosen by these figures is chosen on that half, which then no longer measures it
-    without bias; the certify half still does. The row marked = is the score at which the pool has as many boxes an
-    image as the labels.
+    without bias; the certify half still does. The row marked = is the score at which an image of the pool keeps as
+    much as the labels show on one.
     """
     with sentences():
         from dataclasses import asdict
@@ -142,7 +145,7 @@ def sweep(
         from builder.sweep import sweep as run_sweep
 
         workers = workers or default_workers()
-        found = gather(ref, (truth, truth_images, format_, group), (spec, overrides), store_root, workers)
+        found = gather(ref, (truth, truth_images, format_, group), (spec, overrides), store_root, workers, allow_code)
         swept = found.pool(pool, workers, bar)
         tune, calibration = found.calibrated(found.match(iou), iou)
         labelled = LabelledPool(swept, found.folder, tune.classes, found.keep, calibration)
@@ -174,6 +177,7 @@ def gather(
     teacher: tuple[str | None, tuple[str, ...]],
     store_root: str,
     workers: int | None,
+    allow_code: bool,
 ) -> TuneHalf:
     """What the options ask for; labels: source, images, format and group."""
     from builder.recipe import LabelOptions
@@ -191,10 +195,10 @@ def gather(
     if Path(ref).suffix in (".yaml", ".yml"):
         if teacher[0]:
             raise click.UsageError(f"--teacher: {ref} names the teacher: leave it out")
-        return of_recipe(Path(ref), given or None, Store(store_root), workers, bar)
+        return of_recipe(Path(ref), given or None, Store(store_root), workers, bar, allow_code)
     if not given:
         raise click.UsageError("--truth LABELS is missing: only a RECIPE.yaml can name them")
-    return of_predictions(ref, given, teacher, Store(store_root), workers, bar)
+    return of_predictions(ref, given, teacher, Store(store_root), workers, bar, allow_code)
 
 
 def _heading(value: dict[str, Any]) -> Iterable[tuple[str, object]]:
@@ -205,7 +209,8 @@ def _heading(value: dict[str, Any]) -> Iterable[tuple[str, object]]:
     yield "predictions", value["predictions"][:12]
     yield "truth", value["truth"]
     yield "tune half", half.replace(" images;", f" images{grouped};", 1)
-    yield "matched", f"{value['predicted']} boxes at IoU {value['iou']:g}, {value['right']} right"
+    at = f" at IoU {value['iou']:g}" if value["kind"] in ("detection", "instance") else ""
+    yield "matched", f"{value['predicted']} {value['of']}{at}, {value['right']} right"
 
 
 def _print(table: Any) -> None:
@@ -218,12 +223,12 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _show_groups(groups: Sequence[dict[str, Any]], by: str) -> None:
+def _show_groups(groups: Sequence[dict[str, Any]], by: str, noun: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     columns = [f"P / R at {threshold:g}" for threshold in SHOWN]
-    table = Table(by, "objects", "boxes", "right", *columns)
+    table = Table(by, "objects", noun, "right", *columns)
     ranked = sorted(groups, key=lambda group: -group["objects"]) if by == "class" else groups
     for group in ranked[:20]:
         places = [group["threshold"].index(threshold) for threshold in SHOWN]
@@ -238,7 +243,7 @@ def _show_groups(groups: Sequence[dict[str, Any]], by: str) -> None:
 def _show_reliability(value: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table("score", "boxes", "right", title="raw scores", title_justify="left")
+    table = Table("score", value["of"], "right", title="raw scores", title_justify="left")
     raw = value["reliability"]["raw"]
     for confidence, count, right in zip(raw["confidence"], raw["count"], raw["right"], strict=True):
         table.add_row(f"{confidence:.3f}", str(count), f"{right:.3f}")
@@ -248,7 +253,7 @@ def _show_reliability(value: dict[str, Any]) -> None:
     click.echo(f"expected calibration error  {text}  (calibrated: on images not fitted on)")
     for kind, fitted in value["calibrators"].items():
         if fitted:
-            click.echo(f"{kind:<26}  classes with enough boxes for a map of their own: {len(fitted['own'])}")
+            click.echo(f"{kind:<26}  classes with enough {value['of']} for a map of their own: {len(fitted['own'])}")
 
 
 def _show_sweep(value: dict[str, Any], points: dict[str, list[Point]]) -> None:
@@ -260,7 +265,7 @@ def _show_sweep(value: dict[str, Any], points: dict[str, list[Point]]) -> None:
         _show_points(name, some, value["level"])
     if len(points) > TABLES + 1:
         click.echo(f"and {len(points) - TABLES - 1} more classes: --json shows all")
-    click.echo("= as many boxes for an image of the pool as true objects on a labelled one")
+    click.echo(f"= as many {value['of']} for an image of the pool as true ones on a labelled one")
 
 
 def _show_points(name: str, points: Sequence[Point], level: float) -> None:
@@ -269,7 +274,18 @@ def _show_points(name: str, points: Sequence[Point], level: float) -> None:
 
     interval = f"{level:.0%} interval"
     table = Table(title=escape(name), title_justify="left")
-    for column in ("score", "kept in pool", "an image", "(truth)", "precision", interval, "recall", interval):
+    some_iou = ["mIoU"] if any(p.miou is not None for p in points) else []
+    for column in (
+        "score",
+        "kept in pool",
+        "an image",
+        "(truth)",
+        "precision",
+        interval,
+        "recall",
+        interval,
+        *some_iou,
+    ):
         table.add_column(column, justify="right")
     for p in points:
         table.add_row(
@@ -281,5 +297,6 @@ def _show_points(name: str, points: Sequence[Point], level: float) -> None:
             f"{p.precision_low:.2f} - {p.precision_high:.2f}",
             _figure(p.recall),
             f"{p.recall_low:.2f} - {p.recall_high:.2f}",
+            *([_figure(p.miou)] if some_iou else []),
         )
     _print(table)

@@ -36,7 +36,7 @@ def review() -> None:
 @click.option("--budget", type=click.IntRange(1), default=200, show_default=True, help="Images to queue.")
 @click.option("--again", is_flag=True, help="Also queue images that people went through already.")
 @click.option(
-    "--audit", type=click.IntRange(2), metavar="N", help="Draw N kept boxes at random instead, to estimate precision."
+    "--audit", type=click.IntRange(2), metavar="N", help="Draw N kept labels at random instead, to estimate precision."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the audit.")
 @click.option(
@@ -69,7 +69,7 @@ def queue(
     """Rank the images of VERSION by what a review is likely to change, or draw an audit of it.
 
     Ranked are boxes near their threshold, rare classes, disagreement with the version before, and diversity. Such a
-    queue says nothing of precision; an audit, drawn at random over scores, does once all its boxes have a verdict.
+    queue says nothing of precision; an audit, drawn at random over scores, does once all it drew has a verdict.
     """
     tool = to in ("labelstudio", "cvat")
     if tool and not out and not dry_run:
@@ -80,12 +80,14 @@ def queue(
         raise click.UsageError("--url-prefix belongs to --to labelstudio: give that too")
     with sentences():
         from builder.manifest import read_manifest
+        from builder.review import check_reviewable
         from builder.review_queue import gone_through
         from builder.store import Store
 
         store = Store(store_root)
         folder = store.version(version)
         manifest = read_manifest(folder)
+        check_reviewable(manifest)
         if audit:
             keys, ids, value, text = _draw(store, folder, manifest, audit, seed, dry_run)
         else:
@@ -105,10 +107,12 @@ Queued = tuple[list[str], list[str], dict[str, Any], str]
 
 def _draw(store: Store, folder: Path, manifest: Manifest, count: int, seed: int, dry_run: bool) -> Queued:
     from builder import audits
+    from builder.kinds import kind_of
 
     drawn = audits.draw(folder, manifest, count, seed)
-    lines = [("audit", f"{len(drawn.items)} boxes of {drawn.version}, seed {drawn.seed}")]
-    lines += [(f"score {one.name}", f"{one.drawn} of {one.objects} kept boxes") for one in drawn.bins]
+    noun = kind_of(manifest.kind).noun
+    lines = [("audit", f"{len(drawn.items)} {noun} of {drawn.version}, seed {drawn.seed}")]
+    lines += [(f"score {one.name}", f"{one.drawn} of {one.objects} kept {noun}") for one in drawn.bins]
     if not dry_run:
         lines.append(("saved", str(audits.save(store, drawn))))
     return drawn.keys, [item.id for item in drawn.items], drawn.model_dump(mode="json"), rows(*lines)
@@ -149,7 +153,7 @@ def _hand_over(
 ) -> str:
     """Tag the images in the App, or write them for an annotation tool; how to go on, in two lines. queued: keys, and
     ids of audited objects; target: as the options to, out, url_prefix, ignored."""
-    from builder import cvat, label_studio
+    from builder import BuildError, cvat, label_studio
     from builder.annotations import images_folder, tasks, write_out
 
     (keys, audited), (to, out, url_prefix, ignored) = queued, target
@@ -163,6 +167,8 @@ def _hand_over(
     images, extension = images_folder(out), manifest.features[0]
     shown = tasks(folder, manifest, keys, ("kept", "ignored") if ignored else ("kept",), audited)
     if to == "cvat":
+        if manifest.kind == "classification":
+            raise BuildError(f"{ref} holds classes of images, and CVAT is given boxes: use --to labelstudio or app")
         beside = out.with_name(f"{out.name}.labels.json")
         settings = beside, cvat.labels(manifest.classes)
         write_out(out, shown, extension, cvat.writer(manifest, len(keys)), settings, images=True)
@@ -173,7 +179,7 @@ def _hand_over(
         )
     address = label_studio.prefixed(url_prefix) if url_prefix else label_studio.local_files(images.name)
     beside = out.with_name(f"{out.name}.config.xml")
-    settings = beside, label_studio.config(manifest.classes).encode()
+    settings = beside, label_studio.config(manifest.classes, manifest.kind).encode()
     write_out(out, shown, extension, label_studio.writer(manifest, address), settings, images=not url_prefix)
     serve = (
         f" (started with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT="
@@ -224,18 +230,22 @@ def pull(
         from builder.manifest import read_manifest
         from builder.overrides import FILE as OVERRIDES
         from builder.overrides import add_overrides, check_labels, load_overrides, read_overrides
-        from builder.review import new_version, overrides_of
+        from builder.review import check_reviewable, new_version, overrides_of
         from builder.review_queue import remember
         from builder.store import Store
 
         store = Store(store_root)
         folder = store.version(version)
         manifest = read_manifest(folder)
+        check_reviewable(manifest)
         author = author or login_name()
         returned = _returned(store, folder, manifest, source, author)
         known = load_overrides(folder / OVERRIDES) if OVERRIDES in manifest.files else []
         new = overrides_of(returned.shown, returned.edited, returned.images, returned.authors)
         value, lines = _said(manifest, returned, new)
+        if manifest.kind == "instance" and (drawn := sum(one.action in ("move", "add") for one in new)):
+            said = f"{drawn} mask is" if drawn == 1 else f"{drawn} masks are"
+            click.echo(f"{said} lost: a box that people moved or drew has none, and is an ignore region", err=True)
         if dry_run:
             check_labels(new, manifest.classes, "correct it where it was given, then pull again")
         else:
@@ -247,7 +257,7 @@ def pull(
                 click.echo(f"{added.changed} verdicts differ from earlier ones: the later ones hold", err=True)
         audited = _audited(store, manifest, returned, write=not dry_run)
         value["audits"] = [_audit_value(one) for one in audited]
-        lines += [("audit", _audit_text(one)) for one in audited]
+        lines += [("audit", _audit_text(one, manifest.kind)) for one in audited]
         if not dry_run and not no_build:
             if _is_news(manifest, read_overrides(store, manifest.name)):
                 cut = new_version(store, folder, workers or default_workers(), bar)
@@ -311,14 +321,14 @@ def _audited(store: Store, manifest: Manifest, returned: Returned, write: bool) 
     return found
 
 
-def _audit_text(audited: Audited) -> str:
+def _audit_text(audited: Audited, kind: str) -> str:
     from builder.audits import sentence
+    from builder.kinds import kind_of
 
     if audited.estimate:
-        return sentence(audited)
-    return (
-        f"{audited.missing} of its {len(audited.audit.items)} boxes have no verdict yet: no estimate before they have"
-    )
+        return sentence(audited, kind)
+    number, noun = len(audited.audit.items), kind_of(kind).noun
+    return f"{audited.missing} of its {number} {noun} have no verdict yet: no estimate before they have"
 
 
 def _audit_value(audited: Audited) -> dict[str, Any]:

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import click
 
-from builder.console import bar, emit, json_option, rows, sentences, show_metrics, step_bar, store_option
+from builder.console import (
+    allow_code_option,
+    bar,
+    emit,
+    json_option,
+    rows,
+    sentences,
+    show_metrics,
+    step_bar,
+    store_option,
+)
 
 
 @click.command()
@@ -34,7 +44,7 @@ def train(
     """
     with sentences():
         from builder.store import Store
-        from students.train import load_train_recipe
+        from students.recipe import load_train_recipe
         from students.train import train as run_training
 
         loaded = load_train_recipe(recipe, (*overrides, *([f"seed={seed}"] if seed is not None else [])))
@@ -49,12 +59,18 @@ def train(
 
 @click.command()
 @click.argument("ref", metavar="RUN|TEACHER")
-@click.option("--truth", required=True, help="Labels: COCO JSON, VOC, YOLO, or a version (NAME@v3, hf://ORG/NAME@v3).")
+@click.option(
+    "--truth",
+    required=True,
+    help="Labels: COCO JSON, VOC, YOLO, folders of classes or of masks, or a version (NAME@v3, hf://ORG/NAME@v3).",
+)
 @click.option("--images", type=click.Path(path_type=Path), help="Where its files lie, if not beside it.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A teacher option, e.g. nms_iou=0.6.")
 @click.option(
     "--results", type=click.Path(path_type=Path, dir_okay=False), help="Write the detections as COCO results."
 )
+@click.option("--masks", is_flag=True, help="Measure the masks, too, of a teacher and COCO labels that have them.")
+@allow_code_option
 @store_option
 @json_option
 def evaluate(
@@ -63,26 +79,38 @@ def evaluate(
     images: Path | None,
     overrides: tuple[str, ...],
     results: Path | None,
+    masks: bool,
+    allow_code: bool,
     store_root: str,
     as_json: bool,
 ) -> None:
-    """COCO's figures (pycocotools) of a run folder or any teacher (onnx:…, torchvision:…) on labelled images."""
+    """How well a run folder or any teacher (onnx:…, torchvision:…) does on labelled images.
+
+    Boxes and masks: COCO's figures (pycocotools). Maps: mean intersection over union and the share of right pixels.
+    Classes of images: accuracy and expected calibration error.
+    """
     with sentences():
-        from builder.coco import write_results
+        from builder import BuildError
+        from builder.build import load_model
         from builder.files import canonical_json, write_file
         from builder.pseudo_truth import read_labels
         from builder.recipe import parse_teacher
         from builder.store import Store
-        from students.evaluate import evaluate as run_evaluation
-        from teachers import load_teacher
+        from students.evaluate import measure
 
-        labelled = read_labels(truth, images, Store(store_root), bar)
-        section = parse_teacher(ref if ":" in ref else f"checkpoint:{ref}", ("floor=0.01", *overrides))
+        labelled = read_labels(truth, images, Store(store_root), bar, outlines=masks)
+        floor = ("floor=0.01",) if labelled.kind == "detection" else ()  # else all is measured
+        section = parse_teacher(ref if ":" in ref else f"checkpoint:{ref}", (*floor, *overrides))
+        if results and labelled.kind != "detection":
+            raise BuildError(f"--results are boxes, but {truth} holds {labelled.kind} labels: leave it out")
+        teacher = load_model(section, allow_code)
         with bar("evaluate", len(labelled.images)) as advance:
-            metrics, found = run_evaluation(load_teacher(section.spec, section.options), labelled, progress=advance)
+            metrics, found = measure(teacher, labelled, progress=advance)
         if results:
+            from builder.coco import write_results
+
             write_file(results, canonical_json(write_results(labelled, found)))
         if as_json:
             emit(True, dict(metrics), "")
         else:
-            show_metrics(metrics)
+            show_metrics(metrics, {"detection": "AP", "semantic": "IoU", "classification": "accuracy"}[labelled.kind])

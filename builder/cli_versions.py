@@ -186,6 +186,8 @@ def _explanation(found: Explanation) -> str:
     lines = [
         f"\n{one.outcome}: {one.label} {one.score:.4g} at x {one.box[0]:.1f} to {one.box[2]:.1f}, "
         f"y {one.box[1]:.1f} to {one.box[3]:.1f}\n  {one.why}"
+        if one.pixels is None
+        else f"\n{one.outcome}: {one.label}, {one.pixels} pixels of mean score {one.score:.2f}\n  {one.why}"
         for one in found.objects
     ]
     return "\n".join([head, *lines, *(f"\n{sentence}" for sentence in found.unmet)])

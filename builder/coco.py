@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 import numpy as np
 import orjson
@@ -68,12 +68,13 @@ def align_classes(teacher_classes: Sequence[str], truth_classes: Sequence[str]) 
 def relabel(detections: Detections, positions: np.ndarray) -> Detections:
     """The detections with label i become `positions[i]`; those that become -1 are left out."""
     labels = positions[detections.labels]
-    keep = labels >= 0
-    return Detections(detections.boxes[keep], detections.scores[keep], labels[keep].astype(np.int16))
+    kept = np.flatnonzero(labels >= 0)
+    return replace(detections.take(kept), labels=labels[kept].astype(np.int16))
 
 
 def write_results(truth: Truth, predictions: Sequence[Detections]) -> list[dict[str, Any]]:
-    """COCO results records, JSON-ready, with the label file's image and category ids; `bbox` is `xywh`, pixels."""
+    """COCO results records, JSON-ready, with the label file's image and category ids; `bbox` is `xywh`, pixels; with
+    `segmentation` where there are masks."""
     records: list[dict[str, Any]] = []
     for image, found in zip(truth.images, predictions, strict=True):
         xywh = found.boxes.astype(np.float64)
@@ -81,12 +82,18 @@ def write_results(truth: Truth, predictions: Sequence[Detections]) -> list[dict[
         for box, score, label in zip(xywh.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
             category = truth.category_ids[label]
             records.append({"image_id": image.image_id, "category_id": category, "bbox": box, "score": score})
+        size = [image.height, image.width]
+        for record, code in zip(records[len(records) - len(found) :], found.masks or (), strict=bool(found.masks)):
+            record["segmentation"] = {"size": size, "counts": code.decode()}
     return records
 
 
-def evaluate_detections(truth: Truth, predictions: Sequence[Detections]) -> Metrics:
-    """pycocotools' own numbers (COCOeval, boxes, at most 100 detections of a class in an image)."""
-    evaluation = _evaluation(truth, predictions)
+def evaluate_detections(
+    truth: Truth, predictions: Sequence[Detections], by: Literal["bbox", "segm"] = "bbox"
+) -> Metrics:
+    """pycocotools' own numbers (COCOeval, at most 100 detections of a class in an image), of boxes or, by `segm`, of
+    masks, which truth and predictions then have."""
+    evaluation = _evaluation(truth, predictions, by)
     with _silence():
         evaluation.evaluate()
         evaluation.accumulate()
@@ -118,8 +125,8 @@ def read_kept(version: Path, truth: Truth) -> list[Detections]:
         boxes = np.array(objects.get("bbox", []), np.float32).reshape(-1, 4)[kept]
         boxes[:, 2:] += boxes[:, :2]
         scores, classes = (np.array(objects.get(name, []), np.float32)[kept] for name in ("score", "category"))
-        size = {"width": image.width, "height": image.height}
-        found.append(relabel(Detections.of(boxes, scores, classes, **size), positions))
+        each = Detections.of(boxes, scores, classes, width=image.width, height=image.height)
+        found.append(relabel(each, positions))
     return found
 
 
@@ -254,7 +261,7 @@ def _class_matches(cells: list[dict[str, Any]], place: dict[int, int], threshold
     return ClassMatches(image[order].astype(np.int64), matched & counted, counted, objects)
 
 
-def _evaluation(truth: Truth, predictions: Sequence[Detections]) -> Any:
+def _evaluation(truth: Truth, predictions: Sequence[Detections], by: str = "bbox") -> Any:
     """A COCOeval over the truth and the predictions, not yet run. Difficult objects are ignored, and matched as any
     other: once, by plain IoU. Raises TruthError for a truth without boxes."""
     from pycocotools.coco import COCO
@@ -287,18 +294,32 @@ def _evaluation(truth: Truth, predictions: Sequence[Detections]) -> Any:
     found = write_results(truth, predictions)
     for record in found:
         record |= {"area": record["bbox"][2] * record["bbox"][3], "iscrowd": 0}
+    if by == "segm":
+        _outline(truth, objects, found)
     sides = []
     for records in (objects, found):
         side = COCO()
         side.dataset = {
-            "images": [{"id": image.image_id} for image in truth.images],
+            "images": [{"id": i.image_id, "width": i.width, "height": i.height} for i in truth.images],
             "categories": [{"id": number} for number in truth.category_ids],
             "annotations": [record | {"id": number} for number, record in enumerate(records, 1)],  # id 0 is "no match"
         }
         with _silence():
             side.createIndex()
         sides.append(side)
-    return Evaluation(*sides, iouType="bbox")
+    return Evaluation(*sides, iouType=by)
+
+
+def _outline(truth: Truth, objects: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
+    """Give the true objects their masks, and what was found the area of its own, as COCOeval wants them."""
+    from teachers.masks import area
+
+    codes = ((image, code) for image in truth.images for code in image.masks or ())
+    for record, (image, code) in zip(objects, codes, strict=True):
+        record["segmentation"] = {"size": [image.height, image.width], "counts": code.decode()}
+    for record in found:
+        segmentation = record["segmentation"]
+        record["area"] = float(area([segmentation["counts"].encode()], *segmentation["size"])[0])
 
 
 @contextlib.contextmanager

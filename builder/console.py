@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EXTRAS = dict.fromkeys(("torch", "torchvision", "timm", "accelerate", "safetensors"), "torch") | {
     "onnxruntime": "onnx",
+    "transformers": "transformers",
     "pycocotools": "coco",
     "huggingface_hub": "hub",
     "fiftyone": "fiftyone",
@@ -74,6 +75,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 workers_option = click.option(
     "--workers", type=click.IntRange(1), default=None, help="Threads that read, decode and write.  [default: all cores]"
 )
+
+allow_code_option = click.option("--allow-code", is_flag=True, help="Let a teacher python:MODULE:FACTORY run its code.")
 
 
 @contextmanager
@@ -228,8 +231,9 @@ def show_version(folder: Path, manifest: Manifest, more: Sequence[tuple[str, obj
         click.echo(f"and {len(ranked) - 20} more classes: --json shows all")
 
 
-def show_metrics(metrics: Mapping[str, Any]) -> None:
-    """The summary figures, then the classes from best to worst; -1, pycocotools' "no such object", as a dash."""
+def show_metrics(metrics: Mapping[str, Any], of_class: str = "AP") -> None:
+    """The summary figures, then the classes from best to worst by what `of_class` names; -1, pycocotools' "no such
+    object", as a dash."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -239,7 +243,7 @@ def show_metrics(metrics: Mapping[str, Any]) -> None:
 
     click.echo("  ".join(f"{name} {figure(value)}" for name, value in metrics.items() if name != "per_class"))
     ranked = sorted(((v, name) for name, v in metrics["per_class"].items() if v >= 0), reverse=True)
-    table = Table("class", "AP")
+    table = Table("class", of_class)
     for value, name in ranked[:20]:
         table.add_row(escape(name), figure(value))
     Console(width=None if sys.stdout.isatty() else 100).print(table)

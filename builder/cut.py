@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 import orjson
-import pyarrow.parquet as pq
 
 from builder import BuildError
 from builder.card import card
 from builder.card_chart import FILE as CHART
 from builder.card_chart import classes_chart
 from builder.engine import Track, run, silent
-from builder.files import digest, discard, locked, new_file, sha256_file, write_file
+from builder.files import digest, discard, locked, sha256_file, write_file
+from builder.kinds import kind_of
+from builder.label_table import join_labels
 from builder.left_out import FILE as LEFT_OUT
 from builder.manifest import FILE, Manifest, ShardRecord, as_read, read_manifest, version_id, write_manifest
 from builder.overrides import FILE as OVERRIDES
@@ -32,7 +33,7 @@ from builder.overrides import by_image, dump_overrides, settled, summary
 from builder.plan import Basis, Plan, decide_all, ranges
 from builder.pool import DUPLICATE, REMOVED, UNREADABLE, Pool
 from builder.rules import ADDED, REASONS
-from builder.samples import EMPTY, LABELS, REPEATED, WRITTEN, Parent, ShardJob, Writing, write_job
+from builder.samples import EMPTY, WRITTEN, Parent, ShardJob, Writing, write_job
 from builder.store import Store
 
 CARD, REPORT, LABELS_FILE, WORK = "README.md", "report/index.html", "labels.parquet", ".work"
@@ -110,6 +111,8 @@ def shard_jobs(basis: Basis, plan: Plan, folder: Path) -> list[ShardJob]:
         extension,
         parents,
         overrides=by_image(basis.overrides),
+        kind=kind_of(basis.kind),
+        balance=plan.balance,
     )
     plan_of_chunks = ranges(basis.pool, options.shards, basis.parent)
     return [ShardJob(number, chunks, writing) for number, chunks in enumerate(plan_of_chunks)]
@@ -166,8 +169,9 @@ def _finish(
             f"nothing to write for {name}: of {len(pool)} images "
             + ", ".join(f"{n} are {s}" for s, n in images.items() if n)
         )
-    join_labels(folder, jobs)
-    classes, features = list(basis.classes), [jobs[0].writing.extension, "json"]
+    join_labels(folder / LABELS_FILE, [job.labels for job in jobs])
+    kind, classes = jobs[0].writing.kind, list(basis.classes)
+    features = [jobs[0].writing.extension, "json", *([kind.member] if kind.member else [])]
     reasons = np.sum([record["reasons"] for record in records], axis=0)
     totals = {
         o: np.sum([record["per_class"][o] for record in records], axis=0) for o in ("predicted", "kept", "ignored")
@@ -183,7 +187,7 @@ def _finish(
         name=name,
         version=folder.name,
         id=version_id(classes, features, [s.sha256 for s in shards], tombstones),
-        kind="detection",
+        kind=kind.name,
         classes=classes,
         features=features,
         shards=shards,
@@ -196,17 +200,6 @@ def _finish(
         provenance=provenance,
     )
     return seal(folder, manifest, plan, report)
-
-
-def join_labels(folder: Path, jobs: Sequence[ShardJob]) -> None:
-    """labels.parquet from the jobs' parts, one after the other."""
-    with (
-        new_file(folder / LABELS_FILE) as file,
-        pq.ParquetWriter(file, LABELS, compression="zstd", use_dictionary=REPEATED) as writer,
-    ):
-        for job in jobs:
-            with pq.ParquetFile(job.labels) as part:
-                writer.write_table(part.read())
 
 
 def seal(folder: Path, manifest: Manifest, plan: Plan, report: bool) -> Manifest:

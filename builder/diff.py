@@ -10,6 +10,7 @@ import glob
 import heapq
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from builder import BuildError
+from builder.balance import is_copy
 from builder.manifest import read_manifest
 from builder.pairing import Rows, pair
 from builder.shards import ShardError, read_samples
@@ -33,11 +35,12 @@ KEYS = 50_000
 
 @dataclass(frozen=True)
 class Changes:
-    """Numbers of objects. One object may be moved or rescored, and change its outcome as well.
+    """Numbers of objects; of maps pixels (builder.diff_maps). One object may be moved or rescored, and change its
+    outcome as well.
 
-    added, removed: without a partner on the other side. moved: same class, another box, IoU at least .5. rescored: the
-    same box with another score or calibrated score. kept_to_ignored, ignored_to_kept: of those with a partner.
-    on_new_images, on_gone_images: how many of added and removed stand on images that only one version has.
+    added, removed: without a partner on the other side. moved: same class, another box (or mask), IoU at least .5.
+    rescored: the same box with another score or calibrated score. kept_to_ignored, ignored_to_kept: of those with a
+    partner. on_new_images, on_gone_images: how many of added and removed stand on images that only one version has.
     """
 
     added: int = 0
@@ -108,7 +111,7 @@ class Diff:
 
 @dataclass(frozen=True)
 class Side:
-    """One version: labels: its labels.parquet (builder.samples.LABELS; `calibrated` and `source` may be missing);
+    """One version: labels: its labels.parquet (builder.label_table.LABELS; `calibrated` and `source` may be missing);
     classes: the names its labels are positions in; keys: of the images in it, in batches; objects of other images do
     not count."""
 
@@ -119,8 +122,16 @@ class Side:
 
 def diff(a: Path, b: Path, *, limit: int = 10) -> Diff:
     """What version B has otherwise than version A (folders); `limit`: images listed. Tombstoned images count as not
-    there. Raises BuildError if one has no readable manifest, labels or shards."""
+    there, and copies are not told apart. Raises BuildError if one has no readable manifest, labels or shards, and for
+    labels of two kinds."""
+    kinds = [read_manifest(folder).kind for folder in (a, b)]
+    if kinds[0] != kinds[1]:
+        raise BuildError(f"{a} holds {kinds[0]} labels and {b} {kinds[1]} labels: compare versions of one kind")
     try:
+        if kinds[0] == "semantic":
+            from builder.diff_maps import compare_maps
+
+            return compare_maps(_side(a), _side(b), limit=limit)
         return compare(_side(a), _side(b), limit=limit)
     except (duckdb.Error, OSError, ShardError) as error:
         reason = str(error).partition("\n")[0]
@@ -136,7 +147,8 @@ def _keys(folder: Path) -> Iterator[list[str]]:
     """The keys of a version's samples, from the headers of its shards, without tombstones."""
     manifest = read_manifest(folder)
     gone = set(manifest.tombstones)
-    keys = (s.key for shard in manifest.shards for s in read_samples(folder / "data" / shard.name) if s.key not in gone)
+    samples = (sample for shard in manifest.shards for sample in read_samples(folder / "data" / shard.name))
+    keys = (sample.key for sample in samples if sample.key not in gone and not is_copy(sample.key))
     while batch := list(islice(keys, KEYS)):
         yield batch
 
@@ -144,16 +156,7 @@ def _keys(folder: Path) -> Iterator[list[str]]:
 def compare(a: Side, b: Side, *, limit: int = 10) -> Diff:
     """See `diff`. Independent of the order of rows; `compare(b, a)` is `compare(a, b).mirrored()`."""
     names = sorted({*a.classes, *b.classes})
-    with tempfile.TemporaryDirectory() as spill, duckdb.connect(":memory:", config=_config(spill)) as database:
-        for name, side in (("a", a), ("b", b)):
-            database.execute(f"CREATE TABLE images_{name} (key VARCHAR)")
-            for keys in side.keys:
-                batch = pa.table({"key": pa.array(keys, pa.string())})
-                database.register("batch", batch)
-                database.execute(f"INSERT INTO images_{name} SELECT key FROM batch")
-                database.unregister("batch")
-        only = {s: _only(database, s, other, limit) for s, other in (("a", "b"), ("b", "a"))}
-        common = database.execute("SELECT count(*) FROM images_a SEMI JOIN images_b USING (key)").fetchall()[0][0]
+    with both_sides(a, b, limit) as (database, only, common):
         people = [_people(database, name, side) for name, side in (("a", a), ("b", b))]
         counts = np.zeros((len(names), len(NAMES)), np.int64)
         best: list[tuple[Any, ...]] = []
@@ -179,14 +182,34 @@ def compare(a: Side, b: Side, *, limit: int = 10) -> Diff:
     )
 
 
+Only = dict[str, tuple[int, list[str]]]
+
+
+@contextmanager
+def both_sides(a: Side, b: Side, limit: int) -> Iterator[tuple[duckdb.DuckDBPyConnection, Only, int]]:
+    """A database with the keys of both versions in `images_a` and `images_b`; how many images only one has, with the
+    first of them, and how many both have."""
+    with tempfile.TemporaryDirectory() as spill, duckdb.connect(":memory:", config=_config(spill)) as database:
+        for name, side in (("a", a), ("b", b)):
+            database.execute(f"CREATE TABLE images_{name} (key VARCHAR)")
+            for keys in side.keys:
+                batch = pa.table({"key": pa.array(keys, pa.string())})
+                database.register("batch", batch)
+                database.execute(f"INSERT INTO images_{name} SELECT key FROM batch")
+                database.unregister("batch")
+        only = {s: _only(database, s, other, limit) for s, other in (("a", "b"), ("b", "a"))}
+        common = database.execute("SELECT count(*) FROM images_a SEMI JOIN images_b USING (key)").fetchall()[0][0]
+        yield database, only, common
+
+
 def _people(database: duckdb.DuckDBPyConnection, name: str, side: Side) -> dict[str, int]:
     """How many of one side's objects that count have each reason that people gave."""
-    path, known = _table(database, side)
+    path, known = labels_table(database, side)
     query = f"FROM {path} WHERE source = 'human' AND key IN (FROM images_{name}) GROUP BY reason"
     return dict(database.execute(f"SELECT reason, count(*) {query}").fetchall()) if "source" in known else {}
 
 
-def _table(database: duckdb.DuckDBPyConnection, side: Side) -> tuple[str, set[str]]:
+def labels_table(database: duckdb.DuckDBPyConnection, side: Side) -> tuple[str, set[str]]:
     """One side's labels as SQL names them, and their columns."""
     path = "'" + glob.escape(str(side.labels)).replace("'", "''") + "'"  # the reader takes * and [ for patterns
     table = f"read_parquet({path})"
@@ -214,10 +237,12 @@ def _left_over(
 ) -> Iterator[tuple[Rows, list[str]]]:
     """The objects that are not equal on both sides, as blocks of whole images, with the images' keys."""
     sides = [_select(database, name, side, names) for name, side in (("a", a), ("b", b))]
-    columns = "key, class, x1, y1, x2, y2, score, calibrated, ignored"
+    masks = all("rle" in labels_table(database, side)[1] for side in (a, b))
+    columns = "key, class, x1, y1, x2, y2, score, calibrated, ignored" + (", rle" if masks else "")
     query = f"""
         WITH differing AS (
-            SELECT {columns}, sum(n) AS n FROM ({sides[0]} UNION ALL {sides[1]}) GROUP BY {columns} HAVING sum(n) <> 0
+            SELECT {columns}, sum(n) AS n FROM ({sides[0]} UNION ALL BY NAME {sides[1]})
+            GROUP BY {columns} HAVING sum(n) <> 0
         )
         SELECT {columns}, n::INTEGER AS n,
             key IN (FROM images_a) AND key IN (FROM images_b) AS common
@@ -246,18 +271,19 @@ def _select(database: duckdb.DuckDBPyConnection, name: str, side: Side, names: S
     """The query of one side's objects that count; `n` is 1 for A and -1 for B."""
     place = {n: position for position, n in enumerate(names)}
     codes = [place[n] for n in side.classes]
-    table, known = _table(database, side)
+    table, known = labels_table(database, side)
     return f"""
         SELECT key, ({codes}::INTEGER[])[label + 1] AS class, x1, y1, x2, y2, score,
             {"coalesce(calibrated, -1)" if "calibrated" in known else "-1"}::FLOAT AS calibrated,
             outcome = 'ignored' AS ignored, {1 if name == "a" else -1} AS n
-        FROM {table} WHERE outcome <> 'dropped' AND key IN (FROM images_{name})
+            {", rle" if "rle" in known else ""}
+        FROM {table} WHERE outcome <> 'dropped' AND label >= 0 AND key IN (FROM images_{name})
     """
 
 
 def _rows(table: pa.Table) -> tuple[Rows, list[str]]:
     keys = table["key"].combine_chunks().dictionary_encode()
-    column = {name: table[name].to_numpy() for name in table.column_names if name != "key"}
+    column = {name: table[name].to_numpy() for name in table.column_names if name not in ("key", "rle")}
     copies = np.abs(column["n"])
     boxes = np.stack([column[side] for side in ("x1", "y1", "x2", "y2")], axis=1)
     rows = Rows(
@@ -269,6 +295,7 @@ def _rows(table: pa.Table) -> tuple[Rows, list[str]]:
         ignored=column["ignored"],
         second=column["n"] < 0,
         common=column["common"],
+        rle=np.array(table["rle"].to_pylist(), object) if "rle" in table.column_names else None,
     )
     return rows.take(np.repeat(np.arange(len(copies)), copies)), keys.dictionary.to_pylist()
 
@@ -280,6 +307,8 @@ def _changes(rows: Rows, images: int) -> tuple[np.ndarray, np.ndarray]:
     alone = np.ones(len(rows.image), bool)
     alone[first] = alone[second] = False
     same_box = (rows.boxes[first] == rows.boxes[second]).all(axis=1)
+    if rows.rle is not None:
+        same_box &= rows.rle[first] == rows.rle[second]
     same_score = (rows.score[first] == rows.score[second]) & (rows.calibrated[first] == rows.calibrated[second])
     column = {name: flags[:, n] for n, name in enumerate(NAMES)}
     column["added"][:] = alone & rows.second

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from builder.documents import LABELS, Names
+from builder.browse_pictures import ASIDE
+from builder.documents import Names
 from builder.review import MOVED, Box, Edited, Shown, on_image
 
 ACCEPT, REJECT = "accept", "reject"
 """Tags, of objects or of images."""
+FIELDS = ("pseudo", "ignored", "teacher")
 REVIEWED = "reviewed"
 """A tag of an image that someone went through; it says nothing of its objects."""
 
@@ -25,11 +27,11 @@ def edits_of(sample: Mapping[str, Any], names: Names, shown: Mapping[str, Shown]
     width, height = sample["metadata"]["width"], sample["metadata"]["height"]
     found: dict[str, Edited] = {}
     drawn: list[Edited] = []
-    for field in LABELS:
+    for field in FIELDS:
         seen = set[str]()
         for object in (sample.get(names(field)) or {}).get("detections") or []:
             id = object.get("tutelage_id")
-            if not object.get("bounding_box"):
+            if not object.get("bounding_box") or object.get("label") == ASIDE:
                 continue
             known = id if id in shown and id not in seen else None
             box = _pixels(object["bounding_box"], width, height)
@@ -47,6 +49,28 @@ def edits_of(sample: Mapping[str, Any], names: Names, shown: Mapping[str, Shown]
         if of_image and one.verdict is None and shown[id].outcome == "kept":
             found[id] = replace(one, verdict=of_image)
     return [*found.values(), *drawn]
+
+
+def class_edits(sample: Mapping[str, Any], names: Names, shown: Mapping[str, Shown], author: str) -> list[Edited]:
+    """`edits_of` an image whose class is its label: nothing where its kept class was deleted, else one.
+
+    A verdict counts wherever it was given, on the image too. Its class is that of `pseudo`, else that of the likeliest
+    classes (`teacher`) which was accepted; a class that was drawn anew needs no tag.
+    """
+    if not shown:
+        return []
+    (was,) = shown.values()  # as the teacher names one class of an image
+    pseudo, ignored = (sample.get(names(field)) for field in FIELDS[:2])
+    likely = (sample.get(names(FIELDS[2])) or {}).get("classifications") or []
+    if was.outcome == "kept" and not pseudo:
+        return []
+    label = next((one["label"] for one in (pseudo, ignored) if one and one.get("label")), was.label)
+    tags = [tag for one in (sample, pseudo, ignored, *likely[:1]) if one for tag in one.get("tags") or ()]
+    verdict = _verdict(tags)
+    if label == was.label:
+        chosen = [one["label"] for one in likely[1:] if _verdict(one.get("tags") or ()) == ACCEPT]
+        label = chosen[0] if chosen else likely[0]["label"] if likely and likely[0].get("label") else label
+    return [Edited(was.id, was.key, label, was.box, verdict, author)]
 
 
 def _pixels(box: Sequence[float], width: int, height: int) -> Box:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from builder import BuildError
-from builder.certify import effective_size
+from builder.bounds import effective_size
 
 SIGNIFICANT = 0.01
 """p-value below which a difference between truth and pool may be no accident …"""

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from builder import BuildError
+from builder.agreement import match_classes, match_maps
+from builder.class_map import ASIDE
+from builder.labelled import LabelledPool
+from builder.maps import read_maps
 from builder.matching import IOUS, SIZES, Matches, match_columns
 from builder.pool import OK as READABLE
 from builder.pool import Pool, PoolImage
-from builder.predictions import OK, read_chunk, read_meta
-from builder.rules import Keep, Objects, alive
+from builder.predictions import read_meta
+from builder.rules import Keep, Objects, alive, version_classes
 from builder.truth import LabelledImage, Truth
+from teachers.base import VOID, SemanticMap
 
 
 def match_stored(
@@ -25,41 +34,73 @@ def match_stored(
     area: tuple[float, float] = SIZES["all"],
 ) -> Matches:
     """Match what the store holds: the predictions, below the folder `predictions`, of the truth's images scanned as
-    `pool`, after NMS and cap of `keep` as everywhere before a threshold.
+    `pool`, after class map, NMS and cap of `keep` as everywhere before a threshold. area: see `match_images`.
 
     Raises BuildError if no labelled image has predictions, one is of another size than its labels were made for, or as
-    `match_images` and `read_chunk` do.
+    `match_images`, `version_classes` and `LabelledPool.load` do.
     """
-    classes = tuple(read_meta(predictions)["description"]["classes"])
+    description = read_meta(predictions)["description"]
+    classes = version_classes(keep, description)
+    labelled = LabelledPool(pool, predictions, classes, keep)
     place = {image.name: position for position, image in enumerate(truth.images)}
-    parts: list[tuple[np.ndarray, ...]] = []
-    seen = np.zeros(len(place), bool)
+    parts: list[_Rows] = []
+    stored: dict[int, tuple[Path, int]] = {}
     for chunk in pool.chunks():
         images = chunk.images
-        there = [place.get(image.name, -1) if image.state == READABLE else -1 for image in images]
-        where = np.array(there, np.int64)
-        for one, position in zip(images, there, strict=True):
+        where = np.array([place.get(one.name, -1) if one.state == READABLE else -1 for one in images], np.int64)
+        for one, position in zip(images, where.tolist(), strict=True):
             if position >= 0:
                 _check_size(one, truth.images[position])
-        if (where < 0).all() or not (predictions / chunk.digest).is_dir():
+        folder = predictions / chunk.digest
+        if (where < 0).all() or not folder.is_dir():
             continue
-        found = read_chunk(predictions / chunk.digest)
-        size = np.array([(image.width, image.height) for image in images], np.int32)
-        names = [image.name for image in images]
-        objects = Objects(found.image, found.label, found.score, found.boxes, size, names)
-        good = np.array([status == OK for status in found.status], bool) & (where >= 0)
-        seen[where[good]] = True
-        rows = np.flatnonzero(alive(objects, keep, len(classes)) & good[found.image])
-        parts.append((where[found.image[rows]], found.label[rows], found.score[rows], found.boxes[rows]))
-    if not seen.any():
+        objects, states = labelled.load([chunk])
+        good = np.array([state == READABLE for state in states], bool) & (where >= 0)
+        stored |= {int(where[n]): (folder, n) for n in np.flatnonzero(good).tolist()}
+        if description["kind"] != "semantic":  # of maps the pixels themselves are looked at
+            parts.append(_rows(objects, alive(objects, keep, len(classes)) & good[objects.image], where))
+    if not stored:
         raise BuildError(
             f"none of the {len(place)} labelled images has predictions of {predictions.name[:12]}: "
             "let the same teacher label them first"
         )
-    image, label, score, boxes = (np.concatenate(column) for column in zip(*parts, strict=True))
-    kept = replace(truth, images=[one for one, is_seen in zip(truth.images, seen, strict=True) if is_seen])
-    image = (np.cumsum(seen) - 1)[image]
-    return match_columns(classes, kept, image, label, score, boxes, ious, area, int((~seen).sum()))
+    seen = sorted(stored)
+    kept, left_out = replace(truth, images=[truth.images[n] for n in seen]), len(place) - len(seen)
+    if description["kind"] == "semantic":
+        ours = np.full(VOID + 1, ASIDE, np.int16)
+        ours[: len(description["classes"])] = labelled.mapped.label if labelled.mapped else np.arange(len(classes))
+        return match_maps(classes, kept, _stored([stored[n] for n in seen]), ours, ious, left_out)
+    rows = _Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    image = np.searchsorted(seen, rows.image)
+    if description["kind"] == "classification":
+        return match_classes(classes, kept, image, rows.label, rows.score, ious, left_out)
+    codes = rows.rle if description["kind"] == "instance" else None
+    return match_columns(classes, kept, image, rows.label, rows.score, rows.boxes, ious, area, left_out, codes)
+
+
+class _Rows(NamedTuple):
+    """Predictions of labelled images; image: positions in the truth; rle: empty where there are no masks."""
+
+    image: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+    boxes: np.ndarray
+    rle: np.ndarray
+
+
+def _rows(objects: Objects, mask: np.ndarray, where: np.ndarray) -> _Rows:
+    """where: int64, the truth's image of each of theirs."""
+    rows = np.flatnonzero(mask)
+    rle = np.full(len(rows), b"", object) if objects.rle is None else objects.rle[rows]
+    return _Rows(where[objects.image[rows]], objects.label[rows], objects.score[rows], objects.boxes[rows], rle)
+
+
+def _stored(places: list[tuple[Path, int]]) -> Iterator[SemanticMap]:
+    """Maps in the store: the chunk's folder and the position in it of each."""
+    for folder, same in groupby(places, key=itemgetter(0)):
+        with read_maps(folder) as maps:
+            for _, position in same:
+                yield maps[position]
 
 
 def _check_size(image: PoolImage, truth: LabelledImage) -> None:

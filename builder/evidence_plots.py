@@ -23,14 +23,14 @@ LINES = (("-", LINE), ((0, (5, 2)), KEPT), ((0, (1, 1.2)), IGNORED), ((0, (5, 1,
 
 
 def plot_calibration(path: Path, by_size: Mapping[str, Matches], bins: Mapping[str, Reliability], iou: float) -> None:
-    """Share of right boxes over confidence, raw and calibrated, and precision over recall for every size of object."""
+    """Share of right predictions over confidence, raw and calibrated, and precision over recall by size of object."""
     with _panels(path) as (left, right):
         left.plot([0, 1], [0, 1], color=FAINT, lw=0.9)
         for (name, one), (line, colour), mark in zip(bins.items(), LINES, "os^", strict=False):
             label = f"{name}, error {one.error:.3f}"
             left.plot(one.confidence, one.right, ls=line, color=colour, marker=mark, ms=4, lw=1.4, label=label)
         left.set(xlabel="confidence", ylabel="share right", title="Reliability (equal-mass bins)")
-        for (name, matches), (line, colour) in zip(by_size.items(), LINES, strict=True):
+        for (name, matches), (line, colour) in zip(by_size.items(), LINES, strict=False):
             points = curve(matches, iou)
             label = f"{name}, {points.objects} objects"
             right.plot(points.recall, points.precision, ls=line, color=colour, lw=1.4, label=label)
@@ -40,7 +40,7 @@ def plot_calibration(path: Path, by_size: Mapping[str, Matches], bins: Mapping[s
 
 
 def plot_sweep(path: Path, points: Sequence[Point], level: float) -> None:
-    """Precision and recall with their intervals over the threshold, and beside it boxes for an image of the pool."""
+    """Precision and recall with their intervals over the threshold, and beside it what an image of the pool keeps."""
     at = np.array([point.threshold for point in points])
     with _panels(path) as (left, right):
         for name, (line, colour) in zip(("precision", "recall"), LINES, strict=False):
@@ -53,7 +53,7 @@ def plot_sweep(path: Path, points: Sequence[Point], level: float) -> None:
         right.plot(at, [p.per_image for p in points], color=LINE, marker="o", ms=3.5, lw=1.4, label="kept in the pool")
         objects = points[0].objects_per_image
         right.axhline(objects, color=INK, ls=(0, (5, 2)), lw=1.2, label=f"true objects, {objects:.2f}")
-        right.set(xlim=(0, 1), xlabel="threshold", ylabel="boxes an image", title="Density")
+        right.set(xlim=(0, 1), xlabel="threshold", ylabel="kept an image", title="Density")
         right.set_ylim(bottom=0)
 
 

@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from builder import BuildError
+from builder.balance import is_copy
+from builder.kinds import kind_of
 from builder.left_out import FILE as LEFT_OUT
 from builder.left_out import read_left_out
 from builder.manifest import Manifest, read_manifest
@@ -34,7 +36,8 @@ SHOWN = 5
 class Reason:
     """One raw prediction. score: the teacher's; calibrated: None without calibration; box: xyxy pixels of the upright
     image; outcome: kept, ignored or dropped; reason: builder.rules.REASONS; threshold: of its class, None if nothing of
-    it is kept; whence: where the threshold comes from; why: the whole story in a sentence."""
+    it is kept; whence: where the threshold comes from; why: the whole story in a sentence; pixels: of maps, which
+    are told by class and reason with their mean score."""
 
     label: str
     score: float
@@ -45,6 +48,7 @@ class Reason:
     threshold: float | None
     whence: str
     why: str
+    pixels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def explain(store: Store, folder: Path, wanted: str) -> Explanation:
     reasons = Reasons(manifest, [one for one, state in said.items() if state == APPLIED])
     objects = [
         Reason(
-            manifest.classes[row["label"]],
+            reasons.label(row),
             row["score"],
             row.get("calibrated"),
             (row["x1"], row["y1"], row["x2"], row["y2"]),
@@ -97,6 +101,7 @@ def explain(store: Store, folder: Path, wanted: str) -> Explanation:
             reasons.threshold(row),
             reasons.whence(row),
             reasons.why(row, rows),
+            row.get("pixels"),
         )
         for row in rows
     ]
@@ -156,7 +161,7 @@ def _in_shards(folder: Path, manifest: Manifest, wanted: str) -> list[_Image]:
         label = orjson.loads(read_bytes(path, sample.members["json"]))
         image = _Image(sample.key, label["name"], label["sha256"], chunk=0)
         begins = len(wanted) >= SHORTEST and (image.key.startswith(wanted) or image.sha256.startswith(wanted))
-        if begins or wanted in (image.key, image.name):
+        if (begins or wanted in (image.key, image.name)) and not is_copy(sample.key):
             found.append(image)
     return found
 
@@ -202,8 +207,18 @@ def _fate(
     if image.key in manifest.tombstones:
         return "tombstone", f"it left its source after an earlier version: it still lies in data/{shard}, to be skipped"
     if shard:
-        kept, ignored = (sum(row["outcome"] == outcome for row in rows) for outcome in ("kept", "ignored"))
-        return "written", f"it is in data/{shard} with {kept} kept and {ignored} ignored of {len(rows)} predicted boxes"
+        number = [row.get("pixels", 1) for row in rows]
+        kept, ignored = (
+            sum(n for n, row in zip(number, rows, strict=True) if row["outcome"] == outcome)
+            for outcome in ("kept", "ignored")
+        )
+        noun = kind_of(manifest.kind).noun
+        if manifest.kind == "classification":
+            return "written", f"it is in data/{shard}"
+        return (
+            "written",
+            f"it is in data/{shard} with {kept} kept and {ignored} ignored of {sum(number)} predicted {noun}",
+        )
     if image.state == UNREADABLE:
         return UNREADABLE, f"it could not be read: {image.error}"
     if image.state == DUPLICATE:
@@ -214,8 +229,12 @@ def _fate(
         return UNREADABLE, f"the teacher could not read it: {failure}"
     for state, why in _kept_out(folder, manifest, image):
         return state, why
-    if (inputs.get("images") or {}).get("drop_empty") and not any(row["outcome"] == "kept" for row in rows):
-        return "empty", f"none of the {len(rows)} boxes predicted on it is kept, and images.drop_empty is set"
+    nothing = not any(row["outcome"] == "kept" for row in rows)
+    if nothing and manifest.kind == "classification":
+        return "empty", "its class is not kept, and an image without one cannot be here"
+    if nothing and (inputs.get("images") or {}).get("drop_empty"):
+        number, noun = sum(row.get("pixels", 1) for row in rows), kind_of(manifest.kind).noun
+        return "empty", f"none of the {number} {noun} predicted on it is kept, and images.drop_empty is set"
     return "left_out", f"it is in the pool of {ref}, but not in its shards: run `tutelage verify {ref}`"
 
 

@@ -1,4 +1,4 @@
-"""A version as a folder of COCO, YOLO or Pascal VOC labels, for tools that read those."""
+"""A version as a folder of COCO, YOLO or Pascal VOC labels, of maps or of classes, for tools that read those."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,33 +17,36 @@ import orjson
 import yaml
 
 from builder import BuildError
+from builder.balance import is_copy
 from builder.engine import Track, silent
+from builder.export_folders import new, write_classes, write_masks
 from builder.files import TEMPORARY, sync_folder
+from builder.kinds import Format, kind_of
 from builder.manifest import Manifest, read_manifest
 from builder.shards import ShardError, read_bytes, read_samples
 from teachers.images import FORMATS
 
-Format = Literal["coco", "yolo", "voc"]
 LEAST = 2
 """Pixels of the least side of a VOC box: at one pixel its corners coincide, which readers take for no box."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. boxes: of kept objects; ignored: regions, as far as the format can say them; left_out: boxes
-    that it cannot say; removed: images of the version's tombstones, which were skipped."""
+    """What was written. kept: objects, of maps pixels, of classes images; ignored: regions (or pixels), as far as the
+    format can say them; left_out: boxes that it cannot say; removed: images of the version's tombstones, skipped."""
 
     images: int
-    boxes: int
+    kept: int
     ignored: int
     left_out: int
     removed: int
 
 
 @dataclass(frozen=True)
-class _Item:
-    """One image of a version and its objects. file: where its image is, or would be, relative to the folder of images;
-    xywh: float64 (N, 4), pixels; category: int; score: float; ignore: bool; source: teacher or human."""
+class Item:
+    """One image of a version. file: where its image is, or would be, relative to the folder of images; label: its JSON;
+    rest: what else its sample holds. Of objects: xywh: float64 (N, 4), pixels; category: int; score: float; ignore:
+    bool; source: teacher or human; codes: of masks, run-length counts."""
 
     file: PurePosixPath
     data: bytes | None
@@ -53,6 +56,8 @@ class _Item:
     score: list[float]
     ignore: list[bool]
     source: list[str]
+    codes: list[str] | None
+    rest: bytes
 
 
 def export(version: Path, out: Path, format: Format, *, images: bool = True, track: Track = silent) -> Exported:
@@ -68,11 +73,17 @@ def export(version: Path, out: Path, format: Format, *, images: bool = True, tra
     voc: `JPEGImages/`, `Annotations/` and `ImageSets/Main/train.txt`; scores in `<score>`, ignored objects as
     `<difficult>`. Corners are whole pixels counted from 1, so that sides move by up to half a pixel (more for a box
     below LEAST pixels, which is widened; left out where the image itself is smaller).
-    Raises BuildError for an `out` that is not empty, a version of another kind, and a damaged one.
+    Of masks coco has `segmentation` as run lengths; the other two have their boxes.
+    masks, classes: see builder.export_folders.
+    Raises BuildError for an `out` that is not empty, a format that its kind of labels has not, and a damaged version.
     """
     manifest = read_manifest(version)
-    if manifest.kind != "detection":
-        raise BuildError(f"{version} holds {manifest.kind} labels: only detection labels can be exported to {format}")
+    formats = kind_of(manifest.kind).formats
+    if format not in formats:
+        raise BuildError(
+            f"{version} holds {manifest.kind} labels, which cannot be exported to {format}: "
+            f"give --format {' or '.join(formats)}"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BuildError(f"{out} exists and is not empty: give a new folder, or remove this one")
     counts: Counter[str] = Counter()
@@ -86,23 +97,27 @@ def export(version: Path, out: Path, format: Format, *, images: bool = True, tra
                     _write_yolo(folder, manifest, items, counts)
                 case "voc":
                     _write_voc(folder, manifest, items, counts)
-                case _:
-                    raise BuildError(f"format {format!r} is none of coco, yolo, voc")
+                case "masks":
+                    write_masks(folder, manifest.classes, items, counts)
+                case "classes":
+                    write_classes(folder, manifest.classes, items, counts)
         except ShardError as error:
             raise BuildError(f"{version} is damaged: {error}: verify it, and build or pull it again") from None
         except FileExistsError as error:
             place = Path(str(error.filename)).relative_to(folder)
             raise BuildError(f"two images of {version} would share {place}: export with images") from None
-    return Exported(**{name: counts[name] for name in ("images", "boxes", "ignored", "left_out", "removed")})
+    return Exported(**{name: counts[name] for name in ("images", "kept", "ignored", "left_out", "removed")})
 
 
-def _items(version: Path, manifest: Manifest, images: bool, counts: Counter[str], advance: Any) -> Iterator[_Item]:
+def _items(version: Path, manifest: Manifest, images: bool, counts: Counter[str], advance: Any) -> Iterator[Item]:
     """The samples of all shards in order."""
-    removed = set(manifest.tombstones)
+    removed, member = set(manifest.tombstones), kind_of(manifest.kind).member
     for shard in manifest.shards:
         path = version / "data" / shard.name
         for sample in read_samples(path):
             advance(1)
+            if is_copy(sample.key):
+                continue
             if sample.key in removed:
                 counts["removed"] += 1
                 continue
@@ -110,11 +125,17 @@ def _items(version: Path, manifest: Manifest, images: bool, counts: Counter[str]
             extension = next(name for name in sample.members if name in FORMATS.values())
             data = read_bytes(path, sample.members[extension]) if images else None
             file = PurePosixPath(f"{sample.key.replace('/', '_')}.{extension}") if images else _source_name(label)
-            objects = label.pop("objects")
-            xywh = np.array(objects["bbox"], np.float64).reshape(-1, 4)
+            rest = read_bytes(path, sample.members[member]) if member else b""
             counts["images"] += 1
-            source = objects.get("source", ["teacher"] * len(xywh))  # versions from before there were overrides
-            yield _Item(file, data, label, xywh, objects["category"], objects["score"], objects["ignore"], source)
+            yield _item(file, data, label, rest)
+
+
+def _item(file: PurePosixPath, data: bytes | None, label: dict[str, Any], rest: bytes) -> Item:
+    objects = label.pop("objects", {})
+    xywh = np.array(objects.get("bbox", []), np.float64).reshape(-1, 4)
+    source = objects.get("source", ["teacher"] * len(xywh))  # versions from before there were overrides
+    category, score, ignore = (objects.get(name, []) for name in ("category", "score", "ignore"))
+    return Item(file, data, label, xywh, category, score, ignore, source, objects.get("segmentation"), rest)
 
 
 def _source_name(label: dict[str, Any]) -> PurePosixPath:
@@ -125,7 +146,7 @@ def _source_name(label: dict[str, Any]) -> PurePosixPath:
     return name
 
 
-def _write_coco(folder: Path, manifest: Manifest, items: Iterable[_Item], counts: Counter[str]) -> None:
+def _write_coco(folder: Path, manifest: Manifest, items: Iterable[Item], counts: Counter[str]) -> None:
     """Annotations wait in a file of their own until the images are through."""
     licences = manifest.provenance.get("licences", {})
     info = {"description": f"{manifest.name}@{manifest.version}", "version": manifest.id, "licences": licences}
@@ -140,15 +161,24 @@ def _write_coco(folder: Path, manifest: Manifest, items: Iterable[_Item], counts
             _write_image(folder / "images", item)
             record = {"id": image_id, "file_name": str(item.file), **item.label}
             head.write((b"\n" if image_id == 1 else b",\n") + orjson.dumps(record))
-            for box, category, score, ignore, source in zip(
-                item.xywh.tolist(), item.category, item.score, item.ignore, item.source, strict=True
+            codes = item.codes or [""] * len(item.source)
+            size = [item.label["height"], item.label["width"]]
+            for box, category, score, ignore, source, code in zip(
+                item.xywh.tolist(), item.category, item.score, item.ignore, item.source, codes, strict=True
             ):
+                if category < 0:
+                    counts["left_out"] += 1  # of a class that the class map ignores: a region of no category
+                    continue
                 flag = int(ignore)
                 note = {"id": number + 1, "image_id": image_id, "category_id": category + 1, "bbox": box}
-                note |= {"area": box[2] * box[3], "score": score, "iscrowd": flag, "ignore": flag, "source": source}
+                area = box[2] * box[3]
+                if code:
+                    note["segmentation"] = {"size": size, "counts": code}
+                    area = _mask_area(code, size)
+                note |= {"area": area, "score": score, "iscrowd": flag, "ignore": flag, "source": source}
                 tail.write((b",\n" if number else b"\n") + orjson.dumps(note))
                 number += 1
-                counts["ignored" if ignore else "boxes"] += 1
+                counts["ignored" if ignore else "kept"] += 1
         head.write(b'],\n"annotations":[')
         tail.seek(0)
         shutil.copyfileobj(tail, head)
@@ -156,7 +186,13 @@ def _write_coco(folder: Path, manifest: Manifest, items: Iterable[_Item], counts
     rest.unlink()
 
 
-def _write_yolo(folder: Path, manifest: Manifest, items: Iterable[_Item], counts: Counter[str]) -> None:
+def _mask_area(code: str, size: Sequence[int]) -> float:
+    from teachers.masks import area
+
+    return float(area([code.encode()], *size)[0])
+
+
+def _write_yolo(folder: Path, manifest: Manifest, items: Iterable[Item], counts: Counter[str]) -> None:
     content = {"train": "images", "val": "images", "nc": len(manifest.classes), "names": manifest.classes}
     note = f"# {manifest.name}@{manifest.version}: pseudo-labels. Let val be images with human labels.\n"
     (folder / "data.yaml").write_text(note + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
@@ -167,30 +203,30 @@ def _write_yolo(folder: Path, manifest: Manifest, items: Iterable[_Item], counts
         for (x, y, w, h), category, score, ignore in zip(
             item.xywh.tolist(), item.category, item.score, item.ignore, strict=True
         ):
-            counts["left_out" if ignore else "boxes"] += 1
+            counts["left_out" if ignore else "kept"] += 1
             if not ignore:
                 shares = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
                 rows.append((" ".join([str(category), *(f"{share:.8f}" for share in shares)]), score))
         name = item.file.with_suffix(".txt")
-        with _new(folder / "labels" / name) as file:
+        with new(folder / "labels" / name) as file:
             file.write("".join(f"{row}\n" for row, _ in rows).encode())
-        with _new(folder / "predictions" / name) as file:
+        with new(folder / "predictions" / name) as file:
             file.write("".join(f"{row} {score:.6f}\n" for row, score in rows).encode())
 
 
-def _write_voc(folder: Path, manifest: Manifest, items: Iterable[_Item], counts: Counter[str]) -> None:
+def _write_voc(folder: Path, manifest: Manifest, items: Iterable[Item], counts: Counter[str]) -> None:
     (folder / "ImageSets" / "Main").mkdir(parents=True)
     with open(folder / "ImageSets" / "Main" / "train.txt", "w", encoding="utf-8") as listing:
         for item in items:
             _write_image(folder / "JPEGImages", item)
             listing.write(f"{item.file.with_suffix('')}\n")
-            with _new(folder / "Annotations" / item.file.with_suffix(".xml")) as file:
+            with new(folder / "Annotations" / item.file.with_suffix(".xml")) as file:
                 tree = _voc_tree(item, manifest.classes, counts)
                 ElementTree.indent(tree)
                 file.write(ElementTree.tostring(tree, encoding="utf-8") + b"\n")
 
 
-def _voc_tree(item: _Item, classes: Sequence[str], counts: Counter[str]) -> ElementTree.Element:
+def _voc_tree(item: Item, classes: Sequence[str], counts: Counter[str]) -> ElementTree.Element:
     size = (item.label["width"], item.label["height"])
     tree = ElementTree.Element("annotation")
     _texts(tree, folder="JPEGImages", filename=item.file.name)
@@ -198,9 +234,9 @@ def _voc_tree(item: _Item, classes: Sequence[str], counts: Counter[str]) -> Elem
     _texts(ElementTree.SubElement(tree, "size"), width=size[0], height=size[1], depth=3)
     _texts(tree, segmented=0)
     corners = whole_pixels(item.xywh, size)
-    fits = min(size) >= LEAST
     for box, category, score, ignore in zip(corners.tolist(), item.category, item.score, item.ignore, strict=True):
-        counts["left_out" if not fits else "ignored" if ignore else "boxes"] += 1
+        fits = min(size) >= LEAST and category >= 0
+        counts["left_out" if not fits else "ignored" if ignore else "kept"] += 1
         if fits:
             node = ElementTree.SubElement(tree, "object")
             _texts(node, name=classes[category], pose="Unspecified", truncated=0, difficult=int(ignore))
@@ -225,16 +261,10 @@ def _texts(node: ElementTree.Element, **values: object) -> None:
         ElementTree.SubElement(node, name).text = str(value)
 
 
-def _write_image(folder: Path, item: _Item) -> None:
+def _write_image(folder: Path, item: Item) -> None:
     if item.data is not None:
-        with _new(folder / item.file) as file:
+        with new(folder / item.file) as file:
             file.write(item.data)
-
-
-def _new(path: Path) -> IO[bytes]:
-    """A file that was not there. Raises FileExistsError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return open(path, "xb")
 
 
 @contextmanager

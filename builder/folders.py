@@ -1,7 +1,9 @@
-"""Human labels as folders: one per class, or one of masks beside the images."""
+"""Human labels as folders: one per class, or one of masks beside the images; a table of classes."""
 
 from __future__ import annotations
 
+import csv
+import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,6 +45,42 @@ def read_classes(source: Path, images: Path | None = None) -> Truth:
     found = [
         _image(number, name, path, size, label=place.get(name.partition("/")[0]))
         for number, ((name, path), size) in enumerate(zip(listed.items(), sizes, strict=True), 1)
+    ]
+    return Truth(classes, found, tuple(range(len(classes))), kind="classification")
+
+
+def read_table(source: Path, images: Path | None = None) -> Truth:
+    """Classification labels from a `.csv` with a first line of names, `file` and `class` among them; the other columns
+    are not looked at. Files lie relative to `images`, else to the table; a row without a class shows none of them.
+
+    Classes are those of the `classes.txt` beside the table, in its order, else the table's, sorted. Raises TruthError
+    for a table without the two columns or rows, a file that is missing or stands twice, and an unknown class.
+    """
+    root, lines = images or source.parent, read_lines(source)
+    table = csv.DictReader(lines)
+    if not {"file", "class"} <= set(table.fieldnames or ()):
+        raise TruthError(f"{source} has no columns file and class: name them in its first line")
+    rows = [(unicodedata.normalize("NFC", row["file"] or ""), (row["class"] or "").strip()) for row in table]
+    if not rows:
+        raise TruthError(f"{source} has no rows: give one for each image")
+    beside = source.parent / "classes.txt"
+    told = {name for _, name in rows if name} - NO_CLASSES
+    classes = tuple(read_lines(beside)) if beside.is_file() else tuple(sorted(told))
+    unknown = sorted(told.difference(classes))
+    if unknown:
+        raise TruthError(f"{source} has the class {brief(repr(unknown[0]))}, which is not in {beside}: add it there")
+    files = [file for file, _ in rows]
+    twice = next((file for file in files if files.count(file) > 1), None) if len(set(files)) < len(files) else None
+    if twice is not None:
+        raise TruthError(f"{source} lists {brief(repr(twice))} twice: keep one")
+    gone = next((file for file in files if not (root / file).is_file()), None)
+    if gone is not None:
+        raise TruthError(f"{source} lists {brief(repr(gone))}, which is not in {root}: say where with --images DIR")
+    place = {name: number for number, name in enumerate(classes)}
+    sizes = upright_sizes([root / file for file in files])
+    found = [
+        _image(number, file, root / file, size, label=place.get(name))
+        for number, ((file, name), size) in enumerate(zip(rows, sizes, strict=True), 1)
     ]
     return Truth(classes, found, tuple(range(len(classes))), kind="classification")
 

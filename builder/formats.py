@@ -19,9 +19,9 @@ YAML = (".yaml", ".yml")
 
 
 def recognise(source: Path) -> Format:
-    """The format of labels, by what lies there: a `.json` (COCO); `Annotations/` or `.xml` files (VOC); a `.yaml`, or
-    `labels/` beside images (YOLO); `masks/`; else folders of images (classes). A list (`.txt`) is VOC's where
-    `Annotations/` lies two folders above it, and of masks beside `masks/`.
+    """The format of labels, by what lies there: a `.json` (COCO); a `.csv` (classes); `Annotations/` or `.xml` files
+    (VOC); a `.yaml`, or `labels/` beside images (YOLO); `masks/`; else folders of images (classes). A list (`.txt`) is
+    VOC's where `Annotations/` lies two folders above it, and of masks beside `masks/`.
 
     Raises TruthError, with what was found and the choices, unless exactly one fits.
     """
@@ -35,11 +35,14 @@ def recognise(source: Path) -> Format:
     raise TruthError(f"{source} has no labels of a known format: give one of {choices} (format says which)")
 
 
-def read_format(source: Path, format: Format, images: Path | None) -> Truth:
-    """Labels of a known format. Raises TruthError as its reader does."""
+def read_format(source: Path, format: Format, images: Path | None, outlines: bool = False) -> Truth:
+    """Labels of a known format; outlines: see `read_truth`. Raises TruthError as its reader does, and for outlines of a
+    format that has none."""
+    if outlines and format != "coco":
+        raise TruthError(f"{source} ({format}) has no outlines of objects: give a COCO JSON with segmentation")
     match format:
         case "coco":
-            return read_coco(only_json(source), images)
+            return read_coco(only_json(source), images, outlines)
         case "voc":
             from builder.voc import read_voc
 
@@ -49,9 +52,9 @@ def read_format(source: Path, format: Format, images: Path | None) -> Truth:
 
             return read_yolo(source, images)
         case "classes":
-            from builder.folders import read_classes
+            from builder.folders import read_classes, read_table
 
-            return read_classes(source, images)
+            return read_table(source, images) if source.is_file() else read_classes(source, images)
         case "masks":
             from builder.folders import read_masks
 
@@ -121,6 +124,8 @@ def _signs_of_file(source: Path) -> dict[Format, str]:
     match source.suffix.lower():
         case ".json":
             return {"coco": source.name}
+        case ".csv":
+            return {"classes": source.name}
         case ".yaml" | ".yml":
             return {"yolo": source.name}
         case ".txt":

@@ -96,10 +96,27 @@ def teacher_overlap(gates: Gates, seen: Mapping[str, Sequence[str]]) -> Finding 
     return Finding("teacher_overlap", gates.teacher_overlap, f"the teacher was trained on images of {told}: {advice}")
 
 
+def unmapped(names: Sequence[str], others: str | None, classes: int) -> Finding:
+    """names: the teacher's classes, of so many, that `keep.classes` does not name; others: what it says of them."""
+    if not names:
+        return Finding("classes", "ok", f"keep.classes names all {classes} classes of the teacher")
+    did = {"drop": "dropped", "ignore": "made ignore regions"}.get(others or "keep", "kept under their own names")
+    told = f"{len(names)} of the teacher's {classes} classes are not named and {did} ({_some(names)})"
+    advice = "" if others else ": name them, or say with keep.classes.others what becomes of them"
+    return Finding("classes", "ok" if others else "warn", f"{told}{advice}")
+
+
 def density(
-    gates: Gates, classes: Sequence[str], kept: np.ndarray, images: int, per_image: np.ndarray, support: np.ndarray
+    gates: Gates,
+    classes: Sequence[str],
+    kept: np.ndarray,
+    images: int,
+    per_image: np.ndarray,
+    support: np.ndarray,
+    noun: str = "boxes",
 ) -> Finding | None:
-    """kept: int (C,) boxes on `images` pool images; per_image: float (C,), NaN where unknown, of `support` objects."""
+    """kept: int (C,) boxes on `images` pool images; per_image: float (C,), NaN where unknown, of `support` objects.
+    noun: what these are (builder.rules.NOUNS)."""
     limits = [limit for limit in (gates.density.warn, gates.density.fail) if limit is not None]
     if not limits or not images:
         return None
@@ -108,7 +125,7 @@ def density(
     ratio = np.maximum(ours / per_image[told], per_image[told] / ours)
     far = told[ratio > min(limits)]
     if not len(far):
-        return Finding("density", "ok", f"boxes per image within a factor of {min(limits):g} of the labels'")
+        return Finding("density", "ok", f"{noun} per image within a factor of {min(limits):g} of the labels'")
     fail = gates.density.fail is not None and bool((ratio > gates.density.fail).any())
     worst = far[np.argsort(-ratio[np.isin(told, far)], kind="stable")]
     some = "; ".join(
@@ -118,7 +135,9 @@ def density(
     return Finding("density", "fail" if fail else "warn", f"{len(far)} classes differ from the labels ({some}{more})")
 
 
-def min_precision(gates: Gates, groups: Sequence[Group], kept: Mapping[str, int], refused: int) -> Finding | None:
+def min_precision(
+    gates: Gates, groups: Sequence[Group], kept: Mapping[str, int], refused: int, noun: str = "boxes"
+) -> Finding | None:
     """kept: boxes by class; refused: boxes that `where`, size or uncertainty took from those above their threshold."""
     if gates.min_precision is None:
         return None
@@ -129,28 +148,28 @@ def min_precision(gates: Gates, groups: Sequence[Group], kept: Mapping[str, int]
         if kept[name] and not (group.certified and (group.target or 0) >= gates.min_precision)
     ]
     if not short:
-        said = f"every class with kept boxes is certified for {gates.min_precision:g}"
+        said = f"every class with kept {noun} is certified for {gates.min_precision:g}"
         if refused:
-            said += f" at its threshold, but where, min_size or uncertainty then refused {refused} boxes"
+            said += f" at its threshold, but where, min_size or uncertainty then refused {refused} {noun}"
             return Finding("min_precision", "warn", f"{said}, and no certificate covers the mix that is left")
         return Finding("min_precision", "ok", said)
     return Finding(
         "min_precision",
         "fail",
-        f"{len(short)} classes with kept boxes are not certified for {gates.min_precision:g} ({_some(short)}): "
+        f"{len(short)} classes with kept {noun} are not certified for {gates.min_precision:g} ({_some(short)}): "
         "set keep.precision, add labels, or drop these classes",
     )
 
 
-def coverage(gates: Gates, kept: Mapping[str, int], wanted: Sequence[str]) -> Finding | None:
+def coverage(gates: Gates, kept: Mapping[str, int], wanted: Sequence[str], noun: str = "boxes") -> Finding | None:
     """wanted: classes that should have boxes: those of the labels, else the teacher's."""
     if gates.coverage == "off":
         return None
     missing = [name for name in wanted if not kept.get(name)]
     if not missing:
-        return Finding("coverage", "ok", f"all {len(wanted)} classes have kept boxes")
+        return Finding("coverage", "ok", f"all {len(wanted)} classes have kept {noun}")
     return Finding(
-        "coverage", gates.coverage, f"{len(missing)} of {len(wanted)} classes have no kept box ({_some(missing)})"
+        "coverage", gates.coverage, f"{len(missing)} of {len(wanted)} classes have no kept {noun} ({_some(missing)})"
     )
 
 

@@ -17,12 +17,15 @@ from builder.engine import Track
 from builder.estimate import PoolSample, interval
 from builder.evidence import match_stored
 from builder.files import canonical_json, digest, locked, sync_folder, write_file
-from builder.matching import IOUS, Matches
+from builder.labelled import sample_weights
+from builder.matching import IOUS, Matches, check_kind
 from builder.pool import Pool, scan_entries
+from builder.predictions import read_meta
 from builder.recipe import LabelOptions
 from builder.rules import Keep, Thresholds
+from builder.scores import counted
 from builder.store import Store
-from builder.truth import Truth, check_detection, entries, read_truth, split, truth_digest
+from builder.truth import Truth, entries, read_truth, split, truth_digest
 
 IMAGES = "images.json"
 
@@ -64,9 +67,9 @@ class Halves:
 
     @property
     def objects(self) -> np.ndarray:
-        """Labelled objects of each of the teacher's classes that count, in the tune half; int64 (C,)."""
+        """Labelled objects, or of maps pixels, of each class that count, in the tune half; int64 (C,)."""
         known = self.tune.object_counts & (self.tune.object_label >= 0)
-        return np.bincount(self.tune.object_label[known], minlength=len(self.tune.classes))
+        return counted(self.tune.object_label[known], self.tune.object_weights(known), len(self.tune.classes))
 
     @property
     def per_image(self) -> np.ndarray:
@@ -82,7 +85,8 @@ class Halves:
         """The teacher's predictions on the tune half, for the test of shift."""
         tune = self.tune
         above = tune.score >= _limits(tune, thresholds, tune.image, tune.label)
-        return PoolSample(*(np.bincount(tune.image, w, minlength=tune.images) for w in (None, tune.score, above)))
+        columns = sample_weights(tune.score, above, tune.weight)
+        return PoolSample(*(np.bincount(tune.image, w, minlength=tune.images) for w in columns))
 
     def used(self, uses: int, thresholds: Thresholds) -> dict[str, Any]:
         """What the manifest says of the labels. uses: of the certify half, where the thresholds were solved on it
@@ -101,9 +105,10 @@ class Halves:
 
 
 def halves(labels: Labels, predictions: Path, keep: Keep) -> Halves:
-    """Match both halves. Raises BuildError if one has no image, or none of its images has predictions."""
-    check_detection(labels.truth, labels.source)
-    if not any(len(image.labels) for image in labels.truth.images):
+    """Match both halves. Raises BuildError if the labels are of another kind than the predictions, one half has no
+    image, or none of its images has predictions."""
+    check_kind(labels.truth, read_meta(predictions)["description"]["kind"], labels.source)
+    if not any(len(one.labels) or one.label is not None or one.mask for one in labels.truth.images):
         raise BuildError(
             f"labels {labels.source} have {len(labels.truth.images)} images and not one object: "
             "check that the objects of these images are in there"
@@ -138,12 +143,14 @@ def measure(matches: Matches, thresholds: Thresholds, iou: float, level: float =
     kept = (matches.score >= _limits(matches, thresholds, matches.image, matches.label)) & matches.counted[row]
     units = int(matches.unit.max(initial=-1)) + 1
     per_unit = [
-        np.bincount(matches.unit[matches.image[rows]], minlength=units) for rows in (kept, kept & matches.right[row])
+        counted(matches.unit[matches.image[rows]], matches.weights(rows), units)
+        for rows in (kept, kept & matches.right[row])
     ]
     total, right = (int(counts.sum()) for counts in per_unit)
     known = matches.object_counts & (matches.object_label >= 0)
     image, label = matches.object_image[known], matches.object_label[known]
     hit = matches.found[row][known] >= _limits(matches, thresholds, image, label)  # NaN: not found
+    weight = matches.object_weights(known)
     low, high = interval(per_unit[0], per_unit[1], level)
     return {
         "iou": iou,
@@ -153,7 +160,7 @@ def measure(matches: Matches, thresholds: Thresholds, iou: float, level: float =
         "precision": right / total if total else None,
         "low": low,
         "high": high,
-        "recall": float(hit.mean()) if len(hit) else None,
+        "recall": float(np.average(hit, weights=weight)) if len(hit) else None,
     }
 
 
@@ -184,10 +191,20 @@ def _listed(path: Path) -> set[str]:
         raise BuildError(f"{path} is damaged, and uses of the labels are counted by it: restore it") from None
 
 
+def with_outlines(labels: Labels, options: LabelOptions, kind: str) -> Labels:
+    """The labels as predictions of this kind need them: for masks, the outlines of their objects are read as well.
+    options: that they were loaded with. Raises BuildError if they have none."""
+    return replace(labels, truth=_read(options, outlines=True)) if kind == "instance" else labels
+
+
+def _read(options: LabelOptions, outlines: bool = False) -> Truth:
+    images = Path(options.images) if options.images else None
+    return read_truth(Path(options.source), images, options.format, options.group, outlines)
+
+
 def load_labels(options: LabelOptions, store: Store, *, written: str, workers: int | None, track: Track) -> Labels:
     """Read human labels and scan their images into a pool of their own. written: the source as the recipe has it."""
-    images = Path(options.images) if options.images else None
-    truth = read_truth(Path(options.source), images, options.format, options.group)
+    truth = _read(options)
     if not truth.images:
         raise BuildError(f"labels {written} name no image: give labels with images, or leave them out")
     key = {"labels": os.path.abspath(options.source), "images": options.images and os.path.abspath(options.images)}

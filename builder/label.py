@@ -15,15 +15,31 @@ import numpy as np
 
 from builder.engine import Advance, Track, default_workers, silent
 from builder.files import discard, locked
+from builder.maps import PackedMap, pack
 from builder.pool import OK, REMOVED, UNREADABLE, Chunk, Pool, PoolImage
 from builder.predictions import MAX_ERRORS, UNLISTED, FailedImage, Failure, read_failures, write_chunk, write_meta
 from builder.predictions import REMOVED as REMOVED_STATUS
 from builder.sources import in_order, read_entry
 from builder.store import Store
-from teachers.base import Detections, Teacher, TeacherError, fingerprint
+from teachers.base import (
+    ClassProbabilities,
+    Detections,
+    Prediction,
+    SemanticMap,
+    Teacher,
+    TeacherError,
+    fingerprint,
+)
 from teachers.images import ImageError, decode_rgb
 
-Result = Detections | Failure
+Result = Prediction | PackedMap | Failure
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "detection": Detections,
+    "instance": Detections,
+    "classification": ClassProbabilities,
+    "semantic": (SemanticMap, PackedMap),
+}
+"""What a teacher of each kind gives for an image."""
 
 
 class Labeller(Protocol):
@@ -149,14 +165,39 @@ def _failures(pool: Pool, folder: Path) -> Iterator[str]:
 
 
 def _check(results: Sequence[Result], chunk: Chunk, labeller: Labeller) -> None:
-    classes = len(labeller.description["classes"])
+    description = labeller.description
+    kind, classes = description["kind"], len(description["classes"])
     for image, result in zip(chunk.images, results, strict=True):
-        if (
-            isinstance(result, Detections)
-            and len(result)
-            and not 0 <= result.labels.min() <= result.labels.max() < classes
-        ):
-            raise TeacherError(f"the teacher gave {image.name} a label outside its {classes} classes")
+        if isinstance(result, Failure):
+            continue
+        if not isinstance(result, KINDS[kind]):
+            raise TeacherError(f"the teacher says it gives {kind} labels, but gave {image.name} {_kind_of(result)}")
+        if wrong := _wrong(result, image, kind, classes):
+            raise TeacherError(f"the teacher gave {image.name} {wrong}")
+
+
+def _wrong(result: Prediction | PackedMap, image: PoolImage, kind: str, classes: int) -> str:
+    """What is wrong with the prediction of an image, "" if nothing is."""
+    if isinstance(result, ClassProbabilities):
+        count = len(result.probabilities)
+        return "" if count == classes else f"{count} probabilities for its {classes} classes"
+    if isinstance(result, SemanticMap | PackedMap):
+        packed = pack(result) if isinstance(result, SemanticMap) else result
+        if packed.size != (image.width, image.height):
+            size = f"{packed.size[0]}x{packed.size[1]}"
+            return f"a map of {size} pixels, and it has {image.width}x{image.height}: maps must be of the image's size"
+        labels = packed.label
+    else:
+        if kind == "instance" and len(result) and result.masks is None:
+            return "boxes without masks"
+        labels = result.labels
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        return f"a label outside its {classes} classes"
+    return ""
+
+
+def _kind_of(result: Prediction | PackedMap) -> str:
+    return next(kind for kind, types in KINDS.items() if isinstance(result, types))
 
 
 class ModelLabeller:
@@ -188,12 +229,13 @@ class ModelLabeller:
                     places.append(place)
                 if len(batch) == self.teacher.batch_size or (batch and place == len(chunk) - 1):
                     for where, found in zip(places, self._predict(batch, chunk), strict=True):
-                        results[where] = found
+                        # maps of a whole chunk, unpacked, would fill the memory
+                        results[where] = pack(found) if isinstance(found, SemanticMap) else found
                     batch, places = [], []
                 advance(1)
             yield results
 
-    def _predict(self, batch: Sequence[np.ndarray], chunk: Chunk) -> list[Detections]:
+    def _predict(self, batch: Sequence[np.ndarray], chunk: Chunk) -> Sequence[Prediction]:
         try:
             found = self.teacher.predict(batch)
         except TeacherError as error:

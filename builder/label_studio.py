@@ -1,6 +1,7 @@
 """Tasks for Label Studio, and its JSON export.
 
-Boxes are percent of the image's sides, from the top left corner (labelstud.io/tags/rectanglelabels). They go out as a
+Image classes are one choice an image (labelstud.io/tags/choices). Boxes are percent of the image's sides, from the top
+left corner (labelstud.io/tags/rectanglelabels). They go out as a
 prediction, which a person's annotation begins with. Label Studio cuts region ids at `#`, so a region is called `KEY.N`;
 its mark goes out and back in its `meta`. A submitted annotation declares its whole image finished.
 """
@@ -33,12 +34,23 @@ from builder.review import Box, Shown
 
 REGION = re.compile(r"(?P<key>[A-Za-z0-9_/-]{1,90})\.(?P<row>\d{1,9})")
 NO_BOXES = {"choices", "textarea", "rating", "number"}
-"""Results beside boxes: of them only the choice `verdict` is read."""
+"""Results beside boxes: of them only the choices `verdict` and CLASS are read."""
+CLASS = "class"
+"""The choice that names the class of an image."""
 LONG_AGO = "0001-01-01T00:00:00+00:00"
 
 
-def config(classes: Sequence[str]) -> str:
-    """The labelling interface (XML) of these classes, with a verdict for every box."""
+def config(classes: Sequence[str], kind: str = "detection") -> str:
+    """The labelling interface (XML) of these classes: with a verdict for every box, or one choice for an image."""
+    if kind == "classification":
+        choices = "\n".join(f"    <Choice value={xml_attribute(name)}/>" for name in classes)
+        return f"""<View>
+  <Image name="image" value="$image" zoom="true"/>
+  <Choices name="{CLASS}" toName="image" choice="single">
+{choices}
+  </Choices>
+</View>
+"""
     labels = "\n".join(f"    <Label value={xml_attribute(name)}/>" for name in classes)
     return f"""<View>
   <Image name="image" value="$image" zoom="true"/>
@@ -81,15 +93,31 @@ def prefixed(prefix: str) -> Callable[[str], str]:
 def _task(task: Task, manifest: Manifest, address: Callable[[str], str]) -> dict[str, Any]:
     version = f"{manifest.name}@{manifest.version}"
     image = task.image
-    data = {
+    data: dict[str, Any] = {
         "image": address(file_name(image.key, manifest.features[0])),
         "key": image.key,
         "name": image.name,
         "version": version,
         "id": manifest.id[:12],
     }
-    regions = [_region(task, shown, manifest) for shown in task.objects]
+    if manifest.kind == "classification":
+        data |= {"width": image.width, "height": image.height}
+        regions = [_choice(shown, manifest) for shown in task.objects]
+    else:
+        regions = [_region(task, shown, manifest) for shown in task.objects]
     return {"data": data, "predictions": [{"model_version": version, "result": regions}]}
+
+
+def _choice(shown: Shown, manifest: Manifest) -> dict[str, Any]:
+    return {
+        "id": shown.id.replace("#", "."),
+        "type": "choices",
+        "from_name": CLASS,
+        "to_name": "image",
+        "score": shown.score,
+        "meta": {"tutelage": mark_of(shown, manifest)},
+        "value": {"choices": [shown.label]},
+    }
 
 
 def _region(task: Task, shown: Shown, manifest: Manifest) -> dict[str, Any]:
@@ -158,6 +186,8 @@ def _answer(task: Any, where: str, author: str) -> Answer | None:
     verdicts = _verdicts(results, where)
     boxes, sizes = list[Given](), set[tuple[int, int]]()
     for result in results:
+        if result.get("type") == "choices" and result.get("from_name") == CLASS:
+            boxes.append(_chosen(result, data, where))
         if result.get("type") in NO_BOXES:
             continue
         size = tuple(_number(result.get(f"original_{side}"), where, f"original_{side}") for side in ("width", "height"))
@@ -165,6 +195,17 @@ def _answer(task: Any, where: str, author: str) -> Answer | None:
         label, box = _box(result, (size[0], size[1]), where)
         boxes.append(Given(_mark(result, version), label, box, verdicts.get(str(result.get("id")))))
     return Answer(key, where, version, sizes, boxes, True, _author(last) or author)
+
+
+def _chosen(result: Mapping[str, Any], data: Mapping[str, Any], where: str) -> Given:
+    """The class of an image, whose box is all of it; which object it was is told by that."""
+    value = result.get("value")
+    match value.get("choices") if isinstance(value, dict) else None:
+        case [str(label)]:
+            width, height = (_number(data.get(side), where, side) for side in ("width", "height"))
+            return Given(None, label, (0.0, 0.0, width, height))
+        case other:
+            raise AnnotationError(f"{where} has the classes {brief(repr(other))}: choose exactly one")
 
 
 def _order(annotation: Mapping[str, Any], where: str) -> tuple[datetime, datetime, str]:

@@ -7,19 +7,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Event
 
 import numpy as np
 
 from builder.calibrate import Calibrator
+from builder.class_map import Mapped
 from builder.engine import Track, run, silent
 from builder.estimate import PoolSample
 from builder.pool import OK, REMOVED, UNREADABLE, Chunk, Pool
-from builder.predictions import read_chunk, read_failures
-from builder.rules import IGNORED, KEPT, REASONS, Keep, Objects, Thresholds, alive, decide
-from builder.scores import BINS, PoolScores, cell
+from builder.predictions import (
+    OPTIONAL,
+    ChunkPredictions,
+    read_chunk,
+    read_failures,
+    read_meta,
+    read_probabilities,
+)
+from builder.rules import (
+    CLASS_DROPPED,
+    CLASS_IGNORED,
+    IGNORED,
+    KEPT,
+    REASONS,
+    Keep,
+    Objects,
+    Thresholds,
+    alive,
+    class_map,
+    decide,
+)
+from builder.scores import BINS, PoolScores, cell, counted
 
 BLOCK = 16
 """Chunks that are looked at together."""
@@ -31,9 +51,9 @@ SAMPLE = 100_000
 class LabelledPool:
     """A pool with the predictions of one teacher, as the rules see it.
 
-    predictions: the teacher's folder. keep: for NMS and cap. calibrate: what turns scores into confidences.
-    excluded: SHA-256 of images that may not be used -> the state that says why. revived: SHA-256 of removed images
-    that count as if they were there.
+    predictions: the teacher's folder. classes: the version's. keep: for class map, NMS and cap. calibrate: what turns
+    scores into confidences. excluded: SHA-256 of images that may not be used -> the state that says why. revived:
+    SHA-256 of removed images that count as if they were there.
     """
 
     pool: Pool
@@ -49,7 +69,7 @@ class LabelledPool:
 
         Without `boxes` theirs are zeros, which is enough, and faster, where no rule looks at them.
         """
-        columns = None if boxes else ("label", "score")
+        columns = None if boxes else ("label", "score", "pixels")
         parts = [read_chunk(self.predictions / chunk.digest, columns) for chunk in chunks]
         states: list[str] = []
         for chunk, part in zip(chunks, parts, strict=True):
@@ -57,24 +77,46 @@ class LabelledPool:
         starts = np.cumsum([0] + [len(chunk) for chunk in chunks])
         image = np.concatenate([part.image + start for part, start in zip(parts, starts, strict=False)])
         usable = np.array([state == OK for state in states], bool)[image]
-        label, score, box = (
-            np.concatenate([getattr(part, name) for part in parts])[usable] for name in ("label", "score", "boxes")
-        )
+        found = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("label", "score", "boxes")}
+        optional = {name: _joined(parts, name) for name in OPTIONAL}
+        if self.mapped:
+            found |= self._map_classes(self.mapped, chunks, parts, found["label"], found["score"])
+        rows = {name: column[usable] for name, column in (found | optional).items() if column is not None}
         sizes = np.concatenate(
             [np.stack([chunk.rows[side] for side in ("width", "height")], axis=1) for chunk in chunks]
         )
         names = [name for chunk in chunks for name in chunk.rows["name"].to_pylist()] if self.keep.where else []
-        uncertain = [part.uncertainty for part in parts if part.uncertainty is not None]
-        return Objects(
-            image[usable],
-            label,
-            score,
-            box,
-            sizes,
-            names,
-            calibrated=self.calibrate(label, score) if self.calibrate else None,
-            uncertainty=np.concatenate(uncertain)[usable] if len(uncertain) == len(parts) and uncertain else None,
-        ), states
+        calibrated = self.calibrate(rows["label"], rows["score"]) if self.calibrate else None
+        return Objects(image[usable], image_size=sizes, name=names, calibrated=calibrated, **rows), states
+
+    @cached_property
+    def mapped(self) -> Mapped | None:
+        """The recipe's class map over the teacher's classes."""
+        return class_map(self.keep, read_meta(self.predictions)["description"]) if self.keep.classes else None
+
+    def _map_classes(
+        self,
+        mapped: Mapped,
+        chunks: Sequence[Chunk],
+        parts: Sequence[ChunkPredictions],
+        label: np.ndarray,
+        score: np.ndarray,
+    ) -> dict[str, np.ndarray]:
+        """The columns of objects that a class map decides. Where the teacher classifies images, and classes become one,
+        their probabilities are added up, which may make another class the likeliest."""
+        kind = read_meta(self.predictions)["description"]["kind"]
+        ours, theirs = mapped.label[label], label
+        if mapped.merges and kind == "classification" and len(label):
+            folders = [self.predictions / chunk.digest for chunk in chunks]
+            some = [
+                read_probabilities(folder, len(mapped.teacher))[part.image]
+                for folder, part in zip(folders, parts, strict=True)
+                if len(part.image)
+            ]
+            ours, score, theirs = mapped.merged(np.concatenate(some))
+        codes = np.where(mapped.ignored, CLASS_IGNORED, CLASS_DROPPED).astype(np.uint8)
+        aside = np.where(ours < 0, codes[theirs], 0).astype(np.uint8)
+        return {"label": ours, "score": score, "teacher_label": theirs, "aside": aside}
 
     def states(self, chunk: Chunk, statuses: Sequence[str] | None = None) -> list[str]:
         """What each image of a chunk is: `ok` if it may be used, else why not. statuses: of its predictions."""
@@ -104,6 +146,21 @@ class LabelledPool:
         return any(v is not None for v in (keep.nms, keep.max_per_image, keep.where, keep.min_size, keep.uncertainty))
 
 
+def _joined(parts: Sequence[ChunkPredictions], name: str) -> np.ndarray | None:
+    """An optional column of chunks, None if none of them has it; NaN, 0 or an empty mask where one lacks it."""
+    columns = [getattr(part, name) for part in parts]
+    some = [column for column in columns if column is not None]
+    if not some:
+        return None
+    lacking = {"f": np.nan, "i": 0}.get(some[0].dtype.kind, b"")
+    return np.concatenate(
+        [
+            np.full(len(part.label), lacking, some[0].dtype) if column is None else column
+            for part, column in zip(parts, columns, strict=True)
+        ]
+    )
+
+
 def pool_scores(labelled: LabelledPool, workers: int = 1, track: Track = silent) -> PoolScores:
     """The scores of a whole pool, in one pass over its stored predictions."""
     classes = len(labelled.classes)
@@ -128,12 +185,16 @@ def _scores_of(
     objects, states = labelled.load(list(labelled.pool.chunks(block.start, block.stop)), labelled.looks_at_boxes)
     left = alive(objects, labelled.keep, len(labelled.classes))
     label, score = objects.label[left].astype(np.int64), objects.confidence[left]
+    pixels = None if objects.pixels is None else objects.pixels[left]
     cells = label * (BINS + 1) + cell(score)
     highest = np.full(len(states) * len(labelled.classes), -1, np.int64)  # by image and class
     np.maximum.at(highest, objects.image[left] * len(labelled.classes) + label, cells)
-    total = np.bincount(label, score, minlength=len(labelled.classes))
+    total = np.bincount(label, score if pixels is None else score * pixels, minlength=len(labelled.classes))
     best = np.unique(highest[highest >= 0], return_counts=True)
-    return np.unique(cells, return_counts=True), best, total, states.count(OK), len(states)
+    if pixels is None:
+        return np.unique(cells, return_counts=True), best, total, states.count(OK), len(states)
+    occurring, place = np.unique(cells, return_inverse=True)
+    return (occurring, counted(place, pixels, len(occurring))), best, total, states.count(OK), len(states)
 
 
 def pool_kept(
@@ -204,16 +265,27 @@ def _tally_of(
 ) -> tuple[dict[str, int], np.ndarray, np.ndarray, np.ndarray]:
     objects, states = labelled.load(list(labelled.pool.chunks(block.start, block.stop)), labelled.looks_at_boxes)
     decision = decide(objects, labelled.keep, thresholds, labelled.classes)
+    ours = np.flatnonzero(objects.ours)
+    label, outcome = objects.label[ours], decision.outcome[ours]
+    weight = None if objects.pixels is None else objects.pixels[ours]
     outcomes = np.stack(
         [
-            np.bincount(objects.label[mask], minlength=len(labelled.classes))
-            for mask in (slice(None), decision.outcome == KEPT, decision.outcome == IGNORED)
+            counted(label[mask], None if weight is None else weight[mask], len(labelled.classes))
+            for mask in (slice(None), outcome == KEPT, outcome == IGNORED)
         ]
     )
     usable = np.array([state == OK for state in states], bool)
-    ours = shared[objects.label]
-    image, score = objects.image[ours], objects.confidence[ours]
-    above = score >= thresholds.keep[objects.label[ours]]
-    sample = np.stack([np.bincount(image, w, minlength=len(states)) for w in (None, score, above)])
-    reasons = np.bincount(decision.reason, minlength=len(REASONS))
+    known = ours[shared[label]]
+    image, score = objects.image[known], objects.confidence[known]
+    above = score >= thresholds.keep[objects.label[known]]
+    pixels = None if objects.pixels is None else objects.pixels[known]
+    sample = np.stack([np.bincount(image, w, len(states)) for w in sample_weights(score, above, pixels)])
+    reasons = counted(decision.reason, objects.pixels, len(REASONS))
     return {s: states.count(s) for s in set(states)}, reasons, outcomes, sample[:, usable][:, ::every]
+
+
+def sample_weights(
+    score: np.ndarray, above: np.ndarray, pixels: np.ndarray | None
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """What each prediction adds to the columns of a PoolSample: its number, its score, whether it is above."""
+    return (None, score, above) if pixels is None else (pixels, score * pixels, above * pixels)

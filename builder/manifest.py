@@ -80,13 +80,20 @@ class Manifest(BaseModel):
         return self.stored - len(self.tombstones)
 
     @property
+    def distinct(self) -> int:
+        """Images that they show; a sample may be the copy of another (builder.balance)."""
+        return self.images.get("written", self.samples) if self.kind == "classification" else self.samples
+
+    @property
     def kept(self) -> int:
-        """Objects kept on them."""
+        """Objects kept on them, of maps pixels; copies do not count."""
         return sum(shard.kept - shard.skipped_kept for shard in self.shards)
 
     @property
     def ignored(self) -> int:
-        """Ignore regions on them."""
+        """Ignore regions on them; of image classes, images that are left out for being a little less sure."""
+        if self.kind == "classification":
+            return sum(counts["ignored"] for counts in self.per_class.values())
         return sum(shard.ignored - shard.skipped_ignored for shard in self.shards)
 
 

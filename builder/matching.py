@@ -1,25 +1,29 @@
-"""Match a teacher's raw predictions with human labels: which are right, and which objects are found.
+"""Match a teacher's boxes or masks with human labels: which are right, and which objects are found.
 
 Greedy by falling score within class and image, as pycocotools' COCOeval.evaluateImg does with its categories, for all
 images and classes at once. Two predictions of equal score are taken in order of x1, y1, x2, y2, so that the order of
-rows decides nothing; COCOeval takes them as they come.
+rows decides nothing; COCOeval takes them as they come. Classes and maps, where there is nothing to assign, are compared
+in builder.agreement.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from builder import BuildError
 from builder.truth import Truth
-from teachers.base import Detections
+from teachers.base import Detections, Kind
 
 IOUS = (0.5, 0.75)
 """The overlaps at which predictions are matched."""
 SIZES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 """COCOeval's area ranges, pixels², both ends included."""
+Overlap = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(positions of P predictions, positions of P objects) -> float64 (P,)."""
 PAIRS = 1 << 21
 """Pairs of a prediction and an object looked at together: about 150 MB."""
 
@@ -37,6 +41,7 @@ class Matches:
     Objects, M rows: object_image int64, object_label int16 (the teacher's class, -1 for one it does not know),
     object_area float32, object_counts bool (no crowd, not difficult), found float32 (T, M), the score of the
     prediction matched to it (of the best one, where a crowd has several), NaN for none.
+    weight: int64 (N,), object_weight: int64 (M,): pixels that a row of a map stands for; None: each is one.
     left_out: labelled images that are not here, since they cannot be read, repeat another or have no predictions.
     """
 
@@ -57,6 +62,16 @@ class Matches:
     found: np.ndarray
     ious: tuple[float, ...] = IOUS
     left_out: int = 0
+    weight: np.ndarray | None = None
+    object_weight: np.ndarray | None = None
+
+    def weights(self, rows: np.ndarray) -> np.ndarray | None:
+        """Of these predictions (positions or bool (N,)); None: each is one."""
+        return None if self.weight is None else self.weight[rows]
+
+    def object_weights(self, rows: np.ndarray) -> np.ndarray | None:
+        """The same of objects."""
+        return None if self.object_weight is None else self.object_weight[rows]
 
     @property
     def images(self) -> int:
@@ -92,9 +107,11 @@ def match_columns(
     ious: tuple[float, ...] = IOUS,
     area: tuple[float, float] = SIZES["all"],
     left_out: int = 0,
+    rle: np.ndarray | None = None,
 ) -> Matches:
     """`match_images` of columns: image int64 (N,), positions in the truth; label int16 (N,); score float32 (N,);
-    boxes float32 (N, 4), xyxy pixels."""
+    boxes float32 (N, 4), xyxy pixels; rle object (N,): masks, to be matched in place of the boxes with those of the
+    truth."""
     places = shared_classes(classes, truth)
     shared = np.isin(np.arange(len(classes)), places)
     rows = np.flatnonzero(shared[label])
@@ -108,6 +125,10 @@ def match_columns(
         _joined(np.zeros(0, bool), [getattr(one, n) for one in objects]) for n in ("crowd", "difficult")
     )
     ignored = crowd | difficult | _outside(object_area, area)
+    if rle is None:
+        size, overlap = _sides(boxes)[2], None
+    else:
+        size, overlap = _by_masks(truth, image, rle[rows].tolist(), crowd)
     assigned = assign(
         image * len(classes) + label,
         score,
@@ -117,8 +138,8 @@ def match_columns(
         crowd,
         ignored,
         ious,
+        overlap,
     )
-    size = _sides(boxes)[2]
     matched = assigned >= 0
     on_ignored = matched & np.r_[ignored, False][assigned]  # -1, none, reads the False
     best = np.full((len(ious), len(ignored)), np.nan, np.float32)
@@ -128,7 +149,7 @@ def match_columns(
         classes=classes,
         shared=shared,
         names=tuple(one.name for one in objects),
-        unit=_units([one.unit for one in objects]),
+        unit=units([one.unit for one in objects]),
         image=image,
         label=label,
         score=score,
@@ -145,6 +166,27 @@ def match_columns(
     )
 
 
+def _by_masks(truth: Truth, image: np.ndarray, codes: list[bytes], crowd: np.ndarray) -> tuple[np.ndarray, Overlap]:
+    """The areas of masks, float64 (N,), and their overlap with the truth's, as pycocotools computes it."""
+    from teachers import masks
+
+    if any(one.masks is None and len(one.labels) for one in truth.images):
+        raise BuildError("the teacher gives masks, and the labels have boxes only: give a COCO JSON with segmentation")
+    theirs = [code for one in truth.images for code in one.masks or ()]
+    size = [(one.height, one.width) for one in truth.images]
+    area = np.array([masks.area([code], *size[n])[0] for code, n in zip(codes, image.tolist(), strict=True)], float)
+
+    def overlap(row: np.ndarray, other: np.ndarray) -> np.ndarray:
+        cuts = np.flatnonzero(np.diff(row, prepend=-1, append=-1)).tolist()  # each prediction's pairs stand together
+        parts = [
+            masks.iou_matrix([codes[n]], [theirs[m] for m in other[a:b]], *size[int(image[n])], crowd[other[a:b]])[0]
+            for (a, b), n in zip(pairwise(cuts), row[cuts[:-1]].tolist(), strict=True)
+        ]
+        return np.concatenate([np.zeros(0), *parts])
+
+    return area, overlap
+
+
 def _joined(empty: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
     """The parts one after the other, `empty` where there are none."""
     return np.concatenate([empty, *parts])
@@ -159,13 +201,14 @@ def assign(
     crowd: np.ndarray,
     ignored: np.ndarray,
     ious: Sequence[float],
+    overlap_of: Overlap | None = None,
 ) -> np.ndarray:
     """The object that each prediction is matched to at each overlap: int64 (T, N), a row of the objects or -1.
 
     cell: int (N,), and object_cell: int (M,): one number per image and class, -1 for objects that match nothing.
     score: (N,). boxes: float32 (N, 4), and object_boxes: (M, 4), xyxy pixels. crowd: bool (M,), matched any number of
     times, by intersection over the prediction's area. ignored: bool (M,), crowds included, taken only if no other
-    object will do.
+    object will do. overlap_of: what overlaps are, if not those of the boxes.
     Objects of equal overlap: the later row, as in COCOeval.
 
     Each prediction has a fixed order of preference, so that all cells advance together: in round r the prediction of
@@ -184,10 +227,13 @@ def assign(
         row = np.repeat(np.arange(len(rows)), size)
         step = np.arange(len(row)) + np.repeat(first[block] - np.cumsum(size) + size, size)
         other = objects[step]
-        if min(ious) > 0:  # boxes side by side, most of a crowded image's pairs, need no IoU
+        if overlap_of is None and min(ious) > 0:  # boxes side by side, most of a crowded image's pairs, need no IoU
             beside = _shared(sides[0], object_sides[0], rows[row], other) > 0
             row, other = row[beside], other[beside]
-        overlap = _overlap(sides, object_sides, rows[row], other, crowd)
+        if overlap_of is None:
+            overlap = _overlap(sides, object_sides, rows[row], other, crowd)
+        else:
+            overlap = overlap_of(rows[row], other)
         near = np.flatnonzero(overlap >= _least(min(ious)))
         near = near[np.lexsort((-other[near], -overlap[near], ignored[other[near]], row[near]))]
         row, other, overlap = row[near], other[near], overlap[near]
@@ -264,22 +310,40 @@ def _outside(size: np.ndarray, area: tuple[float, float]) -> np.ndarray:
     return (size < area[0]) | (size > area[1])
 
 
-def shared_classes(classes: Sequence[str], truth: Truth) -> np.ndarray:
+LABELS: dict[str, tuple[str, str]] = {
+    "detection": ("boxes", "COCO, VOC or YOLO labels"),
+    "instance": ("masks", "a COCO JSON with segmentation"),
+    "semantic": ("maps", "a folder of images/, masks/ and classes.txt"),
+    "classification": ("image classes", "a folder for each class"),
+}
+"""Kind of prediction -> what it is matched with, and what to give for it."""
+
+
+def check_kind(truth: Truth, kind: Kind, what: object = "truth") -> None:
+    """Raise BuildError if the labels `what` are not of the kind that predictions of `kind` are matched with."""
+    if truth.kind != ("detection" if kind == "instance" else kind):
+        needed, give = LABELS[kind]
+        raise BuildError(f"{what} of kind {truth.kind} has no {needed} to match: give {give}")
+
+
+def shared_classes(classes: Sequence[str], truth: Truth, kind: Kind = "detection") -> np.ndarray:
     """The teacher's class of each of the truth's, by name, -1 where it has none; int64 (truth's classes,).
 
-    Raises BuildError if the truth has no boxes, or they have no class in common.
+    Raises BuildError if the truth is not of what a teacher of this kind gives, or they have no class in common.
     """
-    if truth.kind != "detection":
-        raise BuildError(f"truth of kind {truth.kind} has no boxes to match: give COCO, VOC or YOLO labels")
+    check_kind(truth, kind)
     known = {name: place for place, name in enumerate(classes)}
     places = np.array([known.get(name, -1) for name in truth.classes], np.int64)
     if not (places >= 0).any():
         ours, theirs = (", ".join(names[:5]) for names in (truth.classes, classes))
-        raise BuildError(f"truth and teacher share no class name ({ours} … against {theirs} …): rename one's classes")
+        raise BuildError(
+            f"truth and teacher share no class name ({ours} … against {theirs} …): rename one's classes, or map the "
+            "teacher's with keep.classes"
+        )
     return places
 
 
-def _units(units: Sequence[str]) -> np.ndarray:
+def units(units: Sequence[str]) -> np.ndarray:
     """Positions 0..U-1 in order of first appearance; each image without a unit is its own."""
     seen: dict[str | int, int] = {}
     return np.array([seen.setdefault(unit or place, len(seen)) for place, unit in enumerate(units)], np.int64)

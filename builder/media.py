@@ -10,6 +10,7 @@ from pathlib import Path
 import orjson
 
 from builder import BuildError
+from builder.balance import is_copy
 from builder.engine import Track, silent
 from builder.files import TEMPORARY, locked, new_folder, sha256_file
 from builder.manifest import Manifest, ShardRecord
@@ -39,7 +40,8 @@ class ShardImage:
 
 
 def images_of(folder: Path, manifest: Manifest, shard_path: ShardPath | None = None) -> Iterator[ShardImage]:
-    """The images of a version in the order of its shards, without tombstones; streams, and reads no image's bytes.
+    """The images of a version in the order of its shards, without tombstones and copies; streams, and reads
+    no image's bytes.
 
     shard_path: where shards lie, if not below the folder's `data`. Raises BuildError for a shard that cannot be read.
     """
@@ -48,7 +50,7 @@ def images_of(folder: Path, manifest: Manifest, shard_path: ShardPath | None = N
         path = shard_path(record) if shard_path else folder / "data" / record.name
         try:
             for sample in read_samples(path):
-                if sample.key not in gone:
+                if sample.key not in gone and not is_copy(sample.key):
                     yield _image(path, sample, manifest.features[0])
         except (ShardError, OSError, KeyError, orjson.JSONDecodeError):
             raise BuildError(f"{path} cannot be read: run `tutelage verify --repair` on the version") from None
@@ -80,7 +82,8 @@ class Extracted(Mapping[str, Path]):
 
     def __iter__(self) -> Iterator[str]:
         for folder in self._folders:
-            keys = (path.name.rpartition(".")[0].replace(".", "/") for path in folder.iterdir())
+            names = (path.name.removesuffix(f".{self._extension}") for path in folder.iterdir())
+            keys = (name.replace(".", "/") for name in names)
             yield from (key for key in keys if key not in self._gone)
 
     def __len__(self) -> int:
@@ -98,15 +101,22 @@ def cache_folder(store: Store) -> Path:
 
 
 def extracted(
-    store: Store, folder: Path, manifest: Manifest, track: Track = silent, shard_path: ShardPath | None = None
+    store: Store,
+    folder: Path,
+    manifest: Manifest,
+    track: Track = silent,
+    shard_path: ShardPath | None = None,
+    extension: str | None = None,
 ) -> Extracted:
-    """The version's images as files in the store's cache; what is there already is not written again.
+    """The version's images, or another member of its samples, as files in the store's cache; what is there already is
+    not written again.
 
     A shard is extracted whole or not at all, after its hash was checked. Raises BuildError for a damaged shard, saying
     how to mend it, and OSError as the disk does.
     """
     cache = cache_folder(store)
-    targets = [cache / record.sha256 for record in manifest.shards]
+    suffix, extension = f"-{extension}" if extension else "", extension or manifest.features[0]
+    targets = [cache / f"{record.sha256}{suffix}" for record in manifest.shards]
     missing = {t: record for t, record in zip(targets, manifest.shards, strict=True) if not t.is_dir()}
     if missing:
         with (
@@ -116,8 +126,8 @@ def extracted(
             for target, record in missing.items():
                 if not target.is_dir():  # another process was faster
                     path = shard_path(record) if shard_path else folder / "data" / record.name
-                    _extract(path, record, manifest.features[0], target, advance)
-    return Extracted(targets, manifest.features[0], frozenset(manifest.tombstones))
+                    _extract(path, record, extension, target, advance)
+    return Extracted(targets, extension, frozenset(manifest.tombstones))
 
 
 def _extract(path: Path, record: ShardRecord, extension: str, target: Path, advance: Callable[[int], None]) -> None:
@@ -128,6 +138,8 @@ def _extract(path: Path, record: ShardRecord, extension: str, target: Path, adva
             samples = read_samples(path)
             while batch := list(islice(samples, ADVANCE)):
                 for sample in batch:
+                    if is_copy(sample.key):
+                        continue
                     (temporary / file_name(sample.key, extension)).write_bytes(
                         read_bytes(path, sample.members[extension])
                     )
@@ -142,4 +154,4 @@ def unused(store: Store, shards: frozenset[str]) -> list[Path]:
     """Folders of the cache that belong to none of the shards of these SHA-256: for `gc`."""
     cache = cache_folder(store)
     folders = sorted(cache.iterdir()) if cache.is_dir() else []
-    return [f for f in folders if f.is_dir() and f.name not in shards and not f.name.startswith(TEMPORARY)]
+    return [f for f in folders if f.is_dir() and f.name[:64] not in shards and not f.name.startswith(TEMPORARY)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +67,31 @@ def overrule(
     for image, overrides in sorted(said.items()):
         work.put_right(image, sorted(set(overrides), key=lambda one: one.order))
     return work.done()
+
+
+def overrule_classes(
+    objects: Objects, decision: Decision, said: Mapping[int, Sequence[Override]], classes: Sequence[str]
+) -> Overruled:
+    """`overrule` of image classes, one object an image, whatever its box: the last of its overrides that changes the
+    class decides, else the last. A reject meets the class that was refused alone; it waits where the teacher names
+    another one."""
+    label, outcome, reason = objects.label.copy(), decision.outcome.copy(), decision.reason.copy()
+    row_of = {image: row for row, image in enumerate(objects.image.tolist())} if said else {}
+    states: dict[Override, str] = {}
+    for image, overrides in sorted(said.items()):
+        row = row_of.get(image)
+        for one in sorted(set(overrides), key=lambda one: (one.before != one.label, *one.order)):
+            states[one] = WAITING if one.action == "reject" else ORPHANED
+            if row is None or (one.action == "reject" and label[row] != classes.index(one.label)):
+                continue
+            states[one] = APPLIED
+            if one.action == "reject":
+                outcome[row], reason[row] = DROPPED, REJECTED
+                continue
+            same = label[row] == classes.index(one.label)
+            outcome[row], reason[row] = KEPT, ACCEPTED if same else RELABELLED
+            label[row] = classes.index(one.label)
+    return Overruled(replace(objects, label=label), Decision(outcome, reason), states)
 
 
 class _Work:
@@ -141,11 +167,21 @@ class _Work:
             score=np.concatenate([objects.score, ones])[order],
             boxes=np.concatenate([objects.boxes, boxes])[order],
             calibrated=None if objects.calibrated is None else np.concatenate([objects.calibrated, ones])[order],
-            uncertainty=None if objects.uncertainty is None else np.concatenate([objects.uncertainty, 0 * ones])[order],
+            **self._optional(count, order),
         ), Decision(
             np.concatenate([decision.outcome, np.full(count, KEPT, np.uint8)])[order],
             np.concatenate([decision.reason, code])[order],
         )
+
+    def _optional(self, count: int, order: np.ndarray) -> dict[str, Any]:
+        """The columns that only some teachers give; what people added has none of it."""
+        filler: dict[str, Any] = {"uncertainty": 0, "rle": b"", "quality": np.nan, "agree": 0, "aside": 0}
+        filler["teacher_label"] = -1
+        old = {name: column for name in filler if (column := getattr(self.old, name)) is not None}
+        return {
+            name: np.concatenate([column, np.full(count, filler[name], column.dtype)])[order]
+            for name, column in old.items()
+        }
 
     def _inside(self, box: Box, image: int) -> Box | None:
         """The part of a box that lies on the image, None if nothing does."""

@@ -47,7 +47,7 @@ text-align:center}
 .k{background:var(--kept)}.d{background:var(--dropped)}
 .g{background:repeating-linear-gradient(135deg,var(--ignored) 0 5px,#b97d00 5px 7px)}
 .sheet+h3{margin-top:18px}h3+.sheet{margin-top:6px}
-.legend+.charts{margin-top:14px}
+.legend+.charts,.legend+.pairs{margin-top:14px}
 .legend{display:flex;flex-wrap:wrap;gap:4px 20px;font-size:13.5px;margin:0 0 4px;padding:0;list-style:none}
 .legend i{display:inline-block;width:12px;height:12px;border-radius:3px;margin-right:7px;vertical-align:-1px}
 .scroll{overflow-x:auto;margin:0 -4px;padding:0 4px}
@@ -143,6 +143,14 @@ def count(n: float) -> str:
     return f"{n:,.0f}"
 
 
+def short(n: float) -> str:
+    """1234567 as 1.23 M, and numbers below 100,000 in full: for where there is little room."""
+    for unit, value in ((" G", n / 1e9), (" M", n / 1e6), (" k", n / 1e3)):
+        if value >= (1 if unit != " k" else 100):
+            return f"{value:.3g}{unit}"
+    return count(n)
+
+
 def percent(share: float) -> str:
     """A share in per cent with two figures; never 0 % of something, never 100 % of less than all."""
     if math.isnan(share):
@@ -151,4 +159,5 @@ def percent(share: float) -> str:
         return "< 0.1 %"
     if 0.999 < share < 1:
         return "> 99.9 %"
-    return f"{100 * share:.0f} %" if share >= 0.1 or share == 0 else f"{100 * share:.1f} %"
+    whole = 0.1 <= share < 0.995 or share in (0, 1)
+    return f"{100 * share:.0f} %" if whole or share > 1 else f"{100 * share:.1f} %"

@@ -1,9 +1,10 @@
-"""Which object of one version is which of another: equal boxes first, then the largest overlaps."""
+"""Which object of one version is which of another: equal boxes or masks first, then the largest overlaps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,8 @@ class Rows:
 
     image: int (N,); label: int (N,), one numbering for both; boxes: float32 (N, 4), xyxy pixels; score, calibrated:
     float32 (N,), calibrated -1 where there is none; ignored: bool (N,); second: bool (N,), whether it is of the second
-    version; common: bool (N,), whether both versions have its image.
+    version; common: bool (N,), whether both versions have its image; rle: object (N,), masks, by whose IoU rows are
+    partners in place of their boxes'.
     """
 
     image: np.ndarray
@@ -30,9 +32,14 @@ class Rows:
     ignored: np.ndarray
     second: np.ndarray
     common: np.ndarray
+    rle: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> Rows:
-        return Rows(*(getattr(self, field.name)[rows] for field in fields(self)))
+        taken: dict[str, Any] = {
+            field.name: None if (column := getattr(self, field.name)) is None else column[rows]
+            for field in fields(self)
+        }
+        return Rows(**taken)
 
 
 def pair(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
@@ -46,9 +53,9 @@ def pair(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         none = np.zeros(0, np.int64)
         return none, none
     group = _codes(np.stack([rows.image, rows.label], axis=1))
-    content = np.column_stack([rows.boxes, -rows.score, -rows.calibrated, rows.ignored])
-    identity = _codes(content)  # ranks: equal contents, equal numbers
-    first, second = _equal_boxes(group, rows, identity)
+    place = np.column_stack([rows.boxes, *([] if rows.rle is None else [_mask_ranks(rows.rle)])])
+    identity = _codes(np.column_stack([place, -rows.score, -rows.calibrated, rows.ignored]))  # equal contents, numbers
+    first, second = _equal_places(group, rows, place, identity)
     left = np.ones(len(group), bool)
     left[first] = left[second] = False
     more = _overlapping(np.flatnonzero(left), group, rows, identity)
@@ -71,9 +78,18 @@ def _rank(sorted_groups: np.ndarray) -> np.ndarray:
     return np.arange(len(sorted_groups)) - np.repeat(starts, np.diff(np.r_[starts, len(sorted_groups)]))
 
 
-def _equal_boxes(group: np.ndarray, rows: Rows, identity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Partners with equal boxes: the n-th of the first version and the n-th of the second, by falling score."""
-    box = _codes(np.column_stack([group, rows.boxes]))
+def _mask_ranks(rle: np.ndarray) -> np.ndarray:
+    """int64 (N,): masks numbered in the order of their codes, equal ones alike."""
+    rank = {code: number for number, code in enumerate(sorted(set(rle.tolist())))}
+    return np.array([rank[code] for code in rle.tolist()], np.int64)
+
+
+def _equal_places(
+    group: np.ndarray, rows: Rows, place: np.ndarray, identity: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Partners with equal boxes (and masks): the n-th of the first version and the n-th of the second, by falling
+    score. place: (N, 4 or 5)."""
+    box = _codes(np.column_stack([group, place]))
     order = np.lexsort((identity, rows.second, box))
     rank = _rank(box[order] * 2 + rows.second[order])
     beside = np.lexsort((rows.second[order], rank, box[order]))
@@ -127,9 +143,26 @@ def _candidates(
         offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         second = b[np.repeat(low[start:stop], counts) + offset]
         iou = _iou(rows.boxes[first], rows.boxes[second])
+        if rows.rle is not None:
+            beside = iou > 0
+            first, second = first[beside], second[beside]
+            iou = _mask_iou(rows.rle[first], rows.rle[second], iou[beside])
         near = iou >= IOU
         yield iou[near], first[near], second[near]
         start = stop
+
+
+def _mask_iou(a: np.ndarray, b: np.ndarray, of_boxes: np.ndarray) -> np.ndarray:
+    """float64 (N,); that of the boxes where one has no mask. A code knows the number of its pixels alone, and for an
+    overlap any sides of that product will do."""
+    from teachers.masks import iou_matrix, pixels
+
+    found = of_boxes.copy()
+    for n, (one, other) in enumerate(zip(a.tolist(), b.tolist(), strict=True)):
+        if one and other:
+            size = pixels(one)
+            found[n] = iou_matrix([one], [other], size, 1)[0, 0] if pixels(other) == size else 0
+    return found
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:

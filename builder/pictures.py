@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from builder import BuildError
+from builder.balance import original
+from builder.kinds import kind_of
 from builder.manifest import Manifest
-from builder.shards import read_bytes, read_samples
+from builder.page import percent
+from builder.paint import legend_strip, outline_masks, painted
+from builder.shards import Sample, read_bytes, read_samples
 
 COLOURS = {"kept": "#009e73", "ignored": "#e69f00", "dropped": "#d55e00"}
 """Of Okabe and Ito's palette, told apart by the colour-blind; kept is drawn thick, ignored dashed, dropped thin."""
@@ -31,39 +36,40 @@ Row = Mapping[str, Any]
 
 
 def contact_sheet(version: Path, manifest: Manifest, path: Path, *, images: int = 12, columns: int = 4) -> None:
-    """A PNG of evenly spread images of a version with their kept (green), ignored (amber) and dropped (red) boxes.
+    """A PNG of evenly spread images of a version with their labels: kept (green), ignored (amber) and dropped (red)
+    boxes, masks among them outlined; maps in their classes' colours; a class with its score.
 
     Dropped boxes are drawn thin, the 6 best-scored of an image; images that are tombstones are left out. Raises
     BuildError if the version has no images.
     """
     total = manifest.samples
     wanted = {n * total // min(images, total) for n in range(min(images, total))} if total > 0 else set[int]()
-    pictures: list[tuple[Image.Image, dict[str, Any]]] = []
-    for position, (picture, label) in enumerate(_alive(version, manifest)):
+    seen: list[_Seen] = []
+    for position, (tar, sample) in enumerate(_alive(version, manifest)):
         if position in wanted:
-            pictures.append((_decode(picture()), label()))
-        if len(pictures) == len(wanted):
+            seen.append(_see(tar, sample, manifest))
+        if len(seen) == len(wanted):
             break
-    if not pictures:
+    if not seen:
         raise BuildError(f"{manifest.name}@{manifest.version} has no images to draw")
-    rows = _rows(version, [label["key"] for _, label in pictures])
-    drawn = [_cell(picture, label, rows[label["key"]], manifest.classes) for picture, label in pictures]
+    rows = _rows(version, [original(one.label["key"]) for one in seen])
+    drawn = [_cell(one, rows[original(one.label["key"])], manifest) for one in seen]
     depth = [MARGIN] * min(columns, len(drawn))
     places = []
     for cell in drawn:  # each into the column that is shortest so far
         column = depth.index(min(depth))
         places.append((MARGIN + column * (CELL + MARGIN), depth[column]))
         depth[column] += cell.height + MARGIN
-    sheet = Image.new("RGB", (max(420, len(depth) * (CELL + MARGIN) + MARGIN), max(depth) + 28), "white")
+    sheet = Image.new("RGB", (max(420, len(depth) * (CELL + MARGIN) + MARGIN), max(depth)), "white")
     for cell, place in zip(drawn, places, strict=True):
         sheet.paste(cell, place)
-    _legend(sheet, f"{manifest.name}@{manifest.version}")
+    sheet = _with_legend(sheet, manifest, f"{manifest.name}@{manifest.version}")
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, "PNG")
 
 
 def draw_image(version: Path, manifest: Manifest, key: str, path: Path) -> None:
-    """A PNG of the image `key` of a version with every box that the teacher predicted on it.
+    """A PNG of the image `key` of a version with every box that the teacher predicted on it; its map beside it.
 
     Dropped boxes are thin, without text beyond the best-scored. Raises BuildError for a key that the version does not
     hold, or holds no longer.
@@ -75,36 +81,44 @@ def draw_image(version: Path, manifest: Manifest, key: str, path: Path) -> None:
         tar = version / "data" / shard.name
         for sample in read_samples(tar):
             if sample.key == key:
-                picture = _decode(read_bytes(tar, sample.members[manifest.features[0]]))
+                seen = _see(tar, sample, manifest)
                 break
         else:
             continue
         break
     else:
         raise BuildError(f"no image {key!r} in {ref}: keys are in the column `key` of its labels.parquet")
-    longer = max(picture.size)
-    scale = min(max(longer, SMALLEST), LARGEST) / longer
-    shown = _resized(picture, scale)
-    _boxes(shown, _rows(version, [key])[key], scale, manifest.classes, dropped=None)
-    page = Image.new("RGB", (max(shown.width, 420), shown.height + 28), "white")
+    longer = max(seen.picture.size)
+    shown = _draw(seen, _rows(version, [original(key)])[original(key)], manifest,
+                  min(max(longer, SMALLEST), LARGEST) / longer, dropped=None)  # fmt: skip
+    page = Image.new("RGB", (max(shown.width, 420), shown.height), "white")
     page.paste(shown, (0, 0))
-    _legend(page, key[-max(1, (page.width - 320) // 8) :])
+    page = _with_legend(page, manifest, key[-max(1, (page.width - 320) // 8) :])
     path.parent.mkdir(parents=True, exist_ok=True)
     page.save(path, "PNG")
 
 
-def _alive(version: Path, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
-    """For each sample that is no tombstone, functions that read its image bytes and its label JSON."""
+def _alive(version: Path, manifest: Manifest) -> Iterator[tuple[Path, Sample]]:
+    """Each sample that is no tombstone, and its shard."""
     gone = set(manifest.tombstones)
     for shard in manifest.shards:
         tar = version / "data" / shard.name
-        for sample in read_samples(tar):
-            if sample.key not in gone:
-                image, label = sample.members[manifest.features[0]], sample.members["json"]
-                yield (
-                    lambda tar=tar, image=image: read_bytes(tar, image),
-                    lambda tar=tar, label=label: orjson.loads(read_bytes(tar, label)),
-                )
+        yield from ((tar, sample) for sample in read_samples(tar) if sample.key not in gone)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """An image, its label JSON, and the bytes of its map, if it has one."""
+
+    picture: Image.Image
+    label: dict[str, Any]
+    plane: bytes | None
+
+
+def _see(tar: Path, sample: Sample, manifest: Manifest) -> _Seen:
+    data, label = (read_bytes(tar, sample.members[name]) for name in (manifest.features[0], "json"))
+    plane = read_bytes(tar, sample.members["seg.png"]) if "seg.png" in sample.members else None
+    return _Seen(_decode(data), orjson.loads(label), plane)
 
 
 def _decode(data: bytes) -> Image.Image:
@@ -125,17 +139,48 @@ def _resized(picture: Image.Image, scale: float) -> Image.Image:
     return picture.resize(sides, Image.Resampling.LANCZOS)
 
 
-def _cell(picture: Image.Image, label: Row, rows: Sequence[Row], classes: Sequence[str]) -> Image.Image:
-    """One image, CELL pixels wide, with its boxes (kept on top) and a caption."""
-    scale = min(CELL / picture.width, 3 * CELL / picture.height)
-    shown = _resized(picture, scale)
-    _boxes(shown, rows, scale, classes, dropped=DROPPED)
+def _cell(seen: _Seen, rows: Sequence[Row], manifest: Manifest) -> Image.Image:
+    """One image, CELL pixels wide, with its labels (kept boxes on top, a map below) and a caption."""
+    scale = min(CELL / seen.picture.width, 3 * CELL / seen.picture.height)
+    shown = _draw(seen, rows, manifest, scale, dropped=DROPPED, below=True)
     cell = Image.new("RGB", (CELL, shown.height + CAPTION), "white")
     cell.paste(shown, (0, 0))
-    counts = {outcome: sum(r["outcome"] == outcome for r in rows) for outcome in COLOURS}
-    caption = f"{label['name'][-24:]}   " + " · ".join(f"{n} {outcome}" for outcome, n in counts.items())
+    caption = f"{seen.label['name'][-24:]}   {_caption(seen, rows, manifest)}"
     ImageDraw.Draw(cell).text((2, shown.height + 2), caption, fill="black", font=ImageFont.load_default(11))
     return cell
+
+
+def _caption(seen: _Seen, rows: Sequence[Row], manifest: Manifest) -> str:
+    match manifest.kind:
+        case "semantic":
+            pixels = max(1, seen.picture.width * seen.picture.height)
+            return f"{percent(sum(seen.label['pixels']['kept']) / pixels)} of the pixels kept"
+        case "classification":
+            return f"{manifest.classes[seen.label['label']]} {seen.label['score']:.2f}"
+        case _:
+            counts = {outcome: sum(r["outcome"] == outcome for r in rows) for outcome in COLOURS}
+            return " · ".join(f"{n} {outcome}" for outcome, n in counts.items())
+
+
+def _draw(
+    seen: _Seen, rows: Sequence[Row], manifest: Manifest, scale: float, dropped: int | None, below: bool = False
+) -> Image.Image:
+    """The image scaled, with what its kind has to show. below: where its map is, else beside it."""
+    shown = _resized(seen.picture, scale)
+    if seen.plane is not None:
+        width, height = shown.size
+        both = Image.new("RGB", (width, 2 * height + 2) if below else (2 * width + 4, height), "white")
+        both.paste(shown, (0, 0))
+        both.paste(painted(shown, seen.plane), (0, height + 2) if below else (width + 4, 0))
+        return both
+    if manifest.kind == "classification":
+        return shown
+    if manifest.kind == "instance":
+        drawn = [row for row in rows if row["outcome"] != "dropped"]
+        colours = [COLOURS[row["outcome"]] for row in drawn]
+        outline_masks(shown, [row["rle"] for row in drawn], seen.picture.size, colours)
+    _boxes(shown, rows, scale, manifest.classes, dropped=dropped)
+    return shown
 
 
 def _boxes(shown: Image.Image, rows: Sequence[Row], scale: float, classes: Sequence[str], dropped: int | None) -> None:
@@ -151,7 +196,8 @@ def _boxes(shown: Image.Image, rows: Sequence[Row], scale: float, classes: Seque
             box = [max(0, min(side, bound)) for side, bound in zip(box, bounds, strict=True)]
             outline(draw, box, outcome)
             if outcome != "dropped" or (dropped is None and place < DROPPED):
-                text = f"{classes[row['label']]} {row['score']:.2f}"
+                name = classes[row["label"]] if row["label"] >= 0 else "other"
+                text = f"{name} {row['score']:.2f}"
                 corner = (box[0] + 2, max(0.0, box[1] - 13))
                 draw.rectangle(draw.textbbox(corner, text, font=font), fill=COLOURS[outcome])
                 draw.text(corner, text, fill=INK[outcome], font=font)
@@ -175,12 +221,19 @@ def outline(draw: ImageDraw.ImageDraw, box: Sequence[float], outcome: str, thick
                 draw.line([a, b + start, c, b + end], fill=colour, width=thick)
 
 
-def _legend(sheet: Image.Image, title: str) -> None:
-    draw = ImageDraw.Draw(sheet)
+def _with_legend(page: Image.Image, manifest: Manifest, title: str) -> Image.Image:
+    """The page with a line below it that says what its colours mean."""
     font = ImageFont.load_default(13)
+    strip = legend_strip(manifest, page.width) if manifest.kind == "semantic" else None
+    sheet = Image.new("RGB", (page.width, page.height + 28 + (strip.height if strip else 0)), "white")
+    sheet.paste(page, (0, 0))
+    if strip:
+        sheet.paste(strip, (0, page.height))
+    draw = ImageDraw.Draw(sheet)
     x, y = MARGIN, sheet.height - 22
-    for outcome in COLOURS:
+    for outcome in COLOURS if kind_of(manifest.kind).overlaps else ():
         outline(draw, (x, y + 2, x + 14, y + 14), outcome)
         draw.text((x + 20, y), outcome, fill="black", font=font)
         x += 100
     draw.text((x, y), title, fill="black", font=font)
+    return sheet

@@ -24,11 +24,12 @@ from builder.parent import OF, ParentVersion, settled_by
 from builder.pool import Pool
 from builder.predictions import read_failures, read_meta
 from builder.recipe import Recipe, ShardOptions
-from builder.rules import WHERE_FALSE, Keep, Thresholds
+from builder.rules import NOUNS, WHERE_FALSE, Keep, Thresholds, class_map, version_classes
 from builder.samples import FORMAT
 from builder.scores import PoolScores
 from builder.store import Store
 from builder.thresholds import Evidence, solve, with_ignore
+from teachers.base import Kind
 
 UNSEEN = ("format", "shards", "licenses", "overrides")
 """Inputs of a version that have no say in what is seen of the labels."""
@@ -59,7 +60,12 @@ class Basis:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return tuple(self.meta["description"]["classes"])
+        return version_classes(self.options.keep, self.meta["description"])
+
+    @property
+    def kind(self) -> Kind:
+        kind: Kind = self.meta["description"]["kind"]
+        return kind
 
     @property
     def floor(self) -> float:
@@ -93,11 +99,13 @@ class Basis:
             for chunk in self.pool.index
         ]
         options = self.options
+        unset = {"classes"} if options.keep.classes is None else set[str]()  # so that older versions are found
         return {
             "format": FORMAT,
             "pool": self.pool.id,
             "predictions": self.predictions.name,
-            **{name: getattr(options, name).model_dump() for name in ("keep", "images", "shards", "gates")},
+            "keep": options.keep.model_dump(exclude=unset),
+            **{name: getattr(options, name).model_dump() for name in ("images", "shards", "gates")},
             "licenses": [options.pool.license, options.teacher.license],
             "unlabelled": digest([[chunk, positions] for chunk, positions in absent if positions]),
             "truth": self.truth.digest if self.truth else self._parents_truth,
@@ -114,7 +122,8 @@ class Basis:
 
 @dataclass(frozen=True)
 class Plan:
-    """What was decided, and the evidence for it."""
+    """What was decided, and the evidence for it. balance: images kept of each class, where `keep.balance` repeats and
+    thins them."""
 
     labelled: LabelledPool
     thresholds: Thresholds
@@ -125,6 +134,7 @@ class Plan:
     truth: Mapping[str, Any] | None
     left_out: LeftOut
     basis: Basis
+    balance: tuple[int, ...] | None = None
 
     def provenance(self) -> dict[str, Any]:
         basis = self.basis
@@ -145,7 +155,7 @@ class Plan:
                 "pool": parent.pool.id,
                 "thresholds": "taken over" if basis.takes_over else "solved again",
             },
-        }
+        } | ({} if self.balance is None else {"balance": self.balance})
 
 
 def decide_all(basis: Basis, store: Store, inputs: Mapping[str, Any], workers: int, track: Track) -> Plan:
@@ -156,11 +166,18 @@ def decide_all(basis: Basis, store: Store, inputs: Mapping[str, Any], workers: i
     options = basis.options
     check_parent(basis)
     check_labels(basis.overrides, basis.classes, "correct it in the store's reviews, or set review: false")
+    if basis.kind == "semantic" and basis.overrides:
+        raise BuildError(
+            f"dataset {basis.options.name} has {len(basis.overrides)} overrides of boxes, which say nothing of a map's "
+            "pixels: set review: false, or give this dataset another name"
+        )
     near = options.images.near_duplicates
     settled = settled_by(basis.parent, basis.pool, near) if basis.parent and basis.takes_over else None
     left_out = find_left_out(basis.pool, basis.guarded, options.gates.leak_distance, near, settled)
     findings = [gates.leak(options.gates, left_out.leaks)] if basis.guarded else []
     findings += [one for one in [gates.teacher_overlap(options.gates, overlap(basis))] if one and basis.trained_on]
+    if options.keep.classes and (mapped := class_map(options.keep, basis.meta["description"])):
+        findings.append(gates.unmapped(mapped.unnamed, options.keep.classes.others, len(mapped.teacher)))
     gates.stop_at_failure(findings)
     split = halves(basis.truth, basis.predictions, options.keep) if basis.truth else None
     calibration = _calibration(basis, split.tune if split else None)
@@ -183,8 +200,27 @@ def decide_all(basis: Basis, store: Store, inputs: Mapping[str, Any], workers: i
     if basis.takes_over and basis.parent:  # the evidence for its thresholds is the parent's
         truth = basis.parent.manifest.provenance.get("truth")
     return Plan(
-        labelled, thresholds, scores, split.tune if split else None, calibration, findings, truth, left_out, basis
+        labelled,
+        thresholds,
+        scores,
+        split.tune if split else None,
+        calibration,
+        findings,
+        truth,
+        left_out,
+        basis,
+        _balance(basis, counted),
     )
+
+
+def _balance(basis: Basis, counted: Tally) -> tuple[int, ...] | None:
+    """Images kept of each class, which decide how often each is written: the parent's, where its thresholds are, so
+    that its shards serve again."""
+    if basis.kind != "classification" or basis.options.keep.balance is None:
+        return None
+    if basis.takes_over and basis.parent:
+        return tuple(basis.parent.manifest.provenance["balance"])
+    return tuple(counted.per_class["kept"].tolist())
 
 
 def check_parent(basis: Basis) -> None:
@@ -252,17 +288,18 @@ def _thresholds(
 
 
 def _findings(basis: Basis, counted: Tally, thresholds: Thresholds, split: Halves | None) -> list[gates.Finding]:
-    options, classes = basis.options.gates, basis.classes
+    options, classes, noun = basis.options.gates, basis.classes, NOUNS[basis.kind]
     kept = dict(zip(classes, counted.per_class["kept"].tolist(), strict=True))
     refused = int(counted.reasons[WHERE_FALSE:].sum())  # after the threshold, which is as far as evidence goes
     images = counted.images.get("ok", 0)
     wanted = [c for n, c in enumerate(classes) if split is None or split.objects[n] > 0]
     found = [
-        gates.min_precision(options, thresholds.groups, kept, refused),
-        gates.coverage(options, kept, wanted) if images else None,
+        gates.min_precision(options, thresholds.groups, kept, refused, noun),
+        gates.coverage(options, kept, wanted, noun) if images else None,
     ]
     if split:
-        found.append(gates.density(options, classes, counted.per_class["kept"], images, split.per_image, split.objects))
+        per_class = counted.per_class["kept"]
+        found.append(gates.density(options, classes, per_class, images, split.per_image, split.objects, noun))
         found.append(gates.shift(options, counted.sample, split.sample(thresholds)))
     return [finding for finding in found if finding]
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from builder.certify import Group
+from builder.kinds import kind_of
 from builder.manifest import Manifest
 from builder.overrides import PAST
 
@@ -21,7 +22,7 @@ SOURCES = {
     "score": "were set by hand",
     "precision": "were to be solved for a precision, which no group of classes reached",
     "density": "follow the density of objects in the labels",
-    "balance": "were lowered until enough images held a box of each class",
+    "balance": "were lowered until enough images showed each class",
     "mixture": "come from the pool's own scores",
     "top_box": "were set by hand and lowered to the best score of an image",
 }
@@ -87,7 +88,7 @@ def times(n: int) -> str:
 
 
 def certified_share(manifest: Manifest) -> float:
-    """Share of the kept boxes that are of certified classes."""
+    """Share of what is kept that are of certified classes."""
     names = {name for group in groups(manifest) if group.certified for name in group.classes}
     kept = {name: counts["kept"] for name, counts in manifest.per_class.items()}
     return sum(kept.get(name, 0) for name in names) / max(1, sum(kept.values()))
@@ -127,8 +128,8 @@ def _by_people(manifest: Manifest) -> Iterator[str]:
     people = sum(manifest.objects.get(reason, 0) for reason in PAST.values())
     if people:
         yield (
-            f"People decided on {people} boxes (accepted, relabelled, moved, added or rejected them): what is said of "
-            "precision is about the teacher's boxes at these thresholds, before that."
+            f"People decided on {people} {_noun(manifest)} (accepted, relabelled, moved, added or rejected them): what "
+            f"is said of precision is about the teacher's {_noun(manifest)} at these thresholds, before that."
         )
 
 
@@ -165,16 +166,43 @@ def _meaning(manifest: Manifest, certified: Sequence[Group]) -> str:
     """What the certified precision is the precision of, and what the evidence was."""
     ious = ", ".join(f"{iou:g}" for iou in sorted({group.iou for group in certified if group.iou is not None}))
     units = sorted({group.units for group in certified if group.units is not None})
-    overlap = f" when it overlaps an object of its class by an IoU of at least {ious}" if ious else ""
     spread = f"{units[0]} to {units[-1]}" if len(units) > 1 else f"{units[0]}" if units else "the"
     text = (
-        f"A box counts as right{overlap}. The evidence is {spread} held-out labelled images (or declared units) that "
-        "set nothing else; the figure is the certified target, not an estimate, and says nothing of objects that are "
-        "missed."
+        f"{_right(manifest, ious)} The evidence is {spread} held-out labelled images (or declared units) that "
+        "set nothing else; the figure is the certified target, not an estimate, and says nothing of "
+        f"{_missed(manifest)}."
     )
     if later := _later(manifest):
-        text += f" It is the precision at the threshold, before {later} refused some of these boxes."
+        text += f" It is the precision at the threshold, before {later} refused some of these {_noun(manifest)}."
     return text
+
+
+def _noun(manifest: Manifest) -> str:
+    return kind_of(manifest.kind).noun
+
+
+def _right(manifest: Manifest, ious: str) -> str:
+    """When one of the labels counts as right, as a sentence."""
+    kind = kind_of(manifest.kind)
+    if kind.overlaps:
+        when = f" when it {kind.right} {ious}" if ious else ""
+    else:
+        when = f" when it {kind.right}"
+    return f"{'An' if kind.one[0] in 'aeiou' else 'A'} {kind.one} counts as right{when}."
+
+
+def _missed(manifest: Manifest) -> str:
+    match manifest.kind:
+        case "semantic":
+            return "pixels that are void"
+        case "classification":
+            return "images that are left out"
+        case _:
+            return "objects that are missed"
+
+
+def _at(manifest: Manifest, iou: float) -> str:
+    return f" at IoU {iou:g}" if kind_of(manifest.kind).overlaps else ""
 
 
 def _later(manifest: Manifest) -> str:
@@ -196,7 +224,7 @@ def _nothing_certified(manifest: Manifest, every: Sequence[Group]) -> str:
 
 
 def measured(manifest: Manifest) -> dict[str, Any] | None:
-    """The precision of boxes above the thresholds on the tune half (builder.holdout.measure), if it is known."""
+    """The precision of what lies above the thresholds on the tune half (builder.holdout.measure), if it is known."""
     found = (manifest.provenance.get("truth") or {}).get("measured") or {}
     return found if found.get("precision") is not None else None
 
@@ -218,12 +246,12 @@ def _measured(manifest: Manifest) -> Iterator[str]:
             "threshold the measured precision is optimistic."
         )
     if later := _later(manifest):
-        more += f" It is the precision at the threshold, before {later} refused some of these boxes."
+        more += f" It is the precision at the threshold, before {later} refused some of these {_noun(manifest)}."
     yield (
         f"Measured on the {truth['tune']} labelled images of the tune half: {found['correct']} of {found['kept']} "
-        f"boxes that these thresholds keep are right at IoU {found['iou']:g}, precision {found['precision']:.2f} "
-        f"({found['level']:.0%} interval {found['low']:.2f} to {found['high']:.2f}){recall}, all classes together. "
-        f"{condition}{more}"
+        f"{_noun(manifest)} that these thresholds keep are right{_at(manifest, found['iou'])}, precision "
+        f"{found['precision']:.2f} ({found['level']:.0%} interval {found['low']:.2f} to {found['high']:.2f}){recall}, "
+        f"all classes together. {condition}{more}"
     )
 
 
@@ -246,7 +274,11 @@ def _uncertified(manifest: Manifest, every: Sequence[Group]) -> Iterator[str]:
             if not names:
                 continue
             share = sum(kept.get(name, 0) for name in names) / total
-            fate = "nothing is kept of them" if dropped else f"precision unknown, {share:.0%} of the kept boxes"
+            fate = (
+                "nothing is kept of them"
+                if dropped
+                else f"precision unknown, {share:.0%} of the kept {_noun(manifest)}"
+            )
             why = f" ({reason})" if reason else ""
             yield f"Not certified, {fate}: {_members(names)}{why}."
 
@@ -266,8 +298,8 @@ def keep_section(manifest: Manifest) -> Mapping[str, Any]:
     return (manifest.provenance.get("inputs") or {}).get("keep") or {}
 
 
-def certificate(group: Group) -> str:
-    """`≥ 0.8 at IoU 0.5`, or `no`."""
+def certificate(manifest: Manifest, group: Group) -> str:
+    """`≥ 0.8 at IoU 0.5`, or `no`; without IoU where overlaps play no part."""
     if not group.certified:
         return "no"
-    return f"≥ {group.target:g}" + (f" at IoU {group.iou:g}" if group.iou is not None else "")
+    return f"≥ {group.target:g}" + (_at(manifest, group.iou) if group.iou is not None else "")

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from builder.certify import Group
+from builder.kinds import kind_of
 from builder.manifest import Manifest
 from builder.overrides import Override, overlaps, who
+from builder.page import percent
 from builder.quality import groups, keep_section, limits
 from builder.rules import BY_PEOPLE
 from teachers.boxes import iou_matrix
@@ -30,6 +32,8 @@ class Reasons:
         self._overrides = overrides
         self._classes = manifest.classes
         self._keep = keep_section(manifest)
+        self._kind = kind_of(manifest.kind)
+        self._theirs = ((manifest.provenance.get("teacher") or {}).get("description") or {}).get("classes", [])
         self._group = {name: group for group in groups(manifest) for name in group.classes}
         self._threshold, self._ignore = limits(manifest)
         parent = manifest.provenance.get("parent") or {}
@@ -37,23 +41,37 @@ class Reasons:
 
     def threshold(self, row: Row) -> float | None:
         """From which its class is kept; None if nothing of it is."""
-        value = float(self._threshold[row["label"]])
+        value = float(self._threshold[row["label"]]) if row["label"] >= 0 else np.nan
         return None if np.isnan(value) else value
+
+    def label(self, row: Row) -> str:
+        """The name of its class; the teacher's, in brackets, where the class map gives it none."""
+        if row["label"] >= 0:
+            return self._classes[row["label"]]
+        theirs = row.get("teacher_label")
+        return f"({self._theirs[theirs]})" if theirs is not None and theirs < len(self._theirs) else "(other)"
 
     def whence(self, row: Row) -> str:
         """Where that threshold comes from."""
-        group = self._group.get(self._classes[row["label"]])
+        group = self._group.get(self.label(row))
         return (_whence(group) if group else "of unknown origin") + self._source
 
     def why(self, row: Row, image: Sequence[Row]) -> str:
         """One sentence. image: all rows of its image."""
         keep, reason = self._keep, row["reason"]
+        if reason in ("class_ignored", "class_dropped"):
+            return f"keep.classes {reason.removeprefix('class_')} the teacher's class {self.label(row).strip('()')}"
+        if self._kind.name == "semantic":
+            return self._of_pixels(row, image)
         if reason in BY_PEOPLE:
             return self._by_people(row)
         if reason in ("kept", "below_threshold", "ignore_band"):
             return self._by_score(row, image)
         if reason == "nms":
             return self._suppressed(row, image)
+        if reason == "thinned":
+            most = (keep.get("balance") or {}).get("images")
+            return f"the class has more than the {most} images that keep.balance asks for, and chance left it out"
         sides = min(row["x2"] - row["x1"], row["y2"] - row["y1"])
         refused = {
             "cap": f"the image has {keep.get('max_per_image')} better boxes, which is max_per_image",
@@ -65,20 +83,35 @@ class Reasons:
         said = refused.get(reason, f"refused by {reason!r}")
         return f"{self._score(row)} is above {self._of(row)}, but {said} (refused: {keep.get('refused', 'ignore')})"
 
+    def _of_pixels(self, row: Row, image: Sequence[Row]) -> str:
+        """What became of the pixels of one class and reason."""
+        ignore, keep = float(self._ignore[row["label"]]), self._keep
+        whole = sum(r["pixels"] for r in image if r["label"] == row["label"])
+        share = f"{percent(row['pixels'] / max(1, whole))} of its pixels ({row['pixels']} of {whole})"
+        said = {
+            "kept": f"reach {self._of(row)}",
+            "ignore_band": f"are below {self._of(row)}, but reach {ignore:.4g}: void",
+            "below_threshold": f"are below {self._of(row)}: void",
+            "where_false": f"are above {self._of(row)}, but `where` is false for them: {keep.get('where')}: void",
+            "where_null": f"are above {self._of(row)}, but `where` is NULL for them: {keep.get('where')}: void",
+        }
+        return f"{share} {said.get(row['reason'], 'are void: ' + row['reason'])}"
+
     def _by_score(self, row: Row, image: Sequence[Row]) -> str:
         threshold, ignore = self.threshold(row), float(self._ignore[row["label"]])
         score, of = self._score(row), self._of(row)
-        band = "" if np.isnan(ignore) else f" and below {ignore:.4g}, from which on boxes are ignored"
+        noun = self._kind.noun
+        band = "" if np.isnan(ignore) else f" and below {ignore:.4g}, from which on {noun} are ignored"
         if row["reason"] == "kept":
             if threshold is not None and _confidence(row) < np.float32(threshold):
                 return f"{score} is below {of}, but the best of its image, which lowers the threshold (top_box)"
             return f"{score} reaches {of}"
         if row["reason"] == "ignore_band":
-            return f"{score} is below {of}, but reaches {ignore:.4g}, from which on boxes are ignored"
+            return f"{score} is below {of}, but reaches {ignore:.4g}, from which on {noun} are ignored"
         return f"{score} is below {of}{band}"
 
     def _by_people(self, row: Row) -> str:
-        box, label = (row["x1"], row["y1"], row["x2"], row["y2"]), self._classes[row["label"]]
+        box, label = (row["x1"], row["y1"], row["x2"], row["y2"]), self.label(row)
         if row["reason"] == "superseded":
             found = [one for one in self._overrides if one.action != "reject" and one.label == label]
         else:
@@ -112,8 +145,8 @@ class Reasons:
         return f"calibrated score {row['calibrated']:.4g} (raw {row['score']:.4g})"
 
     def _of(self, row: Row) -> str:
-        threshold, group = self.threshold(row), self._group.get(self._classes[row["label"]])
-        names = group.classes if group else [self._classes[row["label"]]]
+        threshold, group = self.threshold(row), self._group.get(self.label(row))
+        names = group.classes if group else [self.label(row)]
         named = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         value = "any threshold" if threshold is None else f"the threshold {threshold:.4g}"
         return f"{value} of group {named} ({self.whence(row)})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +13,7 @@ from builder import BuildError, brief
 from builder.gates import Gates
 from builder.rules import BY_CLASS, NUMBER, Keep
 from builder.store import NAME
-from teachers.base import TeacherOptions
+from builder.teacher_section import TeacherSection, root
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
 SHORT = {"pool": "source", "teacher": "spec", "truth": "source", "test": "source", "labelled": "source"}
@@ -36,10 +35,15 @@ EXAMPLES = {
     **dict.fromkeys(SHORT, "a path, or a section such as {source: data/images}"),
     "name": "letters, digits, - and _, at most 64, the first a letter or digit",
     "teacher": 'a spec, or a section such as {spec: "onnx:model.onnx"}',
+    "teacher.ensemble": 'a list such as [{spec: "onnx:a.onnx"}, {spec: "checkpoint:runs/b", weight: 2}]',
+    "teacher.tta": "a section such as {flip: true, scales: [0.8, 1.0, 1.25]}",
+    "teacher.prompts": "a mapping such as {a red car: car}",
     "keep": "a section such as {score: 0.5}",
     "keep.score": 'a number, or a mapping such as {cat: 0.6, "*": 0.5}',
     "keep.ignore": 'a number, a mapping such as {cat: 0.4, "*": 0.3}, or null',
     "keep.precision": "a number, or a section such as {target: 0.8}",
+    "keep.classes": "a section such as {map: {car: vehicle}, drop: [person]}",
+    "keep.classes.map": "a mapping such as {car: vehicle, truck: vehicle}",
     "keep.density": "a section such as {share: 0.2}",
     "keep.balance": "a section such as {images: 100}",
     "keep.mixture": "a section such as {few: drop}",
@@ -61,27 +65,6 @@ class PoolOptions(BaseModel):
     limit: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     chunk: Annotated[int, Field(ge=1, le=2**20)] = 512
     license: str = "unknown"
-
-
-class TeacherSection(BaseModel):
-    """The `teacher` section, or just its `spec`. In a recipe the options stand beside `spec`, not below `options`.
-
-    images: for `replay:`, the COCO JSON that names the images of the results. license: of the teacher's weights.
-    """
-
-    model_config = STRICT
-    spec: str
-    images: str | None = None
-    license: str = "unknown"
-    options: TeacherOptions = TeacherOptions()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _flat(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or "options" in value:
-            return value
-        own = {key: value[key] for key in ("spec", "images", "license") if key in value}
-        return own | {"options": {key: value[key] for key in value if key not in own}}
 
 
 class LabelOptions(BaseModel):
@@ -157,26 +140,14 @@ class Recipe(BaseModel):
 
     def rooted(self, folder: Path) -> Recipe:
         """The same recipe with its relative paths, which are relative to `folder`, made to lead from here."""
-
-        def root(path: str | None) -> str | None:
-            return None if path is None or "://" in path else str(folder / path)
-
-        family, _, argument = self.teacher.spec.partition(":")
-        options, is_file = self.teacher.options, family in ("onnx", "checkpoint", "replay")
-        weights = options.weights if options.weights == "DEFAULT" else root(options.weights)
-        teacher = self.teacher.model_copy(
-            update={
-                "spec": f"{family}:{root(argument)}" if is_file else self.teacher.spec,
-                "images": root(self.teacher.images),
-                "options": replace(options, weights=weights),
-            }
-        )
         places = {
-            name: section.model_copy(update={"source": root(section.source), "images": root(section.images)})
+            name: section.model_copy(
+                update={"source": root(section.source, folder), "images": root(section.images, folder)}
+            )
             for name in ("pool", "truth", "test", "labelled")
             if (section := getattr(self, name)) is not None
         }
-        return self.model_copy(update={"teacher": teacher, **places})
+        return self.model_copy(update={"teacher": self.teacher.rooted(folder), **places})
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

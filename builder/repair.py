@@ -16,9 +16,11 @@ from builder.card import card
 from builder.card_chart import FILE as CHART
 from builder.card_chart import classes_chart
 from builder.certify import Group
-from builder.cut import CARD, LABELS_FILE, REPORT, held, join_labels, parent_shards
+from builder.cut import CARD, LABELS_FILE, REPORT, held, parent_shards
 from builder.engine import Track, run, silent
 from builder.files import TEMPORARY, discard, sha256_file, sync_folder, write_file
+from builder.kinds import kind_of
+from builder.label_table import join_labels
 from builder.labelled import LabelledPool, pool_scores
 from builder.left_out import FILE as LEFT_OUT
 from builder.left_out import LeftOut, find_left_out, read_left_out
@@ -65,7 +67,7 @@ def repair(folder: Path, store: Store, numbers: Sequence[int], workers: int, tra
             if int(shard.name[6:12]) in numbers:
                 _put(scratch / "data" / shard.name, folder / "data" / shard.name, shard.sha256)
         if labels_bad:
-            join_labels(scratch, jobs)
+            join_labels(scratch / LABELS_FILE, [job.labels for job in jobs])
             _put(scratch / LABELS_FILE, folder / LABELS_FILE, manifest.files[LABELS_FILE])
         if overrides_bad:
             fates = settled(recalled.overrides, [orjson.loads(job.record.read_bytes()) for job in jobs])
@@ -146,7 +148,16 @@ def recall(folder: Path, manifest: Manifest, store: Store) -> Recalled:
     drop_empty, extension = inputs["images"]["drop_empty"], manifest.features[0]
     said_by_people = _overrides(folder, manifest, store)
     writing = Writing(
-        Path(), labelled, limits, drop_empty, extension, tuple(shards), gone, overrides=by_image(said_by_people)
+        Path(),
+        labelled,
+        limits,
+        drop_empty,
+        extension,
+        tuple(shards),
+        gone,
+        overrides=by_image(said_by_people),
+        kind=kind_of(manifest.kind),
+        balance=tuple(said["balance"]) if "balance" in said else None,
     )
     return Recalled(writing, left_out, said_by_people)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from builder.figures import balance_section, borderline_section, curves_section, scores_section
+from builder.figures import balance_section, borderline_section, curves_section, maps_section, scores_section
 from builder.files import write_file
+from builder.kinds import kind_of
 from builder.manifest import Manifest
 from builder.matching import Matches
 from builder.page import count, more, page, percent, section, table
@@ -28,7 +29,7 @@ from builder.quality import (
 from builder.scores import PoolScores
 
 FILE = "report/index.html"
-BOXES = {
+WHY = {
     "below_threshold": "score below the threshold",
     "ignore_band": "score between the ignore and the keep threshold",
     "nms": "overlaps a better box of its class",
@@ -37,6 +38,9 @@ BOXES = {
     "where_null": "the recipe's condition cannot be computed",
     "size": "smaller than the recipe's least size",
     "uncertain": "the teacher is unsure of its place",
+    "thinned": "the class has more images than the balance asks for",
+    "class_ignored": "of a class that is ignored",
+    "class_dropped": "of a class that is dropped",
 }
 IMAGES = {
     "written": "in the shards",
@@ -68,7 +72,7 @@ def write_report(folder: Path, manifest: Manifest, scores: PoolScores, tune: Mat
         _evidence(manifest),
         balance_section(manifest, tune),
         _fates(manifest),
-        *borderline_section(folder, manifest),
+        *(maps_section if manifest.kind == "semantic" else borderline_section)(folder, manifest),
         _provenance(manifest),
     ]
     write_file(folder / FILE, page(f"{manifest.name} {manifest.version}: report", body))
@@ -92,11 +96,12 @@ def _header(manifest: Manifest) -> str:
         for what, name in (("source", "images"), ("teacher", "teacher"))
     ]
     facts.append(("Licences", "; ".join(licence)))
+    labels = kind_of(manifest.kind).labels
     rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts)
     return (
         '<header><div class="eyebrow">Tutelage · report of a version</div>'
         f'<h1>{escape(manifest.name)} <span class="pill">{escape(manifest.version)}</span></h1>'
-        f"<p>Boxes that a teacher model drew on {count(manifest.samples)} images, not a person.</p>"
+        f"<p>{labels[:1].upper()}{labels[1:]} on {count(manifest.distinct)} images, not a person.</p>"
         f'<dl class="facts">{rows}</dl></header>'
     )
 
@@ -111,7 +116,7 @@ def _verdict(manifest: Manifest) -> str:
         classes, share = sum(len(group.classes) for group in certified), certified_share(manifest)
         kind, sign = ("certified", "✓") if share == 1 else ("partly", "◐")
         title = f"Precision of at least {target:g} certified for {classes} of {len(manifest.classes)} classes"
-        title += "" if share == 1 else f", {percent(share)} of the kept boxes"
+        title += "" if share == 1 else f", {percent(share)} of the kept {kind_of(manifest.kind).noun}"
         if uses(manifest) > 1:
             kind, sign, title = "adaptive", "!", "Adaptive, no guarantee"
     paragraphs = [paragraph.removeprefix(f"{title}: ") for paragraph in expected_quality(manifest)]
@@ -124,26 +129,32 @@ def _verdict(manifest: Manifest) -> str:
 
 
 def _tiles(manifest: Manifest, tune: Matches | None) -> str:
+    kind = kind_of(manifest.kind)
     predicted = max(1, manifest.objects.get("predicted", 0))
     dropped = manifest.objects.get("predicted", 0) - manifest.kept - manifest.ignored
-    density = manifest.kept / max(1, manifest.samples)
-    with_boxes = sum(counts["kept"] > 0 for counts in manifest.per_class.values())
-    expected = ""
-    if tune is not None and tune.images:
-        expected = f"labels have {(tune.object_counts & (tune.object_label >= 0)).sum() / tune.images:.2f}"
+    with_labels = sum(counts["kept"] > 0 for counts in manifest.per_class.values())
+    ignored = "ignore regions" if kind.overlaps else f"{kind.noun} nearly kept"
     tiles = [
-        (count(manifest.samples), "images", f"of {count(_pool(manifest))} in the pool"),
-        (count(manifest.kept), "boxes kept", f"{percent(manifest.kept / predicted)} of predicted"),
-        (count(manifest.ignored), "ignore regions", percent(manifest.ignored / predicted)),
-        (count(dropped), "boxes dropped", percent(dropped / predicted)),
-        (f"{density:.2f}", "kept per image", expected),
-        (f"{with_boxes}", "classes kept", f"of {len(manifest.classes)}"),
+        (count(manifest.distinct), "images", f"of {count(_pool(manifest))} in the pool"),
+        (count(manifest.kept), f"{kind.noun} kept", f"{percent(manifest.kept / predicted)} of predicted"),
+        (count(manifest.ignored), ignored, percent(manifest.ignored / predicted)),
+        (count(dropped), f"{kind.noun} dropped", percent(dropped / predicted)),
+        *([_density(manifest, tune)] if kind.overlaps else []),
+        *([(count(manifest.samples), "samples", "with copies")] if manifest.samples > manifest.distinct else []),
+        (f"{with_labels}", "classes kept", f"of {len(manifest.classes)}"),
     ]
     shown = "".join(
         f'<div class="tile"><b>{figure}</b><span>{name}</span><small>{note}</small></div>'
         for figure, name, note in tiles
     )
     return f'<div class="tiles">{shown}</div>'
+
+
+def _density(manifest: Manifest, tune: Matches | None) -> tuple[str, str, str]:
+    expected = ""
+    if tune is not None and tune.images:
+        expected = f"labels have {(tune.object_counts & (tune.object_label >= 0)).sum() / tune.images:.2f}"
+    return f"{manifest.kept / max(1, manifest.samples):.2f}", "kept per image", expected
 
 
 def _pool(manifest: Manifest) -> int:
@@ -166,7 +177,8 @@ def _status(status: str, said: str = "") -> str:
 
 
 def _evidence(manifest: Manifest) -> str:
-    every = groups(manifest)
+    every, noun = groups(manifest), kind_of(manifest.kind).noun
+    support = "images" if manifest.kind == "semantic" else noun
     figures = [
         ("expected support", [_number(group.support) for group in every]),
         ("n", [_number(group.units) for group in every]),
@@ -182,7 +194,7 @@ def _evidence(manifest: Manifest) -> str:
     rows = []
     for n, group in enumerate(every):
         named = f'<span title="{escape(", ".join(group.classes))}">{escape(short_members(group.classes))}</span>'
-        said = _status("ok", certificate(group)) if group.certified else "no"
+        said = _status("ok", certificate(manifest, group)) if group.certified else "no"
         said += f"<br><small>{escape(group.reason)}</small>" if group.reason else ""
         cells = [
             named,
@@ -194,11 +206,15 @@ def _evidence(manifest: Manifest) -> str:
     body = [table(columns, rows)]
     if shown:
         body.append(
-            '<p class="note below">Expected support: labelled boxes to expect by the scores of the pool. n: '
-            "labelled images or units; K and C: boxes kept and right on them; n*: how many independent boxes they are "
+            f'<p class="note below">Expected support: labelled {support} to expect by the scores of the pool. n: '
+            f"labelled images or units; K and C: {noun} kept and right on them; n*: how many independent ones they are "
             f"worth; p and lower bound: of the certified step. Uses of the certify half: <b>{uses(manifest)}</b>.</p>"
         )
-    return section("Thresholds and their evidence", "From which score on boxes are kept, and what says so.", body)
+    return section(
+        "Thresholds and their evidence",
+        f"From which score on {kind_of(manifest.kind).noun} are kept, and what says so.",
+        body,
+    )
 
 
 def _number(value: float | int | None) -> str:
@@ -208,7 +224,7 @@ def _number(value: float | int | None) -> str:
 
 
 def _fates(manifest: Manifest) -> str:
-    """Why boxes, and what became of images: two cards side by side."""
+    """Why labels, and what became of images: two cards side by side."""
     predicted = max(1, manifest.objects.get("predicted", 0))
     dropped = manifest.objects.get("predicted", 0) - manifest.kept - manifest.ignored
     parts = (("k", "kept", manifest.kept), ("g", "ignored", manifest.ignored), ("d", "dropped", dropped))
@@ -218,12 +234,13 @@ def _fates(manifest: Manifest) -> str:
     )
     bars = f'<div class="stack" aria-hidden="true">{stack}</div><ul class="legend">{legend}</ul>'
     reasons = [(r, n) for r, n in manifest.objects.items() if n and r not in ("predicted", "kept")]
-    columns = [("reason", ""), ("boxes", "num"), ("share", "num")]
+    noun = kind_of(manifest.kind).noun
+    columns = [("reason", ""), (noun, "num"), ("share", "num")]
     rows = (
-        [escape(BOXES.get(r, r.replace("_", " "))), count(n), percent(n / predicted)]
+        [escape(WHY.get(r, r.replace("_", " "))), count(n), percent(n / predicted)]
         for r, n in sorted(reasons, key=lambda item: (-item[1], item[0]))
     )
-    boxes = section("Why boxes are not kept", "", [bars, table(columns, rows)])
+    boxes = section(f"Why {noun} are not kept", "", [bars, table(columns, rows)])
     states = [(s, n) for s, n in manifest.images.items() if n and s != "pool"]
     total = max(1, _pool(manifest))
     images = table(

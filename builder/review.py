@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from builder import BuildError
 from builder.engine import Track, silent
-from builder.manifest import read_manifest
+from builder.manifest import Manifest, read_manifest
 from builder.media import ShardPath, images_of
 from builder.overrides import MATCH, Action, Override, by_image, overlaps
 from builder.overrides import Box as Box
@@ -150,6 +150,15 @@ def _closest_first(was: Shown, copies: Iterable[Edited]) -> list[Edited]:
     return sorted(copies, key=distance)
 
 
+def check_reviewable(manifest: Manifest) -> None:
+    """Raise BuildError for a version of maps: what people say of objects says nothing of pixels."""
+    if manifest.kind == "semantic":
+        raise BuildError(
+            f"{manifest.name}@{manifest.version} holds maps, which people cannot put right object by object: look at "
+            "them with `tutelage browse`"
+        )
+
+
 def shown_objects(
     folder: Path, keys: Collection[str] | None = None, shard_path: ShardPath | None = None
 ) -> Iterator[list[Shown]]:
@@ -159,6 +168,7 @@ def shown_objects(
     Streams; of each image 40 bytes are held. Raises BuildError if a shard or labels.parquet cannot be read.
     """
     manifest = read_manifest(folder)
+    check_reviewable(manifest)
     wanted = None if keys is None else frozenset(keys)
     hashes, digests = array("Q"), bytearray()
     for image in images_of(folder, manifest, shard_path):
@@ -192,6 +202,7 @@ def _shown(key: str, sha256: str, rows: list[Sequence[Any]], classes: Sequence[s
             outcome,
         )
         for n, (label, score, calibrated, x1, y1, x2, y2, outcome) in enumerate(rows)
+        if label >= 0  # else of a class of the teacher that is none of the version
     ]
 
 

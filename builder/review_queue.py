@@ -7,8 +7,8 @@ An image gains from three things, each from 0 to below or at 1, and their sum is
 - rare: 1 - log(1 + k) / log(1 + K) of its rarest class, K kept objects of the most frequent class and k of its own.
   Boxes count that are kept, ignored or near.
 - disagreement: with the version before (its parent, else the number before): n objects that were added, removed, moved
-  or changed between kept and ignored give n / (1 + n). Where labels have an `agree` column, 1 - its mean over boxes
-  that are kept, ignored or near, if that is more.
+  or changed between kept and ignored give n / (1 + n). Where several teachers were asked, the share of them that do not
+  agree, its mean over boxes that are kept, ignored or near, if that is more.
 
 Of the POOL best per image asked for, images are then taken greedily by gain x novelty: novelty is the distance of the
 image's difference hash (builder.dhash) to the nearest one taken, in halves of its bits, at most 1. Images as alike as
@@ -133,7 +133,8 @@ def candidates(
 def _query(path: Path, columns: Sequence[str], has_empty: bool) -> str:
     confidence = "coalesce(calibrated, score)" if "calibrated" in columns else "score"
     teachers = "source = 'teacher'" if "source" in columns else "true"
-    apart = f"avg(round({WHOLE} * (1 - agree))::BIGINT) FILTER (outcome <> 'dropped' OR near > 0)"
+    every = f"(SELECT max(agree) FROM read_parquet({_quoted(path)}))"  # 0: what people added
+    apart = f"avg(round({WHOLE} * (1 - nullif(agree, 0) / {every}))::BIGINT) FILTER (outcome <> 'dropped' OR near > 0)"
     # images without a kept object may not be in the shards: nobody could look at them
     there = "bool_or(outcome = 'kept')" if has_empty else "true"
     return f"""

@@ -1,34 +1,43 @@
 """What to keep, ignore and drop of a teacher's raw objects, and why: pure functions over columns.
 
-Order: NMS → cap per image → calibration → threshold → `where` → size → uncertainty. Each object gets exactly one
-reason. An object above its threshold that cap, `where`, size or uncertainty refuses becomes an ignore region
-(`refused: ignore`), since it is likely an object and must not be taught as background. Which threshold each class has
-is solved before (builder.thresholds).
+Order: class map → NMS → cap per image → calibration → threshold → `where` → size → uncertainty. Each object gets
+exactly one reason; those whose class the map sets aside meet no other rule. An object above its threshold that cap,
+`where`, size or uncertainty refuses becomes an ignore region (`refused: ignore`), since it is likely an object and must
+not be taught as background. Which threshold each class has is solved before (builder.thresholds).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from builder import BuildError
 from builder.certify import Group, Precision
+from builder.class_map import ClassMap, Mapped
+from builder.columns import sql_columns
 from builder.where import Where
+from teachers.base import Kind
 from teachers.boxes import nms
 
 KEPT, IGNORED, DROPPED = 0, 1, 2
-BY_RULE = ("kept", "below_threshold", "ignore_band", "nms", "cap", "where_false", "where_null", "size", "uncertain")
+BY_RULE = (
+    *("kept", "below_threshold", "ignore_band", "class_ignored", "class_dropped"),
+    *("nms", "cap", "where_false", "where_null", "size", "uncertain", "thinned"),
+)
 BY_PEOPLE = ("accepted", "relabelled", "moved", "added", "rejected", "superseded")
 REASONS = (*BY_RULE, *BY_PEOPLE)
-"""Why an object is what it is; positions are the codes in a Decision. `below_threshold` and `nms` are always dropped,
-`ignore_band` is always ignored, those after `nms` as `refused` says. What people say comes after the rules
-(builder.overruling): the last two are dropped, the others kept."""
-BELOW, BAND, NMS, CAP, WHERE_FALSE, WHERE_NULL, SIZE, UNCERTAIN = range(1, len(BY_RULE))
+"""Why an object is what it is; positions are the codes in a Decision. `below_threshold`, `class_dropped` and `nms` are
+always dropped, `ignore_band` and `class_ignored` always ignored, those after `nms` as `refused` says; `thinned` images
+of a class that has more than `balance` asks for are dropped after the rules (builder.label_classes). What people say
+comes after the rules (builder.overruling): the last two are dropped, the others kept."""
+BELOW, BAND, CLASS_IGNORED, CLASS_DROPPED, NMS, CAP, WHERE_FALSE, WHERE_NULL, SIZE, UNCERTAIN, THINNED = range(
+    1, len(BY_RULE)
+)
 ACCEPTED, RELABELLED, MOVED, ADDED, REJECTED, SUPERSEDED = range(len(BY_RULE), len(REASONS))
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -69,6 +78,16 @@ class Mixture(BaseModel):
     few: Literal["fail", "drop"] = "drop"
 
 
+NOUNS: dict[str, str] = {
+    "detection": "boxes",
+    "instance": "masks",
+    "semantic": "pixels",
+    "classification": "images",
+}
+"""Kind of prediction -> what is counted of it."""
+WHOLE_IMAGE = ("nms", "max_per_image", "min_size", "uncertainty", "top_box")
+"""Keys of `keep` that mean nothing where an object is a whole image, or pixels of it."""
+
 RULES = ("score", "precision", "density", "balance", "mixture", "top_box")
 """Keys of `keep` of which one at most says where the thresholds come from."""
 
@@ -76,16 +95,19 @@ RULES = ("score", "precision", "density", "balance", "mixture", "top_box")
 class Keep(BaseModel):
     """The `keep` section of a recipe. At most one of RULES; none means `score: 0.5`.
 
+    classes: see ClassMap; the other keys name the version's classes.
     score: keep at or above it; one number, or class name → number, where `"*"` stands for the classes not named.
     precision: solve thresholds for it on held-out labels. top_box (STAC, arXiv 2005.04757): the threshold, but at most
     the best score of the image. ignore: from here to the threshold objects are ignore regions; never above the class's
     threshold; `null`: none. calibration: thresholds act on scores that were calibrated on the labels.
-    nms: IoU above which the weaker box of the same class is dropped. max_per_image: the best so many boxes.
-    min_size: pixels, the shorter side of a box. uncertainty (Soft Teacher, arXiv 2106.09018): highest box uncertainty,
-    where the teacher stores one. where: one SQL expression (builder.where). refused: see the module.
+    nms: IoU, of masks where there are any, above which the weaker object of the same class is dropped. max_per_image:
+    the best so many boxes. min_size: pixels, the shorter side of a box. uncertainty (Soft Teacher, arXiv 2106.09018):
+    highest box uncertainty, where the teacher stores one. where: one SQL expression (builder.where). refused: see the
+    module.
     """
 
     model_config = STRICT
+    classes: ClassMap | None = None
     score: Scores | None = None
     precision: Precision | None = None
     density: Density | None = None
@@ -140,13 +162,41 @@ class Thresholds:
     top_box: bool = False
 
 
+def version_classes(keep: Keep, description: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes of a version that `keep` makes of the predictions of a teacher with this description.
+
+    Raises BuildError for rules that mean nothing for what this teacher gives, and as `ClassMap.over` does.
+    """
+    kind: Kind = description["kind"]
+    if kind in ("classification", "semantic"):
+        wrong = [name for name in WHOLE_IMAGE if getattr(keep, name) is not None]
+        if kind == "semantic" and keep.balance:
+            wrong.append("balance")
+        if wrong:
+            raise BuildError(f"keep.{wrong[0]} means nothing for the {NOUNS[kind]} that this teacher labels: remove it")
+    if kind == "semantic" and keep.precision and keep.precision.bound == "exact":
+        raise BuildError(
+            "keep.precision.bound exact bets on single objects, and these are pixels: set bound: clustered"
+        )
+    mapped = class_map(keep, description)
+    return mapped.classes if mapped else tuple(description["classes"])
+
+
+def class_map(keep: Keep, description: Mapping[str, Any]) -> Mapped | None:
+    """`keep.classes` over the classes of a teacher with this description, None without one."""
+    return keep.classes.over(description["classes"]) if keep.classes else None
+
+
 @dataclass(frozen=True)
 class Objects:
     """Raw objects of several images as columns, in any order.
 
     image: int64 (N,), position in image_size and name. label: int16 (N,). score: float32 (N,). boxes: float32 (N, 4),
     xyxy pixels. image_size: int32 (I, 2), width and height. name: I paths. calibrated: float32 (N,), on which the
-    thresholds then act. uncertainty: float32 (N,), in shares of a box's size.
+    thresholds then act.
+    Where there are any: rle, object (N,), quality, agree, uncertainty and pixels as in ChunkPredictions. With a class
+    map: aside uint8 (N,), CLASS_IGNORED or CLASS_DROPPED for objects that it sets aside, whose label is -1, else 0;
+    teacher_label int16 (N,), the teacher's own class of each.
     """
 
     image: np.ndarray
@@ -157,11 +207,22 @@ class Objects:
     name: Sequence[str]
     calibrated: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
+    rle: np.ndarray | None = None
+    quality: np.ndarray | None = None
+    agree: np.ndarray | None = None
+    pixels: np.ndarray | None = None
+    aside: np.ndarray | None = None
+    teacher_label: np.ndarray | None = None
 
     @property
     def confidence(self) -> np.ndarray:
         """What thresholds act on; float32 (N,)."""
         return self.score if self.calibrated is None else self.calibrated
+
+    @property
+    def ours(self) -> np.ndarray:
+        """Which are of a class of the version, bool (N,)."""
+        return np.ones(len(self.score), bool) if self.aside is None else self.aside == 0
 
 
 @dataclass(frozen=True)
@@ -180,7 +241,7 @@ def compiled(expression: str) -> Where:
 def alive(objects: Objects, keep: Keep, classes: int) -> np.ndarray:
     """What NMS and the cap leave, bool (N,): what calibration and the pool's scores are made from."""
     suppressed, capped = _prefix(objects, keep, classes)
-    return ~(suppressed | capped)
+    return objects.ours & ~(suppressed | capped)
 
 
 def _prefix(objects: Objects, keep: Keep, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -188,12 +249,24 @@ def _prefix(objects: Objects, keep: Keep, classes: int) -> tuple[np.ndarray, np.
     suppressed = np.zeros(len(objects.score), bool)
     capped = np.zeros(len(objects.score), bool)
     if keep.nms is not None:
-        group = objects.image * classes + objects.label
-        suppressed = ~nms(objects.boxes, objects.score, group, keep.nms)
+        rows = np.flatnonzero(objects.ours)
+        suppressed[rows] = ~_left_by_nms(objects, rows, classes, keep.nms)
     if keep.max_per_image is not None:
-        left = np.flatnonzero(~suppressed)
+        left = np.flatnonzero(objects.ours & ~suppressed)
         capped[left[_rank_in_image(objects, left) >= keep.max_per_image]] = True
     return suppressed, capped
+
+
+def _left_by_nms(objects: Objects, rows: np.ndarray, classes: int, iou: float) -> np.ndarray:
+    """Which of these rows NMS leaves, bool: by masks where there are any, else by boxes."""
+    boxes, score = objects.boxes[rows], objects.score[rows]
+    group = objects.image[rows] * classes + objects.label[rows]
+    if objects.rle is None:
+        return nms(boxes, score, group, iou)
+    from teachers import masks
+
+    sizes = objects.image_size[objects.image[rows]][:, ::-1]
+    return masks.nms(objects.rle[rows].tolist(), sizes, boxes, score, group, iou)
 
 
 def decide(objects: Objects, keep: Keep, thresholds: Thresholds, classes: Sequence[str]) -> Decision:
@@ -202,15 +275,18 @@ def decide(objects: Objects, keep: Keep, thresholds: Thresholds, classes: Sequen
     confidence = objects.confidence
     threshold = thresholds.keep[objects.label]
     if thresholds.top_box:
-        threshold = np.minimum(threshold, _best_of_image(objects, ~(suppressed | capped)))
+        threshold = np.minimum(threshold, _best_of_image(objects, objects.ours & ~(suppressed | capped)))
     above = confidence >= threshold
     reason = np.zeros(len(confidence), np.uint8)
     reason[~above] = BELOW
     reason[~above & (confidence >= thresholds.ignore[objects.label])] = BAND
     reason[above & capped] = CAP
     reason[suppressed] = NMS
+    if objects.aside is not None:
+        reason = np.where(objects.ours, reason, objects.aside)
     if keep.where is not None:
-        true, null = compiled(keep.where)(_sql_columns(objects, classes))
+        where = compiled(keep.where)
+        true, null = where(sql_columns(objects, classes, where.optional))
         reason[(reason == 0) & null] = WHERE_NULL
         reason[(reason == 0) & ~true] = WHERE_FALSE
     if keep.min_size is not None:
@@ -219,7 +295,7 @@ def decide(objects: Objects, keep: Keep, thresholds: Thresholds, classes: Sequen
     if keep.uncertainty is not None and objects.uncertainty is not None:
         reason[(reason == 0) & ~(objects.uncertainty <= keep.uncertainty)] = UNCERTAIN
     refused = IGNORED if keep.refused == "ignore" else DROPPED
-    outcome = np.array([KEPT, DROPPED, IGNORED, DROPPED, *[refused] * 5], np.uint8)
+    outcome = np.array([KEPT, DROPPED, IGNORED, IGNORED, DROPPED, DROPPED, *[refused] * 5], np.uint8)
     return Decision(outcome[reason], reason)
 
 
@@ -239,24 +315,3 @@ def _rank_in_image(objects: Objects, rows: np.ndarray) -> np.ndarray:
     rank = np.empty(len(rows), np.int64)
     rank[order] = np.arange(len(rows)) - np.repeat(first, np.diff(np.r_[first, len(rows)]))
     return rank
-
-
-def _sql_columns(objects: Objects, classes: Sequence[str]) -> dict[str, Any]:
-    width, height = (objects.boxes[:, 2:] - objects.boxes[:, :2]).T
-    x1, y1, x2, y2 = objects.boxes.T
-    size = objects.image_size[objects.image]
-    return {
-        "class": pa.DictionaryArray.from_arrays(objects.label.astype(np.int32), pa.array(classes, pa.string())),
-        "name": pa.DictionaryArray.from_arrays(objects.image.astype(np.int32), pa.array(objects.name, pa.string())),
-        "score": objects.score,
-        "x1": x1,
-        "y1": y1,
-        "x2": x2,
-        "y2": y2,
-        "width": width,
-        "height": height,
-        "area": width * height,
-        "aspect": width / height,
-        "image_width": size[:, 0],
-        "image_height": size[:, 1],
-    }

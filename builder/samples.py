@@ -6,45 +6,37 @@ import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import numpy as np
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from builder import BuildError
+from builder.balance import copy_key
 from builder.engine import until
 from builder.files import digest, new_file, sha256_file, sync_folder, write_file
+from builder.image_bytes import described
+from builder.kinds import DETECTION, LabelKind
+from builder.label_boxes import objects_by_image, outlined
+from builder.label_classes import balanced, classes_of
+from builder.label_maps import pixels_by_image, summed, taught_maps
+from builder.label_table import write_labels
 from builder.labelled import LabelledPool
 from builder.manifest import ShardRecord
 from builder.overrides import Override
-from builder.overruling import Overruled, overrule
+from builder.overruling import Overruled, overrule, overrule_classes
 from builder.pool import OK, REMOVED, Chunk, PoolImage
-from builder.predictions import BOX
-from builder.rules import DROPPED, IGNORED, KEPT, REASONS, RULES, Thresholds, decide
+from builder.rules import IGNORED, KEPT, REASONS, RULES, Decision, Objects, Thresholds, decide
+from builder.scores import counted
 from builder.shards import ShardError, ShardFile, read_samples, write_shard
-from teachers.images import ImageError, encode_upright
 
 FORMAT = 4
 """Raised whenever the same inputs would give other bytes, so that an old claim is not taken for a new build."""
-OUTCOMES = ("kept", "ignored", "dropped")
-SOURCES = ("teacher", "human")
-"""Who decided what becomes of an object."""
 WRITTEN, EMPTY, TOMBSTONE = "written", "empty", "tombstone"
-LABELS = pa.schema(
-    [("key", pa.string()), ("label", pa.int16()), ("score", pa.float32()), ("calibrated", pa.float32())]
-    + [(side, pa.float32()) for side in BOX]
-    + [("outcome", pa.string()), ("reason", pa.string()), ("source", pa.string())]
-)
-REPEATED = ["key", "label", "outcome", "reason", "source"]
-"""Columns worth a dictionary: for the other numbers, hardly ever equal, looking for one takes most of the writing."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,8 @@ class Parent:
 class Writing:
     """What all shards of a version share. folder: of the version. labelled: the pool, with its calibration and the
     images to leave out. extension: of its images. parents: whose shards are looked at in turn. tombstones: keys of
-    removed images that are written all the same, for a repair. overrides: by SHA-256 of their image."""
+    removed images that are written all the same, for a repair. overrides: by SHA-256 of their image. balance: images
+    kept of each class of the whole pool, where `keep.balance` repeats and thins them."""
 
     folder: Path
     labelled: LabelledPool
@@ -71,17 +64,23 @@ class Writing:
     parents: tuple[Parent, ...] = ()
     tombstones: frozenset[str] = frozenset()
     overrides: Mapping[str, Sequence[Override]] = field(default_factory=dict)
+    kind: LabelKind = DETECTION
+    balance: tuple[int, ...] | None = None
 
     @cached_property
     def rules(self) -> str:
         """Digest of what, beside the images, decides what is written of them."""
-        keep = self.labelled.keep.model_dump(exclude={*RULES, "ignore", "calibration"})
+        unset = {"classes"} if self.labelled.keep.classes is None else set()  # so that older shards still serve
+        keep = self.labelled.keep.model_dump(exclude={*RULES, "ignore", "calibration", *unset})
         calibrate = self.labelled.calibrate
         sides = [
             np.where(np.isfinite(side), side, -1).tolist() for side in (self.thresholds.keep, self.thresholds.ignore)
         ]
         told = [FORMAT, self.labelled.predictions.name, keep, sides, self.thresholds.top_box, self.drop_empty]
-        return digest([*told, self.extension, calibrate.model_dump() if calibrate else None])
+        told += [self.extension, calibrate.model_dump() if calibrate else None]
+        if self.balance is not None and self.labelled.keep.balance:
+            told.append([self.labelled.keep.balance.images, list(self.balance)])
+        return digest(told)
 
 
 @dataclass(frozen=True)
@@ -128,13 +127,12 @@ def write_job(job: ShardJob, stop: Event) -> int:
             chosen, written = with_gone, ShardFile(shard.samples, shard.bytes, shard.sha256)
             break
     if chosen.places and not written:
-        labels = _objects_by_image(chosen.made, len(images))
-        samples = (_sample(images[n], writing.extension, labels[n]) for n in chosen.places)
+        samples = _samples(writing, chunks, images, chosen)
         written = write_shard(writing.folder / "data" / job.name, until(stop, samples))
-    _write_labels(job, images, chosen.made)
+    write_labels(job.labels, writing.kind, [image.key for image in images], chosen.made)
     record = {
         "shard": _shard_record(job, written, chosen) if written else None,
-        "tombstones": [images[n].key for n in chosen.tombstones],
+        "tombstones": [key for n in chosen.tombstones for key in chosen.keys(n, images)],
         "images": Counter(chosen.fate),
         "overrides": [[asdict(one), state] for one, state in _settled(chosen, images)],
         **_counts(chosen, len(writing.labelled.classes)),
@@ -147,11 +145,15 @@ def write_job(job: ShardJob, stop: Event) -> int:
 class _Chosen:
     """What rules and people make of a shard's images. labels: of the teacher's objects, with `image`, before anybody
     changed them. gone: SHA-256 of removed images that count as if they were there. fate: what becomes of each image.
-    places: of those that are written. inputs: digest of all that decides the bytes."""
+    places: of those that are written. inputs: digest of all that decides the bytes. repeats: how many samples an image
+    becomes, where that is not one, by its position. labelled: as it was looked at."""
 
     made: Overruled
     label: np.ndarray
     image: np.ndarray
+    pixels: np.ndarray | None
+    labelled: LabelledPool
+    repeats: Mapping[int, int]
     gone: frozenset[str]
     fate: list[str]
     places: list[int]
@@ -161,19 +163,23 @@ class _Chosen:
     def tombstones(self) -> list[int]:
         return [n for n in self.places if self.fate[n] == TOMBSTONE]
 
+    def keys(self, place: int, images: Sequence[PoolImage]) -> list[str]:
+        """Of the samples that an image becomes."""
+        return [copy_key(images[place].key, number) for number in range(self.repeats.get(place, 1))]
+
 
 def _choose(writing: Writing, chunks: Sequence[Chunk], images: Sequence[PoolImage], gone: frozenset[str]) -> _Chosen:
     labelled = replace(writing.labelled, revived=gone)
-    objects, states = labelled.load(chunks)
-    decision = decide(objects, labelled.keep, writing.thresholds, labelled.classes)
+    objects, decision, states = _decided(writing, labelled, chunks)
     said = {
         n: writing.overrides[image.sha256]
         for n, image in enumerate(images if writing.overrides else ())
         if states[n] == OK and image.sha256 in writing.overrides
     }
-    made = overrule(objects, decision, said, labelled.classes)
+    made, repeats = _overruled(writing, objects, decision, said, images)
     kept = np.bincount(made.objects.image[made.decision.outcome == KEPT], minlength=len(states))
-    places = [n for n, state in enumerate(states) if state == OK and (kept[n] or not writing.drop_empty)]
+    drop_empty = writing.drop_empty or writing.kind.name == "classification"  # no class, no `cls`
+    places = [n for n, state in enumerate(states) if state == OK and (kept[n] or not drop_empty)]
     written = set(places)
     fate = [
         state if state != OK else REMOVED if image.state == REMOVED else EMPTY
@@ -183,7 +189,36 @@ def _choose(writing: Writing, chunks: Sequence[Chunk], images: Sequence[PoolImag
         fate[n] = TOMBSTONE if images[n].state == REMOVED else WRITTEN
     told = [[images[n].key, images[n].name, images[n].sha256, *map(asdict, said.get(n, ()))] for n in places]
     inputs = hashlib.sha256(writing.rules.encode() + orjson.dumps(told)).hexdigest()
-    return _Chosen(made, objects.label, objects.image, gone, fate, places, inputs)
+    return _Chosen(made, objects.label, objects.image, objects.pixels, labelled, repeats, gone, fate, places, inputs)
+
+
+def _decided(writing: Writing, labelled: LabelledPool, chunks: Sequence[Chunk]) -> tuple[Objects, Decision, list[str]]:
+    """The teacher's objects, what rules make of them, and the images' states; of maps sums of pixels."""
+    if writing.kind.name == "semantic":
+        return summed(labelled, chunks, writing.thresholds)
+    objects, states = labelled.load(chunks)
+    return objects, decide(objects, labelled.keep, writing.thresholds, labelled.classes), states
+
+
+def _overruled(
+    writing: Writing,
+    objects: Objects,
+    decision: Decision,
+    said: Mapping[int, Sequence[Override]],
+    images: Sequence[PoolImage],
+) -> tuple[Overruled, Mapping[int, int]]:
+    """What people make of that, and how many samples an image becomes."""
+    classes, balance = writing.labelled.classes, writing.labelled.keep.balance
+    match writing.kind.name:
+        case "classification":
+            made = overrule_classes(objects, decision, said, classes)
+            if balance and writing.balance is not None:
+                return balanced(made, images, balance.images, np.array(writing.balance))
+            return made, {}
+        case "instance":
+            return outlined(overrule(objects, decision, said, classes)), {}
+        case _:
+            return overrule(objects, decision, said, classes), {}
 
 
 def _settled(chosen: _Chosen, images: Sequence[PoolImage]) -> list[tuple[Override, str]]:
@@ -224,20 +259,29 @@ def _counts(chosen: _Chosen, classes: int) -> dict[str, Any]:
     """Objects by reason and by class and outcome, without those of tombstoned images, which nobody is to read."""
     objects, decision = chosen.made.objects, chosen.made.decision
     there = ~np.isin(objects.image, chosen.tombstones)
-    labels = {
-        "predicted": chosen.label[~np.isin(chosen.image, chosen.tombstones)],
-        "kept": objects.label[there & (decision.outcome == KEPT)],
-        "ignored": objects.label[there & (decision.outcome == IGNORED)],
+    rows = {
+        "predicted": (chosen.label, ~np.isin(chosen.image, chosen.tombstones), chosen.pixels),
+        "kept": (objects.label, there & (decision.outcome == KEPT), objects.pixels),
+        "ignored": (objects.label, there & (decision.outcome == IGNORED), objects.pixels),
     }
     return {
-        "reasons": np.bincount(decision.reason[there], minlength=len(REASONS)),
-        "per_class": {name: np.bincount(label[label >= 0], minlength=classes) for name, label in labels.items()},
+        "reasons": _number(decision.reason, there, objects.pixels, len(REASONS)),
+        "per_class": {
+            name: _number(label, mask & (label >= 0), pixels, classes) for name, (label, mask, pixels) in rows.items()
+        },
     }
+
+
+def _number(values: np.ndarray, rows: np.ndarray, pixels: np.ndarray | None, length: int) -> np.ndarray:
+    """How often each value occurs among these rows; of maps in pixels."""
+    return counted(values[rows], None if pixels is None else pixels[rows], length)
 
 
 def _shard_record(job: ShardJob, written: ShardFile, chosen: _Chosen) -> dict[str, Any]:
     def count(places: Sequence[int], code: int) -> int:
-        return int((chosen.made.decision.outcome[np.isin(chosen.made.objects.image, places)] == code).sum())
+        mine = (chosen.made.decision.outcome == code) & np.isin(chosen.made.objects.image, places)
+        pixels = chosen.made.objects.pixels
+        return int(mine.sum() if pixels is None else pixels[mine].sum(dtype=np.int64))
 
     return ShardRecord(
         name=job.name,
@@ -246,7 +290,7 @@ def _shard_record(job: ShardJob, written: ShardFile, chosen: _Chosen) -> dict[st
         samples=written.samples,
         kept=count(chosen.places, KEPT),
         ignored=count(chosen.places, IGNORED),
-        tombstones=len(chosen.tombstones),
+        tombstones=sum(chosen.repeats.get(n, 1) for n in chosen.tombstones),
         skipped_kept=count(chosen.tombstones, KEPT),
         skipped_ignored=count(chosen.tombstones, IGNORED),
         chunks=(job.chunks.start, job.chunks.stop),
@@ -254,84 +298,36 @@ def _shard_record(job: ShardJob, written: ShardFile, chosen: _Chosen) -> dict[st
     ).model_dump()
 
 
-def _objects_by_image(made: Overruled, images: int) -> list[dict[str, Any]]:
-    """For each image, the `objects` of its label JSON: kept and ignored ones, boxes as COCO `xywh` pixels. Computed for
-    all images at once: a slice costs a hundredth of what a selection of its own would."""
-    objects, decision = made.objects, made.decision
-    shown = np.flatnonzero(decision.outcome != DROPPED)
-    boxes = objects.boxes[shown]
-    size = boxes[:, 2:] - boxes[:, :2]
-    columns = {
-        "bbox": np.concatenate([boxes[:, :2], size], axis=1),
-        "category": objects.label[shown],
-        "score": objects.score[shown],
-        **({} if objects.calibrated is None else {"calibrated": objects.calibrated[shown]}),
-        "ignore": decision.outcome[shown] == IGNORED,
-        "area": size[:, 0] * size[:, 1],
-        "source": np.array(SOURCES, object)[made.human[shown].astype(int)].tolist(),
-    }
-    cuts = np.searchsorted(objects.image[shown], np.arange(images + 1)).tolist()
-    return [{name: column[a:b] for name, column in columns.items()} for a, b in pairwise(cuts)]
+Members = list[tuple[str, bytes]]
 
 
-def _sample(image: PoolImage, extension: str, objects: Mapping[str, Any]) -> tuple[str, list[tuple[str, bytes]]]:
-    """The members of one image: its bytes and its label JSON."""
-    data = _read_unchanged(image)
-    reencoded = "format" if image.format != extension else "upright" if image.orientation != 1 else "none"
-    if reencoded != "none":
-        try:
-            data = encode_upright(data, extension)
-        except ImageError as error:
-            raise BuildError(f"{image.uri} cannot be re-encoded: it {error}") from None
-    label = {
-        "key": image.key,
-        "name": image.name,
-        "sha256": image.sha256,
-        "width": image.width,
-        "height": image.height,
-        "reencoded": reencoded,
-        "objects": objects,
-    }
-    return image.key, [(extension, data), ("json", orjson.dumps(label, option=orjson.OPT_SERIALIZE_NUMPY))]
+def _samples(
+    writing: Writing, chunks: Sequence[Chunk], images: Sequence[PoolImage], chosen: _Chosen
+) -> Iterator[tuple[str, Members]]:
+    """The key and the members of each sample: the image's bytes, its label JSON, and what else its kind has."""
+    for place, (said, rest) in zip(chosen.places, _labels(writing, chunks, len(images), chosen), strict=True):
+        head, data = described(images[place], writing.extension)
+        for number, key in enumerate(chosen.keys(place, images)):
+            label = head | {"key": key} | ({"copy": number} if writing.kind.name == "classification" else {}) | said
+            members = [(writing.extension, data), ("json", orjson.dumps(label, option=orjson.OPT_SERIALIZE_NUMPY))]
+            yield key, members + rest
 
 
-def _read_unchanged(image: PoolImage) -> bytes:
-    """An image's bytes. The hash is computed again only if the file's size or time is not that of the scan."""
-    try:
-        with open(image.uri, "rb", buffering=0) as file:  # unbuffered: half the time of opening a small file
-            status = os.fstat(file.fileno())
-            data = os.pread(file.fileno(), image.bytes, image.offset)
-    except OSError as error:
-        raise BuildError(
-            f"image {image.uri} can no longer be read ({error.strerror or error}): restore it, or scan again"
-        ) from None
-    same_time = status.st_mtime_ns == image.mtime_ns
-    same_size = len(data) == image.bytes and image.offset + image.bytes <= status.st_size
-    if image.offset == 0:  # a whole file; a tar's members start behind a header
-        same_size = status.st_size == image.bytes
-    if not same_size or (not same_time and hashlib.sha256(data).hexdigest() != image.sha256):
-        raise BuildError(f"image {image.uri} changed since it was scanned: scan its source again")
-    return data
-
-
-def _write_labels(job: ShardJob, images: Sequence[PoolImage], made: Overruled) -> None:
-    objects, decision = made.objects, made.decision
-    keys = pa.array([image.key for image in images], pa.string())
-    boxes = {side: np.ascontiguousarray(objects.boxes[:, n]) for n, side in enumerate(BOX)}
-    table = pa.table(
-        {
-            "key": keys.take(pa.array(objects.image)),
-            "label": objects.label,
-            "score": objects.score,
-            "calibrated": pa.nulls(len(objects.score), pa.float32())
-            if objects.calibrated is None
-            else objects.calibrated,
-            **boxes,
-            "outcome": pa.array(OUTCOMES).take(pa.array(decision.outcome)),
-            "reason": pa.array(REASONS).take(pa.array(decision.reason)),
-            "source": pa.array(SOURCES).take(pa.array(made.human.astype(np.int8))),
-        },
-        schema=LABELS,
-    )
-    with new_file(job.labels) as file:
-        pq.write_table(table, file, compression="zstd", use_dictionary=REPEATED)
+def _labels(
+    writing: Writing, chunks: Sequence[Chunk], images: int, chosen: _Chosen
+) -> Iterator[tuple[dict[str, Any], Members]]:
+    """For each image that is written, what its kind adds to its label JSON and to its members."""
+    labelled, made, member = chosen.labelled, chosen.made, writing.kind.member
+    match writing.kind.name:
+        case "semantic":
+            pixels = pixels_by_image(made.objects, made.decision, images)
+            maps = taught_maps(labelled, chunks, writing.thresholds, chosen.places)
+            for place, data in zip(chosen.places, maps, strict=True):
+                yield {"pixels": pixels[place]}, [(member, data)]
+        case "classification":
+            for said, cls in classes_of(labelled, chunks, made, chosen.places):
+                yield said, [(member, cls)]
+        case kind:
+            objects = objects_by_image(made, images, masks=kind == "instance")
+            for place in chosen.places:
+                yield {"objects": objects[place]}, []

@@ -16,8 +16,8 @@ class PoolScores:
     """Scores of a pool's predictions, counted after NMS and cap.
 
     images: labelled images of the pool. objects: int64 (C, BINS + 1), predictions of class c with a score in
-    [k, k + 1) / BINS (the last cell holds 1.0). best: int64 (C, BINS + 1), images by the best score of class c on them.
-    total: float64 (C,), sum of scores.
+    [k, k + 1) / BINS (the last cell holds 1.0); of maps, their pixels. best: int64 (C, BINS + 1), images by the best
+    score of class c on them. total: float64 (C,), sum of scores.
     """
 
     images: int
@@ -28,6 +28,12 @@ class PoolScores:
     def above(self, labels: Sequence[int] | np.ndarray) -> np.ndarray:
         """int64 (BINS + 1,): predictions of these classes with a score of at least k / BINS."""
         return np.cumsum(self.objects[np.asarray(labels, np.int64)].sum(axis=0)[::-1])[::-1]
+
+
+def counted(place: np.ndarray, weight: np.ndarray | None, length: int) -> np.ndarray:
+    """How often each of 0 … length - 1 occurs, or more, int64. weight: whole numbers, what each row counts for; None:
+    one."""
+    return np.bincount(place, weight, length).astype(np.int64)  # exact up to 2**53 in between
 
 
 def cell(score: np.ndarray) -> np.ndarray:

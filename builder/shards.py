@@ -20,7 +20,8 @@ from builder.files import new_file
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
-KEY = re.compile(r"[A-Za-z0-9_/-]{1,90}")
+KEY = re.compile(r"[A-Za-z0-9_/-]{1,90}(-r[1-9][0-9]{0,2})?")
+"""Of an image, or of a copy of it (builder.balance.copy_key)."""
 BUFFER = 1 << 20
 """Bytes that are joined, hashed and written at once; more would leave the processor's cache."""
 AHEAD = 4

@@ -10,7 +10,7 @@ import numpy as np
 from builder.calibrate import iou_place
 from builder.estimate import interval
 from builder.matching import Matches
-from builder.scores import BINS, PoolScores
+from builder.scores import BINS, PoolScores, counted
 
 LADDER = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
 """Scores that are looked at, beside the one at which the pool has as many boxes an image as the truth has objects."""
@@ -24,7 +24,9 @@ class Point:
     pool_boxes, per_image: boxes kept in the pool, and for one of its images. kept, correct: on the labelled images,
     boxes that count and those that are right; precision, recall with their two-sided intervals (low, high) at fixed
     thresholds, over units; precision is None where nothing is kept, recall where nothing is to be found.
-    objects_per_image: true objects on a labelled image. is_density: whether it was chosen by that number.
+    objects_per_image: true objects on a labelled image. is_density: whether it was chosen by that number. Of maps all
+    of these are pixels. miou: of maps, the mean over the classes of intersection over union, where pixels that are not
+    kept are missed; None where no class occurs.
     """
 
     threshold: float
@@ -40,6 +42,7 @@ class Point:
     recall_high: float
     objects_per_image: float
     is_density: bool = False
+    miou: float | None = None
 
 
 def sweep(
@@ -60,23 +63,24 @@ def sweep(
     chosen = np.flatnonzero(tune.shared) if labels is None else np.asarray(labels, np.int64)
     above = pool.above(chosen)
     units = int(tune.unit.max(initial=-1)) + 1
-    counted = tune.counted[row] & np.isin(tune.label, chosen)
+    count = tune.counted[row] & np.isin(tune.label, chosen)
     to_find = tune.object_counts & np.isin(tune.object_label, chosen)
     object_unit = tune.unit[tune.object_image[to_find]]
-    objects = np.bincount(object_unit, minlength=units)
+    weight = tune.object_weights(to_find)
+    objects = counted(object_unit, weight, units)
     found_at = tune.found[row][to_find]
-    density = float(to_find.sum()) / max(1, tune.images)
+    density = float(objects.sum()) / max(1, tune.images)
     steps = {round(threshold * BINS): False for threshold in ladder}
     if (same := density_step(above, density * pool.images)) is not None:
         steps[same] = True
     points = []
     for step, is_density in sorted(steps.items()):
         threshold = step / BINS
-        rows = counted & (tune.score >= np.float32(threshold))
+        rows = count & (tune.score >= np.float32(threshold))
         unit = tune.unit[tune.image]
-        kept = np.bincount(unit[rows], minlength=units)
-        correct = np.bincount(unit[rows & tune.right[row]], minlength=units)
-        found = np.bincount(object_unit[found_at >= np.float32(threshold)], minlength=units)  # NaN: not found
+        kept, correct = (counted(unit[some], tune.weights(some), units) for some in (rows, rows & tune.right[row]))
+        hit = found_at >= np.float32(threshold)  # NaN: not found
+        found = counted(object_unit[hit], None if weight is None else weight[hit], units)
         boxes = int(above[step])
         points.append(
             Point(
@@ -91,9 +95,19 @@ def sweep(
                 *interval(objects, found, level),
                 density,
                 is_density,
+                None if tune.weight is None else _mean_iou(tune, rows, rows & tune.right[row], to_find),
             )
         )
     return points
+
+
+def _mean_iou(tune: Matches, kept: np.ndarray, right: np.ndarray, to_find: np.ndarray) -> float | None:
+    """Over the classes of a map that are predicted or there."""
+    classes = len(tune.classes)
+    predicted, hits = (counted(tune.label[rows], tune.weights(rows), classes) for rows in (kept, right))
+    there = counted(tune.object_label[to_find], tune.object_weights(to_find), classes)
+    union = predicted + there - hits
+    return float((hits[union > 0] / union[union > 0]).mean()) if union.any() else None
 
 
 def density_step(above: np.ndarray, boxes: float) -> int | None:

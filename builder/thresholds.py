@@ -28,9 +28,10 @@ ROUNDS = 200
 
 @dataclass(frozen=True)
 class Evidence:
-    """What rules may look at. classes, floor: the teacher's. scores: of the whole pool. per_image: float64 (C,),
-    objects of each class on a labelled image, NaN for a class the labels do not know. certify: predictions on the half
-    of the labels that thresholds are certified on. pool_kept: see builder.certify.solve."""
+    """What rules may look at. classes: the version's; floor: the teacher's. scores: of the whole pool. per_image:
+    float64 (C,), objects, or of maps pixels, of each class on a labelled image, NaN for a class the labels do not know.
+    certify: predictions on the half of the labels that thresholds are certified on. pool_kept: see
+    builder.certify.solve."""
 
     classes: tuple[str, ...]
     floor: float
@@ -123,7 +124,8 @@ def precision(keep: Keep, evidence: Evidence) -> list[Group]:
 
 def density(keep: Keep, evidence: Evidence) -> list[Group]:
     """`density` (LabelMatch, arXiv 2206.06608): N_c, the boxes that the labels' density lets expect on the pool; kept
-    are the best `share` of N_c, ignored the rest of N_c."""
+    are the best `share` of N_c, ignored the rest of N_c. Of image classes these are images. Of maps they are pixels, so
+    that the images of labels and pool should be of one size."""
     options, scores = keep.density or Density(), _scores(evidence, "density")
     if evidence.per_image is None:
         raise BuildError("keep.density takes its counts from labels, and the recipe names none: add truth: LABELS")
@@ -145,7 +147,7 @@ def density(keep: Keep, evidence: Evidence) -> list[Group]:
 
 def balance(keep: Keep, evidence: Evidence) -> list[Group]:
     """`balance` (Noisy Student, arXiv 1911.04252): the threshold walks down in steps of .01 until enough images hold a
-    box of the class. Copies of rare ones belong to image classes, where a sample has one label."""
+    box of the class, or show it. Copies of rare ones are made where a sample has one label (builder.balance)."""
     options, scores = keep.balance, _scores(evidence, "balance")
     if options is None:
         raise BuildError("keep.balance.images is missing: say how many images a class needs")

@@ -45,7 +45,8 @@ class LabelledImage:
     difficult: bool (N,), single objects that count neither as found nor as missed (VOC's `difficult`, COCO's `ignore`).
     unit: the group it belongs to (a sequence, a patient); "": it stands alone.
     label: position in `classes` of a classification image, None where it shows none of them. mask: PNG of a semantic
-    image (`builder.folders.read_mask`).
+    image (`builder.folders.read_mask`). masks: COCO's compressed run-length code of each box's outline, where they were
+    asked for (`read_truth`).
     """
 
     name: str
@@ -61,6 +62,7 @@ class LabelledImage:
     unit: str = ""
     label: int | None = None
     mask: Path | None = None
+    masks: tuple[bytes, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Marks:
     """What people marked, in columns of N rows in any order: the common form of all formats of boxes.
 
     image, category: int64, positions of the image and of the class in the lists that `assemble` is given; xywh: float64
-    (N, 4), pixels; crowd, difficult: bool; area: float64, NaN for the box's own.
+    (N, 4), pixels; crowd, difficult: bool; area: float64, NaN for the box's own; codes: run-length codes of outlines.
     """
 
     image: np.ndarray
@@ -92,23 +94,30 @@ class Marks:
     crowd: np.ndarray
     difficult: np.ndarray
     area: np.ndarray
+    codes: Sequence[bytes] | None = None
 
 
 def read_truth(
-    source: Path | str, images: Path | None = None, format: Format | None = None, group: str | None = None
+    source: Path | str,
+    images: Path | None = None,
+    format: Format | None = None,
+    group: str | None = None,
+    outlines: bool = False,
 ) -> Truth:
-    """Human labels: a COCO JSON, a Pascal VOC folder or list, a YOLO folder or its YAML, class folders or mask folders.
+    """Human labels: a COCO JSON, a Pascal VOC folder or list, a YOLO folder or its YAML, class folders or a CSV of
+    classes, or mask folders.
 
     images: where the image files lie, if not where the format has them. format: where it cannot be recognised (see
     `builder.formats.recognise`). group: what names an image's unit: `folder`, the folder in its name, or a regular
-    expression whose first group, searched for in the name, does. Raises TruthError for labels that cannot be used.
+    expression whose first group, searched for in the name, does. outlines: read those of a COCO JSON as well.
+    Raises TruthError for labels that cannot be used.
     """
     source = Path(source)
     if not source.exists():
         raise TruthError(f"labels {source} do not exist: give a COCO JSON or a folder of VOC, YOLO, classes or masks")
     from builder.formats import read_format, recognise
 
-    truth = read_format(source, format or recognise(source), images)
+    truth = read_format(source, format or recognise(source), images, outlines)
     if group is None:
         return truth
     return replace(truth, images=[replace(image, unit=unit_of(image.name, group)) for image in truth.images])
@@ -176,7 +185,12 @@ def truth_digest(truth: Truth, sha256_by_name: Mapping[str, str]) -> str:
     said = []
     for image in truth.images:
         shown = [truth.classes[label] for label in image.labels]
-        rows = zip(shown, image.boxes.tolist(), image.crowd.tolist(), image.difficult.tolist(), strict=True)
+        columns: list[Sequence[Any]] = [shown, image.boxes.tolist(), image.crowd.tolist(), image.difficult.tolist()]
+        if image.masks is not None:
+            columns.append([code.decode() for code in image.masks])
+        rows = zip(*columns, strict=True)
+        if image.masks is not None:
+            rows = ((*row, code.decode()) for row, code in zip(rows, image.masks, strict=True))  # type: ignore[assignment]
         label = "" if image.label is None else truth.classes[image.label]
         mask = sha256_file(image.mask) if image.mask else ""
         said.append([sha256_by_name[image.name], label, mask, sorted(map(list, rows))])
@@ -210,14 +224,15 @@ def assemble(
         own = slice(starts[n], ends[n])
         objects = (boxes[own], labels[own], crowd[own], area[own])
         name = unicodedata.normalize("NFC", name)
-        found.append(LabelledImage(name, path, width, height, *objects, number, difficult[own]))
+        codes = None if marks.codes is None else tuple(marks.codes[row] for row in order[own])
+        found.append(LabelledImage(name, path, width, height, *objects, number, difficult[own], masks=codes))
     known = [(name, number) for name, number in zip(classes, ids, strict=True) if name not in NO_CLASSES]
     return Truth(tuple(n for n, _ in known), found, tuple(i for _, i in known), dropped_boxes=len(good) - len(order))
 
 
-def read_coco(path: Path, images: Path | None = None) -> Truth:
-    """Detection labels from a COCO JSON; the images lie where `find_image_root` says. Outlines are not read; `ignore`
-    marks difficult objects.
+def read_coco(path: Path, images: Path | None = None, outlines: bool = False) -> Truth:
+    """Detection labels from a COCO JSON; the images lie where `find_image_root` says. Outlines (`segmentation`) are
+    read only if asked for; `ignore` marks difficult objects.
 
     Raises TruthError for a file that is missing, no JSON or no COCO labels, an annotation without a finite box or of an
     unknown image or category, a category or image that stands twice, and images that are not found.
@@ -247,7 +262,12 @@ def read_coco(path: Path, images: Path | None = None) -> Truth:
         if count > 1:
             raise TruthError(f"{path}: {what} {brief(repr(value))} stands {count} times: keep one")
     root = find_image_root(path, names, images)
-    marks = Marks(places, categories, boxes, crowd, ignore & ~crowd, area)
+    codes = None
+    if outlines:
+        from builder.outlines import read_outlines
+
+        codes = read_outlines(notes, places, sizes, path)
+    marks = Marks(places, categories, boxes, crowd, ignore & ~crowd, area, codes)
     return assemble(names, [root / name for name in names], sizes, marks, classes, ids, image_ids)
 
 

@@ -15,13 +15,13 @@ from builder.build import load_labeller, scan_recipe
 from builder.calibrate import Calibrator, calibrated, fit
 from builder.engine import Track, silent
 from builder.evidence import match_stored
-from builder.holdout import Labels, load_labels
+from builder.holdout import Labels, load_labels, with_outlines
 from builder.label import Labeller, label
 from builder.matching import SIZES, Matches, shared_classes
 from builder.pool import Pool, find_pool, read_pool
 from builder.predictions import find_predictions, read_meta
 from builder.recipe import LabelOptions, PoolOptions, load_recipe, parse_teacher
-from builder.rules import Keep
+from builder.rules import NOUNS, Keep, version_classes
 from builder.store import Store
 from builder.truth import split
 from teachers.base import fingerprint
@@ -44,6 +44,16 @@ class TuneHalf:
     @property
     def folder(self) -> Path:
         return self.store.predictions / self.predictions
+
+    @property
+    def kind(self) -> str:
+        kind: str = read_meta(self.folder)["description"]["kind"]
+        return kind
+
+    @property
+    def sizes(self) -> dict[str, tuple[float, float]]:
+        """Areas of objects that can be told apart: matching.SIZES; `all` where objects have none."""
+        return SIZES if self.kind in ("detection", "instance") else {"all": SIZES["all"]}
 
     def match(self, iou: float, area: tuple[float, float] = SIZES["all"]) -> Matches:
         """The tune half at one overlap. Raises BuildError if no image falls into it, or as `match_stored` does."""
@@ -87,15 +97,26 @@ class TuneHalf:
             },
             "units": len(np.unique(tune.unit)),
             "iou": iou,
-            "predicted": int(tune.counted[0].sum()),
-            "right": int(tune.right[0].sum()),
+            "kind": self.kind,
+            "of": NOUNS[self.kind],
+            **{
+                name: int(rows.sum() if tune.weight is None else tune.weight[rows].sum())
+                for name, rows in (("predicted", tune.counted[0]), ("right", tune.right[0]))
+            },
         }
 
 
-def of_recipe(path: Path, given: LabelOptions | None, store: Store, workers: int | None, track: Track) -> TuneHalf:
+def of_recipe(
+    path: Path,
+    given: LabelOptions | None,
+    store: Store,
+    workers: int | None,
+    track: Track,
+    allow_code: bool = False,
+) -> TuneHalf:
     """The evidence of a recipe, on its own truth or that `given`; its teacher labels the truth where it is not yet.
 
-    Raises BuildError if there is no truth.
+    allow_code: see load_teacher. Raises BuildError if there is no truth.
     """
     written = load_recipe(path)
     recipe = written.rooted(path.parent)
@@ -103,7 +124,8 @@ def of_recipe(path: Path, given: LabelOptions | None, store: Store, workers: int
     if options is None or source is None:
         raise BuildError(f"recipe {path} names no held-out labels: add truth: LABELS to it, or give --truth LABELS")
     labels = load_labels(options, store, written=source.source, workers=workers, track=track)
-    labeller = load_labeller(recipe.teacher, workers)
+    labeller = load_labeller(recipe.teacher, workers, allow_code)
+    labels = with_outlines(labels, options, labeller.description["kind"])
     if recipe.gates.teacher_overlap == "fail":
         check_unseen(labels, labeller)
     predictions = fingerprint(labeller.description)
@@ -111,8 +133,9 @@ def of_recipe(path: Path, given: LabelOptions | None, store: Store, workers: int
         labels,
         store,
         predictions=predictions,
+        keep=recipe.keep,
         labeller=labeller,
-        spec=written.teacher.spec,
+        spec=written.teacher.name,
         license=recipe.teacher.license,
         track=track,
     )
@@ -126,17 +149,21 @@ def of_predictions(
     store: Store,
     workers: int | None,
     track: Track,
+    allow_code: bool = False,
 ) -> TuneHalf:
     """The evidence of predictions in the store. teacher: its spec and options, to label the truth where it is not yet;
-    the floor is that of the predictions."""
+    the floor is that of the predictions. allow_code: see load_teacher."""
     predictions = find_predictions(store, prefix)
+    description = read_meta(store.predictions / predictions)["description"]
     labels = load_labels(options, store, written=options.source, workers=workers, track=track)
+    labels = with_outlines(labels, options, description["kind"])
     spec, overrides = teacher
     labeller, license = None, "unknown"
     if spec is not None:
-        floor = read_meta(store.predictions / predictions)["description"]["floor"]
-        section = parse_teacher(spec, (f"floor={floor}", *overrides))
-        labeller, license = load_labeller(section, workers), section.license
+        boxes = description["kind"] in ("detection", "instance")  # the rest is stored whole
+        floor = (f"floor={description['floor']}",) if boxes else ()
+        section = parse_teacher(spec, (*floor, *overrides))
+        labeller, license = load_labeller(section, workers, allow_code), section.license
         check_unseen(labels, labeller)
     label_truth(
         labels, store, predictions=predictions, labeller=labeller, spec=spec or "", license=license, track=track
@@ -161,21 +188,20 @@ def label_truth(
     store: Store,
     *,
     predictions: str,
+    keep: Keep | None = None,
     labeller: Labeller | None = None,
     spec: str = "",
     license: str = "unknown",
     track: Track = silent,
 ) -> None:
     """See that the labels' images are labelled by the teacher of `predictions` (a full fingerprint): by `labeller`
-    where one is given. What was labelled before is not again.
+    where one is given. What was labelled before is not again. keep: its class map makes the classes to be shared.
 
-    Raises BuildError if the labels have no boxes or no class of the teacher's, the labeller is another teacher, or
-    there is none and images are not labelled.
+    Raises BuildError if the labels are of another kind than the teacher's, or share no class with it, the labeller is
+    another teacher, or there is none and images are not labelled.
     """
-    shared_classes(
-        (labeller.description if labeller else read_meta(store.predictions / predictions)["description"])["classes"],
-        labels.truth,
-    )
+    made = labeller.description if labeller else read_meta(store.predictions / predictions)["description"]
+    shared_classes(version_classes(keep or Keep.default(), made), labels.truth, made["kind"])
     pool, folder = labels.pool, store.predictions / predictions
     if labeller and fingerprint(labeller.description) != predictions:
         raise BuildError(
@@ -185,9 +211,12 @@ def label_truth(
     if labeller:
         label(pool, labeller, store, spec=spec, license=license, track=track)
     elif missing := unlabelled(pool, folder):
+        again = f"with --teacher {read_meta(folder)['spec']} and the --set options it was made with"
+        if made.get("family") == "ensemble":
+            again = "on the RECIPE.yaml of that ensemble"
         raise BuildError(
             f"{missing} of the {len(pool)} images of {labels.source} are not labelled by {predictions[:12]}: run the "
-            f"same command with --teacher {read_meta(folder)['spec']} and the --set options it was made with"
+            f"same command {again}"
         )
 
 

@@ -7,7 +7,7 @@ which are then held against labels.parquet: 20 bytes an image, whatever is on it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -20,21 +20,23 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from builder import label_boxes, label_classes, label_maps
+from builder.balance import is_copy
 from builder.engine import Track, run, silent, until
 from builder.files import sha256_file
+from builder.kinds import LabelKind, kind_of
+from builder.label_boxes import Checked
 from builder.manifest import FILE, Manifest, ShardRecord, read_manifest
-from builder.samples import SOURCES
 from builder.shards import Sample, ShardError, read_bytes, read_samples
 from builder.store import CLAIM
 from teachers.images import ImageError, decode_rgb
 
-OBJECT_KEYS = ("bbox", "category", "score", "ignore", "area", "source")
 LABELS = "labels.parquet"
-HUMAN = SOURCES[1]
 MOST = 20
 """Problems told of one shard; the rest are counted."""
 ROWS = 1 << 14
 """Rows of labels.parquet looked at together."""
+RowSums = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,12 @@ class _Job:
     shard: ShardRecord
     features: tuple[str, ...]
     classes: int
+    kind: LabelKind
 
 
 @dataclass(frozen=True)
 class _Checked:
-    """problems; samples read; key, checksum: uint64 (samples,) each, see `_hash` and `_checksums`."""
+    """problems; samples read; key, checksum: uint64 (samples,) each, see `_hash` and builder.label_boxes.Checked."""
 
     problems: list[str]
     samples: int
@@ -70,7 +73,8 @@ def problems(folder: Path, *, workers: int = 1, track: Track = silent) -> list[P
     against its shard, the manifest and labels.parquet. Raises BuildError if there is no readable manifest."""
     manifest = read_manifest(folder)
     found = list(_other_files(folder, manifest))
-    jobs = [_Job(folder, shard, tuple(manifest.features), len(manifest.classes)) for shard in manifest.shards]
+    kind, features = kind_of(manifest.kind), tuple(manifest.features)
+    jobs = [_Job(folder, shard, features, len(manifest.classes), kind) for shard in manifest.shards]
     none = np.zeros(0, np.uint64)
     keys, checksums, lengths = [none], [none], []
     with track("verify", manifest.stored) as advance:
@@ -124,11 +128,11 @@ def _check_shard(job: _Job, stop: Event) -> _Checked:
         for sample in until(stop, read_samples(path)):
             keys.append(_hash(sample.key))
             found = _check_sample(path, sample, job)
-            checksums.append(np.uint64(0) if isinstance(found, str) else found[2])
+            checksums.append(np.uint64(0) if isinstance(found, str) else found.checksum)
             if isinstance(found, str):
                 problems.append(f"data/{shard.name}: sample {sample.key}: {found}")
             else:
-                kept, ignored = kept + found[0], ignored + found[1]
+                kept, ignored = kept + found.kept, ignored + found.ignored
     except ShardError as error:
         problems.append(f"data/{error}")
     if not problems and (len(keys), kept, ignored) != (shard.samples, shard.kept, shard.ignored):
@@ -141,8 +145,8 @@ def _check_shard(job: _Job, stop: Event) -> _Checked:
     return _Checked(told, len(keys), np.array(keys, np.uint64), np.array(checksums, np.uint64))
 
 
-def _check_sample(path: Path, sample: Sample, job: _Job) -> str | tuple[int, int, np.uint64]:
-    """What is wrong with a sample, or its kept and ignored objects and their checksum."""
+def _check_sample(path: Path, sample: Sample, job: _Job) -> str | Checked:
+    """What is wrong with a sample, or what is in it."""
     if tuple(sample.members) != job.features:
         return f"its members are {', '.join(sample.members)}, not {', '.join(job.features)}"
     try:
@@ -155,55 +159,29 @@ def _check_sample(path: Path, sample: Sample, job: _Job) -> str | tuple[int, int
             return f"its image is {width}x{height}, its label says {label['width']}x{label['height']}"
         if label["reencoded"] == "none" and hashlib.sha256(image).hexdigest() != label["sha256"]:
             return "its image bytes are not those of the SHA-256 in its label"
-        return _check_objects([label["objects"][name] for name in OBJECT_KEYS], width, height, job.classes)
+        rest = read_bytes(path, sample.members[job.kind.member]) if job.kind.member else b""
+        return _check_label(label, rest, job, sample.key)
     except ImageError as error:
         return f"its image {error}"
     except (ValueError, KeyError, TypeError) as error:
         return f"its label JSON is damaged ({error!r})"
 
 
-def _check_objects(columns: list[list[Any]], width: int, height: int, classes: int) -> str | tuple[int, int, np.uint64]:
-    bbox, category, score, ignore, area, source = columns
-    if len({len(column) for column in columns}) > 1:
-        return "its object lists differ in length"
-    if not ignore:
-        return 0, 0, np.uint64(0)
-    boxes = np.array(bbox, np.float64).reshape(-1, 4)
-    slack = 1e-3 * max(width, height)
-    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-    if (low < -slack).any() or (high > np.array([width, height]) + slack).any() or (boxes[:, 2:] <= 0).any():
-        return "a box is empty or reaches out of the image"
-    if any(not 0 <= c < classes for c in category) or any(not 0 <= s <= 1 for s in score):
-        return "a category or score is out of range"
-    if any(s not in SOURCES for s in source):
-        return f"a source is none of {', '.join(SOURCES)}"
-    if not np.allclose(area, boxes[:, 2] * boxes[:, 3], rtol=1e-3):
-        return "an area is not width times height"
-    ignored = np.array(ignore, bool)
-    scores, codes = np.array(score, np.float32), _codes(np.array(category), ignored, np.array(source) == HUMAN)
-    sums = _checksums(boxes.astype(np.float32), scores, codes)
-    return int((~ignored).sum()), int(ignored.sum()), sums.sum(dtype=np.uint64)
+def _check_label(label: dict[str, Any], rest: bytes, job: _Job, key: str) -> str | Checked:
+    match job.kind.name:
+        case "semantic":
+            return label_maps.check(label, rest, job.classes)
+        case "classification":
+            if (label["copy"] > 0) != is_copy(key):
+                return f"its label JSON is that of copy {label['copy']}"
+            return label_classes.check(label, rest, job.classes)
+        case kind:
+            return label_boxes.check(label, job.classes, masks=kind == "instance")
 
 
 def _hash(key: str) -> int:
     """64 bits of a key: among a million keys, two are alike once in thirty million versions."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
-
-
-def _codes(label: np.ndarray, ignored: np.ndarray, human: np.ndarray) -> np.ndarray:
-    """Class, outcome and source of kept and ignored objects as one number: uint32 (N,)."""
-    return label.astype(np.uint32) * 4 + 2 * human + ignored
-
-
-def _checksums(xywh: np.ndarray, score: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """uint64 (N,): of all that a label says of an object, to the bit; those of an image are summed, in any order."""
-    floats = np.ascontiguousarray(np.column_stack([xywh, score]), np.float32) + np.float32(0)  # -0 is 0
-    words = np.column_stack([floats.view(np.uint32), codes]).astype(np.uint64)
-    mixed = np.zeros(len(words), np.uint64)
-    for column in words.T:
-        mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)  # wraps, as it should
-        mixed ^= mixed >> np.uint64(29)
-    return mixed
 
 
 def _repeated(folder: Path, manifest: Manifest, key: np.ndarray, shard: np.ndarray) -> Iterator[Problem]:
@@ -226,12 +204,12 @@ def _compare_labels(
     checksum, which must leave nothing. Rows of images that are not in the version do not count."""
     order = np.argsort(key)
     ordered, left = key[order], checksum[order]
-    columns = ["key", "label", "score", "x1", "y1", "x2", "y2", "outcome", "source"]
+    columns, row_sums = _rows_of(manifest)
     try:
         with pq.ParquetFile(folder / LABELS, read_dictionary=["key"]) as file:
             for group in range(file.num_row_groups):
-                for batch in file.iter_batches(ROWS, [group], columns, use_threads=False):
-                    _take_off(batch, ordered, left)
+                for batch in file.iter_batches(ROWS, [group], ["key", *columns], use_threads=False):
+                    _take_off(batch, ordered, left, row_sums)
     except (OSError, pa.ArrowException, KeyError) as error:
         yield Problem(f"{LABELS}: cannot be read ({str(error).splitlines()[0]})")
         return
@@ -241,18 +219,25 @@ def _compare_labels(
         yield Problem(f"{LABELS}: the objects of {images} images are not those of data/{manifest.shards[number].name}")
 
 
-def _take_off(batch: pa.RecordBatch, ordered: np.ndarray, left: np.ndarray) -> None:
+def _rows_of(manifest: Manifest) -> tuple[Sequence[str], RowSums]:
+    """The columns that say what the samples say, and what makes sums of them."""
+    match kind_of(manifest.kind):
+        case LabelKind(name="semantic"):
+            return label_maps.COLUMNS, label_maps.row_sums
+        case LabelKind(name="classification"):
+            return label_classes.COLUMNS, label_classes.row_sums
+        case kind:
+            masks = ["rle"] if kind.name == "instance" else []
+            return [*label_boxes.COLUMNS, *masks], label_boxes.row_sums
+
+
+def _take_off(batch: pa.RecordBatch, ordered: np.ndarray, left: np.ndarray, row_sums: RowSums) -> None:
     if not len(ordered):
         return
     column = {name: batch[name] for name in batch.schema.names}
     hashes = np.array([_hash(k) for k in column["key"].dictionary.to_pylist()], np.uint64)
-    hashed = hashes[column["key"].indices.to_numpy()]
+    hashed = hashes[column.pop("key").indices.to_numpy()]
     place = np.minimum(np.searchsorted(ordered, hashed), len(ordered) - 1)
-    outcome, source = (column[name].to_numpy(zero_copy_only=False) for name in ("outcome", "source"))
-    counts = (ordered[place] == hashed) & (outcome != "dropped")
-    x1, y1, x2, y2, label, score = (
-        column[name].to_numpy()[counts] for name in ("x1", "y1", "x2", "y2", "label", "score")
-    )
-    boxes = np.column_stack([x1, y1, x2 - x1, y2 - y1])
-    codes = _codes(label, outcome[counts] == "ignored", source[counts] == HUMAN)
-    np.subtract.at(left, place[counts], _checksums(boxes, score, codes))
+    counts = ordered[place] == hashed
+    rows = {name: values.to_numpy(zero_copy_only=False)[counts] for name, values in column.items()}
+    np.subtract.at(left, place[counts], row_sums(rows))

@@ -17,7 +17,7 @@ from builder import BuildError
 from builder.browse_load import INFO
 from builder.database import URI, database
 from builder.documents import Names
-from builder.edits import edits_of
+from builder.edits import class_edits, edits_of
 from builder.files import digest
 from builder.manifest import Manifest
 from builder.media import ShardPath
@@ -147,14 +147,15 @@ def read_edits(
         ref = f"{manifest.name}@{manifest.version}"
         raise BuildError(f"{ref} was not browsed yet: run `tutelage browse {ref}`, and review it there")
     edited: list[Edited] = []
+    read = class_edits if manifest.kind == "classification" else edits_of
     pending = set(latest)
     for objects in shown_objects(folder, latest, shard_path) if latest else ():
         _, names, sample = latest[objects[0].key]
-        edited += edits_of(sample, names, {one.id: one for one in objects}, author)
+        edited += read(sample, names, {one.id: one for one in objects}, author)
         pending.discard(objects[0].key)
     for key in sorted(pending):  # images of which nothing was predicted
         _, names, sample = latest[key]
-        edited += edits_of(sample, names, {}, author)
+        edited += read(sample, names, {}, author)
     return edited, set(latest)
 
 

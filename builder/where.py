@@ -29,6 +29,9 @@ COLUMNS = (
     "name",
 )
 """What an expression can name: pixels; aspect is width / height; name is the image's path in its source."""
+OPTIONAL = ("agree", "uncertainty", "quality", "mask_area", "pixels")
+"""What it can name where the teacher gives it: how many teachers of an ensemble found the object; uncertainty of its
+box, in shares of its size; how good its mask is, and the mask's pixels; pixels of a map that the row stands for."""
 
 FUNCTIONS = frozenset(
     "+ - * / // % ** ^ abs ceil ceiling floor round sqrt ln log10 exp pow greatest least lower upper length contains "
@@ -49,16 +52,27 @@ _THREAD = threading.local()
 
 
 class Where:
-    """A checked expression. Raises BuildError if it is not one boolean expression over COLUMNS and FUNCTIONS."""
+    """A checked expression. Raises BuildError if it is not one boolean expression over COLUMNS, OPTIONAL and FUNCTIONS.
+
+    optional: the columns of OPTIONAL that it names.
+    """
 
     def __init__(self, expression: str) -> None:
         self.expression = expression
+        self.optional: frozenset[str] = frozenset()
         self._query = f"SELECT (\n{expression}\n) AS keep FROM objects"
         self._check()
 
     def __call__(self, columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """For columns of N objects: bool (N,) where the expression is true, and bool (N,) where it is NULL."""
-        table = pa.table({name: columns[name] for name in COLUMNS})
+        """For columns of N objects: bool (N,) where the expression is true, and bool (N,) where it is NULL.
+
+        Raises BuildError for a column that is not there."""
+        if missing := sorted(self.optional - columns.keys()):
+            raise BuildError(
+                f"keep.where {self.expression!r} names {missing[0]!r}, which this teacher's predictions do not have: "
+                "remove it, or label with a teacher that gives it"
+            )
+        table = pa.table({name: columns[name] for name in (*COLUMNS, *sorted(self.optional))})
         try:
             keep = _evaluated(self._query, table)
         except duckdb.Error as error:
@@ -80,7 +94,8 @@ class Where:
             )
         for node in _walk(nodes[0]["select_list"][0]):
             self._check_node(node)
-        self({name: pa.array([], pa.string() if name in ("class", "name") else pa.float32()) for name in COLUMNS})
+        names = (*COLUMNS, *OPTIONAL)
+        self({name: pa.array([], pa.string() if name in ("class", "name") else pa.float32()) for name in names})
 
     def _check_node(self, node: Mapping[str, Any]) -> None:
         if node["class"] not in NODES:
@@ -88,11 +103,12 @@ class Where:
         if node["class"] == "FUNCTION" and node["function_name"] not in FUNCTIONS:
             allowed = " ".join(sorted(name for name in FUNCTIONS if name.isidentifier()))
             raise BuildError(f"keep.where {self.expression!r} calls {node['function_name']}: allowed are {allowed}")
-        if node["class"] == "COLUMN_REF" and (
-            len(node["column_names"]) != 1 or node["column_names"][0].lower() not in COLUMNS
-        ):
+        if node["class"] == "COLUMN_REF":
             name = ".".join(node["column_names"])
-            raise BuildError(f"keep.where {self.expression!r} names {name!r}: the columns are {', '.join(COLUMNS)}")
+            if len(node["column_names"]) != 1 or name.lower() not in (*COLUMNS, *OPTIONAL):
+                listed = f"{', '.join(COLUMNS)}, and where the teacher gives them {', '.join(OPTIONAL)}"
+                raise BuildError(f"keep.where {self.expression!r} names {name!r}: the columns are {listed}")
+            self.optional |= {name.lower()} & {*OPTIONAL}
 
 
 def _evaluated(query: str, objects: pa.Table) -> pa.Array:

@@ -32,8 +32,8 @@ def read_yolo(source: Path, images: Path | None = None) -> Truth:
     Raises TruthError for a row that is none of this or names no class, labels without an image, and no labels at all.
     """
     root = (source if source.is_dir() else source.parent).absolute()
-    names_file = source.absolute() if source.is_file() else _find_yaml(root)
-    ids, classes = _read_names(names_file)
+    names_file = source.absolute() if source.is_file() else find_yaml(root)
+    ids, classes = read_names(names_file)
     where = images.absolute() if images else root
     paths = list(list_images(where).values())
     base = where if images else names_file.parent
@@ -68,7 +68,7 @@ def read_yolo(source: Path, images: Path | None = None) -> Truth:
     return assemble(names, paths, sizes, marks, classes, ids)
 
 
-def _find_yaml(folder: Path) -> Path:
+def find_yaml(folder: Path) -> Path:
     """The only YAML with `names` in a folder, or `data.yaml` in one of the three above it."""
     found = [path for path in sorted(folder.iterdir()) if path.suffix in YAML]
     if len(found) > 1 and folder / "data.yaml" in found:
@@ -85,7 +85,7 @@ def _find_yaml(folder: Path) -> Path:
     )
 
 
-def _read_names(file: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def read_names(file: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Numbers and names of the classes."""
     try:
         content = yaml.safe_load(file.read_bytes())

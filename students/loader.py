@@ -21,50 +21,33 @@ from builder import BuildError
 from builder.manifest import ShardRecord, read_manifest
 from builder.remote import Version
 from builder.shards import ShardError
-from builder.truth import Truth, check_detection
+from builder.truth import Truth
 from students.augment import S1, Augment
+from students.detection import DETECTION
 from students.streams import Labelled, LoaderError, Pseudo, Stream, generator
+from students.task import Task, check_labels, moved
 
 IMAGENET_GREY = (124, 116, 104)
 """The ImageNet mean in 0..255: padding of this colour is nearly 0 after normalisation."""
-MIN_VISIBLE = 0.1
-MIN_SIDE = 1.0
-
-
-@dataclass(frozen=True)
-class Target:
-    """What one image teaches, in pixels of the network's input.
-
-    boxes: float32 (N, 4) `xyxy`; labels: int64 (N,), positions in the labelled set's `classes`; ignore: float32 (M, 4),
-    regions in which nothing is background: crowds, difficult objects, boxes below the threshold, and objects that the
-    crop left less than a tenth of (MIN_VISIBLE) or thinner than a pixel (MIN_SIDE).
-    """
-
-    boxes: torch.Tensor
-    labels: torch.Tensor
-    ignore: torch.Tensor
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images: uint8 (B, 3, S, S), RGB, contiguous, not normalised; targets: one per image; pseudo: bool (B,), False for
-    the human half, which comes first."""
+    """images: uint8 (B, 3, S, S), RGB, contiguous, not normalised; targets: one per image, as the task makes them;
+    pseudo: bool (B,), False for the human half, which comes first."""
 
     images: torch.Tensor
-    targets: list[Target]
+    targets: list[Any]
     pseudo: torch.Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; copies from pinned memory do not wait."""
-        targets = [
-            Target(*(tensor.to(device, non_blocking=True) for tensor in (target.boxes, target.labels, target.ignore)))
-            for target in self.targets
-        ]
+        targets = [moved(target, device) for target in self.targets]
         images, pseudo = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.pseudo))
         return Batch(images, targets, pseudo)
 
 
-_Arrays = tuple[torch.Tensor, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]
+_Arrays = tuple[torch.Tensor, list[tuple[np.ndarray, ...]]]
 """A batch as it crosses from a worker: targets as arrays, since every tensor would cost a file descriptor."""
 
 
@@ -76,7 +59,7 @@ class JointBatches:
     those of a few shards at a time. The processes' batches of a step are the parts, by rank, of what one process would
     draw with a batch `world` times as large.
 
-    size: side of the network's square input, pixels. fill: colour of the padding.
+    task: the kind of labels. size: side of the network's square input, pixels. fill: colour of the padding.
     Raises LoaderError for an empty set, an odd batch with versions, a version of another kind or with a class that the
     labelled set lacks; reading raises LoaderError and TruthError for images that are damaged or not of the stated size.
     """
@@ -86,6 +69,7 @@ class JointBatches:
         truth: Truth,
         versions: Sequence[Path | Version] = (),
         *,
+        task: Task = DETECTION,
         size: int,
         batch_size: int,
         augment: Augment = S1,
@@ -94,17 +78,17 @@ class JointBatches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        check_detection(truth, "the labelled set")
+        check_labels(truth.kind, task)
         if not truth.images:
             raise LoaderError("the labelled set has no images: there is nothing to train on")
         if versions and batch_size % 2:
             raise LoaderError(f"batch_size {batch_size} cannot be half human and half pseudo: make it even")
         self.classes = truth.classes
-        self._streams: list[Stream] = [Labelled(truth)]
+        self._streams: list[Stream] = [Labelled(truth, task)]
         if versions:
-            self._streams.append(Pseudo([_opened(version) for version in versions], truth.classes))
+            self._streams.append(Pseudo([_opened(version) for version in versions], truth.classes, task))
         self._share = batch_size // len(self._streams)
-        self._size, self._augment, self._fill = size, augment, fill
+        self._task, self._size, self._augment, self._fill = task, size, augment, fill
         self._seed, self._rank, self._world = seed, rank, world
 
     def __getitem__(self, step: int) -> Batch:
@@ -147,9 +131,10 @@ class JointBatches:
                 stream.look_ahead(self._seed, number, epoch, place)
                 scene = stream[int(stream.order(self._seed, number, epoch)[place])]
                 rng = generator(self._seed, number, 1, position)
-                canvas, boxes, visible = self._augment(scene.pixels, scene.boxes, self._size, self._fill, rng)
-                canvases.append(canvas)
-                targets.append(_target(boxes, visible, scene.labels, scene.ignore))
+                height, width = scene.pixels.shape[:2]
+                placement = self._augment.place(width, height, self._size, rng)
+                canvases.append(placement.image(scene.pixels, self._fill))
+                targets.append(self._task.place(scene.marks, placement))
         images = np.ascontiguousarray(np.stack(canvases).transpose(0, 3, 1, 2))
         return torch.from_numpy(images), targets
 
@@ -161,7 +146,7 @@ class JointBatches:
     def _batch(self, arrays: _Arrays) -> Batch:
         images, targets = arrays
         pseudo = torch.arange(len(targets)) >= self._share
-        return Batch(images, [Target(*map(torch.from_numpy, target)) for target in targets], pseudo)
+        return Batch(images, [self._task.target(*map(torch.from_numpy, target)) for target in targets], pseudo)
 
 
 class _Steps(Dataset[Any]):
@@ -179,16 +164,6 @@ class _Steps(Dataset[Any]):
 
 def _unchanged(item: Any) -> Any:
     return item
-
-
-def _target(
-    boxes: np.ndarray, visible: np.ndarray, labels: np.ndarray, ignore: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes after the crop as (kept, their labels, ignored): see Target."""
-    sides = boxes[:, 2:] - boxes[:, :2]
-    inside = (sides > 0).all(axis=1)
-    good = ~ignore & (sides >= MIN_SIDE).all(axis=1) & (visible >= MIN_VISIBLE)
-    return boxes[good], labels[good].astype(np.int64), boxes[inside & ~good]
 
 
 def _opened(version: Path | Version) -> Version:

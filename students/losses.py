@@ -1,4 +1,4 @@
-"""Losses of a mixed batch for torchvision's FCOS and RetinaNet: a sum for each stream, ignore regions, the joint loss.
+"""The normalised joint loss of any task, and the sums it is made of for torchvision's FCOS and RetinaNet.
 
 torchvision's own losses cannot serve: they normalise human and pseudo images together and know no ignore regions. With
 human images only and nothing to ignore, FCOS's terms equal torchvision's, and RetinaNet's equal those of one image
@@ -53,7 +53,8 @@ class DenseForward(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> Outputs:
+    def forward(self, images: Tensor, targets: object = None) -> Outputs:
+        """targets: not looked at, since these heads answer for every anchor."""
         network = self.network
         pixels = network.transform.pad(network.transform.normalize(images))
         features = list(network.backbone(pixels).values())
@@ -120,20 +121,29 @@ def _match_anchors(network: RetinaNet, anchors: Tensor, target: Labels) -> tuple
         found = network.proposal_matcher(box_iou(target.boxes, anchors))
     counted = (found >= 0) | (found == background)
     if len(target.ignore):
-        iou = box_iou(target.ignore, anchors)
-        overlap = iou / (1 + iou) * (box_area(target.ignore)[:, None] + box_area(anchors))
-        inside = (overlap >= 0.5 * box_area(anchors)).any(0)
-        counted &= (found >= 0) | ((network.proposal_matcher(iou) == background) & ~inside)
+        explained = network.proposal_matcher(box_iou(target.ignore, anchors)) != background
+        counted &= (found >= 0) | ~(explained | half_inside(anchors, target.ignore))
     return found.clamp(min=-1), counted
+
+
+def half_inside(anchors: Tensor, regions: Tensor) -> Tensor:
+    """Whether at least half of each anchor (N, 4) lies inside one of the regions (M, 4); bool (N,)."""
+    iou = box_iou(regions, anchors)
+    overlap = iou / (1 + iou) * (box_area(regions)[:, None] + box_area(anchors))
+    return (overlap >= 0.5 * box_area(anchors)).any(0)
 
 
 @dataclass(frozen=True)
 class StreamSums:
-    """Sums of the loss over each stream, not normalised: each term float32 (2,), [human, pseudo]; positives: float32
-    (2,), the anchors with a match, by which a stream is normalised."""
+    """Sums of the loss over each stream, not normalised: each term float32 (2,), [human, pseudo].
+
+    positives: float32 (2,), what a stream teaches: anchors with a match, images with a class, pixels with one. It
+    normalises all terms, unless counts, float32 (T, 2), has another number for each.
+    """
 
     terms: dict[str, Tensor]
     positives: Tensor
+    counts: Tensor | None = None
 
 
 def detection_sums(network: Detector, outputs: Outputs, targets: Sequence[Labels], pseudo: Tensor) -> StreamSums:
@@ -153,27 +163,26 @@ def detection_sums(network: Detector, outputs: Outputs, targets: Sequence[Labels
     truth = torch.zeros_like(logits)
     truth[image, anchor, labels] = 1
     focal = sigmoid_focal_loss(logits, truth).sum(2).masked_fill(~counted, 0).sum(1)
-    terms = {"classification": _by_stream(focal, pseudo)}
+    terms = {"classification": by_stream(focal, pseudo)}
 
     regression, places = outputs.heads["bbox_regression"][image, anchor], outputs.anchors[anchor]
     if isinstance(network, RetinaNet):
         wanted = network.box_coder.encode_single(boxes, places)
-        terms["regression"] = _by_stream(l1_loss(regression, wanted, reduction="none").sum(1), learned)
+        terms["regression"] = by_stream(l1_loss(regression, wanted, reduction="none").sum(1), learned)
     else:
-        terms["regression"] = _by_stream(
+        terms["regression"] = by_stream(
             generalized_box_iou_loss(network.box_coder.decode(regression, places), boxes), learned
         )
         sides = network.box_coder.encode(places, boxes)
         shares = [pair.amin(1) / pair.amax(1) for pair in (sides[:, [0, 2]], sides[:, [1, 3]])]
         centerness = outputs.heads["bbox_ctrness"][image, anchor, 0]
         wanted = (shares[0] * shares[1]).sqrt()
-        terms["centerness"] = _by_stream(
-            binary_cross_entropy_with_logits(centerness, wanted, reduction="none"), learned
-        )
-    return StreamSums(terms, _by_stream(torch.ones_like(match, dtype=torch.float32), learned))
+        terms["centerness"] = by_stream(binary_cross_entropy_with_logits(centerness, wanted, reduction="none"), learned)
+    return StreamSums(terms, by_stream(torch.ones_like(match, dtype=torch.float32), learned))
 
 
-def _by_stream(losses: Tensor, pseudo: Tensor) -> Tensor:
+def by_stream(losses: Tensor, pseudo: Tensor) -> Tensor:
+    """The sums of losses (N,) where `pseudo`, bool (N,), is False and where it is True; (2,)."""
     return torch.stack([losses[~pseudo].sum(), losses[pseudo].sum()])
 
 
@@ -200,10 +209,10 @@ class JointStep:
 class JointLoss:
     """The paper's normalised joint loss, L = 1/(1 + alpha) * (L_h + alpha * mean(L_h)/mean(L_p) * L_p).
 
-    Each L is a stream's sum over all processes divided by its positives there (at least 1). The means are exponential
-    moving averages of it, this step included, with bias correction; their ratio is a constant for the gradient. From
-    the paper as widely repeated; decay, correction, clip and eps are our choice. A step enters the averages by
-    `commit`, to be called if the weights moved; never if a stream has no positives or a loss is not finite.
+    Each L is a stream's sum over all processes divided by its positives, or counts, there (at least 1). The means are
+    exponential moving averages of it, this step included, with bias correction; their ratio is a constant for the
+    gradient. From the paper as widely repeated; decay, correction, clip and eps are our choice. A step enters the
+    averages by `commit`, to be called if the weights moved; never if a stream has no positives or a loss is not finite.
 
     alpha: 0 is supervised training. per_term: a ratio for each term of the loss instead of one for the total.
     """
@@ -223,14 +232,15 @@ class JointLoss:
         """The joint loss of a step, scaled so that gradients averaged over processes are those of the global batch.
         Every process must call it at every step: it makes one all-reduce."""
         local = torch.stack(list(sums.terms.values()))
-        both = torch.cat([local.detach(), sums.positives[None]]).float()
+        counts = sums.positives.expand_as(local) if sums.counts is None else sums.counts
+        everything = torch.stack([local.detach(), counts, sums.positives.expand_as(local)]).float()
         world = 1
         if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(both)
+            dist.all_reduce(everything)
             world = dist.get_world_size()
-        normaliser = both[-1].clamp(min=1)
-        both = both.cpu()
-        values, positives = both[:-1] / both[-1].clamp(min=1), both[-1]
+        normaliser = everything[1].clamp(min=1)
+        totals, counted, repeated = everything.cpu().unbind()
+        values, positives = totals / counted.clamp(min=1), repeated[0]
 
         finite = bool(values.isfinite().all())
         averages, updates = self._averages, self._updates

@@ -16,11 +16,12 @@ import torch
 import torchvision
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from torch import nn
 
 from builder import BuildError
 from builder.files import new_file, write_file
 from students.losses import JointLoss
-from teachers.networks import META, Detector, NetworkConfig, read_meta, save_checkpoint
+from teachers.networks import META, NetworkConfig, read_meta, save_checkpoint
 
 RECIPE, STATE, LOG = "recipe.json", "state.pt", "log.jsonl"
 
@@ -54,7 +55,7 @@ class Run:
         self,
         out: Path,
         accelerator: Accelerator,
-        network: Detector,
+        network: nn.Module,
         config: NetworkConfig,
         optimizer: AcceleratedOptimizer,
         joint: JointLoss,

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Thread
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
@@ -18,6 +18,7 @@ from builder.manifest import ShardRecord
 from builder.remote import Version
 from builder.shards import Member, read_bytes, read_samples
 from builder.truth import Truth, read_pixels
+from students.task import Task
 from teachers.images import FORMATS, ImageError, decode_rgb
 
 WINDOW = 4
@@ -30,12 +31,10 @@ class LoaderError(BuildError):
 
 @dataclass(frozen=True)
 class Scene:
-    """pixels: uint8 (H, W, 3); boxes: (N, 4) `xyxy`; labels: (N,); ignore: bool (N,)."""
+    """pixels: uint8 (H, W, 3); marks: what is said of them, as the task has it."""
 
     pixels: np.ndarray
-    boxes: np.ndarray
-    labels: np.ndarray
-    ignore: np.ndarray
+    marks: Any
 
 
 class Stream(Protocol):
@@ -51,17 +50,17 @@ class Stream(Protocol):
 
 
 class Labelled:
-    """The human images; crowds and difficult objects are ignored."""
+    """The human images."""
 
-    def __init__(self, truth: Truth) -> None:
-        self._images = truth.images
+    def __init__(self, truth: Truth, task: Task) -> None:
+        self._images, self._classes, self._task = truth.images, len(truth.classes), task
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Scene:
         image = self._images[index]
-        return Scene(read_pixels(image), image.boxes, image.labels, image.crowd | image.difficult)
+        return Scene(read_pixels(image), self._task.human(image, self._classes))
 
     def order(self, seed: int, stream: int, epoch: int) -> np.ndarray:
         return _order(seed, stream, epoch, len(self))
@@ -76,10 +75,11 @@ class Pseudo:
     order goes through a few shards at a time (WINDOW); until then the manifest's count stands for it.
     """
 
-    def __init__(self, versions: Sequence[Version], classes: Sequence[str]) -> None:
+    def __init__(self, versions: Sequence[Version], classes: Sequence[str], task: Task) -> None:
+        self._classes, self._task = len(classes), task
         self._shards: list[_Shard] = []
         for version in versions:
-            self._shards += _shards(version, classes)
+            self._shards += _shards(version, classes, task)
         self._rows: list[np.ndarray | None] = []
         for shard in self._shards:
             self._rows.append(None if shard.is_later else shard.rows())
@@ -132,29 +132,28 @@ class Pseudo:
             rows = self._rows[number] = shard.rows()
         path = shard.version.shard(shard.record)
         places = rows[index - self._starts[number]].tolist()
-        image, label = (read_bytes(path, Member("", *place)) for place in (places[:2], places[2:]))
+        image, label, *members = (read_bytes(path, Member("", *place)) for place in places)
         record = orjson.loads(label)
         try:
             pixels = decode_rgb(image)
+            marks = self._task.pseudo(record, members, shard.positions, self._classes)
         except ImageError as error:
             raise LoaderError(f"{path}: image {record['key']} cannot be used: {error}: verify the version") from error
         if pixels.shape[:2] != (record["height"], record["width"]):
             raise LoaderError(f"{path}: image {record['key']} has not the size its label states: verify the version")
-        objects = record["objects"]
-        boxes = np.array(objects["bbox"], np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        labels = shard.positions[np.array(objects["category"], np.int64)]
-        return Scene(pixels, boxes, labels, np.array(objects["ignore"], bool))
+        return Scene(pixels, marks)
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """A shard of a version. positions: in the labelled set's classes, of each of the version's. removed: keys of
-    samples that are to be skipped. is_later: whether it need not be read before an image of it is wanted."""
+    """A shard of a version. positions: in the labelled set's classes, of each of the version's. members: what is read
+    of a sample, beside image and label. removed: keys of samples that are to be skipped. is_later: whether it need not
+    be read before an image of it is wanted."""
 
     version: Version
     record: ShardRecord
     positions: np.ndarray
+    members: tuple[str, ...]
     removed: frozenset[str]
     is_later: bool
 
@@ -168,24 +167,24 @@ class _Shard:
         return (self.version.folder / "data" / self.record.name).is_file()
 
     def rows(self) -> np.ndarray:
-        """int64 (N, 4): offset and size of the image and of its label."""
+        """int64 (N, M, 2): offset and size of the image, of its label and of each of `members`."""
         path = self.version.shard(self.record)
         rows = []
         for sample in read_samples(path):
             if sample.key not in self.removed:
                 image = next(sample.members[e] for e in sample.members if e in FORMATS.values())
-                label = sample.members["json"]
-                rows.append((image.offset, image.size, label.offset, label.size))
+                others = (sample.members[extension] for extension in ("json", *self.members))
+                rows.append([(member.offset, member.size) for member in (image, *others)])
         if self.is_later and len(rows) != self.samples:
             raise LoaderError(f"{path} has not the {self.samples} images its manifest states: publish it again")
-        return np.array(rows, np.int64).reshape(-1, 4)
+        return np.array(rows, np.int64).reshape(-1, 2 + len(self.members), 2)
 
 
-def _shards(version: Version, classes: Sequence[str]) -> Iterator[_Shard]:
+def _shards(version: Version, classes: Sequence[str], task: Task) -> Iterator[_Shard]:
     manifest = version.manifest
     ref = f"{manifest.name}@{manifest.version}"
-    if manifest.kind != "detection":
-        raise LoaderError(f"version {ref} holds {manifest.kind} labels: a detector needs detection labels")
+    if manifest.kind not in task.versions:
+        raise LoaderError(f"version {ref} holds {manifest.kind} labels: to learn {task.kind} takes another version")
     unknown = [name for name in manifest.classes if name not in classes]
     if unknown:
         raise LoaderError(f"version {ref} has class {unknown[0]!r}, unknown to the labelled set: map it in its recipe")
@@ -195,7 +194,7 @@ def _shards(version: Version, classes: Sequence[str]) -> Iterator[_Shard]:
         removed
     )  # else a shard's images are to be counted
     is_later = version.origin is not None and told
-    return (_Shard(version, record, positions, removed, is_later) for record in manifest.shards)
+    return (_Shard(version, record, positions, task.members, removed, is_later) for record in manifest.shards)
 
 
 def _fetch(shards: Sequence[_Shard]) -> None:

@@ -4,125 +4,39 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import orjson
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from pydantic import (
-    BaseModel,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-)
 from torch import nn
 
 from builder.files import locked, sha256_file
-from builder.recipe import STRICT, explain, read_yaml
 from builder.remote import Version, open_version
 from builder.shards import read_bytes, read_samples
 from builder.store import Store
-from builder.truth import Truth, read_detection, subset, truth_digest
+from builder.truth import Truth, read_truth, subset, truth_digest
 from students.augment import S1
 from students.loader import JointBatches
-from students.losses import DenseForward, JointLoss, JointStep, detection_sums
+from students.losses import JointLoss, JointStep
+from students.recipe import TrainRecipe
 from students.run import Run, TrainError, claim
+from students.task import Task, check_labels, task_of, usual_arch
 from teachers.backbones import DEFAULT
-from teachers.networks import Detector, NetworkConfig, build_network, load_checkpoint, read_meta
+from teachers.networks import NetworkConfig, build_network, load_checkpoint, read_meta
 
 MAX_SKIPPED = 50
 """Steps in a row without a finite loss and gradient after which training is given up."""
 
 Progress = Callable[[Mapping[str, Any]], None]
 """Called after each step with its log record, in the main process."""
-
-
-class Labelled(BaseModel):
-    """The `labelled` section, or just its `path`: a COCO JSON, or a folder of VOC or YOLO labels (builder.truth).
-    images: the folder of its image files, where not in its place.
-    limit: train on that many of its images, chosen by the recipe's seed; a smaller choice is part of a larger one."""
-
-    model_config = STRICT
-    path: Path
-    images: Path | None = None
-    limit: PositiveInt | None = None
-
-
-class TrainRecipe(BaseModel):
-    """What a training reads.
-
-    pseudo: versions (`cells`, `cells@v3`, a folder, or `hf://org/name@v3`, of which shards are fetched when needed)
-    whose images make up half of every batch; none for supervised training.
-    network: see NetworkConfig; its classes are those of the labels. init: `checkpoint:RUN` starts from the weights of
-    that run, whose network must be the same.
-    batch: images per step, over all GPUs. lr: the peak of a rise over the share `warmup` of the steps and a cosine fall
-    to 0 (AdamW). clip_norm: of the gradient. flip: mirror half the images; off where left and right differ (text).
-    alpha, decay, per_term: see JointLoss.
-    workers: processes that read images; save_every: steps; neither changes the weights.
-    """
-
-    model_config = STRICT
-    labelled: Labelled
-    pseudo: tuple[str, ...] = ()
-    network: NetworkConfig = NetworkConfig()
-    init: Annotated[str, Field(pattern="^checkpoint:.+$")] | None = None
-    steps: PositiveInt
-    batch: PositiveInt = 16
-    lr: PositiveFloat = 2e-4
-    weight_decay: NonNegativeFloat = 0.05
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    clip_norm: PositiveFloat = 10.0
-    augment: Literal["S1"] = "S1"
-    flip: bool = True
-    alpha: NonNegativeFloat = 1.0
-    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    per_term: bool = False
-    seed: NonNegativeInt = 0
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    workers: NonNegativeInt = 2
-    save_every: PositiveInt = 1000
-
-    @field_validator("labelled", mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str | Path) else value
-
-    def rooted(self, folder: Path) -> TrainRecipe:
-        """The same recipe with its relative paths, which are relative to `folder`, made to lead from here."""
-        labelled = self.labelled
-        images = labelled.images and folder / labelled.images
-        pretrained = self.network.pretrained
-        if pretrained not in (None, "DEFAULT"):
-            pretrained = str(folder / str(pretrained))
-        return self.model_copy(
-            update={
-                "labelled": labelled.model_copy(update={"path": folder / labelled.path, "images": images}),
-                "pseudo": tuple(str(folder / ref) if (folder / ref).is_dir() else ref for ref in self.pseudo),
-                "network": replace(self.network, pretrained=pretrained),
-                "init": self.init and f"checkpoint:{folder / self.init.partition(':')[2]}",
-            }
-        )
-
-
-def load_train_recipe(path: Path, overrides: Sequence[str] = ()) -> TrainRecipe:
-    """The training recipe in a YAML file, with `key.key=value` overrides. Raises BuildError, in one sentence that names
-    the key."""
-    content = read_yaml(path, overrides)
-    try:
-        return TrainRecipe.model_validate(content).rooted(path.parent)
-    except ValidationError as error:
-        raise TrainError(f"recipe {path}: {explain(error)}") from None
 
 
 def train(recipe: TrainRecipe, out: Path, store: Store, progress: Progress | None = None) -> Path:
@@ -144,7 +58,7 @@ def train(recipe: TrainRecipe, out: Path, store: Store, progress: Progress | Non
         if saved == recipe.steps:
             return out
         network = _network(recipe, plan)
-        heads, optimizer = accelerator.prepare(DenseForward(network), _optimizer(network, recipe))
+        heads, optimizer = accelerator.prepare(plan.task.forward(network), _optimizer(network, recipe))
         joint = JointLoss(recipe.alpha if recipe.pseudo else 0.0, recipe.decay, per_term=recipe.per_term)
         batches = _batches(recipe, plan, accelerator)
         before_it = _trained_on(plan) if accelerator.is_main_process else set[str]()
@@ -159,7 +73,8 @@ def train(recipe: TrainRecipe, out: Path, store: Store, progress: Progress | Non
         on_gpu = accelerator.device.type == "cuda"
         for step, batch in enumerate(batches.stream(first, recipe.steps, workers=recipe.workers, pin=on_gpu), first):
             batch = batch.to(accelerator.device)
-            result = joint(detection_sums(network, heads(batch.images), batch.targets, batch.pseudo))
+            outputs = heads(batch.images, batch.targets)
+            result = joint(plan.task.sums(network, outputs, batch.targets, batch.pseudo))
             rate = _set_rate(optimizer, learning_rate(recipe, step))
             norm, moved = _descend(accelerator, heads, optimizer, result, recipe.clip_norm)
             if moved:
@@ -228,6 +143,7 @@ class _Plan:
 
     truth: Truth
     versions: list[Version]
+    task: Task
     config: NetworkConfig
     start: Path | None
     description: dict[str, Any]
@@ -235,7 +151,8 @@ class _Plan:
 
 def _plan(recipe: TrainRecipe, store: Store) -> _Plan:
     labelled = recipe.labelled
-    truth = read_detection(labelled.path, labelled.images)
+    outlines = recipe.network.arch == "maskrcnn"
+    truth = read_truth(labelled.path, labelled.images, outlines=outlines)
     if labelled.path.suffix == ".json":
         labels = sha256_file(labelled.path)
     else:  # many files: what they say, of which names
@@ -246,8 +163,14 @@ def _plan(recipe: TrainRecipe, store: Store) -> _Plan:
         raise TrainError("network.classes are those of the labels: remove them from the recipe")
     versions = [open_version(ref, store) for ref in recipe.pseudo]
     start = Path(recipe.init.partition(":")[2]) if recipe.init else None
-    config = replace(recipe.network, classes=truth.classes)
-    options = recipe.model_dump(mode="json", exclude={"labelled", "pseudo", "network", "init", "workers", "save_every"})
+    arch = recipe.network.arch or usual_arch(truth.kind)
+    task = task_of(arch, recipe.soft)
+    check_labels(truth.kind, task, labelled.path)
+    config = replace(recipe.network, arch=arch, classes=truth.classes)
+    elsewhere = {"labelled", "pseudo", "network", "init", "workers", "save_every"}
+    if arch != "linear":
+        elsewhere.add("soft")
+    options = recipe.model_dump(mode="json", exclude=elsewhere)
     network = asdict(config)
     if config.pretrained not in (None, DEFAULT):
         network["pretrained"] = sha256_file(Path(str(config.pretrained)))
@@ -257,7 +180,7 @@ def _plan(recipe: TrainRecipe, store: Store) -> _Plan:
         "init": read_meta(start)["weights"]["sha256"] if start else None,
         "network": network,
     }
-    return _Plan(truth, versions, config, start, orjson.loads(orjson.dumps(description)))
+    return _Plan(truth, versions, task, config, start, orjson.loads(orjson.dumps(description)))
 
 
 def _described(version: Version) -> dict[str, Any]:
@@ -277,7 +200,7 @@ def _accelerator(recipe: TrainRecipe) -> Accelerator:
     return accelerator
 
 
-def _network(recipe: TrainRecipe, plan: _Plan) -> Detector:
+def _network(recipe: TrainRecipe, plan: _Plan) -> nn.Module:
     """The network as training starts, from random, pre-trained or another run's weights."""
     torch.manual_seed(recipe.seed)
     if plan.start is None:
@@ -293,7 +216,7 @@ def _network(recipe: TrainRecipe, plan: _Plan) -> Detector:
     return network
 
 
-def _optimizer(network: Detector, recipe: TrainRecipe) -> torch.optim.AdamW:
+def _optimizer(network: nn.Module, recipe: TrainRecipe) -> torch.optim.AdamW:
     """AdamW; norms and biases do not decay."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
@@ -309,6 +232,7 @@ def _batches(recipe: TrainRecipe, plan: _Plan, accelerator: Accelerator) -> Join
     return JointBatches(
         plan.truth,
         plan.versions,
+        task=plan.task,
         size=plan.config.size,
         batch_size=recipe.batch // world,
         augment=replace(S1, flip=0.5 if recipe.flip else 0.0),

@@ -62,6 +62,11 @@ def published_normalisation(spec: str) -> tuple[tuple[float, ...], tuple[float, 
     return (tuple(config.mean), tuple(config.std)) if config else None
 
 
+def replace_batch_norm(head: nn.Module) -> None:
+    """Put group norm in the place of every batch norm of a head, in place."""
+    _replace_batch_norm(head, _grouped)
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group norm of up to 32 groups (the paper's number) of at least 4 channels."""
     return nn.GroupNorm(math.gcd(32, max(1, channels // 4)), channels)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,19 +19,26 @@ class TeacherError(Exception):
 
 @dataclass(frozen=True)
 class Detections:
-    """The raw boxes of one image.
+    """The raw objects of one image.
 
     boxes: float32 (N, 4), `xyxy`, pixels of the upright image; scores: float32 (N,), in [0, 1], not increasing;
-    labels: int16 (N,), positions in the teacher's `classes`.
+    labels: int16 (N,), positions in the teacher's `classes`. Where the teacher gives them: masks, N compressed
+    run-length codes of the whole image (COCO's `counts`, as ASCII); quality: float32 (N,), how good each mask is, in
+    [0, 1]; agree: int16 (N,), how many teachers of an ensemble found it; uncertainty: float32 (N,), of its box, in
+    shares of its size.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    masks: tuple[bytes, ...] | None = None
+    quality: np.ndarray | None = None
+    agree: np.ndarray | None = None
+    uncertainty: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.scores)
-        if self.boxes.shape != (n, 4) or self.labels.shape != (n,) or self.scores.shape != (n,):
+        if self.boxes.shape != (n, 4) or any(len(column) != n for column in self._columns()):
             shapes = f"boxes {self.boxes.shape}, scores {self.scores.shape}, labels {self.labels.shape}"
             raise TeacherError(f"predictions of unequal length: {shapes}")
         if (self.boxes.dtype, self.scores.dtype, self.labels.dtype) != (np.float32, np.float32, np.int16):
@@ -42,6 +49,19 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def _columns(self) -> list[Any]:
+        given = (self.scores, self.labels, self.masks, self.quality, self.agree, self.uncertainty)
+        return [column for column in given if column is not None]
+
+    def take(self, rows: np.ndarray) -> Detections:
+        """The objects at these positions, int (K,), in their order."""
+        more = {
+            name: None if (column := getattr(self, name)) is None else column[rows]
+            for name in ("quality", "agree", "uncertainty")
+        }
+        masks = None if self.masks is None else tuple(self.masks[n] for n in rows)
+        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows], masks, **more)
 
     @classmethod
     def of(
@@ -54,6 +74,10 @@ class Detections:
         height: int,
         floor: float = 0.0,
         limit: int | None = None,
+        masks: Sequence[bytes] | None = None,
+        quality: Any = None,
+        agree: Any = None,
+        uncertainty: Any = None,
     ) -> Detections:
         """Arrays of any numeric dtype as Detections: clipped to the image, emptied of degenerate boxes and of scores
         below `floor`, sorted by falling score (ties keep their order), cut to the best `limit`."""
@@ -67,7 +91,91 @@ class Detections:
         good = (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1]) & (score >= np.float32(floor))
         order = np.flatnonzero(good)
         order = order[np.argsort(-score[order], kind="stable")][:limit]
-        return cls(box[order], score[order], label[order])
+        floats = [None if column is None else np.asarray(column, np.float32) for column in (quality, uncertainty)]
+        count = None if agree is None else np.asarray(agree).astype(np.int16)
+        coded = None if masks is None else tuple(masks)
+        return cls(box, score, label, coded, floats[0], count, floats[1]).take(order)
+
+
+@dataclass(frozen=True)
+class ClassProbabilities:
+    """What a classifier says of one image: float32 (C,), in the order of the teacher's `classes`, at least 0. They need
+    not sum to 1 (independent labels)."""
+
+    probabilities: np.ndarray
+
+    def __post_init__(self) -> None:
+        values = self.probabilities
+        if values.dtype != np.float32 or values.ndim != 1:
+            raise TeacherError(f"class probabilities must be a float32 vector; got {values.dtype} {values.shape}")
+        if not (np.isfinite(values).all() and (values >= 0).all() and (values <= 1).all()):
+            raise TeacherError("class probabilities must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class SemanticMap:
+    """What a segmenter says of one image's pixels.
+
+    labels: uint8 (H, W), positions in the teacher's `classes`, at most 255 of them, VOID where it gives none;
+    confidence: uint8 (H, W), 255 times the probability of that class, rounded. H, W: of the upright image.
+    """
+
+    labels: np.ndarray
+    confidence: np.ndarray
+
+    def __post_init__(self) -> None:
+        for plane in (self.labels, self.confidence):
+            if plane.dtype != np.uint8 or plane.ndim != 2 or plane.shape != self.labels.shape:
+                raise TeacherError(
+                    f"a semantic map must be two uint8 planes of one size; got {self.labels.dtype} {self.labels.shape} "
+                    f"and {self.confidence.dtype} {self.confidence.shape}"
+                )
+
+    @classmethod
+    def of(cls, probabilities: np.ndarray) -> SemanticMap:
+        """The likeliest class of each pixel (of equals the first) and its probability, from (C, H, W) of any float
+        dtype, C at most 255; a sum of rounded terms may lie a little above 1."""
+        if probabilities.ndim != 3 or not 0 < len(probabilities) <= VOID:
+            raise TeacherError(
+                f"class probabilities of pixels must be (C, H, W), C 1 to 255; got {probabilities.shape}"
+            )
+        best = probabilities.max(axis=0)
+        if not (np.isfinite(best).all() and (best >= 0).all() and (best <= 1.001).all()):
+            raise TeacherError("class probabilities of pixels must lie between 0 and 1")
+        confidence = np.rint(best.astype(np.float64).clip(0, 1) * 255).astype(np.uint8)
+        return cls(probabilities.argmax(axis=0).astype(np.uint8), confidence)
+
+
+VOID = 255
+"""The label of a pixel without a class, in maps everywhere."""
+Prediction = Detections | ClassProbabilities | SemanticMap
+"""Of one image; all of a teacher's are of the kind its description names."""
+Kind = Literal["detection", "instance", "semantic", "classification"]
+
+
+@dataclass(frozen=True)
+class Views:
+    """Test-time augmentation: what else of each image a teacher is shown (teachers.views).
+
+    flip: each view in a mirror, too. scales: the image's size in each view, 1 for its own (the paper's for maps are
+    0.5 to 1.75); with any other the image is resampled, antialiased. iou: at which boxes of views are one object.
+    """
+
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
+    iou: float = 0.55
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - so that an unknown key is an error
+
+    def __post_init__(self) -> None:
+        if not all(0.1 <= scale <= 10 for scale in self.scales):
+            raise ValueError("scales must lie between 0.1 and 10")
+        if not self.scales or len(set(self.scales)) != len(self.scales):
+            raise ValueError("scales must be one or more different numbers")
+        if self.scales == (1.0,) and not self.flip:
+            raise ValueError("tta must name a view besides the image itself: add flip: true, or scales")
+        if not 0 < self.iou < 1:
+            raise ValueError("iou must lie between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -82,6 +190,11 @@ class TeacherOptions:
     upscale: whether an image smaller than that is enlarged.
     dtype: float32, float16 or bfloat16. weights: a file, or `DEFAULT` for the family's published weights.
     classes: class names in the order of the model's outputs, where the model does not carry them.
+    masks: False takes only the boxes of a model that gives masks, too (torchvision's Mask R-CNN).
+    tta: views of each image to predict on and to fuse (any teacher). jitter: how many jittered copies of each box a
+    two-stage model refines, to tell how sure it is of it (Soft Teacher: 10; teachers.jitter).
+    task: what a model that can do several things is used for. prompts: what a detector by text looks for -> its class.
+    format: of stored predictions, where it cannot be recognised (replay:).
     """
 
     floor: float = 0.05
@@ -94,6 +207,12 @@ class TeacherOptions:
     dtype: str = "float32"
     weights: str | None = None
     classes: tuple[str, ...] | None = None
+    masks: bool = True
+    tta: Views | None = None
+    jitter: int | None = None
+    task: Kind | None = None
+    prompts: dict[str, str] | None = None
+    format: str | None = None
     batch_size: int = 8
     device: str | None = None
     threads: int | None = None
@@ -109,6 +228,8 @@ class TeacherOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1")
+        if self.jitter is not None and not 2 <= self.jitter <= 100:
+            raise ValueError("jitter must lie between 2 and 100")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}")
 
@@ -124,8 +245,9 @@ class TeacherOptions:
 
 @runtime_checkable
 class Teacher(Protocol):
-    """A loaded model. `predict` maps upright RGB images, uint8 (H, W, 3) of any sizes, to one Detections each,
-    in order.
+    """A loaded model. `predict` maps upright RGB images, uint8 (H, W, 3) of any sizes, to one Prediction each,
+    in order: Detections for the kinds detection and instance, ClassProbabilities for classification, SemanticMap for
+    semantic.
 
     It raises TeacherError if the model fails (out of memory, wrong output shape): that is a failure of the chunk, never
     a row. The result of an image must not depend on which images were labelled before it.
@@ -135,11 +257,20 @@ class Teacher(Protocol):
     batch_size: int
     description: Mapping[str, Any]
     """All that decides the predictions, JSON-ready: family, weights' SHA-256, pre-processing, floor, NMS, … It has
-    the keys `kind` ("detection"), `classes` and `floor`; the fingerprint is its digest."""
+    the keys `kind` (Kind), `classes` and `floor`; the fingerprint is its digest."""
     runtime: Mapping[str, Any]
     """What does not decide them but is worth recording: device, threads, library versions."""
 
-    def predict(self, images: Sequence[np.ndarray]) -> list[Detections]: ...
+    def predict(self, images: Sequence[np.ndarray]) -> Sequence[Prediction]: ...
+
+
+@runtime_checkable
+class Segmenter(Teacher, Protocol):
+    """A teacher of the kind semantic that can say all it thinks of each pixel, which views and ensembles average.
+    `predict_probabilities` gives float32 (C, H, W) for each image, of its size, in the order of `classes`; `predict` is
+    `SemanticMap.of` of it."""
+
+    def predict_probabilities(self, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]: ...
 
 
 def fingerprint(description: Mapping[str, Any]) -> str:

@@ -1,4 +1,7 @@
-"""The detectors students train and checkpoints reload: torchvision's FCOS and RetinaNet on any backbone with FPN."""
+"""The networks students train and checkpoints reload: which there are, and torchvision's FCOS and RetinaNet with FPN.
+
+Those for the other kinds are in `teachers.heads` and `teachers.regions`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias, cast
+from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -28,8 +31,9 @@ from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from teachers.backbones import DEFAULT, group_norm, make_backbone, published_normalisation
-from teachers.base import TeacherError
+from teachers.base import Kind, TeacherError
 
+Arch = Literal["fcos", "retinanet", "maskrcnn", "fpn", "deeplabv3", "linear"]
 Detector: TypeAlias = FCOS | RetinaNet
 WEIGHTS, META = "model.safetensors", "meta.json"
 FORMAT = 1
@@ -40,11 +44,14 @@ RATIOS = (0.5, 1.0, 2.0)
 class NetworkConfig:
     """All that decides a network's architecture and pre-processing. The defaults suit ordinary photographs on a GPU.
 
+    arch: what the network predicts, and how: `fcos` or `retinanet` boxes, `maskrcnn` instances, `fpn` or `deeplabv3`
+    maps, `linear` the class of an image; None for a recipe that leaves the choice to the kind of its labels.
     backbone: `timm:NAME` (any with feature maps) or `torchvision:NAME` (its convolutional classifiers).
     classes: names in the order of the outputs. size: the longer side of an image as the network sees it, pixels, for
     training and inference alike; the rest of the size x size square is padding at the bottom and right.
     channels, head_depth: width of pyramid and heads, convolutions in each head. levels: strides of the feature maps,
-    each twice the one before; those beyond the backbone's last are strided convolutions on top of it (P6, P7).
+    each twice the one before; those beyond the backbone's last are strided convolutions on top of it (P6, P7). The
+    archs without a pyramid (`deeplabv3`, `linear`) use the backbone up to its last stride in levels.
     norm: `group` works with any batch and from random weights; `batch` needs some 16 images on each GPU; `frozen` keeps
     the backbone's batch norm as pre-trained. Pyramid and heads use batch norm under `batch`, else group norm.
     mean, std: of RGB in [0, 1]. pretrained: a file with the backbone's weights (safetensors, pth), or `DEFAULT`, the
@@ -53,7 +60,7 @@ class NetworkConfig:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    arch: Literal["fcos", "retinanet"] = "fcos"
+    arch: Arch | None = None
     backbone: str = "timm:resnet18"
     classes: tuple[str, ...] = ()
     size: int = 640
@@ -66,16 +73,54 @@ class NetworkConfig:
     pretrained: str | None = None
 
 
-def build_network(config: NetworkConfig, *, pretrained: bool = True) -> Detector:
-    """A detector with random heads; its backbone has the weights `config.pretrained` unless `pretrained` is False (for
+def kind_of(arch: Arch) -> Kind:
+    """The kind of prediction a network makes."""
+    match arch:
+        case "fcos" | "retinanet":
+            return "detection"
+        case "maskrcnn":
+            return "instance"
+        case "fpn" | "deeplabv3":
+            return "semantic"
+        case "linear":
+            return "classification"
+
+
+def build_network(config: NetworkConfig, *, pretrained: bool = True) -> nn.Module:
+    """A network with random heads; its backbone has the weights `config.pretrained` unless `pretrained` is False (for
     a caller that loads all weights itself).
 
-    In evaluation it maps a list of RGB images, (3, H, W), uint8 or float in [0, 1], of any sizes to torchvision's list
-    of boxes (`xyxy`, pixels of each image), scores and labels. An image's result does not depend on the others.
-    Raises TeacherError for a config that makes no network or weights that do not fit.
+    In evaluation it takes a list of RGB images, (3, H, W), uint8 or float in [0, 1], of any sizes; what it gives is for
+    boxes torchvision's list of boxes (`xyxy`, pixels of each image), scores and labels, for the others see Classifier,
+    Segmenter and mask_rcnn. An image's result does not depend on the others. Raises TeacherError for a config that
+    makes no network or weights that do not fit.
     """
     _check(config, pretrained)
     weights = config.pretrained if pretrained else None
+    match config.arch:
+        case "fcos" | "retinanet":
+            return _detector(config, weights)
+        case "maskrcnn":
+            from teachers.regions import mask_rcnn
+
+            return mask_rcnn(config, weights)
+        case "fpn":
+            from teachers.heads import fpn_segmenter
+
+            return fpn_segmenter(config, weights)
+        case "deeplabv3":
+            from teachers.heads import deeplab_segmenter
+
+            return deeplab_segmenter(config, weights)
+        case "linear":
+            from teachers.heads import Classifier
+
+            return Classifier(config, weights)
+        case _:
+            raise TeacherError(f"unknown network arch {config.arch!r}: write one of {', '.join(get_args(Arch))}")
+
+
+def _detector(config: NetworkConfig, weights: str | None) -> Detector:
     backbone = Pyramid(*make_backbone(config.backbone, config.levels, weights, config.norm), config)
     count = len(config.classes)
     network: Detector
@@ -135,7 +180,7 @@ class Pyramid(nn.Module):
         self.body = body
         above = len(config.levels) - len(channels)
         top = _TopLevels(above, config.channels) if above else None
-        self.fpn = FeaturePyramidNetwork(list(channels), config.channels, top, _norm(config))
+        self.fpn = FeaturePyramidNetwork(list(channels), config.channels, top, norm_of(config))
         self.out_channels = config.channels
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -188,13 +233,14 @@ class _RetinaNetHead(RetinaNetHead):
 
 def _tower(config: NetworkConfig) -> nn.Sequential:
     width = config.channels
-    blocks = [Conv2dNormActivation(width, width, norm_layer=_norm(config)) for _ in range(config.head_depth)]
+    blocks = [Conv2dNormActivation(width, width, norm_layer=norm_of(config)) for _ in range(config.head_depth)]
     for block in blocks:
         nn.init.normal_(block[0].weight, std=0.01)  # as in both papers
     return nn.Sequential(*blocks)
 
 
-def _norm(config: NetworkConfig) -> Callable[[int], nn.Module]:
+def norm_of(config: NetworkConfig) -> Callable[[int], nn.Module]:
+    """The norm of pyramid and heads."""
     return nn.BatchNorm2d if config.norm == "batch" else group_norm
 
 
@@ -215,7 +261,7 @@ def _check(config: NetworkConfig, pretrained: bool) -> None:
             raise TeacherError(f"the weights of {config.backbone} expect mean and std {published}: set both in network")
 
 
-def save_checkpoint(folder: Path, network: Detector, config: NetworkConfig, meta: Mapping[str, Any]) -> None:
+def save_checkpoint(folder: Path, network: nn.Module, config: NetworkConfig, meta: Mapping[str, Any]) -> None:
     """Write `model.safetensors`, then `meta.json`: `meta` with the network's config and the SHA-256 of the weights, so
     that a reader sees whether the two belong together. Each file appears whole, synced, or not at all."""
     weights = save_tensors({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
@@ -243,7 +289,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def load_checkpoint(folder: Path) -> tuple[Detector, NetworkConfig, dict[str, Any]]:
+def load_checkpoint(folder: Path) -> tuple[nn.Module, NetworkConfig, dict[str, Any]]:
     """The trained network of a run, in evaluation mode, its config and its `meta.json`. Raises TeacherError."""
     meta = read_meta(folder)
     try:

@@ -3,32 +3,55 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models import detection, get_model, get_model_weights, list_models
+from torchvision.models import detection, list_models, segmentation
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.mask_rcnn import MaskRCNN
+from torchvision.models.detection.roi_heads import expand_boxes, expand_masks, paste_mask_in_image
 from torchvision.models.detection.ssd import SSD
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
-from teachers.base import Detections, TeacherError, TeacherOptions
+from teachers import masks
+from teachers.base import Detections, Teacher, TeacherError, TeacherOptions
+from teachers.jitter import SEED, SPREAD, add_box_uncertainty
+from teachers.torchvision_weights import first_line, load_model, pick_device, runtime_of, state_sha256
 
 BACKGROUND = "__background__"
 NO_CLASS = (BACKGROUND, "N/A")
 """Names of outputs that stand for no class, in torchvision's published models."""
+MASK_THRESHOLD = 0.5
+"""Probability above which a pixel belongs to a mask, as in torchvision's own evaluation."""
 
 
-class TorchvisionTeacher:
-    """A detector of torchvision.models.detection, as a Teacher. Of Mask and Keypoint R-CNN only the boxes are used.
+def load_torchvision(name: str, options: TeacherOptions) -> Teacher:
+    """The detector, segmenter or classifier that torchvision calls `name`, as a Teacher of the kind it is made for.
+    Raises TeacherError for an unknown name, and what its class does."""
+    families = [list_models(module=module) for module in (detection, segmentation, torchvision.models)]
+    known = [model for family in families for model in family]
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3) or families[0]
+        raise TeacherError(f"torchvision has no model {name!r} that labels images: did you mean {' or '.join(close)}?")
+    if name in families[0]:
+        return TorchvisionDetector(name, options)
+    from teachers.torchvision_pixels import TorchvisionClassifier, TorchvisionSegmenter
+
+    return TorchvisionSegmenter(name, options) if name in families[1] else TorchvisionClassifier(name, options)
+
+
+class TorchvisionDetector:
+    """A detector of torchvision.models.detection, as a Teacher: of the kind instance for Mask R-CNN, unless the option
+    `masks` is False, else of the kind detection. (Of Keypoint R-CNN only the boxes are used.)
+
+    A mask covers the pixels that torchvision, pasting its 28 x 28 probabilities into the box, puts above .5; an object
+    without any is left out. Torchvision gives no quality of masks.
 
     `TeacherOptions.weights` is required: `DEFAULT` (or another name torchvision publishes weights under), which brings
     its classes, or a state dict, .safetensors or .pth, which needs `classes`: one name per output of the model, or one
@@ -47,20 +70,25 @@ class TorchvisionTeacher:
     batch mates beyond rounding. `predict` takes any number; the more, the fuller the batches of `batch_size`.
     `threads` sets torch's threads for the whole process.
 
-    Raises TeacherError: on loading, for an unknown name, weights that are missing or do not fit, an option the model
-    does not have; from `predict`, if the model fails.
+    Raises TeacherError: on loading, for weights that are missing or do not fit, an option the model does not have; from
+    `predict`, if the model fails.
     """
 
     def __init__(self, name: str, options: TeacherOptions) -> None:
-        known = list_models(module=detection)
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=3) or known
-            raise TeacherError(f"torchvision has no detector {name!r}: did you mean {' or '.join(close)}?")
-        if options.threads is not None:
-            torch.set_num_threads(options.threads)
-        self._device, self._dtype = _device(options), getattr(torch, options.dtype)
-        model, outputs = _load(name, options)
+        self._device, self._dtype = pick_device(options), getattr(torch, options.dtype)
+        model, count, published = load_model(name, options)
+        # Output 0 is never a class in published weights, whatever its name ("no person" in Keypoint R-CNN).
+        outputs = (
+            [BACKGROUND, *published.meta["categories"][1:]]
+            if count is None
+            else _name_outputs(model, name, count, list(options.classes or ()))
+        )
         model.eval()
+        self._instances = isinstance(model, MaskRCNN) and options.masks
+        if not isinstance(model, MaskRCNN):
+            options.refuse(f"{name}, which gives only boxes", "masks")
+        if not isinstance(model, GeneralizedRCNN):
+            options.refuse(f"{name}, which has no second stage", "jitter")
         self.classes = tuple(output for output in outputs if output not in NO_CLASS)
         if len(set(self.classes)) != len(self.classes) or not self.classes:
             raise TeacherError(f"classes of {name} must be different names, not {', '.join(self.classes) or 'none'}")
@@ -69,7 +97,7 @@ class TorchvisionTeacher:
         self.batch_size = options.batch_size
         self._floor, self._limit = options.floor, options.max_detections
         self.description: Mapping[str, Any] = {
-            "kind": "detection",
+            "kind": "instance" if self._instances else "detection",
             "family": "torchvision",
             "model": name,
             "weights_sha256": state_sha256(model.state_dict()),
@@ -79,12 +107,7 @@ class TorchvisionTeacher:
             "floor": options.floor,
             **_configure(model, name, options),
         }
-        self.runtime: Mapping[str, Any] = {
-            "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else self._device.type,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-        }
+        self.runtime: Mapping[str, Any] = runtime_of(self._device)
         _check_and_decode_in_float32(model)
         self._model = model.to(self._device)
 
@@ -114,22 +137,56 @@ class TorchvisionTeacher:
                 # copied, since torch warns of arrays that are read-only
                 pixels = (torch.from_numpy(image.copy()).to(self._device) for image in images)
                 outputs = self._model([image.permute(2, 0, 1).float() / 255 for image in pixels])
-                outputs = [{key: value.cpu().numpy() for key, value in output.items()} for output in outputs]
+                return [
+                    self._detections(output, *image.shape[:2]) for output, image in zip(outputs, images, strict=True)
+                ]
         except torch.OutOfMemoryError as error:
             sizes = ", ".join("x".join(map(str, image.shape[1::-1])) for image in images)
             raise TeacherError(f"out of memory on images of {sizes} pixels: lower batch_size or max_size") from error
         except RuntimeError as error:
-            raise TeacherError(f"torchvision's model failed: {_first_line(error)}") from error
-        return [self._detections(output, *image.shape[:2]) for output, image in zip(outputs, images, strict=True)]
+            raise TeacherError(f"torchvision's model failed: {first_line(error)}") from error
 
-    def _detections(self, output: dict[str, np.ndarray], height: int, width: int) -> Detections:
-        label = self._position[output["labels"]]
-        boxes, scores, label = output["boxes"][label >= 0], output["scores"][label >= 0], label[label >= 0]
-        return Detections.of(boxes, scores, label, width=width, height=height, floor=self._floor, limit=self._limit)
+    def _detections(self, output: dict[str, Tensor], height: int, width: int) -> Detections:
+        boxes, scores = output["boxes"].cpu().numpy(), output["scores"].cpu().numpy()
+        label = self._position[output["labels"].cpu().numpy()]
+        good, codes = label >= 0, None
+        unsure = output["uncertainty"].cpu().numpy() if "uncertainty" in output else None
+        if self._instances:
+            codes = _paste(output["masks"], output["boxes"], height, width)
+            good &= masks.area(codes, height, width) > 0
+            codes = [codes[n] for n in np.flatnonzero(good)]
+        return Detections.of(
+            *(boxes[good], scores[good], label[good]),
+            width=width,
+            height=height,
+            floor=self._floor,
+            limit=self._limit,
+            masks=codes,
+            uncertainty=None if unsure is None else unsure[good],
+        )
+
+
+def _paste(small: Tensor, boxes: Tensor, height: int, width: int) -> list[bytes]:
+    """Run-length codes of the masks (N, 1, M, M), probabilities inside the boxes (N, 4), as torchvision pastes them,
+    but one at a time and only inside the box: it would hold 4 bytes for each pixel of the image and each object."""
+    padded, scale = expand_masks(small, padding=1)
+    windows = expand_boxes(boxes, scale).to(torch.int64).cpu()
+    codes: list[bytes] = []
+    for mask, window in zip(padded, windows, strict=True):
+        left, top = window[:2].clamp(min=0).tolist()
+        right, bottom = (window[2:] + 1).minimum(torch.tensor([width, height])).tolist()
+        plane = np.zeros((height, width), bool, order="F")  # the order that run-length codes go by
+        if right > left and bottom > top:
+            moved = window - torch.tensor([left, top, left, top])
+            part = paste_mask_in_image(mask[0], moved, bottom - top, right - left) > MASK_THRESHOLD
+            plane[top:bottom, left:right] = part.cpu().numpy()
+        codes += masks.encode(plane[None])
+    return codes
 
 
 class _Resize(GeneralizedRCNNTransform):
-    """Torchvision's transform, which enlarges an image only if `upscale`, and never shrinks a side to nothing."""
+    """Torchvision's transform, which enlarges an image only if `upscale`, never shrinks a side to nothing, and leaves
+    the pasting of masks to us."""
 
     def __init__(self, model: GeneralizedRCNNTransform, options: TeacherOptions) -> None:
         min_size = options.min_size or model.min_size[-1]
@@ -150,88 +207,12 @@ class _Resize(GeneralizedRCNNTransform):
             return image, None
         return nn.functional.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0], None
 
-
-def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256, hex, over the tensors of a state dict in the order of their names: name, type, shape and bytes of each.
-    The format of the file they came from does not matter."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _device(options: TeacherOptions) -> torch.device:
-    try:
-        device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise TeacherError(f"device {options.device!r} cannot be used ({_first_line(error)}): write cpu") from error
-    if options.dtype == "float16" and device.type != "cuda":
-        raise TeacherError(f"dtype float16 needs a GPU, but the device is {device}: write float32 or bfloat16")
-    return device
-
-
-def _load(name: str, options: TeacherOptions) -> tuple[Any, list[str]]:
-    """The model with its weights, and the name of each of its outputs. (Typed Any: torchvision's families share
-    attributes such as `transform`, but no type that has them.)"""
-    published = get_model_weights(name).__members__
-    if options.weights is None:
-        raise TeacherError(f"{name} needs weights: set the teacher option weights to a file or to DEFAULT")
-    if options.weights in published:
-        return _load_published(name, published[options.weights], options)
-    path = Path(options.weights)
-    state = _read_state(path)
-    count = _output_count(name, state, path)
-    if options.classes is None:
-        raise TeacherError(f"{path} has {count} outputs and no class names: set the teacher option classes to theirs")
-    model = get_model(name, weights=None, weights_backbone=None, num_classes=count)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise TeacherError(f"{path} does not fit {name}: {reason[:200]}") from error
-    return model, _name_outputs(model, name, count, list(options.classes))
-
-
-def _load_published(name: str, weights: Any, options: TeacherOptions) -> tuple[Any, list[str]]:
-    if options.classes is not None:
-        raise TeacherError(f"{options.weights} weights of {name} bring their classes: remove the option classes")
-    try:
-        model = get_model(name, weights=weights, progress=False)
-    except (OSError, RuntimeError) as error:  # no network, or a download with a wrong hash
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise TeacherError(f"{weights.url} was not fetched ({_first_line(error)}): put it into {folder}") from error
-    # Output 0 is never a class in these, whatever its name ("no person" in Keypoint R-CNN).
-    return model, [BACKGROUND, *weights.meta["categories"][1:]]
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise TeacherError(f"weights file {path} not found: name a .safetensors or .pth file, or DEFAULT")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes them raise almost anything
-        raise TeacherError(f"weights file {path} cannot be read safely: {_first_line(error)}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise TeacherError(f"weights file {path} is no state dict: save model.state_dict() by itself")
-    return state
-
-
-def _output_count(name: str, state: Mapping[str, Tensor], path: Path) -> int:
-    """How many outputs per box the weights were trained with, from the first layer whose size follows that number."""
-    with torch.device("meta"):
-        two, three = (
-            get_model(name, weights=None, weights_backbone=None, num_classes=count).state_dict() for count in (2, 3)
-        )
-    key = next(key for key in two if two[key].shape != three[key].shape)
-    if key not in state or state[key].ndim != two[key].ndim:
-        raise TeacherError(f"{path} holds no weights of {name}: it lacks {key}")
-    per_output = three[key].shape[0] - two[key].shape[0]
-    return 2 + (state[key].shape[0] - two[key].shape[0]) // per_output
+    def postprocess(
+        self, result: list[dict[str, Tensor]], image_shapes: list[tuple[int, int]], originals: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        for found, size, original in zip(result, image_shapes, originals, strict=True):
+            found["boxes"] = resize_boxes(found["boxes"], size, original)
+        return result
 
 
 def _name_outputs(model: nn.Module, name: str, count: int, classes: list[str]) -> list[str]:
@@ -262,7 +243,14 @@ def _configure(model: Any, name: str, options: TeacherOptions) -> dict[str, Any]
     if not isinstance(model, GeneralizedRCNN):
         model.topk_candidates = options.top_k or model.topk_candidates
         return {**settings, "topk_candidates": model.topk_candidates}
-    stage.mask_roi_pool = stage.keypoint_roi_pool = None  # boxes only: switches these branches off
+    stage.keypoint_roi_pool = None  # boxes and masks only: switches the branch off
+    if not (isinstance(model, MaskRCNN) and options.masks):
+        stage.mask_roi_pool = None
+    else:
+        settings["mask_threshold"] = MASK_THRESHOLD
+    if options.jitter is not None:
+        add_box_uncertainty(stage, options.jitter)
+        settings["jitter"] = {"times": options.jitter, "spread": SPREAD, "seed": SEED}
     rpn = model.rpn
     if options.top_k is not None:
         # Public only as keywords of the constructors, which some of the families hand on to the backbone, too.
@@ -275,7 +263,11 @@ def _check_and_decode_in_float32(model: Any) -> None:
     """Bring what the backbone and the heads return back to float32: torchvision makes anchors in the features' type and
     decodes boxes in the heads', where 1000 pixels are known to 1 (float16) or 8 (bfloat16) pixels. And refuse a NaN
     there: torchvision would drop it as a low score, and the image would look empty."""
-    heads = (model.rpn.head, model.roi_heads.box_predictor) if isinstance(model, GeneralizedRCNN) else (model.head,)
+    if not isinstance(model, GeneralizedRCNN):
+        heads = [model.head]
+    else:
+        heads = [model.rpn.head, model.roi_heads.box_predictor]
+        heads += [model.roi_heads.mask_predictor] if model.roi_heads.has_mask() else []
     for module in (model.backbone, *heads):
         module.register_forward_hook(lambda module, inputs, output: _finite_float32(output))
 
@@ -290,7 +282,3 @@ def _finite_float32(output: Any) -> Any:
             return type(output)((key, _finite_float32(value)) for key, value in output.items())
         case _:
             return type(output)(_finite_float32(value) for value in output)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

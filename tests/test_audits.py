@@ -184,7 +184,7 @@ def test_the_estimate_is_that_of_the_strata_and_only_once_all_have_a_verdict(sto
     expected = audit([Stratum(b.objects, b.drawn, by_bin[b.name, True]) for b in drawn.bins])
     assert whole.estimate == expected
     assert audits.latest(store, manifest) == whole == audits.read(store, manifest)[0]
-    said = audits.sentence(whole)
+    said = audits.sentence(whole, "detection")
     assert said.startswith(
         f"Audited: 20 of {manifest.kept} kept boxes, drawn at random within 5 score bins, were looked"
     )

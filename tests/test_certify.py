@@ -14,19 +14,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import stats
 
-from builder.certify import (
-    STEP,
-    Bound,
-    Group,
-    Precision,
-    bets,
-    effective_size,
-    korn_graubard,
-    needed,
-    sequence,
-    solve,
-    support,
-)
+from builder.bounds import Bound, bets, effective_size, korn_graubard, needed
+from builder.certify import STEP, Group, Precision, sequence, solve, support
 from builder.matching import Matches
 from builder.scores import BINS, PoolScores, cell
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from builder import BuildError
-from builder.certify import korn_graubard
+from builder.bounds import korn_graubard
 from builder.estimate import Item, PoolSample, Stratum, audit, audit_items, interval, shift
 
 UNITS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)).map(lambda kc: (kc[0], min(kc))), max_size=40)

@@ -111,9 +111,9 @@ def expected(*, kept: bool = True) -> dict[str, list[tuple[str, list[float]]]]:
 @pytest.mark.parametrize(
     ("format", "tolerance", "counts"),
     [
-        ("coco", 1e-5, Exported(images=3, boxes=3, ignored=1, left_out=0, removed=1)),
-        ("yolo", 1e-5, Exported(images=3, boxes=3, ignored=0, left_out=1, removed=1)),
-        ("voc", 0.5, Exported(images=3, boxes=3, ignored=1, left_out=0, removed=1)),
+        ("coco", 1e-5, Exported(images=3, kept=3, ignored=1, left_out=0, removed=1)),
+        ("yolo", 1e-5, Exported(images=3, kept=3, ignored=0, left_out=1, removed=1)),
+        ("voc", 0.5, Exported(images=3, kept=3, ignored=1, left_out=0, removed=1)),
     ],
 )
 def test_what_was_exported_is_read_back(
@@ -245,7 +245,7 @@ def test_what_cannot_be_exported_is_refused(version: Path, tmp_path: Path) -> No
     with pytest.raises(BuildError, match="is not empty"):
         export(version, out, "coco")
     (out / "mine.txt").unlink()
-    with pytest.raises(BuildError, match="none of coco, yolo, voc"):
+    with pytest.raises(BuildError, match="cannot be exported to csv: give --format coco or yolo or voc"):
         export(version, out, "csv")  # type: ignore[arg-type]
     other = write_version(tmp_path / "maps", IMAGES, [], kind="semantic")
     with pytest.raises(BuildError, match="semantic labels"):
@@ -274,7 +274,7 @@ def test_command(version: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(command, arguments)
     assert done.exit_code == 0, done.output
     value = json.loads(done.stdout)
-    assert (value["images"], value["boxes"], value["left_out"], value["format"]) == (3, 3, 1, "yolo")
+    assert (value["images"], value["kept"], value["left_out"], value["format"]) == (3, 3, 1, "yolo")
     again = CliRunner().invoke(command, arguments)
     assert again.exit_code == 1
     assert "is not empty" in again.stderr

@@ -98,7 +98,7 @@ def test_coverage_names_the_class_of_which_nothing_is_kept(world: Path) -> None:
     keep = "keep={score: {cat: 1.0, dog: 0.5}}"
     assert gates(built(world, keep)[0])["coverage"] == "warn"
     result = run(world, keep, "gates.coverage=fail")
-    assert result.exit_code == 1 and "gate coverage failed: 1 of 2 classes have no kept box (cat)" in result.output
+    assert result.exit_code == 1 and "gate coverage failed: 1 of 2 classes have no kept boxes (cat)" in result.output
     assert "coverage" not in gates(built(world, keep, "gates.coverage=off")[0])
 
 

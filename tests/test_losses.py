@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from students.loader import Target
+from students.detection import Target
 from students.losses import DenseForward, JointLoss, StreamSums, assign, detection_sums
 from teachers.networks import Detector, NetworkConfig, build_network
 

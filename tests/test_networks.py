@@ -25,7 +25,13 @@ from teachers.checkpoint import CheckpointTeacher
 from teachers.networks import NetworkConfig, build_network, load_checkpoint, save_checkpoint
 
 TINY = NetworkConfig(
-    backbone="timm:test_resnet", classes=("a", "b", "c"), size=64, channels=16, head_depth=1, levels=(8, 16)
+    arch="fcos",
+    backbone="timm:test_resnet",
+    classes=("a", "b", "c"),
+    size=64,
+    channels=16,
+    head_depth=1,
+    levels=(8, 16),
 )
 
 

@@ -1,4 +1,5 @@
-"""ONNX models: YOLOX on real images against its raw output, and small models made here for geometry and errors."""
+"""ONNX models: YOLOX on real images against its raw output, and small models made here for geometry and errors. (The
+other decoders: test_onnx_decoders.)"""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from torchvision.ops import batched_nms
 
 from teachers import TeacherError, TeacherOptions, load_teacher
 from teachers.base import fingerprint
-from teachers.onnx_models import InputSpec, OnnxTeacher
+from teachers.onnx_models import load_onnx
+from teachers.onnx_spec import InputSpec
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "coco_yolox" / "yolox_nano_416.yaml"
 SIZE, STRIDES, CLASSES = 32, (8, 16), ("cat", "dog")
@@ -109,7 +111,7 @@ def test_the_example_reads_the_model_it_names(shared_data: Path) -> None:
     named = EXAMPLE.parent / yaml.safe_load(EXAMPLE.read_text())["model"]
     if not named.is_file():
         pytest.skip(f"the example's model is not at {named}")
-    assert OnnxTeacher(EXAMPLE, TeacherOptions()).runtime["license"] == "Apache-2.0"
+    assert load_onnx(EXAMPLE, TeacherOptions()).runtime["license"] == "Apache-2.0"
 
 
 # ---- small models
@@ -177,7 +179,7 @@ def test_a_box_comes_back_in_pixels_of_the_image(
     tmp_path: Path, letterbox: dict[str, Any], shape: tuple[int, int], expected: list[float]
 ) -> None:
     path = write_model(tmp_path, ONE_BOX, input={"size": SIZE, "letterbox": {"pad": 255, **letterbox}})
-    found = OnnxTeacher(path, TeacherOptions()).predict([white(*shape)])[0]
+    found = load_onnx(path, TeacherOptions()).predict([white(*shape)])[0]
     np.testing.assert_allclose(found.boxes, [expected], rtol=1e-5)
     np.testing.assert_allclose(found.scores, [0.75], rtol=1e-6)
     assert found.labels.tolist() == [1]
@@ -207,7 +209,7 @@ def test_pixels_reach_the_model_as_the_yaml_says(
 @pytest.mark.parametrize("batch", ["B", 1, 2, 3])
 @pytest.mark.parametrize("half", [False, True])
 def test_a_batch_gives_what_its_images_give_alone(tmp_path: Path, batch: int | str, half: bool) -> None:
-    teacher = OnnxTeacher(write_model(tmp_path, ONE_BOX, batch=batch, half=half), TeacherOptions(batch_size=4))
+    teacher = load_onnx(write_model(tmp_path, ONE_BOX, batch=batch, half=half), TeacherOptions(batch_size=4))
     images = [white(32, 32, value) for value in (255, 200, 2, 150, 100)]
     together = teacher.predict(images)
     assert [len(found) for found in together] == [1, 1, 0, 1, 1]
@@ -240,22 +242,22 @@ def overlapping(*objectness: float) -> np.ndarray:
     ],
 )
 def test_options_decide_which_boxes_stay(tmp_path: Path, options: dict[str, Any], scores: list[float]) -> None:
-    teacher = OnnxTeacher(write_model(tmp_path, overlapping(0.9, 0.8, 0.7)), TeacherOptions(**options))
+    teacher = load_onnx(write_model(tmp_path, overlapping(0.9, 0.8, 0.7)), TeacherOptions(**options))
     for found in teacher.predict([white(32, 32)] * 2):
         np.testing.assert_allclose(found.scores, scores, rtol=1e-5)
 
 
 def test_nms_iou_of_the_yaml_holds_where_no_option_is_set(tmp_path: Path) -> None:
     path = write_model(tmp_path, overlapping(0.9, 0.8, 0.7), nms_iou=0.9)
-    assert len(OnnxTeacher(path, TeacherOptions()).predict([white(32, 32)])[0]) == 5
-    assert len(OnnxTeacher(path, TeacherOptions(nms_iou=0.5)).predict([white(32, 32)])[0]) == 3
+    assert len(load_onnx(path, TeacherOptions()).predict([white(32, 32)])[0]) == 5
+    assert len(load_onnx(path, TeacherOptions(nms_iou=0.5)).predict([white(32, 32)])[0]) == 3
 
 
 def test_the_fingerprint_follows_what_decides_the_predictions(tmp_path: Path) -> None:
     options = TeacherOptions()
 
     def of(output: np.ndarray = ONE_BOX, options: TeacherOptions = options, **spec: Any) -> str:
-        return fingerprint(OnnxTeacher(write_model(tmp_path, output, **spec), options).description)
+        return fingerprint(load_onnx(write_model(tmp_path, output, **spec), options).description)
 
     base = of()
     same = [of(), of(options=replace(options, batch_size=3, threads=1)), of(license="MIT", model="elsewhere.onnx")]
@@ -273,10 +275,35 @@ def test_the_fingerprint_follows_what_decides_the_predictions(tmp_path: Path) ->
     assert len({base, *other}) == 1 + len(other)
 
 
+def test_the_description_of_a_yolox_stays_what_it_was(tmp_path: Path) -> None:
+    """Stored predictions are found by its digest: a decoder or input option that came later must not change it."""
+    description = load_onnx(write_model(tmp_path, ONE_BOX), TeacherOptions()).description
+    assert {key: value for key, value in description.items() if key != "weights_sha256"} == {
+        "kind": "detection",
+        "family": "onnx",
+        "classes": ["cat", "dog"],
+        "input": {
+            "size": [SIZE, SIZE],
+            "color": "rgb",
+            "scale": 1.0,
+            "mean": [0.0, 0.0, 0.0],
+            "std": [1.0, 1.0, 1.0],
+            "letterbox": {"pad": 114, "anchor": "top_left", "upscale": False},
+            "resize": "bilinear, antialiased",
+        },
+        "decoder": "yolox",
+        "strides": [8, 16],
+        "floor": 0.05,
+        "nms_iou": 0.5,
+        "top_k": None,
+        "max_detections": None,
+    }
+
+
 def test_model_and_classes_are_found_from_the_yaml(tmp_path: Path) -> None:
     model = write_model(tmp_path, ONE_BOX, classes=None, classes_from="names.txt")
     (tmp_path / "names.txt").write_text("Katze\n\nHund \n")
-    assert OnnxTeacher(model, TeacherOptions()).classes == ("Katze", "Hund")
+    assert load_onnx(model, TeacherOptions()).classes == ("Katze", "Hund")
     (tmp_path / "specs").mkdir()
     spec = tmp_path / "specs" / "small.yaml"
     beside = model.with_suffix(".yaml").read_text()
@@ -311,13 +338,19 @@ def change(**spec: Any) -> Break:
         (lambda model: model.with_suffix(".yaml").unlink(), r"model\.yaml not found: write this YAML"),
         (lambda model: model.write_bytes(b"no model"), r"model\.onnx cannot be loaded by ONNX Runtime"),
         (rewrite("a: [b"), r"model\.yaml cannot be read as YAML"),
-        (rewrite("- a\n"), r"model\.yaml must be a YAML mapping with the keys model, decoder"),
+        (rewrite("- a\n"), r"model\.yaml must be a YAML mapping with the keys model, input"),
         (change(input=None), r"model\.yaml lacks the key input$"),
         (change(colour="rgb"), r"has an unknown key colour: remove it or correct its name"),
         (change(input={"size": 32, "letterbox": {"padding": 3}}), r"has an unknown key input\.letterbox\.padding"),
         (change(input={"size": 32, "color": "grey"}), r"has input\.color: 'grey', but input should be 'rgb' or 'bgr'"),
         (change(input={"size": [32, 0]}), r"has input\.size\.1: 0, but input should be greater than 0"),
-        (change(decoder="yolov5"), r"unknown decoder 'yolov5': write one of yolox"),
+        (change(decoder="yolov9"), r"has an unknown decoder 'yolov9': write one of yolox, yolov5, yolov8, nanodet"),
+        (change(decoder=None), r"lacks the key decoder: write one of yolox"),
+        (change(outputs=["boxes"]), r"model\.onnx has no output 'boxes': name some of output"),
+        (change(activation="softmax"), r"has an unknown key activation"),
+        (change(input={"size": 32, "fit": "crop"}), r"fit: crop is for classifiers, since it cuts off parts"),
+        (change(input={"size": 32, "fit": "stretch", "shorter_side": 40}), r"shorter_side belongs to fit: crop"),
+        (change(input={"size": 32, "fit": "stretch", "letterbox": {"pad": 0}}), r"letterbox means nothing beside"),
         (change(classes=None), r"must have one of the keys classes and classes_from"),
         (change(classes_from="x.txt"), r"must have one of the keys classes and classes_from"),
         (change(classes=None, classes_from="x.txt"), r"classes_from in .* cannot be read: .*x\.txt"),
@@ -325,19 +358,19 @@ def change(**spec: Any) -> Break:
         (change(classes=["cat", "cat"]), r"names the class 'cat' more than once"),
         (
             change(classes=["cat"]),
-            r"expects one output of shape \(20, 6\) per image \(input size \(32, 32\), strides \(8, 16\), 1 classes\), "
-            r"but the model gives \(20, 7\): correct its YAML file",
+            r"yolox expects one output \(B, 20, 6\) for input size 32x32, strides 8, 16, 1 classes, "
+            r"but the model gives \(1, 20, 7\): correct its YAML file",
         ),
-        (change(strides=[8]), r"expects one output of shape \(16, 7\) .* but the model gives \(20, 7\)"),
+        (change(strides=[8]), r"expects one output \(B, 16, 7\) .* but the model gives \(1, 20, 7\)"),
         (change(input={"size": 64}), r"model\.onnx failed in ONNX Runtime: .*invalid dimensions"),
     ],
 )
 def test_a_teacher_that_cannot_be_loaded_says_why(tmp_path: Path, damage: Break, message: str) -> None:
     model = write_model(tmp_path, ONE_BOX)
-    OnnxTeacher(model, TeacherOptions())
+    load_onnx(model, TeacherOptions())
     damage(model)
     with pytest.raises(TeacherError, match=message) as error:
-        OnnxTeacher(model, TeacherOptions())
+        load_onnx(model, TeacherOptions())
     assert "\n" not in str(error.value)
 
 
@@ -353,13 +386,13 @@ def test_a_teacher_that_cannot_be_loaded_says_why(tmp_path: Path, damage: Break,
 )
 def test_an_option_it_does_not_have_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(TeacherError, match=message):
-        OnnxTeacher(write_model(tmp_path, ONE_BOX), TeacherOptions(**options))
+        load_onnx(write_model(tmp_path, ONE_BOX), TeacherOptions(**options))
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime has CUDA")
 def test_a_gpu_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match="needs the package onnxruntime-gpu"):
-        OnnxTeacher(write_model(tmp_path, ONE_BOX), TeacherOptions(device="cuda"))
+        load_onnx(write_model(tmp_path, ONE_BOX), TeacherOptions(device="cuda"))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -368,19 +401,19 @@ def test_output_that_is_no_number_fails_the_batch(tmp_path: Path, bad: float, co
     output = ONE_BOX.copy()
     output[5, column] = bad
     with pytest.raises(TeacherError, match="holds a NaN or infinite number"):
-        OnnxTeacher(write_model(tmp_path, output), TeacherOptions())
+        load_onnx(write_model(tmp_path, output), TeacherOptions())
 
 
 def test_a_box_of_infinite_size_fails_the_batch(tmp_path: Path) -> None:
     output = ONE_BOX.copy()
     output[5, 2] = 100  # finite, but not its exponential
-    teacher = OnnxTeacher(write_model(tmp_path, output), TeacherOptions())  # tried on black: no box above the floor
+    teacher = load_onnx(write_model(tmp_path, output), TeacherOptions())  # tried on black: no box above the floor
     with pytest.raises(TeacherError, match="holds a NaN or infinite number"):
         teacher.predict([white(32, 32)])
 
 
 def test_nothing_found_is_an_empty_prediction(tmp_path: Path) -> None:
-    teacher = OnnxTeacher(write_model(tmp_path, ONE_BOX), TeacherOptions())
+    teacher = load_onnx(write_model(tmp_path, ONE_BOX), TeacherOptions())
     # black; and an image shrunk to one row of pixels, above the box
     for found in teacher.predict([white(32, 32, 0), white(1, 900)]):
         assert (found.boxes.shape, found.scores.shape, found.labels.shape) == ((0, 4), (0,), (0,))
@@ -394,6 +427,6 @@ def test_weights_outside_of_the_model_file_are_part_of_the_fingerprint(tmp_path:
         model = onnx.load(path)
         (tmp_path / f"{path.name}.data").unlink(missing_ok=True)
         onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=100)
-        prints.append((path.read_bytes(), fingerprint(OnnxTeacher(path, TeacherOptions()).description)))
+        prints.append((path.read_bytes(), fingerprint(load_onnx(path, TeacherOptions()).description)))
     assert prints[0][0] == prints[1][0]
     assert prints[0][1] != prints[1][1]

@@ -99,16 +99,19 @@ def test_every_command_is_in_the_readme_and_has_help_worth_reading() -> None:
 def test_the_recipe_reference_lists_every_key() -> None:
     from dataclasses import fields
 
-    from builder.recipe import PoolOptions, Recipe, TeacherSection
+    from builder.class_map import ClassMap
+    from builder.recipe import PoolOptions, Recipe
     from builder.rules import Keep
+    from builder.teacher_section import MemberSection, TeacherSection
     from students.train import TrainRecipe
-    from teachers.base import TeacherOptions
+    from teachers.base import TeacherOptions, Views
 
-    table = README.partition("## Recipe reference")[2]
+    table = README.partition("## Recipe reference")[2].partition("## The tree")[0]
     from builder.gates import Gates
     from builder.recipe import ImageOptions, LabelOptions, ShardOptions
 
     keys = [*Gates.model_fields, *ImageOptions.model_fields, *LabelOptions.model_fields, *ShardOptions.model_fields]
     keys += [*Recipe.model_fields, *PoolOptions.model_fields, *Keep.model_fields, *TrainRecipe.model_fields]
-    keys += [key for key in TeacherSection.model_fields if key != "options"] + [f.name for f in fields(TeacherOptions)]
+    keys += [*ClassMap.model_fields, *TeacherSection.model_fields, *MemberSection.model_fields]
+    keys += [field.name for options in (TeacherOptions, Views) for field in fields(options)]
     assert [key for key in keys if key not in table] == []

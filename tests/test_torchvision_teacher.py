@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import get_model, get_model_weights
 
-from teachers import Detections, TeacherError, TeacherOptions, load_teacher
+from teachers import Detections, TeacherError, TeacherOptions, load_teacher, masks
 from teachers.base import fingerprint
-from teachers.torchvision_models import TorchvisionTeacher, state_sha256
+from teachers.torchvision_models import TorchvisionDetector, load_torchvision
+from teachers.torchvision_weights import state_sha256
 
 RETINANET, FCOS, SSDLITE = "retinanet_resnet50_fpn", "fcos_resnet50_fpn", "ssdlite320_mobilenet_v3_large"
 FASTER, MASK = "fasterrcnn_mobilenet_v3_large_320_fpn", "maskrcnn_resnet50_fpn"
@@ -99,6 +100,12 @@ def assert_same(found: Detections, expected: dict[str, np.ndarray], label_shift:
     np.testing.assert_array_equal(found.labels, expected["labels"][area] - label_shift)
 
 
+def with_a_mask(output: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The objects of Mask R-CNN that have pixels above .5."""
+    covered = (output["masks"] > 0.5).any((1, 2, 3))
+    return {key: value[covered] for key, value in output.items()}
+
+
 def share_in(a: Detections, b: Detections) -> float:
     """The share of a's boxes that b has, too, up to rounding and in any order (equal scores may change places)."""
     same = (np.abs(a.boxes[:, None] - b.boxes).max(-1) < 0.05) & (np.abs(a.scores[:, None] - b.scores) < 1e-3)
@@ -115,9 +122,38 @@ def test_it_predicts_what_the_bare_model_does_with_these_settings(name: str, wei
     teacher = load_teacher(f"torchvision:{name}", options)
     model = bare_model(name, **KEYWORDS[name])
     for image, found in zip(images, teacher.predict(images), strict=True):
-        assert_same(found, bare_output(model, image), label_shift=OUTPUTS - len(classes))
+        expected = bare_output(model, image)
+        assert_same(found, with_a_mask(expected) if name == MASK else expected, label_shift=OUTPUTS - len(classes))
         assert len(found) <= 30
+        assert (found.masks is None) == (name != MASK)
+        assert teacher.description["kind"] == ("instance" if name == MASK else "detection")
     assert json.loads(json.dumps(teacher.description)) == teacher.description
+
+
+def test_masks_are_torchvisions_above_a_half(tmp_path: Path) -> None:
+    state = random_state(MASK)
+    generator = torch.Generator().manual_seed(1)
+    for key in state:
+        if "mask_predictor" in key and key.endswith("weight"):
+            state[key] = torch.randn(state[key].shape, generator=generator) * 0.1  # probabilities far from .5
+    save_file(state, tmp_path / "w.safetensors")
+    image = picture(70, 90)
+    options = replace(OPTIONS, weights=str(tmp_path / "w.safetensors"), upscale=True, **RESIZE)
+    model = bare_model(MASK, **KEYWORDS[MASK])
+    model.load_state_dict(state)
+    bare = bare_output(model, image)
+    expected = with_a_mask(bare)
+    found = load_teacher(f"torchvision:{MASK}", options).predict([image])[0]
+    assert isinstance(found, Detections)
+    assert_same(found, expected)
+    assert found.masks is not None
+    np.testing.assert_array_equal(masks.decode(found.masks, 70, 90), expected["masks"][:, 0] > 0.5)
+    assert len({*found.masks}) > 5
+
+    boxes_only = load_teacher(f"torchvision:{MASK}", replace(options, masks=False))
+    assert boxes_only.description["kind"] == "detection"
+    bare.pop("masks")
+    assert_same(boxes_only.predict([image])[0], bare)  # type: ignore[arg-type]
 
 
 def test_small_images_are_enlarged_only_on_request(weights: Callable[[str], str]) -> None:
@@ -125,10 +161,10 @@ def test_small_images_are_enlarged_only_on_request(weights: Callable[[str], str]
     options = replace(OPTIONS, weights=weights(FASTER), min_size=64, max_size=96)
     as_it_is = bare_model(FASTER, **{**KEYWORDS[FASTER], "min_size": 40, "max_size": 50})
     resized = bare_model(FASTER, **KEYWORDS[FASTER])
-    found_small, found_large = TorchvisionTeacher(FASTER, options).predict([small, large])
+    found_small, found_large = TorchvisionDetector(FASTER, options).predict([small, large])
     assert_same(found_small, bare_output(as_it_is, small))
     assert_same(found_large, bare_output(resized, large))
-    enlarging = TorchvisionTeacher(FASTER, replace(options, upscale=True))
+    enlarging = TorchvisionDetector(FASTER, replace(options, upscale=True))
     assert_same(enlarging.predict([small])[0], bare_output(resized, small))
 
 
@@ -137,7 +173,7 @@ def test_an_image_does_not_depend_on_its_batch_mates(name: str, weights: Callabl
     shapes = [(64, 64), (40, 90), (64, 60), (90, 40), (33, 90), (1, 1), (64, 64), (2, 400)]
     images = [picture(*shape, seed=i) for i, shape in enumerate(shapes)]
     sizes = {} if name == SSDLITE else {"min_size": 64, "max_size": 96}
-    teacher = TorchvisionTeacher(name, replace(OPTIONS, weights=weights(name), batch_size=3, **sizes))
+    teacher = TorchvisionDetector(name, replace(OPTIONS, weights=weights(name), batch_size=3, **sizes))
     together = teacher.predict(images)
     assert teacher.predict([]) == []
     assert sum(map(len, together)) > 50
@@ -148,8 +184,8 @@ def test_an_image_does_not_depend_on_its_batch_mates(name: str, weights: Callabl
 
 def test_outputs_that_are_no_class_are_left_out(weights: Callable[[str], str]) -> None:
     options = replace(OPTIONS, weights=weights(FASTER), **RESIZE)
-    plain = TorchvisionTeacher(FASTER, options).predict([picture(64, 64)])[0]
-    teacher = TorchvisionTeacher(FASTER, replace(options, classes=("__background__", "a", "N/A", "c")))
+    plain = TorchvisionDetector(FASTER, options).predict([picture(64, 64)])[0]
+    teacher = TorchvisionDetector(FASTER, replace(options, classes=("__background__", "a", "N/A", "c")))
     found = teacher.predict([picture(64, 64)])[0]
     kept = plain.labels != 1
     assert teacher.classes == ("a", "c")
@@ -161,7 +197,7 @@ def test_outputs_that_are_no_class_are_left_out(weights: Callable[[str], str]) -
 
 def test_the_description_has_every_setting(weights: Callable[[str], str]) -> None:
     options = TeacherOptions(weights=weights(FASTER), classes=("a", "b", "c"), device="cpu")
-    description = TorchvisionTeacher(FASTER, options).description
+    description = TorchvisionDetector(FASTER, options).description
     assert {key: description[key] for key in ("resize", "rpn", "nms_thresh", "detections_per_img", "floor")} == {
         "resize": {
             "min_size": 320,
@@ -187,17 +223,17 @@ def test_the_description_has_every_setting(weights: Callable[[str], str]) -> Non
         {"classes": ("a", "b", "d")},
         {"classes": ("__background__", "a", "N/A", "b")},
     ]
-    changed = {fingerprint(TorchvisionTeacher(FASTER, replace(options, **change)).description) for change in changes}
+    changed = {fingerprint(TorchvisionDetector(FASTER, replace(options, **change)).description) for change in changes}
     assert len({fingerprint(description), *changed}) == 1 + len(changes)
-    same = TorchvisionTeacher(FASTER, replace(options, batch_size=1, threads=torch.get_num_threads()))
+    same = TorchvisionDetector(FASTER, replace(options, batch_size=1, threads=torch.get_num_threads()))
     assert same.description == description
 
 
 def test_the_hash_of_the_weights_does_not_depend_on_the_file(tmp_path: Path, weights: Callable[[str], str]) -> None:
     torch.save(random_state(SSDLITE), tmp_path / "w.pth")
     options = replace(OPTIONS, top_k=None)
-    from_pth = TorchvisionTeacher(SSDLITE, replace(options, weights=str(tmp_path / "w.pth")))
-    assert from_pth.description == TorchvisionTeacher(SSDLITE, replace(options, weights=weights(SSDLITE))).description
+    from_pth = TorchvisionDetector(SSDLITE, replace(options, weights=str(tmp_path / "w.pth")))
+    assert from_pth.description == TorchvisionDetector(SSDLITE, replace(options, weights=weights(SSDLITE))).description
     state = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor(1)}
     assert state_sha256(state) == state_sha256(dict(reversed(state.items())))
     others = [
@@ -218,8 +254,8 @@ def test_half_precision_keeps_anchors_exact(tmp_path: Path, name: str) -> None:
     image = picture(96, 96)
     full = replace(OPTIONS, weights=str(tmp_path / "w.safetensors"), floor=0.0, nms_iou=1.0, top_k=10000)
     full = replace(full, min_size=96, max_size=96)
-    boxes = TorchvisionTeacher(name, replace(full, max_detections=10000)).predict([image])[0].boxes
-    half = TorchvisionTeacher(name, replace(full, dtype="bfloat16", top_k=20)).predict([image])[0]
+    boxes = TorchvisionDetector(name, replace(full, max_detections=10000)).predict([image])[0].boxes
+    half = TorchvisionDetector(name, replace(full, dtype="bfloat16", top_k=20)).predict([image])[0]
     assert len(half) >= 20
     distance = np.abs(half.boxes[:, None] - boxes[None]).max(-1).min(-1)
     assert distance.max() < 0.01
@@ -234,7 +270,7 @@ def test_published_weights_bring_their_classes(tmp_path: Path, monkeypatch: pyte
     torch.save(state, folder / published.url.rsplit("/", 1)[1])
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     options = TeacherOptions(weights="DEFAULT", floor=0.02, device="cpu")
-    teacher = TorchvisionTeacher(SSDLITE, options)
+    teacher = TorchvisionDetector(SSDLITE, options)
     assert len(teacher.classes) == 80
     assert (teacher.classes[0], teacher.classes[11], teacher.classes[79]) == ("person", "stop sign", "toothbrush")
     assert teacher.description["weights_sha256"] == state_sha256(state)
@@ -243,18 +279,20 @@ def test_published_weights_bring_their_classes(tmp_path: Path, monkeypatch: pyte
     assert teacher.description["class_outputs"][11] == 13  # output 12 is "N/A"
 
     with pytest.raises(TeacherError, match=r"DEFAULT weights of .* bring their classes"):
-        TorchvisionTeacher(SSDLITE, replace(options, classes=("a",)))
+        TorchvisionDetector(SSDLITE, replace(options, classes=("a",)))
     (tmp_path / "file").touch()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))  # nothing can be fetched into a file
     with pytest.raises(TeacherError, match=r"^https://.*pth was not fetched .*: put it into .*checkpoints$"):
-        TorchvisionTeacher(SSDLITE, options)
+        TorchvisionDetector(SSDLITE, options)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("retinanet_resnet50", {}, r"no detector 'retinanet_resnet50': did you mean retinanet_resnet50_fpn or"),
-        ("resnet18", {}, r"no detector 'resnet18'"),
+        ("retinanet_resnet50", {}, r"no model 'retinanet_resnet50' that .*: did you mean retinanet_resnet50_fpn or"),
+        ("raft_large", {}, r"no model 'raft_large' that labels images"),
+        (SSDLITE, {"masks": False}, r"masks=False has no meaning for ssdlite.*, which gives only boxes"),
+        (SSDLITE, {"jitter": 10}, r"jitter=10 has no meaning for ssdlite.*, which has no second stage"),
         (SSDLITE, {"weights": None}, r"needs weights: set the teacher option weights to a file or to DEFAULT"),
         (SSDLITE, {"weights": "absent.pth"}, r"weights file absent\.pth not found"),
         (SSDLITE, {"classes": None}, r"has 4 outputs and no class names: set the teacher option classes"),
@@ -272,14 +310,14 @@ def test_a_teacher_that_cannot_be_loaded_says_why(
     name: str, options: dict[str, Any], message: str, weights: Callable[[str], str]
 ) -> None:
     with pytest.raises(TeacherError, match=message) as error:
-        TorchvisionTeacher(name, replace(OPTIONS, **{"weights": weights(SSDLITE), **options}))
+        load_torchvision(name, replace(OPTIONS, **{"weights": weights(SSDLITE), **options}))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_an_error(weights: Callable[[str], str]) -> None:
     with pytest.raises(TeacherError, match="device 'cuda' cannot be used"):
-        TorchvisionTeacher(SSDLITE, replace(OPTIONS, weights=weights(SSDLITE), device="cuda"))
+        TorchvisionDetector(SSDLITE, replace(OPTIONS, weights=weights(SSDLITE), device="cuda"))
 
 
 def test_damaged_and_foreign_weights_are_refused(tmp_path: Path) -> None:
@@ -300,7 +338,7 @@ def test_damaged_and_foreign_weights_are_refused(tmp_path: Path) -> None:
         "lacking.safetensors": f"does not fit {SSDLITE}: Missing key.*{first}",
     }.items():
         with pytest.raises(TeacherError, match=f"{file} {message}") as error:
-            TorchvisionTeacher(SSDLITE, replace(OPTIONS, weights=str(tmp_path / file)))
+            TorchvisionDetector(SSDLITE, replace(OPTIONS, weights=str(tmp_path / file)))
         assert "\n" not in str(error.value)
 
 
@@ -312,13 +350,13 @@ def test_a_model_that_gives_nan_fails_the_batch(tmp_path: Path, name: str, layer
     state = random_state(name)
     key = [key for key in state if layer in key and key.endswith("weight")][-1]
     save_file({**state, key: torch.full_like(state[key], float("nan"))}, tmp_path / "nan.safetensors")
-    teacher = TorchvisionTeacher(name, replace(OPTIONS, weights=str(tmp_path / "nan.safetensors")))
+    teacher = TorchvisionDetector(name, replace(OPTIONS, weights=str(tmp_path / "nan.safetensors")))
     with pytest.raises(TeacherError, match="NaN"):
         teacher.predict([picture(64, 64)])
 
 
 def test_an_error_of_torch_is_a_sentence(weights: Callable[[str], str]) -> None:
-    teacher = TorchvisionTeacher(SSDLITE, replace(OPTIONS, weights=weights(SSDLITE)))
+    teacher = TorchvisionDetector(SSDLITE, replace(OPTIONS, weights=weights(SSDLITE)))
     grey = picture(64, 64)[..., [0, 0]]  # two channels
     with pytest.raises(TeacherError, match="torchvision's model failed: ") as error:
         teacher.predict([grey])

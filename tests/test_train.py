@@ -22,8 +22,9 @@ from builder import BuildError
 from builder.store import Store
 from builder.truth import read_coco
 from students.evaluate import evaluate
+from students.recipe import TrainRecipe, load_train_recipe
 from students.run import TrainError
-from students.train import TrainRecipe, learning_rate, load_train_recipe, train
+from students.train import learning_rate, train
 from teachers.base import TeacherError, TeacherOptions
 from teachers.checkpoint import CheckpointTeacher
 from teachers.networks import NetworkConfig, load_checkpoint

@@ -1,0 +1,149 @@
+"""What tells versions of boxes, masks, maps and classes apart: one record of facts and words for each kind of label.
+
+How their samples are written and checked is said in builder.label_boxes, label_maps and label_classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from builder import BuildError
+from builder.rules import NOUNS
+from teachers.base import Kind
+
+Format = Literal["coco", "yolo", "voc", "masks", "classes"]
+"""Of an export."""
+
+
+@dataclass(frozen=True)
+class LabelKind:
+    """name: as a teacher's description says. member: what a sample has beside its image and its JSON, "" for nothing.
+    column: of labels.parquet, beyond those of every kind. fields: of the label JSON that hold the labels. task: the
+    Hub's name of it. formats: of an export.
+
+    Words: labels, what a version holds of its images; ignored, what becomes of those between two thresholds; limits,
+    what the labels do not say; right, when one of them is right; read, what the fields of a sample mean, in Markdown.
+    """
+
+    name: Kind
+    member: str
+    column: pa.Field | None
+    fields: tuple[str, ...]
+    task: str
+    formats: tuple[Format, ...]
+    labels: str
+    ignored: str
+    limits: tuple[str, ...]
+    right: str
+    read: str
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether its labels are right by how much they overlap."""
+        return self.fields == ("objects",)
+
+    @property
+    def noun(self) -> str:
+        """What is counted, in the plural."""
+        return NOUNS[self.name]
+
+    @property
+    def one(self) -> str:
+        """One of them."""
+        return {"boxes": "box"}.get(self.noun, self.noun.removesuffix("s"))
+
+
+_OBJECTS = """\
+`objects.bbox` is COCO `[x, y, width, height]` in pixels of the upright image, `category` a position in the class list,
+`ignore: true` a region that is neither object nor background, `source` who decided on it: `teacher` or `human`.
+"""
+_UNMARKED = "Objects that the teacher missed are not marked; only ignore regions say where something may be."
+
+DETECTION = LabelKind(
+    name="detection",
+    member="",
+    column=None,
+    fields=("objects",),
+    task="object-detection",
+    formats=("coco", "yolo", "voc"),
+    labels="boxes that a teacher model drew",
+    ignored="ignore regions (likely objects, too uncertain to teach)",
+    limits=(
+        "Boxes come from a model: its mistakes repeat, and a class it does not know is background here.",
+        _UNMARKED,
+    ),
+    right="overlaps an object of its class by an IoU of at least",
+    read=_OBJECTS,
+)
+INSTANCE = LabelKind(
+    name="instance",
+    member="",
+    column=pa.field("rle", pa.binary()),
+    fields=("objects",),
+    task="image-segmentation",
+    formats=("coco", "yolo", "voc"),
+    labels="masks that a teacher model drew",
+    ignored="ignore regions (likely objects, too uncertain to teach)",
+    limits=(
+        "Masks come from a model: its mistakes repeat, and a class it does not know is background here.",
+        _UNMARKED,
+    ),
+    right="overlaps the mask of an object of its class by an IoU of at least",
+    read=_OBJECTS
+    + """\
+`segmentation` holds the mask of each object as the `counts` of COCO's compressed run-length code, of the size of the
+image: `pycocotools.mask.decode({"size": [height, width], "counts": counts})`. `area` is the mask's, in pixels.
+""",
+)
+SEMANTIC = LabelKind(
+    name="semantic",
+    member="seg.png",
+    column=pa.field("pixels", pa.int32()),
+    fields=("pixels",),
+    task="image-segmentation",
+    formats=("masks",),
+    labels="maps of classes that a teacher model drew",
+    ignored="nearly sure, and void like all others",
+    limits=(
+        "Maps come from a model: its mistakes repeat, and a class it does not know is given another name or void.",
+        "Void pixels (255) are no background: leave them out of every loss and every measure.",
+    ),
+    right="has the class that people gave it",
+    read="""\
+`seg.png` is an 8-bit grey PNG of the size of the image: a position in the class list, and 255 (void) where the teacher
+is not sure enough. Read it as it is: webdataset's `decode("pil")` makes three equal channels of it. Resize it by
+nearest neighbour only. `pixels` counts them by class: kept, ignored and dropped (both void).
+""",
+)
+CLASSIFICATION = LabelKind(
+    name="classification",
+    member="cls",
+    column=None,
+    fields=("label", "score", "source"),
+    task="image-classification",
+    formats=("classes",),
+    labels="classes that a teacher model named",
+    ignored="nearly sure, and left out like all others",
+    limits=(
+        "Classes come from a model: its mistakes repeat, and a class it does not know is given another name.",
+        "An image has one class here, though it may show several; those of unsure class are left out.",
+    ),
+    right="has the class that people gave it",
+    read="""\
+`cls`, the same as `label`, is a position in the class list (a hard label), `score` its probability; the soft label
+stands beside it, the teacher's probability of each class. `source` says who decided: `teacher` or `human`. An image may
+stand in several samples, so that rare classes are seen more often: `copy` counts them, and the key of a copy ends in
+`-r1`, `-r2`, …
+""",
+)
+
+
+def kind_of(name: str) -> LabelKind:
+    """The kind of this name. Raises BuildError for one that this Tutelage does not know."""
+    for kind in (DETECTION, INSTANCE, SEMANTIC, CLASSIFICATION):
+        if kind.name == name:
+            return kind
+    raise BuildError(f"labels of kind {name!r} are unknown here: update tutelage")

@@ -1,0 +1,122 @@
+"""What every format of stored predictions becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from builder import BuildError, brief
+from builder.files import digest, sha256_file
+from teachers.base import Detections, Kind, Prediction, TeacherError, TeacherOptions
+
+StoredFormat = Literal["coco", "label_studio", "fiftyone", "yolo", "csv", "maps"]
+Size = tuple[int, int]
+"""Width and height, pixels of the upright image."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Predictions of others for the images they list.
+
+    sizes: of each listed image by its name, None where the format does not say; stems: the names have no extension.
+    read: name, width, height -> its prediction; raises BuildError. listing: what lists the images, for errors; hint:
+    what else to do about one that is not listed. digests: SHA-256 of what decides the predictions, by what it is.
+    """
+
+    kind: Kind
+    classes: tuple[str, ...]
+    sizes: Mapping[str, Size | None]
+    read: Callable[[str, int, int], Prediction]
+    listing: str
+    digests: Mapping[str, str | None]
+    stems: bool = False
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The objects of one image. rows: float64 (N, 6): x1, y1, x2, y2, score, label (-1: no class).
+
+    masks: N codes of the whole image, or polygons `[x, y, …]` in shares of its sides; None where there are boxes only.
+    """
+
+    rows: np.ndarray
+    masks: Sequence[bytes | Sequence[float]] | None = None
+
+
+NOTHING = Found(np.zeros((0, 6)))
+
+
+def objects_reader(
+    found: Mapping[str, Found], options: TeacherOptions, path: Path, *, relative: bool
+) -> Callable[[str, int, int], Detections]:
+    """`Stored.read` of boxes and masks. relative: boxes are in shares of the image's sides. path: for errors."""
+
+    def read(name: str, width: int, height: int) -> Detections:
+        one = found.get(name, NOTHING)
+        boxes, scores, labels = one.rows[:, :4], one.rows[:, 4], one.rows[:, 5]
+        codes = None
+        if relative:
+            boxes = boxes * np.array([width, height, width, height], np.float64)
+        if one.masks is not None:
+            from teachers import masks
+
+            try:
+                codes = [m if isinstance(m, bytes) else _draw(m, width, height) for m in one.masks]
+            except TeacherError as error:
+                raise BuildError(f"{path}: {brief(name)}: {error}: correct it") from None
+            boxes = masks.bounds(codes, height, width)
+        floor, limit = options.floor, options.max_detections
+        return Detections.of(boxes, scores, labels, width=width, height=height, floor=floor, limit=limit, masks=codes)
+
+    return read
+
+
+def _draw(polygon: Sequence[float], width: int, height: int) -> bytes:
+    from teachers import masks
+
+    return masks.from_segmentation([(np.reshape(polygon, (-1, 2)) * [width, height]).ravel().tolist()], height, width)
+
+
+def objects(
+    kind: Kind,
+    classes: tuple[str, ...],
+    sizes: Mapping[str, Size | None],
+    found: Mapping[str, Found],
+    options: TeacherOptions,
+    path: Path,
+    *,
+    digests: Mapping[str, str | None],
+    listing: str = "",
+    relative: bool = False,
+    stems: bool = False,
+    hint: str = "",
+) -> Stored:
+    """Boxes or masks of the listed images."""
+    if kind == "instance":  # an image without objects has masks, too: none
+        found = {name: Found(NOTHING.rows, ()) for name in sizes} | dict(found)
+    read = objects_reader(found, options, path, relative=relative)
+    return Stored(kind, classes, sizes, read, listing or path.name, digests, stems, hint)
+
+
+def label_places(seen: Iterable[str], options: TeacherOptions, path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Classes, those of the options, else all that were seen, sorted; and the position of each. Raises BuildError for
+    one that the options do not name, and for none at all."""
+    names = set(seen)
+    classes = options.classes or tuple(sorted(names))
+    if unknown := sorted(names - set(classes)):
+        raise BuildError(
+            f"{path} has the class {brief(repr(unknown[0]))}, which the option classes does not name: add it"
+        )
+    if not classes or len(set(classes)) < len(classes):
+        raise BuildError(f"{path} names no class: set the teacher option classes to different names")
+    return classes, {name: n for n, name in enumerate(classes)}
+
+
+def digest_files(root: Path, files: Sequence[Path]) -> str:
+    """SHA-256 of the names below `root` and the content of all these files, whatever their order."""
+    return digest(sorted([file.relative_to(root).as_posix(), sha256_file(file)] for file in files))

@@ -1,0 +1,161 @@
+"""A teacher of the user's own: `python:package.module:factory`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args
+
+import numpy as np
+
+from teachers.base import (
+    ClassProbabilities,
+    Detections,
+    Kind,
+    Prediction,
+    SemanticMap,
+    Teacher,
+    TeacherError,
+    TeacherOptions,
+    fingerprint,
+)
+
+TYPES: dict[str, type[Prediction]] = {
+    "detection": Detections,
+    "instance": Detections,
+    "semantic": SemanticMap,
+    "classification": ClassProbabilities,
+}
+"""Kind -> what its predictions are."""
+
+
+def load_python(argument: str, options: TeacherOptions, *, allow_code: bool) -> Teacher:
+    """The Teacher that `factory(options)` of a module returns, held to the protocol (teachers.base.Teacher).
+
+    argument: `package.module:factory`. The module is looked for where Python looks, and in the working directory. It
+    runs with all of the user's rights, so `allow_code` must say that this is wanted. The factory refuses options it
+    does not have (`options.refuse`) and gives the description itself: all that decides the predictions, weights and
+    code included, since stored predictions are found again by it.
+
+    Raises TeacherError: on loading, if code is not allowed, for a module or factory that is missing or fails, and for a
+    teacher that lacks a part of the protocol; from `predict`, for whatever it raises and for predictions of another
+    kind, number, size or class.
+    """
+    name = f"python:{argument}"
+    if not allow_code:
+        raise TeacherError(f"{name} would run code of its own: if you trust it, add --allow-code")
+    teacher = _call(name, _factory(argument), options)
+    _check(name, teacher)
+    return PythonSegmenter(name, teacher) if hasattr(teacher, "predict_probabilities") else PythonTeacher(name, teacher)
+
+
+class PythonTeacher:
+    """A teacher of the user's, whose errors are sentences and whose predictions are checked."""
+
+    def __init__(self, name: str, teacher: Teacher) -> None:
+        self._name, self._teacher = name, teacher
+        self.classes, self.batch_size = teacher.classes, teacher.batch_size
+        self.description: Mapping[str, Any] = dict(teacher.description)
+        self.runtime: Mapping[str, Any] = dict(teacher.runtime)
+        self.trained_on: list[str] = list(getattr(teacher, "trained_on", ()))
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """See Teacher.predict."""
+        found = list(_call(self._name, self._teacher.predict, images))
+        kind = self.description["kind"]
+        if len(found) != len(images):
+            raise TeacherError(
+                f"{self._name} gave {len(found)} predictions for {len(images)} images: give one for each"
+            )
+        for image, one in zip(images, found, strict=True):
+            self._check(one, kind, *image.shape[:2])
+        return found
+
+    def _check(self, one: Any, kind: str, height: int, width: int) -> None:
+        if not isinstance(one, TYPES[kind]) or (kind == "instance" and getattr(one, "masks", None) is None):
+            wanted = TYPES[kind].__name__ + (" with masks" if kind == "instance" else "")
+            raise TeacherError(f"{self._name} gave {type(one).__name__} for kind {kind}: give {wanted}")
+        count, labels = len(self.classes), np.zeros(0)
+        match one:
+            case ClassProbabilities(probabilities=probabilities) if len(probabilities) != count:
+                raise TeacherError(f"{self._name} gave {len(probabilities)} probabilities for {count} classes")
+            case SemanticMap(labels=plane):
+                if plane.shape != (height, width):
+                    raise TeacherError(f"{self._name} gave a map {plane.shape} for an image {(height, width)}")
+                labels = np.unique(plane)[:-1] if plane.max() == 255 else plane
+            case Detections(labels=labels):
+                pass
+        if labels.size and not 0 <= labels.min() <= labels.max() < count:
+            raise TeacherError(f"{self._name} gave a label outside of its {count} classes: {labels.max()}")
+
+
+class PythonSegmenter(PythonTeacher):
+    """One that gives probabilities of all classes, too (for views and ensembles)."""
+
+    def predict_probabilities(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The probability of each class at each pixel of each image: float32 (C, H, W), of the upright image."""
+        teacher: Any = self._teacher
+        found = [np.asarray(one, np.float32) for one in _call(self._name, teacher.predict_probabilities, images)]
+        shapes = [(len(self.classes), *image.shape[:2]) for image in images]
+        if [one.shape for one in found] != shapes:
+            raise TeacherError(f"{self._name} gave probabilities of other shapes than (classes, height, width)")
+        return found
+
+
+def _factory(argument: str) -> Callable[[TeacherOptions], Any]:
+    module_name, _, factory_name = argument.partition(":")
+    if not module_name or not factory_name:
+        raise TeacherError(f"python:{argument} names no factory: write python:package.module:factory")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that nothing there hides an installed package
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the module's code may raise anything
+        raise TeacherError(f"module {module_name} cannot be imported: {_reason(error)}") from error
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        raise TeacherError(f"module {module_name} has no function {factory_name}: write a function of TeacherOptions")
+    return factory
+
+
+def _check(name: str, teacher: Any) -> None:
+    """Raise TeacherError for the first part of the protocol that is missing or wrong."""
+    for part in ("classes", "batch_size", "description", "runtime", "predict"):
+        if not hasattr(teacher, part):
+            raise TeacherError(f"{name} gave a {type(teacher).__name__} without {part}: see teachers.base.Teacher")
+    classes, description = teacher.classes, teacher.description
+    named = isinstance(classes, tuple) and classes and all(isinstance(entry, str) and entry for entry in classes)
+    if not named or len(set(classes)) != len(classes):
+        raise TeacherError(f"{name} has classes {classes!r}: give a tuple of different names")
+    if not isinstance(teacher.batch_size, int) or teacher.batch_size < 1:
+        raise TeacherError(f"{name} has batch_size {teacher.batch_size!r}: give a whole number of 1 or more")
+    lacking = {"kind", "classes", "floor"} - set(description)
+    if lacking:
+        raise TeacherError(
+            f"{name} has a description without {', '.join(sorted(lacking))}: add what decides predictions"
+        )
+    if description["kind"] not in get_args(Kind):
+        raise TeacherError(f"{name} has kind {description['kind']!r}: write one of {', '.join(get_args(Kind))}")
+    if list(description["classes"]) != list(classes):
+        raise TeacherError(f"{name} describes other classes than it has: make description['classes'] a list of them")
+    try:
+        fingerprint(dict(description))
+        fingerprint(dict(teacher.runtime))
+    except (TypeError, ValueError) as error:
+        raise TeacherError(f"{name} has a description or runtime that is no JSON: {_reason(error)}") from error
+
+
+def _call(name: str, function: Callable[[Any], Any], argument: Any) -> Any:
+    try:
+        return function(argument)
+    except TeacherError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise TeacherError(f"{name} failed: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -1,0 +1,165 @@
+"""Run-length masks, against NumPy's counting of pixels and pycocotools' own reading of annotations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools.coco import COCO
+
+from teachers import masks
+from teachers.base import TeacherError
+
+HEIGHT, WIDTH = 13, 17
+
+
+def blobs(seed: int, count: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """Rectangles with holes, single pixels and empty masks, bool (N, H, W)."""
+    rng = np.random.default_rng(seed)
+    planes = np.zeros((count, height, width), bool)
+    for plane in planes:
+        top, left = rng.integers(0, height), rng.integers(0, width)
+        plane[top : top + rng.integers(0, 8), left : left + rng.integers(0, 8)] = True
+        plane &= rng.random((height, width)) < rng.choice([0.8, 1.0])
+    return planes
+
+
+def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    both = (a[:, None] & b[None]).sum((2, 3))
+    either = (a[:, None] | b[None]).sum((2, 3))
+    return np.divide(both, either, out=np.zeros(both.shape), where=either > 0)
+
+
+@settings(deadline=None, max_examples=80)
+@given(seed=st.integers(0, 2**32), count=st.integers(0, 9))
+def test_codes_say_what_the_pixels_say(seed: int, count: int) -> None:
+    planes, others = blobs(seed, count), blobs(seed + 1, 4)
+    codes, more = masks.encode(planes), masks.encode(others.astype(np.float32) * 0.5)
+    np.testing.assert_array_equal(masks.decode(codes, HEIGHT, WIDTH), planes)
+    assert masks.area(codes, HEIGHT, WIDTH).tolist() == planes.sum((1, 2)).tolist()
+    np.testing.assert_allclose(masks.iou_matrix(codes, more, HEIGHT, WIDTH), overlaps(planes, others))
+    for plane, box in zip(planes, masks.bounds(codes, HEIGHT, WIDTH), strict=True):
+        rows, columns = np.nonzero(plane)
+        if len(rows):
+            assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        else:
+            assert box[0] == box[2] and box[1] == box[3]
+    mirrored = masks.decode(masks.flipped(codes, HEIGHT, WIDTH), HEIGHT, WIDTH)
+    np.testing.assert_array_equal(mirrored, planes[:, :, ::-1])
+    assert all(masks.covers(code, HEIGHT, WIDTH) for code in codes)
+
+
+def test_a_crowd_takes_the_share_of_what_lies_in_it() -> None:
+    crowd, inside = np.zeros((2, 1, 10, 10), bool)
+    crowd[0, :, :8], inside[0, 2:4, 6:10] = True, True
+    a, b = masks.encode(inside), masks.encode(crowd)
+    assert masks.iou_matrix(a, b, 10, 10, np.array([True])).tolist() == [[0.5]]
+    assert masks.iou_matrix(a, b, 10, 10, np.array([False])).tolist() == [[4 / 84]]
+
+
+@settings(deadline=None, max_examples=80)
+@given(seed=st.integers(0, 2**32), count=st.integers(0, 40), iou=st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+def test_nms_is_greedy_and_blind_to_row_order(seed: int, count: int, iou: float) -> None:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 2, count)
+    shapes = np.array([[HEIGHT, WIDTH], [9, 11]])
+    planes = [blobs(int(rng.integers(0, 2**32)), 1, *shapes[n])[0] for n in images]
+    codes = [masks.encode(plane[None])[0] for plane in planes]
+    boxes = np.array([masks.bounds([code], *shapes[n])[0] for code, n in zip(codes, images, strict=True)]).reshape(
+        -1, 4
+    )
+    groups = images * 7 + rng.integers(0, 2, count)
+    scores = rng.permutation(count).astype(np.float32)
+    keep = masks.nms(codes, shapes[images], boxes, scores, groups, iou)
+
+    expected = np.zeros(count, bool)
+    for n in np.argsort(-scores):
+        rivals = [m for m in np.flatnonzero(expected) if groups[m] == groups[n]]
+        expected[n] = all(overlaps(planes[n][None], planes[m][None])[0, 0] <= iou for m in rivals)
+    np.testing.assert_array_equal(keep, expected)
+
+    tied, order = np.full(count, 0.5, np.float32), rng.permutation(count)
+    rows = masks.nms(codes, shapes[images], boxes, tied, groups, iou)
+    again = masks.nms([codes[n] for n in order], shapes[images][order], boxes[order], tied, groups[order], iou)
+    said = sorted((groups[n], codes[n]) for n in np.flatnonzero(rows))
+    assert said == sorted((groups[n], codes[n]) for n in order[again])
+
+
+def test_nms_of_one_crowded_group_goes_block_by_block() -> None:
+    planes = np.repeat(blobs(3, 40, 40, 40), 5, axis=0)
+    codes = masks.encode(planes)
+    scores = np.linspace(1, 0, len(codes), dtype=np.float32)
+    size = np.tile([40, 40], (len(codes), 1))
+    keep = masks.nms(codes, size, np.zeros((len(codes), 4)), scores, np.zeros(len(codes), int), 0.9)
+    assert len(codes) > 2 * masks.BLOCK
+    filled = planes.any((1, 2))
+    assert (np.flatnonzero(keep & filled) % 5 == 0).all()  # of five equal masks the first
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools' decode, with NumPy 2
+def test_segmentations_of_every_form_are_read_as_pycocotools_reads_them() -> None:
+    judge = COCO()
+    judge.imgs = {1: {"height": HEIGHT, "width": WIDTH}}
+    plane = blobs(5, 1)[0] | (np.indices((HEIGHT, WIDTH)).sum(0) == 9)
+    runs = np.flatnonzero(np.diff(np.r_[False, plane.T.ravel(), False].astype(int)))
+    counts = np.diff(np.r_[0, runs, plane.size]).tolist()
+    code = masks.encode(plane[None])[0]
+    forms: list[Any] = [
+        [[1.5, 2, 9, 2.5, 8, 10]],
+        [[1, 1, 6, 1, 6, 6, 1, 6], [10, 3, 15, 3, 12.2, 9]],
+        {"size": [HEIGHT, WIDTH], "counts": counts},
+        {"size": [HEIGHT, WIDTH], "counts": code.decode()},
+        {"size": [HEIGHT, WIDTH], "counts": code},
+    ]
+    for form in forms:
+        expected = judge.annToMask({"image_id": 1, "segmentation": form})
+        found = masks.decode([masks.from_segmentation(form, HEIGHT, WIDTH)], HEIGHT, WIDTH)[0]
+        np.testing.assert_array_equal(found, expected.astype(bool))
+    np.testing.assert_array_equal(
+        masks.decode([masks.from_segmentation(forms[2], HEIGHT, WIDTH)], HEIGHT, WIDTH)[0], plane
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [],
+        [[1, 2, 3, 4]],
+        [[1, 2, 3, 4, 5, 6, 7]],
+        [["a", 2, 3, 4, 5, 6]],
+        [[float("nan"), 2, 3, 4, 5, 6]],
+        [[1e9, 2, 3, 4, 5, 6]],
+        7,
+        None,
+        {"counts": "abc"},
+        {"size": [HEIGHT, WIDTH + 1], "counts": [HEIGHT * WIDTH]},
+        {"size": [HEIGHT, WIDTH], "counts": [5]},
+        {"size": [HEIGHT, WIDTH], "counts": [-1, HEIGHT * WIDTH + 1]},
+        {"size": [HEIGHT, WIDTH], "counts": "0" * 9},
+        {"size": [HEIGHT, WIDTH], "counts": "é"},
+        {"size": [HEIGHT, WIDTH], "counts": "oooooooooooooooooooo"},
+    ],
+)
+def test_what_is_no_mask_is_an_error_in_a_sentence(wrong: Any) -> None:
+    with pytest.raises(TeacherError, match=f"image of {WIDTH}x{HEIGHT} pixels is no mask"):
+        masks.from_segmentation(wrong, HEIGHT, WIDTH)
+
+
+@settings(deadline=None, max_examples=200)
+@given(code=st.binary(max_size=12))
+def test_a_damaged_code_covers_no_image(code: bytes) -> None:
+    if masks.covers(code, HEIGHT, WIDTH):  # then pycocotools may read it
+        assert 0 <= masks.area([code], HEIGHT, WIDTH)[0] <= HEIGHT * WIDTH
+
+
+def test_a_resized_mask_keeps_its_edges() -> None:
+    plane = np.zeros((1, 20, 30), bool)
+    plane[0, 4:10, 6:20] = True
+    codes = masks.encode(plane)
+    double = masks.resized(codes, (20, 30), (40, 60))
+    np.testing.assert_array_equal(masks.decode(double, 40, 60)[0], plane[0].repeat(2, 0).repeat(2, 1))
+    assert masks.resized(double, (40, 60), (20, 30)) == codes
+    assert masks.resized(codes, (20, 30), (20, 30)) == codes

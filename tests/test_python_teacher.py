@@ -1,0 +1,153 @@
+"""Teachers of the user's own: `python:module:factory`."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from teachers import TeacherError, TeacherOptions, load_teacher
+from teachers.base import ClassProbabilities, Detections, SemanticMap
+
+SOURCE = """
+import numpy as np
+from teachers.base import ClassProbabilities, Detections, SemanticMap
+
+
+class Own:
+    classes = ("cat", "dog")
+    batch_size = 4
+    description = {{"kind": "{kind}", "classes": ["cat", "dog"], "floor": 0.0, "version": 1}}
+    runtime = {{"device": "cpu"}}
+
+    def predict(self, images):
+        return [{one} for image in images]
+
+
+def factory(options):
+    options.refuse("Own", "min_size")
+    teacher = Own()
+    {change}
+    return teacher
+"""
+BOX = "Detections.of([[1, 2, 3, 4]], [0.5], [1], width=image.shape[1], height=image.shape[0])"
+PLANE = "SemanticMap(np.zeros(image.shape[:2], np.uint8), np.zeros(image.shape[:2], np.uint8))"
+CLASS = "ClassProbabilities(np.array([0.25, 0.75], np.float32))"
+IMAGES = [np.zeros((8, 9, 3), np.uint8), np.zeros((5, 6, 3), np.uint8)]
+numbers = itertools.count()
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Writes the module, in the working directory, and gives its spec; each has a name of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def write(kind: str = "detection", one: str = BOX, change: str = "pass", source: str = SOURCE) -> str:
+        name = f"own_teacher_{next(numbers)}"
+        Path(f"{name}.py").write_text(source.format(kind=kind, one=one, change=change))
+        return f"python:{name}:factory"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "expected"),
+    [("detection", BOX, Detections), ("semantic", PLANE, SemanticMap), ("classification", CLASS, ClassProbabilities)],
+)
+def test_a_factory_makes_a_teacher(spec: Callable[..., str], kind: str, one: str, expected: type) -> None:
+    teacher = load_teacher(spec(kind, one), allow_code=True)
+    assert (teacher.classes, teacher.batch_size) == (("cat", "dog"), 4)
+    assert teacher.description == {"kind": kind, "classes": ["cat", "dog"], "floor": 0.0, "version": 1}
+    found = teacher.predict(IMAGES)
+    assert [type(one) for one in found] == [expected] * 2
+    assert teacher.predict([]) == []
+    assert not hasattr(teacher, "predict_probabilities")
+
+
+def test_probabilities_of_pixels_are_handed_on(spec: Callable[..., str]) -> None:
+    change = "Own.predict_probabilities = lambda self, images: [np.ones((2, *i.shape[:2])) for i in images]"
+    teacher = load_teacher(spec("semantic", PLANE, change), allow_code=True)
+    planes = teacher.predict_probabilities(IMAGES)  # type: ignore[attr-defined]
+    assert [(plane.dtype, plane.shape) for plane in planes] == [(np.float32, (2, 8, 9)), (np.float32, (2, 5, 6))]
+    change = change.replace("(2, *", "(3, *")
+    teacher = load_teacher(spec("semantic", PLANE, change), allow_code=True)
+    with pytest.raises(TeacherError, match="probabilities of other shapes"):
+        teacher.predict_probabilities(IMAGES)  # type: ignore[attr-defined]
+
+
+def test_no_code_runs_unless_it_is_allowed(spec: Callable[..., str]) -> None:
+    source = "raise SystemExit(SOURCE)\n" + SOURCE
+    with pytest.raises(TeacherError, match=r"^python:own_teacher_\d+:factory would run code .*add --allow-code$"):
+        load_teacher(spec(source=source))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("del Own.predict", "gave a Own without predict: see"),
+        ("Own.classes = ['cat', 'dog']", r"has classes \['cat', 'dog'\]: give a tuple"),
+        ("Own.classes = ('cat', 'cat')", "give a tuple of different names"),
+        ("Own.classes = ('dog', 'cat')", "describes other classes than it has"),
+        ("Own.batch_size = 0", "has batch_size 0: give a whole number"),
+        ("del Own.description['floor']", "has a description without floor: add"),
+        ("Own.description['kind'] = 'keypoints'", "has kind 'keypoints': write one of detection, instance"),
+        ("Own.description['weights'] = Own", "has a description or runtime that is no JSON: TypeError: "),
+        ("1 / 0", r"python:own_teacher_\d+:factory failed: ZeroDivisionError: division by zero"),
+        ("teacher = None", "gave a NoneType without classes"),
+    ],
+)
+def test_a_factory_that_breaks_the_protocol_is_refused(spec: Callable[..., str], change: str, message: str) -> None:
+    with pytest.raises(TeacherError, match=message) as error:
+        load_teacher(spec(change=change), allow_code=True)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "message"),
+    [
+        ("detection", CLASS, "gave ClassProbabilities for kind detection: give Detections"),
+        ("instance", BOX, "gave Detections for kind instance: give Detections with masks"),
+        ("detection", BOX.replace("[1],", "[2],"), "gave a label outside of its 2 classes: 2"),
+        ("semantic", PLANE.replace("image.shape[:2]", "(3, 3)"), r"gave a map \(3, 3\) for an image \(8, 9\)"),
+        ("semantic", PLANE.replace("zeros", "full", 1).replace("[:2],", "[:2], 254,", 1), "gave a label outside"),
+        ("classification", CLASS.replace("0.25, ", ""), "gave 1 probabilities for 2 classes"),
+        ("detection", f"{BOX} for _ in range(2)", "gave 4 predictions for 2 images"),
+        ("detection", "image.nonsense", "failed: AttributeError: "),
+    ],
+)
+def test_wrong_predictions_fail_the_batch(spec: Callable[..., str], kind: str, one: str, message: str) -> None:
+    teacher = load_teacher(spec(kind, one), allow_code=True)
+    with pytest.raises(TeacherError, match=message) as error:
+        teacher.predict(IMAGES)
+    assert "\n" not in str(error.value)
+
+
+def test_void_pixels_are_no_label(spec: Callable[..., str]) -> None:
+    void = PLANE.replace("zeros", "full", 1).replace("[:2],", "[:2], 255,", 1)
+    found = load_teacher(spec("semantic", void), allow_code=True).predict(IMAGES)
+    assert (found[0].labels == 255).all()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("python:no_such_module:factory", "module no_such_module cannot be imported: ModuleNotFoundError"),
+        ("python:json:factory", "module json has no function factory"),
+        ("python:json:__name__", "module json has no function __name__"),
+        ("python:json", "python:json names no factory: write python:package.module:factory"),
+        ("python:", "unknown teacher 'python:': write one of torchvision:NAME, .*python:MODULE:FACTORY"),
+    ],
+)
+def test_a_factory_that_is_not_there_is_named(name: str, message: str) -> None:
+    with pytest.raises(TeacherError, match=message):
+        load_teacher(name, allow_code=True)
+
+
+def test_the_factory_gets_the_options(spec: Callable[..., str]) -> None:
+    with pytest.raises(TeacherError, match="min_size=100 has no meaning for Own"):
+        load_teacher(spec(), TeacherOptions(min_size=100), allow_code=True)
