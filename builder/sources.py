@@ -202,14 +202,13 @@ def _text(name: str) -> str:
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int) -> Iterator[Result]:
     """`work(item)` for each item in threads, results in order of items, at most `ahead` of them waiting."""
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers) as threads:
-        try:
-            for item in items:
-                waiting.append(threads.submit(work, item))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
+    threads = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            waiting.append(threads.submit(work, item))
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # not to be waited for: one of these threads may be what collects an abandoned generator
+        threads.shutdown(wait=False, cancel_futures=True)

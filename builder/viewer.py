@@ -53,7 +53,7 @@ def connected(store: Store) -> Iterator[Any]:
             from fiftyone.core.odm import database as connection
 
             if fo.config.database_uri != uri:
-                connection._disconnect()
+                _disconnect()
                 fo.config.database_uri = uri
             connection._connect()
             fo.config.do_not_track, fo.config.show_progress_bars = True, False
@@ -61,7 +61,7 @@ def connected(store: Store) -> Iterator[Any]:
                 yield fo
             finally:
                 if before != uri:  # else someone around us goes on with it
-                    connection._disconnect()
+                    _disconnect()
                     fo.config.database_uri = before
                 # else it would look, at exit, for datasets in a database that is gone
                 atexit.unregister(connection._delete_non_persistent_datasets_if_allowed)
@@ -69,6 +69,16 @@ def connected(store: Store) -> Iterator[Any]:
             os.environ.pop(URI)
             if before is not None:
                 os.environ[URI] = before
+
+
+def _disconnect() -> None:
+    """Let go of the database, and of the collections of it that FiftyOne holds on to."""
+    from fiftyone.core.odm import database as connection
+    from fiftyone.factory import repo_factory
+
+    connection._disconnect()
+    repo_factory.RepositoryFactory.repos.clear()
+    repo_factory._db = None
 
 
 @contextmanager
