@@ -14,7 +14,7 @@ import argparse
 
 import numpy as np
 
-from builder.bounds import effective_units, korn_graubard, needed
+from builder.bounds import effective_units, fewest_units, korn_graubard
 
 IMAGES = (3, 5, 8, 13, 25, 50, 200)
 SPREADS = (1.0, 3.0, 10.0)
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--delta", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    least = needed(args.target, args.delta)
+    least = fewest_units(args.target, args.delta)
     print(f"precision {args.target - 0.01:.2f}, target {args.target}, delta {args.delta}, at least {least} units")
     print("images   " + "   ".join(f"spread {s:<4g} plain / ours" for s in SPREADS))
     for images in IMAGES:

@@ -1,4 +1,4 @@
-"""The boxes closest to their thresholds, cut out of a version's images: what a person looks at first.
+"""The boxes and masks closest to their thresholds, cut out of a version's images: what a person looks at first.
 
 They are picked by score, not at random: nothing about precision may be estimated from them.
 """
@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from builder.manifest import Manifest
-from builder.pictures import outline
+from builder.paint import tint
+from builder.pictures import COLOURS, outline
 from builder.quality import limits
 from builder.shards import read_bytes, read_samples
 
@@ -37,7 +38,7 @@ TILE = 240
 @dataclass(frozen=True)
 class Close:
     """A box close to its threshold. box: x1, y1, x2, y2, pixels. confidence: what the threshold acts on. shards: in
-    which its image may be, by position."""
+    which its image may be, by position. rle: of masks, run lengths of the whole image."""
 
     key: str
     label: int
@@ -46,6 +47,7 @@ class Close:
     threshold: float
     box: tuple[float, float, float, float]
     shards: range
+    rle: bytes = b""
 
 
 def closest(version: Path, manifest: Manifest, most: int = MOST) -> list[Close]:
@@ -61,6 +63,7 @@ def closest(version: Path, manifest: Manifest, most: int = MOST) -> list[Close]:
     kept_first = sorted(known, key=lambda n: (-manifest.per_class[manifest.classes[n]]["kept"], n))
     place = np.argsort(kept_first)  # known is sorted, so positions in kept_first by position in known
     at = {"label": known.astype(np.int16), "threshold": keep[known], "place": place.astype(np.int32)}
+    mask = "rle" if "rle" in columns else "''::BLOB"
     present = ""
     if manifest.images.get("empty"):  # their images are not in the shards
         present = "AND key IN (SELECT key FROM labels WHERE outcome = 'kept')"
@@ -73,7 +76,8 @@ def closest(version: Path, manifest: Manifest, most: int = MOST) -> list[Close]:
             near AS (
                 SELECT label, place, outcome, {{
                     'distance': abs({confidence} - threshold), 'key': key, 'x1': x1, 'y1': y1, 'x2': x2, 'y2': y2,
-                    'confidence': {confidence}, 'threshold': threshold, 'position': file_row_number}} AS box
+                    'confidence': {confidence}, 'threshold': threshold, 'position': file_row_number,
+                    'rle': {mask}}} AS box
                 FROM labels JOIN thresholds USING (label)
                 WHERE (outcome = 'kept' OR reason = 'ignore_band') AND key NOT IN (SELECT key FROM gone) {present}),
             best AS (
@@ -97,6 +101,7 @@ def closest(version: Path, manifest: Manifest, most: int = MOST) -> list[Close]:
             float(box["threshold"]),
             (box["x1"], box["y1"], box["x2"], box["y2"]),
             place,
+            box["rle"] or b"",
         )
         for (label, outcome, box), place in zip(chosen, shards, strict=True)
     ]
@@ -165,9 +170,7 @@ def _whole(picture: Image.Image, close: Close) -> bytes:
     page = Image.new("RGB", (TILE, TILE), "#e5e7eb")
     shown = picture.resize(size, Image.Resampling.BICUBIC if scale < 4 else Image.Resampling.NEAREST)
     page.paste(shown, ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
-    out = io.BytesIO()
-    page.save(out, "JPEG", quality=82)
-    return out.getvalue()
+    return _jpeg(page)
 
 
 def _crop(picture: Image.Image, close: Close) -> bytes:
@@ -177,16 +180,34 @@ def _crop(picture: Image.Image, close: Close) -> bytes:
     scale = TILE / side
     window = (left, top, left + side, top + side)
     # what lies outside of the image is grey, so that every box stands in the middle of a square
-    page = Image.new("RGB", (TILE, TILE), "#e5e7eb")
+    page, covered = Image.new("RGB", (TILE, TILE), "#e5e7eb"), Image.new("L", (TILE, TILE))
     inside = (max(0, left), max(0, top), min(picture.width, window[2]), min(picture.height, window[3]))
     if inside[2] > inside[0] and inside[3] > inside[1]:
         size = (max(1, round((inside[2] - inside[0]) * scale)), max(1, round((inside[3] - inside[1]) * scale)))
-        part = picture.resize(size, Image.Resampling.BICUBIC, box=inside)
-        page.paste(part, (round((inside[0] - left) * scale), round((inside[1] - top) * scale)))
+        corner = (round((inside[0] - left) * scale), round((inside[1] - top) * scale))
+        page.paste(picture.resize(size, Image.Resampling.BICUBIC, box=inside), corner)
+        if close.rle:
+            mask = _mask(close.rle, picture.size)
+            covered.paste(mask.resize(size, Image.Resampling.NEAREST, box=inside), corner)
+    if close.rle:
+        tint(page, covered, "#1f2933", thick=4)
+        tint(page, covered, COLOURS[close.outcome], thick=2)
+        return _jpeg(page)
     corners = [(x1 - left) * scale, (y1 - top) * scale, (x2 - left) * scale, (y2 - top) * scale]
     draw = ImageDraw.Draw(page)
     draw.rectangle([corners[0] - 2, corners[1] - 2, corners[2] + 2, corners[3] + 2], outline="#1f2933", width=6)
     outline(draw, corners, close.outcome, thick=4)
+    return _jpeg(page)
+
+
+def _mask(rle: bytes, size: tuple[int, int]) -> Image.Image:
+    from teachers.masks import decode
+
+    (mask,) = decode([rle], size[1], size[0])
+    return Image.fromarray(mask.astype(np.uint8) * 255)
+
+
+def _jpeg(page: Image.Image) -> bytes:
     out = io.BytesIO()
     page.save(out, "JPEG", quality=82)
     return out.getvalue()

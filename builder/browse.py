@@ -38,7 +38,7 @@ MEMORY = "512MB"
 """Of DuckDB; beyond it, it goes to disk."""
 FIELDS = ("key", "name", "sha256", "path", "width", "height", "state", "shard", "why", "likely")
 POOL = ("key", "name", "sha256", "uri", "offset", "bytes", "mtime_ns", "width", "height", "state")
-OPTIONAL = ("source", "agree", "uncertainty", "rle", "pixels")
+OPTIONAL = ("source", "agree", "quality", "uncertainty", "rle", "pixels")
 """Columns of labels.parquet that not every version has."""
 
 

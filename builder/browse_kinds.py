@@ -60,8 +60,14 @@ _OBJECTS = ShownKind(
 )
 _CLASSES = ShownKind(
     {
-        "pseudo": ("Classification", "Its class in the version. Tag it accept or reject, change or delete it."),
-        "ignored": ("Classification", "A class that is nearly sure, for which the image was left out."),
+        "pseudo": (
+            "Classification",
+            "Its class in the version. Tag it accept or reject, change or delete it; draw one to take an image in.",
+        ),
+        "ignored": (
+            "Classification",
+            "A class that is nearly sure, for which the image was left out. Tag it accept to take it in.",
+        ),
         "teacher": ("Classifications", "The likeliest classes; the first says what became of it and why."),
     },
     "Classification",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from builder.bounds import Bound, bets, effective_units, korn_graubard, needed
+from builder.bounds import Bound, bets, effective_units, fewest_units, korn_graubard, needed
 from builder.scores import BINS, PoolScores, counted
 
 if TYPE_CHECKING:  # matching needs rules, whose options are made of those here
@@ -215,14 +215,14 @@ def _walk(
         present, place = np.unique(matches.unit[place], return_inverse=True)
     count = len(present) if pool is None else matches.images
     kept, correct = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    weight, b = matches.weights(rows), needed(options.target, delta)
+    weight, fewest = matches.weights(rows), fewest_units(options.target, delta)
     found = _Step(False, float(thresholds[0]), Bound(0, 0, None, 1.0, 0.0))
     for step, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
         new = slice(start, end)
         hit = right[new]
         kept += counted(place[new], None if weight is None else weight[new], count)
         correct += counted(place[new][hit], None if weight is None else weight[new][hit], count)
-        if weight is not None and (units := effective_units(kept)) < b:
+        if weight is not None and (units := effective_units(kept)) < fewest:
             if found.accepted:
                 return found
             few = Bound(int(kept.sum()), int(correct.sum()), units, 1.0, 0.0)
@@ -244,9 +244,12 @@ def _group(names: list[str], options: Precision, threshold: float | None = None,
 
 
 def _why_not(noun: str, threshold: float, bound: Bound, b: int, delta: float, target: float) -> str:
-    seen = f"of {bound.kept} {noun} with a score of {threshold:.3f} or more {bound.correct} are right"
+    scored = f" with a score of {threshold:.3f} or more" if threshold > 0 else ""
+    seen = f"of {bound.kept} {noun}{scored} {bound.correct} are right"
     if bound.kept < b:
         return f"{seen}, and at least {b} are needed"
-    if bound.effective is not None and bound.effective < b:
-        return f"{seen}, in units so few that they say as much as {bound.effective:.0f} alone, and {b} are needed"
+    ones, least = ("equal images", fewest_units(target, delta)) if noun == "pixels" else ("independent ones", b)
+    if bound.effective is not None and bound.effective < least:
+        worth = f"count as {bound.effective:.1f} {ones}, and {least} are needed"
+        return f"{seen}, but those of one image or group are alike: they {worth}"
     return f"{seen}, which does not show a precision of {target:g} (p-value {bound.p_value:.2g}, not below {delta:g})"

@@ -56,8 +56,8 @@ class ClassMap(BaseModel):
     """`keep.classes`: the first of the rules.
 
     map: class of the teacher → class of the version; several may become one. drop: as if the teacher did not know them.
-    ignore: its objects become ignore regions. others: what becomes of classes named nowhere; by default they are kept
-    under their own names, and reported.
+    ignore: its objects become ignore regions. others: what becomes of classes named nowhere, not even as what another
+    becomes; by default they are kept under their own names, and reported.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -71,6 +71,8 @@ class ClassMap(BaseModel):
         twice = [name for name, count in Counter([*self.map, *self.drop, *self.ignore]).items() if count > 1]
         if twice:
             raise ValueError(f"class {twice[0]!r} stands twice in map, drop and ignore: keep one")
+        if nameless := [name for name, ours in self.map.items() if not ours.strip()]:
+            raise ValueError(f"class {nameless[0]!r} becomes a class without a name: write one, or drop it")
         return self
 
     def over(self, teacher: Sequence[str]) -> Mapped:
@@ -82,6 +84,7 @@ class ClassMap(BaseModel):
             raise BuildError(
                 f"keep.classes names {unknown[0]!r}, which is no class of the teacher: its classes are {known}"
             )
+        named |= {*self.map.values()}  # one that others become is no other class
         unnamed = tuple(name for name in teacher if name not in named)
         lost = {*self.drop, *self.ignore, *(unnamed if self.others in ("drop", "ignore") else ())}
         ignored = {*self.ignore, *(unnamed if self.others == "ignore" else ())}

@@ -13,7 +13,8 @@ from builder.cli_data import export, report
 from builder.cli_evidence import calibrate, sweep
 from builder.cli_hub import publish, pull
 from builder.cli_review import review
-from builder.cli_train import evaluate, train
+from builder.cli_study import study
+from builder.cli_train import evaluate, pretrain, preview_augment, train
 from builder.cli_versions import diff, explain, gc, log, tag, verify
 from builder.console import (
     allow_code_option,
@@ -301,7 +302,7 @@ for command in (diff, explain, verify, tag, gc, report, export):
     main.add_command(command)
 
 
-for command in (train, evaluate, browse, review, publish, pull):
+for command in (pretrain, train, evaluate, study, preview_augment, browse, review, publish, pull):
     main.add_command(command)
 
 

@@ -53,14 +53,17 @@ def export(
     """Write VERSION's images and labels into the new folder OUT, for tools that read COCO, YOLO or Pascal VOC.
 
     Scores are kept: `score` in COCO and VOC, a folder `predictions` beside YOLO's `labels`. Ignored objects become
-    crowds in COCO and difficult ones in VOC; YOLO cannot say them. Maps go into a folder of masks, image classes into a
-    folder for each.
+    crowds in COCO and difficult ones in VOC; YOLO cannot say them. Masks are run lengths in COCO and polygons in YOLO.
+    Maps go into a folder of masks, image classes into a folder for each.
     """
     with sentences():
         from builder.export import export as run_export
+        from builder.manifest import read_manifest
         from builder.store import Store
 
         folder = Store(store_root).version(version)
         done = run_export(folder, out, format, images=not no_images, track=bar)
+        if format == "voc" and read_manifest(folder).kind == "instance":
+            click.echo("voc has the boxes of masks alone: --format coco or yolo writes the masks", err=True)
         value = {"out": str(out), "format": format, **vars(done)}
         emit(as_json, value, rows(*((name.replace("_", " "), figure) for name, figure in value.items())))

@@ -29,7 +29,7 @@ def evidence_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.argument("ref", metavar="PREDICTIONS"),
         click.option("--truth", metavar="LABELS", help="Held-out human labels.  [default: the recipe's truth]"),
-        click.option("--truth-images", type=path, help="Where their image files lie, if not beside them."),
+        click.option("--truth-images", "--images", type=path, help="Where their image files lie, if not beside them."),
         click.option(
             "--format",
             "format_",
@@ -89,6 +89,7 @@ def calibrate(
     """
     with sentences():
         from builder.calibrate import describe, reliabilities
+        from builder.kinds import kind_of
 
         found = gather(ref, (truth, truth_images, format_, group), (spec, overrides), store_root, workers, allow_code)
         by_size = {name: found.match(iou, area) for name, area in found.sizes.items()}
@@ -96,7 +97,7 @@ def calibrate(
         if plot:
             from builder.evidence_plots import plot_calibration
 
-            plot_calibration(plot, by_size, reliabilities(by_size["all"], iou), iou)
+            plot_calibration(plot, by_size, reliabilities(by_size["all"], iou), iou, kind_of(value["kind"]))
         if as_json:
             click.echo(json.dumps(value))
             return
@@ -202,14 +203,17 @@ def gather(
 
 
 def _heading(value: dict[str, Any]) -> Iterable[tuple[str, object]]:
+    from builder.kinds import kind_of
+
     images = value["images"]
     left_out = f"; {images['left_out']} left out (unreadable or twice there)" if images["left_out"] else ""
     half = f"{images['tune']} of {images['all']} images; the certify half is not touched{left_out}"
-    grouped = f" in {value['units']} units" if value["units"] != images["tune"] else ""
+    count = value["units"]
+    grouped = f" in {count} unit{'' if count == 1 else 's'}" if count != images["tune"] else ""
     yield "predictions", value["predictions"][:12]
     yield "truth", value["truth"]
     yield "tune half", half.replace(" images;", f" images{grouped};", 1)
-    at = f" at IoU {value['iou']:g}" if value["kind"] in ("detection", "instance") else ""
+    at = f" at IoU {value['iou']:g}" if kind_of(value["kind"]).overlaps else ""
     yield "matched", f"{value['predicted']} {value['of']}{at}, {value['right']} right"
 
 
@@ -217,6 +221,11 @@ def _print(table: Any) -> None:
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else 110).print(table)
+
+
+def _count(value: float) -> str:
+    """Of an image: two decimals, but for the pixels of maps, which are many."""
+    return f"{value:.2f}" if value < 1000 else f"{value:.0f}"
 
 
 def _figure(value: float | None) -> str:
@@ -265,7 +274,8 @@ def _show_sweep(value: dict[str, Any], points: dict[str, list[Point]]) -> None:
         _show_points(name, some, value["level"])
     if len(points) > TABLES + 1:
         click.echo(f"and {len(points) - TABLES - 1} more classes: --json shows all")
-    click.echo(f"= as many {value['of']} for an image of the pool as true ones on a labelled one")
+    if any(point.is_density for some in points.values() for point in some):
+        click.echo(f"= as many {value['of']} for an image of the pool as true ones on a labelled one")
 
 
 def _show_points(name: str, points: Sequence[Point], level: float) -> None:
@@ -291,8 +301,8 @@ def _show_points(name: str, points: Sequence[Point], level: float) -> None:
         table.add_row(
             f"{'= ' if p.is_density else ''}{p.threshold:.3f}",
             str(p.pool_boxes),
-            f"{p.per_image:.2f}",
-            f"{p.objects_per_image:.2f}",
+            _count(p.per_image),
+            _count(p.objects_per_image),
             _figure(p.precision),
             f"{p.precision_low:.2f} - {p.precision_high:.2f}",
             _figure(p.recall),

@@ -92,7 +92,8 @@ def queue(
             keys, ids, value, text = _draw(store, folder, manifest, audit, seed, dry_run)
         else:
             skip = set() if again else gone_through(store, folder, manifest)
-            keys, ids, value, text = _rank(store, folder, manifest, (budget, skip), show=to == "list" and not as_json)
+            asked = budget, skip, to == "app"
+            keys, ids, value, text = _rank(store, folder, manifest, asked, show=to == "list" and not as_json)
         if to != "list" and not dry_run:
             said = _hand_over(store, folder, manifest, (keys, ids), (to, out, url_prefix, ignored))
             value |= {"next": said}
@@ -118,12 +119,12 @@ def _draw(store: Store, folder: Path, manifest: Manifest, count: int, seed: int,
     return drawn.keys, [item.id for item in drawn.items], drawn.model_dump(mode="json"), rows(*lines)
 
 
-def _rank(store: Store, folder: Path, manifest: Manifest, asked: tuple[int, set[str]], show: bool) -> Queued:
-    """asked: the budget, and the keys that are left out."""
+def _rank(store: Store, folder: Path, manifest: Manifest, asked: tuple[int, set[str], bool], show: bool) -> Queued:
+    """asked: the budget, the keys that are not queued, and whether images that are in no shard are."""
     from builder.review_queue import queue as rank
 
-    budget, skip = asked
-    found = rank(store, folder, manifest, budget, skip)
+    budget, skip, left_out = asked
+    found = rank(store, folder, manifest, budget, skip, left_out=left_out)
     if show and found:
         _print_queue(found)
     text = f"{len(skip)} that people went through already are left out: --again queues them too" if skip else ""
@@ -295,16 +296,14 @@ def login_name() -> str:
 
 def _returned(store: Store, folder: Path, manifest: Manifest, source: Path | None, author: str) -> Returned:
     from builder.annotations import Returned, collect, read_annotations
-    from builder.media import images_of
     from builder.review import shown_objects
 
     if source is not None:
         return collect(read_annotations(source, author), folder, manifest)
     from builder.viewer import read_edits
 
-    edited, keys = read_edits(store, folder, manifest, author)
-    hashes = {image.key: image.sha256 for image in images_of(folder, manifest) if image.key in keys}
-    shown = [one for some in shown_objects(folder, keys) for one in some]
+    edited, hashes = read_edits(store, folder, manifest, author)
+    shown = [one for some in shown_objects(folder, hashes, elsewhere=hashes) for one in some]
     return Returned(edited, hashes, (), shown, dict.fromkeys(hashes, author), touched=hashes)
 
 

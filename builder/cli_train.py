@@ -1,8 +1,10 @@
-"""The commands that train a student and measure it: train, evaluate."""
+"""The commands that train a student and measure it: pretrain, train, evaluate."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,12 +20,16 @@ from builder.console import (
     store_option,
 )
 
+if TYPE_CHECKING:
+    from students.recipe import TrainRecipe
+
 
 @click.command()
 @click.argument("recipe", metavar="TRAIN.yaml", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder.  [default: runs/TRAIN]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. --set steps=2000.")
 @click.option("--seed", type=click.IntRange(0), help="Override the recipe's seed.")
+@allow_code_option
 @store_option
 @json_option
 @click.option("--dry-run", is_flag=True, help="Only check the recipe.")
@@ -32,6 +38,7 @@ def train(
     out: Path | None,
     overrides: tuple[str, ...],
     seed: int | None,
+    allow_code: bool,
     store_root: str,
     as_json: bool,
     dry_run: bool,
@@ -40,7 +47,8 @@ def train(
 
     The run folder gets the weights (safetensors), meta.json and a log; use it as the next teacher with
     `--teacher checkpoint:RUN`. An interrupted run goes on from its last save. On several GPUs start it with
-    `accelerate launch -m builder.cli train TRAIN.yaml`.
+    `accelerate launch -m builder.cli train TRAIN.yaml`. With `rounds` in the recipe each student labels the pool for
+    the next one; OUT then holds a run folder for each round and rounds.html.
     """
     with sentences():
         from builder.store import Store
@@ -52,9 +60,74 @@ def train(
             emit(as_json, {"recipe": loaded.model_dump(mode="json")}, f"{recipe} is valid; nothing written")
             return
         out = out or Path("runs") / recipe.stem
+        if loaded.rounds:
+            _train_rounds(loaded, out, store_root, allow_code, as_json)
+            return
         with step_bar(loaded.steps) as progress:
             run_training(loaded, out, Store(store_root), progress)
         emit(as_json, {"run": str(out), "steps": loaded.steps}, rows(("run", out), ("steps", loaded.steps)))
+
+
+def _train_rounds(recipe: TrainRecipe, out: Path, store_root: str, allow_code: bool, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from builder.store import Store
+    from students.rounds import run_rounds
+    from students.rounds_page import COLUMNS, conclusion, rounds_rows
+
+    outcome = run_rounds(recipe, out, Store(store_root), track=bar, steps=step_bar, allow_code=allow_code)
+    best = out / f"round-{outcome.best}"
+    if as_json:
+        emit(True, {"run": str(best), **asdict(outcome)}, "")
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*COLUMNS)
+    for row in rounds_rows(outcome):
+        table.add_row(*map(escape, row))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    click.echo(rows(("best", best), ("why", conclusion(outcome)), ("page", out / "rounds.html")))
+
+
+@click.command()
+@click.argument("recipe", metavar="PRETRAIN.yaml", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder.  [default: runs/PRETRAIN]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. --set steps=2000.")
+@click.option("--seed", type=click.IntRange(0), help="Override the recipe's seed.")
+@store_option
+@json_option
+@click.option("--dry-run", is_flag=True, help="Only check the recipe.")
+def pretrain(
+    recipe: Path,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    store_root: str,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Train a backbone on a pool, without labels (SimCLR).
+
+    The run folder gets backbone.safetensors, which a training starts from with `network.pretrained:
+    RUN/backbone.safetensors`, meta.json and a log. An interrupted run goes on from its last save.
+    """
+    with sentences():
+        from builder.store import Store
+        from students.pretrain import load_pretrain_recipe
+        from students.pretrain import pretrain as run_pretraining
+
+        loaded = load_pretrain_recipe(recipe, (*overrides, *([f"seed={seed}"] if seed is not None else [])))
+        if dry_run:
+            emit(as_json, {"recipe": loaded.model_dump(mode="json")}, f"{recipe} is valid; nothing written")
+            return
+        out = out or Path("runs") / recipe.stem
+        with step_bar(loaded.steps) as progress:
+            run_pretraining(loaded, out, Store(store_root), progress)
+        weights = out / "backbone.safetensors"
+        value = {"run": str(out), "steps": loaded.steps, "backbone": str(weights)}
+        emit(as_json, value, rows(("run", out), ("steps", loaded.steps), ("backbone", weights)))
 
 
 @click.command()
@@ -114,3 +187,65 @@ def evaluate(
             emit(True, dict(metrics), "")
         else:
             show_metrics(metrics, {"detection": "AP", "semantic": "IoU", "classification": "accuracy"}[labelled.kind])
+
+
+@click.command("preview-augment")
+@click.argument("sources", metavar="TRAIN.yaml|IMAGES...", nargs=-1, required=True)
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    type=click.Choice(["S1", "S2", "S3", "S4"]),
+    help="One of the paper's; may be repeated.  [default: the recipe's; of images all four]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="augment.png",
+    show_default=True,
+    help="The picture; of several policies one each, with its name at the end.",
+)
+@click.option("--count", type=click.IntRange(1, 64), default=8, show_default=True, help="Images, a row each.")
+@click.option(
+    "--size", type=click.IntRange(8, 4096), default=512, show_default=True, help="Of IMAGES: network's input."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Other draws of the same policy.")
+@json_option
+def preview_augment(
+    sources: tuple[str, ...],
+    policies: tuple[str, ...],
+    out: Path,
+    count: int,
+    size: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Picture what an augmentation does to images and their labels.
+
+    With a training recipe its labelled images are shown with what the network would learn of them; else images (files,
+    folders or globs) without labels.
+    """
+    with sentences():
+        from builder.files import new_file
+        from students.augment import AugmentRecipe
+        from students.preview import image_subject, labelled_subject, preview
+        from students.recipe import load_train_recipe
+
+        recipe = None
+        if Path(sources[0]).suffix in (".yaml", ".yml"):
+            if len(sources) > 1:
+                raise click.UsageError(f"{sources[0]} is a recipe, which has its images: leave out {sources[1]}")
+            recipe = load_train_recipe(Path(sources[0]))
+        subject = labelled_subject(recipe, count) if recipe else image_subject(sources, count, size)
+        sections = {name: AugmentRecipe.model_validate(name) for name in policies or ("S1", "S2", "S3", "S4")}
+        if recipe and not policies:
+            sections = {recipe.augment.policy: recipe.augment}
+        flip = 0.0 if recipe and not recipe.flip else 0.5
+        written = {}
+        for name, section in sections.items():
+            path = out if len(sections) == 1 else out.with_stem(f"{out.stem}-{name}")
+            picture = preview(subject, section.build(flip, subject.task.kind), f"Augment-{name}", seed)
+            with new_file(path) as file:
+                picture.save(file, "PNG")
+            written[name] = str(path)
+        emit(as_json, {"pictures": written}, rows(*written.items()))

@@ -14,7 +14,7 @@ from builder.console import Failed, bar, emit, json_option, rows, sentences, sto
 
 if TYPE_CHECKING:
     from builder.diff import Changes, Diff
-    from builder.explain import Explanation
+    from builder.explain import Explanation, Reason
     from builder.garbage import Found
     from builder.history import Entry
     from builder.store import Store
@@ -157,7 +157,7 @@ def _print_changes(first: str, lines: Sequence[tuple[str, Changes]]) -> None:
 @store_option
 @json_option
 def explain(version: str, key: str, picture: Path | None, store_root: str, as_json: bool) -> None:
-    """Say what became of an image in VERSION and why, and of every box predicted on it.
+    """Say what became of an image in VERSION and why, and of every label predicted on it.
 
     KEY is the image's key or its name in the source, or the beginning of its key or SHA-256.
     """
@@ -183,14 +183,16 @@ def _explanation(found: Explanation) -> str:
         ("sha256", found.sha256 or "unknown"),
         ("state", f"{found.state}: {found.why}"),
     )
-    lines = [
-        f"\n{one.outcome}: {one.label} {one.score:.4g} at x {one.box[0]:.1f} to {one.box[2]:.1f}, "
-        f"y {one.box[1]:.1f} to {one.box[3]:.1f}\n  {one.why}"
-        if one.pixels is None
-        else f"\n{one.outcome}: {one.label}, {one.pixels} pixels of mean score {one.score:.2f}\n  {one.why}"
-        for one in found.objects
-    ]
+    lines = [f"\n{one.outcome}: {one.label}{_where(one)}\n  {one.why}" for one in found.objects]
     return "\n".join([head, *lines, *(f"\n{sentence}" for sentence in found.unmet)])
+
+
+def _where(one: Reason) -> str:
+    """Which of an image's labels it is."""
+    if one.pixels is not None:
+        return f", {one.pixels} pixels of mean score {one.score:.2f}"
+    at = one.box and " at x {:.1f} to {:.1f}, y {:.1f} to {:.1f}".format(*one.box[::2], *one.box[1::2])
+    return f" {one.score:.4g}{at or ''}"
 
 
 @click.command()

@@ -273,5 +273,7 @@ def step_bar(steps: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
 
 
 def _figures(record: Mapping[str, Any]) -> str:
+    if "accuracy" in record:  # of a pre-training
+        return f"loss {record['loss']:.3f}  accuracy {record['accuracy']:.2f}  {record['images_per_s']:.0f} images/s"
     pseudo = f" pseudo {record['pseudo']:.3f}" if record["pseudo_positives"] else ""
     return f"loss {record['human']:.3f}{pseudo}  {record['images_per_s']:.0f} images/s"

@@ -168,6 +168,7 @@ def _finish(
         raise BuildError(
             f"nothing to write for {name}: of {len(pool)} images "
             + ", ".join(f"{n} are {s}" for s, n in images.items() if n)
+            + ": lower the thresholds, or give other images"
         )
     join_labels(folder / LABELS_FILE, [job.labels for job in jobs])
     kind, classes = jobs[0].writing.kind, list(basis.classes)

@@ -22,7 +22,7 @@ from builder.browse_truth import Mark
 
 Document = dict[str, Any]
 TRUTH_FIELD = "ground_truth"
-NUMBERS = ("calibrated", "agree", "uncertainty")
+NUMBERS = ("calibrated", "agree", "quality", "uncertainty")
 """Attributes of an object that are numbers, where a version has them; all others are strings."""
 
 
@@ -81,6 +81,12 @@ def fields_of(picture: Picture, labels: Document, names: Names, version: str) ->
     if media.state != "written":
         tags += [state for state in (media.state,) if state != "empty"] + ["left_out"]
     return found, [names(tag) for tag in tags]
+
+
+def reviewable(names: Names) -> Document:
+    """MongoDB's condition for the images that people can correct: those in shards, and those that are left out because
+    nothing on them is kept, but no leaks, near-duplicates or labelled images."""
+    return {names("version"): {"$exists": True}, names("why"): {"$exists": False}}
 
 
 def sample(picture: Picture, said: Document, tags: Sequence[str], dataset: ObjectId, now: datetime) -> Document:

@@ -55,7 +55,8 @@ def class_edits(sample: Mapping[str, Any], names: Names, shown: Mapping[str, Sho
     """`edits_of` an image whose class is its label: nothing where its kept class was deleted, else one.
 
     A verdict counts wherever it was given, on the image too. Its class is that of `pseudo`, else that of the likeliest
-    classes (`teacher`) which was accepted; a class that was drawn anew needs no tag.
+    classes (`teacher`) which was accepted; a class that was drawn anew needs no tag, the same one neither where the
+    image was left out.
     """
     if not shown:
         return []
@@ -67,6 +68,8 @@ def class_edits(sample: Mapping[str, Any], names: Names, shown: Mapping[str, Sho
     label = next((one["label"] for one in (pseudo, ignored) if one and one.get("label")), was.label)
     tags = [tag for one in (sample, pseudo, ignored, *likely[:1]) if one for tag in one.get("tags") or ()]
     verdict = _verdict(tags)
+    if verdict is None and was.outcome != "kept" and pseudo and pseudo.get("label") == was.label:
+        verdict = ACCEPT  # type: ignore[assignment]  # a literal
     if label == was.label:
         chosen = [one["label"] for one in likely[1:] if _verdict(one.get("tags") or ()) == ACCEPT]
         label = chosen[0] if chosen else likely[0]["label"] if likely and likely[0].get("label") else label

@@ -12,6 +12,7 @@ import numpy as np
 from builder.calibrate import Reliability, curve
 from builder.charts import FAINT, IGNORED, INK, KEPT, LINE, STYLE
 from builder.files import new_file
+from builder.kinds import LabelKind
 from builder.matching import Matches
 from builder.sweep import Point
 
@@ -22,7 +23,9 @@ LINES = (("-", LINE), ((0, (5, 2)), KEPT), ((0, (1, 1.2)), IGNORED), ((0, (5, 1,
 """Told apart without colour, too."""
 
 
-def plot_calibration(path: Path, by_size: Mapping[str, Matches], bins: Mapping[str, Reliability], iou: float) -> None:
+def plot_calibration(
+    path: Path, by_size: Mapping[str, Matches], bins: Mapping[str, Reliability], iou: float, kind: LabelKind
+) -> None:
     """Share of right predictions over confidence, raw and calibrated, and precision over recall by size of object."""
     with _panels(path) as (left, right):
         left.plot([0, 1], [0, 1], color=FAINT, lw=0.9)
@@ -32,9 +35,10 @@ def plot_calibration(path: Path, by_size: Mapping[str, Matches], bins: Mapping[s
         left.set(xlabel="confidence", ylabel="share right", title="Reliability (equal-mass bins)")
         for (name, matches), (line, colour) in zip(by_size.items(), LINES, strict=False):
             points = curve(matches, iou)
-            label = f"{name}, {points.objects} objects"
+            label = f"{name}, {points.objects} {'objects' if kind.overlaps else kind.noun}"
             right.plot(points.recall, points.precision, ls=line, color=colour, lw=1.4, label=label)
-        right.set(xlabel="recall", ylabel="precision", title=f"Precision and recall at IoU {iou:g}")
+        at = f" at IoU {iou:g}" if kind.overlaps else ""
+        right.set(xlabel="recall", ylabel="precision", title=f"Precision and recall{at}")
         for axes in (left, right):
             axes.set(xlim=(0, 1.01), ylim=(0, 1.03))
 
@@ -52,7 +56,7 @@ def plot_sweep(path: Path, points: Sequence[Point], level: float) -> None:
         left.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="threshold", title=f"On tune, with {level:.0%} intervals")
         right.plot(at, [p.per_image for p in points], color=LINE, marker="o", ms=3.5, lw=1.4, label="kept in the pool")
         objects = points[0].objects_per_image
-        right.axhline(objects, color=INK, ls=(0, (5, 2)), lw=1.2, label=f"true objects, {objects:.2f}")
+        right.axhline(objects, color=INK, ls=(0, (5, 2)), lw=1.2, label=f"in the labels, {objects:.5g}")
         right.set(xlim=(0, 1), xlabel="threshold", ylabel="kept an image", title="Density")
         right.set_ylim(bottom=0)
 

@@ -1,4 +1,4 @@
-"""Why one image is in a version or not, and why each box predicted on it is kept, ignored or dropped."""
+"""Why one image is in a version or not, and why each label predicted on it is kept, ignored or dropped."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ SHOWN = 5
 @dataclass(frozen=True)
 class Reason:
     """One raw prediction. score: the teacher's; calibrated: None without calibration; box: xyxy pixels of the upright
-    image; outcome: kept, ignored or dropped; reason: builder.rules.REASONS; threshold: of its class, None if nothing of
-    it is kept; whence: where the threshold comes from; why: the whole story in a sentence; pixels: of maps, which
-    are told by class and reason with their mean score."""
+    image, None for classes and maps, which are of the whole; outcome: kept, ignored or dropped; reason:
+    builder.rules.REASONS; threshold: of its class, None if nothing of it is kept; whence: where the threshold comes
+    from; why: the whole story in a sentence; pixels: of maps, which are told by class and reason with their mean
+    score."""
 
     label: str
     score: float
     calibrated: float | None
-    box: tuple[float, float, float, float]
+    box: tuple[float, float, float, float] | None
     outcome: str
     reason: str
     threshold: float | None
@@ -95,7 +96,7 @@ def explain(store: Store, folder: Path, wanted: str) -> Explanation:
             reasons.label(row),
             row["score"],
             row.get("calibrated"),
-            (row["x1"], row["y1"], row["x2"], row["y2"]),
+            (row["x1"], row["y1"], row["x2"], row["y2"]) if kind_of(manifest.kind).overlaps else None,
             row["outcome"],
             row["reason"],
             reasons.threshold(row),

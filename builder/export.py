@@ -23,6 +23,7 @@ from builder.export_folders import new, write_classes, write_masks
 from builder.files import TEMPORARY, sync_folder
 from builder.kinds import Format, kind_of
 from builder.manifest import Manifest, read_manifest
+from builder.polygons import polygon
 from builder.shards import ShardError, read_bytes, read_samples
 from teachers.images import FORMATS
 
@@ -73,7 +74,8 @@ def export(version: Path, out: Path, format: Format, *, images: bool = True, tra
     voc: `JPEGImages/`, `Annotations/` and `ImageSets/Main/train.txt`; scores in `<score>`, ignored objects as
     `<difficult>`. Corners are whole pixels counted from 1, so that sides move by up to half a pixel (more for a box
     below LEAST pixels, which is widened; left out where the image itself is smaller).
-    Of masks coco has `segmentation` as run lengths; the other two have their boxes.
+    Of masks coco has `segmentation` as run lengths, and yolo one polygon each (builder.polygons: `class x y x y …`, in
+    `predictions/` the score behind it); voc has their boxes.
     masks, classes: see builder.export_folders.
     Raises BuildError for an `out` that is not empty, a format that its kind of labels has not, and a damaged version.
     """
@@ -200,18 +202,31 @@ def _write_yolo(folder: Path, manifest: Manifest, items: Iterable[Item], counts:
         _write_image(folder / "images", item)
         width, height = item.label["width"], item.label["height"]
         rows = []
-        for (x, y, w, h), category, score, ignore in zip(
-            item.xywh.tolist(), item.category, item.score, item.ignore, strict=True
+        codes = item.codes or [""] * len(item.source)
+        for (x, y, w, h), category, score, ignore, code in zip(
+            item.xywh.tolist(), item.category, item.score, item.ignore, codes, strict=True
         ):
             counts["left_out" if ignore else "kept"] += 1
             if not ignore:
                 shares = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
+                if code:
+                    shares = tuple((_outline(code, width, height) / (width, height)).ravel().tolist())
                 rows.append((" ".join([str(category), *(f"{share:.8f}" for share in shares)]), score))
         name = item.file.with_suffix(".txt")
         with new(folder / "labels" / name) as file:
             file.write("".join(f"{row}\n" for row, _ in rows).encode())
         with new(folder / "predictions" / name) as file:
             file.write("".join(f"{row} {score:.6f}\n" for row, score in rows).encode())
+
+
+def _outline(code: str, width: int, height: int) -> np.ndarray:
+    """The corners of a mask's polygon, pixels, int64 (V, 2)."""
+    from teachers.masks import bounds, decode
+
+    codes = [code.encode()]
+    (x1, y1, x2, y2), (mask,) = bounds(codes, height, width)[0].astype(int), decode(codes, height, width)
+    found: np.ndarray = polygon(mask[y1:y2, x1:x2]) + np.array([x1, y1])
+    return found
 
 
 def _write_voc(folder: Path, manifest: Manifest, items: Iterable[Item], counts: Counter[str]) -> None:

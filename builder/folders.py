@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -70,12 +71,14 @@ def read_table(source: Path, images: Path | None = None) -> Truth:
     if unknown:
         raise TruthError(f"{source} has the class {brief(repr(unknown[0]))}, which is not in {beside}: add it there")
     files = [file for file, _ in rows]
-    twice = next((file for file in files if files.count(file) > 1), None) if len(set(files)) < len(files) else None
-    if twice is not None:
+    if twice := next((file for file, count in Counter(files).items() if count > 1), None):
         raise TruthError(f"{source} lists {brief(repr(twice))} twice: keep one")
     gone = next((file for file in files if not (root / file).is_file()), None)
     if gone is not None:
-        raise TruthError(f"{source} lists {brief(repr(gone))}, which is not in {root}: say where with --images DIR")
+        raise TruthError(
+            f"{source} lists {brief(repr(gone))}, which is not in {root}: say where with --images DIR, or `images` in "
+            "a recipe"
+        )
     place = {name: number for number, name in enumerate(classes)}
     sizes = upright_sizes([root / file for file in files])
     found = [

@@ -13,6 +13,7 @@ from builder import BuildError
 from builder.certify import Group
 from builder.estimate import PoolSample
 from builder.estimate import shift as measure_shift
+from builder.page import percent
 
 Level = Annotated[
     Literal["off", "warn", "fail"],
@@ -114,9 +115,11 @@ def density(
     per_image: np.ndarray,
     support: np.ndarray,
     noun: str = "boxes",
+    size: float | None = None,
 ) -> Finding | None:
     """kept: int (C,) boxes on `images` pool images; per_image: float (C,), NaN where unknown, of `support` objects.
-    noun: what these are (builder.rules.NOUNS)."""
+    noun: what these are (builder.rules.NOUNS). size: of maps, the pixels of an image, of which they are told as shares.
+    """
     limits = [limit for limit in (gates.density.warn, gates.density.fail) if limit is not None]
     if not limits or not images:
         return None
@@ -128,8 +131,12 @@ def density(
         return Finding("density", "ok", f"{noun} per image within a factor of {min(limits):g} of the labels'")
     fail = gates.density.fail is not None and bool((ratio > gates.density.fail).any())
     worst = far[np.argsort(-ratio[np.isin(told, far)], kind="stable")]
+
+    def told_as(number: float) -> str:
+        return f"{number:.2f} per image" if size is None else f"{percent(number / size)} of the pixels"
+
     some = "; ".join(
-        f"{classes[c]} {kept[c] / images:.2f} per image, {per_image[c]:.2f} in the labels" for c in worst[:5]
+        f"{classes[c]} {told_as(kept[c] / images)}, {told_as(per_image[c])} in the labels" for c in worst[:5]
     )
     more = "; …" if len(worst) > 5 else ""
     return Finding("density", "fail" if fail else "warn", f"{len(far)} classes differ from the labels ({some}{more})")

@@ -17,13 +17,13 @@ from builder.engine import Track
 from builder.estimate import PoolSample, interval
 from builder.evidence import match_stored
 from builder.files import canonical_json, digest, locked, sync_folder, write_file
-from builder.labelled import sample_weights
+from builder.labelled import sample_columns
 from builder.matching import IOUS, Matches, check_kind
 from builder.pool import Pool, scan_entries
 from builder.predictions import read_meta
 from builder.recipe import LabelOptions
 from builder.rules import Keep, Thresholds
-from builder.scores import counted
+from builder.scores import PoolScores, counted
 from builder.store import Store
 from builder.truth import Truth, entries, read_truth, split, truth_digest
 
@@ -71,10 +71,14 @@ class Halves:
         known = self.tune.object_counts & (self.tune.object_label >= 0)
         return counted(self.tune.object_label[known], self.tune.object_weights(known), len(self.tune.classes))
 
-    @property
-    def per_image(self) -> np.ndarray:
-        """The same for an image, float64 (C,); NaN for a class that the labels do not know."""
-        return np.where(self.tune.shared, self.objects / max(1, self.tune.images), np.nan)
+    def per_image(self, scores: PoolScores) -> np.ndarray:
+        """The same for an image, float64 (C,); NaN for a class that the labels do not know. Of maps, the pixels of a
+        pool image with the labels' shares of classes, since the images of both need not be of one size."""
+        of, scale = max(1, self.tune.images), 1.0
+        if self.tune.weight is not None:
+            labelled = self.tune.object_weights(self.tune.object_counts)
+            of, scale = max(1, 0 if labelled is None else int(labelled.sum())), scores.per_image
+        return np.where(self.tune.shared, self.objects / of * scale, np.nan)
 
     def calibrated(self, calibration: Calibrator) -> Halves:
         """The same matches with calibrated scores."""
@@ -85,8 +89,7 @@ class Halves:
         """The teacher's predictions on the tune half, for the test of shift."""
         tune = self.tune
         above = tune.score >= _limits(tune, thresholds, tune.image, tune.label)
-        columns = sample_weights(tune.score, above, tune.weight)
-        return PoolSample(*(np.bincount(tune.image, w, minlength=tune.images) for w in columns))
+        return PoolSample(*sample_columns(tune.image, tune.score, above, tune.weight, tune.images))
 
     def used(self, uses: int, thresholds: Thresholds) -> dict[str, Any]:
         """What the manifest says of the labels. uses: of the certify half, where the thresholds were solved on it

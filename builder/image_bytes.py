@@ -14,7 +14,7 @@ from teachers.images import ImageError, encode_upright
 def described(image: PoolImage, extension: str) -> tuple[dict[str, Any], bytes]:
     """What every label JSON says of an image, and the bytes that are written of it. Raises
     BuildError if it is not what was scanned, or cannot be re-encoded."""
-    data = _read_unchanged(image)
+    data = read_unchanged(image)
     reencoded = "format" if image.format != extension else "upright" if image.orientation != 1 else "none"
     if reencoded != "none":
         try:
@@ -32,7 +32,7 @@ def described(image: PoolImage, extension: str) -> tuple[dict[str, Any], bytes]:
     return label, data
 
 
-def _read_unchanged(image: PoolImage) -> bytes:
+def read_unchanged(image: PoolImage) -> bytes:
     """An image's bytes. The hash is computed again only if the file's size or time is not that of the scan."""
     try:
         with open(image.uri, "rb", buffering=0) as file:  # unbuffered: half the time of opening a small file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def classes_of(
     start, count = 0, len(labelled.classes)
     theirs = len(labelled.mapped.teacher) if labelled.mapped else count
     for chunk in chunks:
-        mine = [place for place in places if start <= place < start + len(chunk)]
+        mine = places[bisect_left(places, start) : bisect_left(places, start + len(chunk))]
         if mine:
             stored = read_probabilities(labelled.predictions / chunk.digest, theirs)
         for place in mine:

@@ -8,6 +8,7 @@ time, and rows of levels a chunk at a time.
 from __future__ import annotations
 
 import io
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -103,10 +104,10 @@ def taught_maps(
     """`seg.png` of these images (positions among those of the chunks, rising): the version's class where it is kept,
     else 255. One image at a time."""
     start = 0
-    wanted = list(places)
     for chunk in chunks:
-        mine = [place - start for place in wanted if start <= place < start + len(chunk)]
-        start += len(chunk)
+        stop = start + len(chunk)
+        mine = [place - start for place in places[bisect_left(places, start) : bisect_left(places, stop)]]
+        start = stop
         if not mine:
             continue
         objects, _ = labelled.load([chunk])

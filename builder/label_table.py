@@ -22,10 +22,16 @@ LABELS = pa.schema(
     + [(side, pa.float32()) for side in BOX]
     + [("outcome", pa.string()), ("reason", pa.string()), ("source", pa.string())]
 )
-"""Columns of labels.parquet, of every kind. After them come a kind's own (builder.kinds), `agree` (how many teachers of
-an ensemble found it) and, with a class map, `teacher_label` (a position in the teacher's classes), where there are any.
+"""Columns of labels.parquet, of every kind. After them come a kind's own (builder.kinds) and those of SOMETIMES."""
+SOMETIMES = {
+    "quality": pa.float32(),
+    "agree": pa.int16(),
+    "uncertainty": pa.float32(),
+    "teacher_label": pa.int16(),
+}
+"""Columns where there are any: the quality of a mask, how many teachers of an ensemble found the object, how uncertain
+its box is, and, with a class map, a position in the teacher's classes. What people added has none of the first three.
 """
-SOMETIMES = ("agree", "teacher_label")
 REPEATED = ["key", "label", "outcome", "reason", "source"]
 """Columns worth a dictionary: for the other numbers, hardly ever equal, looking for one takes most of the writing."""
 
@@ -40,10 +46,10 @@ def write_labels(path: Path, kind: LabelKind, keys: Sequence[str], made: Overrul
         schema = schema.append(own)
         column = getattr(objects, own.name)  # None in a shard whose images have no objects
         more[own.name] = pa.nulls(len(objects.score), own.type) if column is None else column
-    for name in SOMETIMES:
+    for name, type in SOMETIMES.items():
         if (told := getattr(objects, name)) is not None:
-            schema = schema.append(pa.field(name, pa.int16()))
-            more[name] = told
+            schema = schema.append(pa.field(name, type))
+            more[name] = pa.array(told, type, mask=np.isnan(told)) if type == pa.float32() else told
     table = pa.table(
         {
             "key": pa.array(keys, pa.string()).take(pa.array(objects.image)),

@@ -279,13 +279,16 @@ def _tally_of(
     image, score = objects.image[known], objects.confidence[known]
     above = score >= thresholds.keep[objects.label[known]]
     pixels = None if objects.pixels is None else objects.pixels[known]
-    sample = np.stack([np.bincount(image, w, len(states)) for w in sample_weights(score, above, pixels)])
+    sample = sample_columns(image, score, above, pixels, len(states))
     reasons = counted(decision.reason, objects.pixels, len(REASONS))
     return {s: states.count(s) for s in set(states)}, reasons, outcomes, sample[:, usable][:, ::every]
 
 
-def sample_weights(
-    score: np.ndarray, above: np.ndarray, pixels: np.ndarray | None
-) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
-    """What each prediction adds to the columns of a PoolSample: its number, its score, whether it is above."""
-    return (None, score, above) if pixels is None else (pixels, score * pixels, above * pixels)
+def sample_columns(
+    image: np.ndarray, score: np.ndarray, above: np.ndarray, pixels: np.ndarray | None, images: int
+) -> np.ndarray:
+    """float64 (3, I): the columns of a PoolSample. Of maps each image is one prediction, since their sizes may differ:
+    its pixels' mean score and the share of them above."""
+    weights = (None, score, above) if pixels is None else (pixels, score * pixels, above * pixels)
+    found = np.stack([np.bincount(image, w, images) for w in weights]).astype(np.float64)
+    return found if pixels is None else found / np.maximum(found[0], 1)

@@ -90,13 +90,14 @@ class MapReader:
 
     def __init__(self, tar: tarfile.TarFile, path: Path) -> None:
         self._tar, self._path = tar, path
+        self._members = {member.name: member for member in tar}  # tarfile itself looks through all of them for a name
 
     def __getitem__(self, position: int) -> SemanticMap:
         """Raises BuildError if it is missing or damaged."""
         planes = []
         for name in MEMBERS:
             try:
-                member = self._tar.extractfile(f"{position:06d}.{name}.png")
+                member = self._tar.extractfile(self._members[f"{position:06d}.{name}.png"])
                 with Image.open(member) as image:  # type: ignore[arg-type]  # a link, which none of these is, has none
                     planes.append(np.array(image))
             except (OSError, KeyError, ValueError, SyntaxError, AttributeError, tarfile.TarError) as error:
@@ -113,7 +114,11 @@ def read_maps(folder: Path) -> Iterator[MapReader]:
     except (OSError, tarfile.TarError) as error:
         raise _damaged(path, error) from None
     with tar:
-        yield MapReader(tar, path)
+        try:
+            maps = MapReader(tar, path)
+        except (OSError, tarfile.TarError) as error:
+            raise _damaged(path, error) from None
+        yield maps
 
 
 def kept_map(found: SemanticMap, label: np.ndarray, confidence: np.ndarray, ours: np.ndarray) -> np.ndarray:

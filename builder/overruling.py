@@ -175,7 +175,7 @@ class _Work:
 
     def _optional(self, count: int, order: np.ndarray) -> dict[str, Any]:
         """The columns that only some teachers give; what people added has none of it."""
-        filler: dict[str, Any] = {"uncertainty": 0, "rle": b"", "quality": np.nan, "agree": 0, "aside": 0}
+        filler: dict[str, Any] = {"uncertainty": np.nan, "rle": b"", "quality": np.nan, "agree": 0, "aside": 0}
         filler["teacher_label"] = -1
         old = {name: column for name in filler if (column := getattr(self.old, name)) is not None}
         return {

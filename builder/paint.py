@@ -66,13 +66,20 @@ def outline_masks(shown: Image.Image, codes: Sequence[bytes], size: tuple[int, i
             continue
         (mask,) = decode([code], size[1], size[0])
         inside = Image.fromarray(mask.astype(np.uint8) * 255).resize(shown.size, Image.Resampling.NEAREST)
-        paint = Image.new("RGB", shown.size, colour)
-        shown.paste(paint, mask=inside.point(lambda value: value // 4))
-        edge = np.asarray(inside) > 0
-        core = edge.copy()
+        tint(shown, inside, colour)
+
+
+def tint(shown: Image.Image, inside: Image.Image, colour: str, thick: int = 1) -> None:
+    """Tint what lies inside (255 of 0 to 255, of the picture's size), and draw its outline `thick` pixels wide."""
+    paint = Image.new("RGB", shown.size, colour)
+    shown.paste(paint, mask=inside.point(lambda value: value // 4))
+    edge = np.asarray(inside) > 0
+    core = edge.copy()
+    for _ in range(thick):
+        before = core.copy()
         for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
-            core &= np.roll(edge, step, axis)
-        shown.paste(paint, mask=Image.fromarray((edge & ~core).astype(np.uint8) * 255))
+            core &= np.roll(before, step, axis)
+    shown.paste(paint, mask=Image.fromarray((edge & ~core).astype(np.uint8) * 255))
 
 
 def map_pictures(folder: Path, manifest: Manifest, most: int) -> Iterator[tuple[str, bytes]]:
@@ -107,9 +114,14 @@ def _side_by_side(image: bytes, plane: bytes) -> bytes:
 
 def legend_strip(manifest: Manifest, width: int) -> Image.Image:
     """The legend of a map as a picture of this width."""
+    return colour_strip(map_legend(manifest), width)
+
+
+def colour_strip(legend: Sequence[tuple[str, str]], width: int) -> Image.Image:
+    """Names and their colours as a picture of this width."""
     rows, x, y = [], 8, 6
     font = ImageFont.load_default(13)
-    for name, colour in map_legend(manifest):
+    for name, colour in legend:
         step = 34 + 7 * len(name)
         if x + step > width and x > 8:
             x, y = 8, y + 20

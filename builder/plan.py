@@ -192,7 +192,7 @@ def decide_all(basis: Basis, store: Store, inputs: Mapping[str, Any], workers: i
     thresholds = _thresholds(basis, labelled, scores, split, workers)
     shared = split.tune.shared if split else np.ones(len(basis.classes), bool)
     counted = tally(labelled, thresholds, shared, workers, track)
-    findings += _findings(basis, counted, thresholds, split)
+    findings += _findings(basis, counted, scores, thresholds, split)
     gates.stop_at_failure(findings)
     truth = None
     if split and not basis.takes_over:
@@ -280,14 +280,16 @@ def _thresholds(
             basis.classes,
             basis.floor,
             scores=scores,
-            per_image=split.per_image if split else None,
+            per_image=split.per_image(scores) if split else None,
             certify=split.certify if split else None,
             pool_kept=kept,
         ),
     )
 
 
-def _findings(basis: Basis, counted: Tally, thresholds: Thresholds, split: Halves | None) -> list[gates.Finding]:
+def _findings(
+    basis: Basis, counted: Tally, scores: PoolScores, thresholds: Thresholds, split: Halves | None
+) -> list[gates.Finding]:
     options, classes, noun = basis.options.gates, basis.classes, NOUNS[basis.kind]
     kept = dict(zip(classes, counted.per_class["kept"].tolist(), strict=True))
     refused = int(counted.reasons[WHERE_FALSE:].sum())  # after the threshold, which is as far as evidence goes
@@ -298,8 +300,9 @@ def _findings(basis: Basis, counted: Tally, thresholds: Thresholds, split: Halve
         gates.coverage(options, kept, wanted, noun) if images else None,
     ]
     if split:
-        per_class = counted.per_class["kept"]
-        found.append(gates.density(options, classes, per_class, images, split.per_image, split.objects, noun))
+        per_class, expected = counted.per_class["kept"], split.per_image(scores)
+        size = scores.per_image if basis.kind == "semantic" else None
+        found.append(gates.density(options, classes, per_class, images, expected, split.objects, noun, size))
         found.append(gates.shift(options, counted.sample, split.sample(thresholds)))
     return [finding for finding in found if finding]
 

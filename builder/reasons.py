@@ -74,11 +74,11 @@ class Reasons:
             return f"the class has more than the {most} images that keep.balance asks for, and chance left it out"
         sides = min(row["x2"] - row["x1"], row["y2"] - row["y1"])
         refused = {
-            "cap": f"the image has {keep.get('max_per_image')} better boxes, which is max_per_image",
+            "cap": f"the image has {keep.get('max_per_image')} better {self._kind.noun}, which is max_per_image",
             "where_false": f"`where` is false for it: {keep.get('where')}",
             "where_null": f"`where` is NULL for it, neither true nor false: {keep.get('where')}",
             "size": f"its shorter side of {sides:.4g} pixels is below min_size {keep.get('min_size')}",
-            "uncertain": f"its box uncertainty is above {keep.get('uncertainty')}, or there is none",
+            "uncertain": f"its box uncertainty {_told(row.get('uncertainty'))} above {keep.get('uncertainty')}",
         }
         said = refused.get(reason, f"refused by {reason!r}")
         return f"{self._score(row)} is above {self._of(row)}, but {said} (refused: {keep.get('refused', 'ignore')})"
@@ -130,12 +130,12 @@ class Reasons:
         return said[row["reason"]]
 
     def _suppressed(self, row: Row, image: Sequence[Row]) -> str:
-        said = f"another box of the class overlaps it by more than nms {self._keep.get('nms')}"
+        said = f"another {self._kind.one} of the class overlaps it by more than nms {self._keep.get('nms')}"
         left = [r for r in image if r["label"] == row["label"] and r["reason"] != "nms"]
         rivals = [r for r in left if r["score"] >= row["score"]]
         if not rivals:
             return said
-        overlap = iou_matrix(*(np.array([[r[side] for side in BOX] for r in rows]) for rows in ([row], rivals)))[0]
+        overlap = _overlaps(row, rivals)
         best = int(overlap.argmax())
         return f"{said}: the one with score {rivals[best]['score']:.4g}, by IoU {overlap[best]:.2f}"
 
@@ -150,6 +150,20 @@ class Reasons:
         named = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         value = "any threshold" if threshold is None else f"the threshold {threshold:.4g}"
         return f"{value} of group {named} ({self.whence(row)})"
+
+
+def _overlaps(row: Row, rivals: Sequence[Row]) -> np.ndarray:
+    """IoU of an object with others of its image, of the masks where there are some; float (N,)."""
+    if row.get("rle"):
+        from teachers import masks
+
+        pixels = masks.pixels(row["rle"])  # the runs of one long column are those of the image
+        return masks.iou_matrix([row["rle"]], [rival["rle"] for rival in rivals], pixels, 1)[0]
+    return iou_matrix(*(np.array([[r[side] for side in BOX] for r in rows]) for rows in ([row], rivals)))[0]
+
+
+def _told(value: float | None) -> str:
+    return "is unknown, and may not be" if value is None else f"of {value:.4g} is"
 
 
 def _confidence(row: Row) -> np.float32:

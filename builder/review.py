@@ -160,10 +160,14 @@ def check_reviewable(manifest: Manifest) -> None:
 
 
 def shown_objects(
-    folder: Path, keys: Collection[str] | None = None, shard_path: ShardPath | None = None
+    folder: Path,
+    keys: Collection[str] | None = None,
+    shard_path: ShardPath | None = None,
+    elsewhere: Mapping[str, str] | None = None,
 ) -> Iterator[list[Shown]]:
     """The objects of a version, dropped ones too, image by image in the order of labels.parquet; images without objects
-    are passed over. keys: of the only images to look at. shard_path: as in builder.media.images_of.
+    are passed over. keys: of the only images to look at. shard_path: as in builder.media.images_of. elsewhere: SHA-256
+    by key of images that may be in no shard, where nothing on them is kept.
 
     Streams; of each image 40 bytes are held. Raises BuildError if a shard or labels.parquet cannot be read.
     """
@@ -171,10 +175,15 @@ def shown_objects(
     check_reviewable(manifest)
     wanted = None if keys is None else frozenset(keys)
     hashes, digests = array("Q"), bytearray()
+    left = dict(elsewhere or {})
     for image in images_of(folder, manifest, shard_path):
         if wanted is None or image.key in wanted:
+            left.pop(image.key, None)
             hashes.append(_hash(image.key))
             digests += bytes.fromhex(image.sha256)
+    for key, sha256 in left.items():
+        hashes.append(_hash(key))
+        digests += bytes.fromhex(sha256)
     order = np.argsort(np.frombuffer(hashes, np.uint64)) if hashes else np.zeros(0, np.int64)
     ordered = np.frombuffer(hashes, np.uint64)[order] if hashes else np.zeros(0, np.uint64)
     for key, rows in _rows_by_image(folder / "labels.parquet"):

@@ -70,11 +70,20 @@ class Candidate:
     novelty: float = 1.0
 
 
-def queue(store: Store, folder: Path, manifest: Manifest, budget: int, skip: Collection[str] = ()) -> list[Candidate]:
+def queue(
+    store: Store,
+    folder: Path,
+    manifest: Manifest,
+    budget: int,
+    skip: Collection[str] = (),
+    *,
+    left_out: bool = False,
+) -> list[Candidate]:
     """At most `budget` images of a version, the most worth a person's look first, without those of the keys `skip`.
+    left_out: with images that are in no shard, since nothing on them is kept; the App alone can show them.
     Deterministic; memory grows with the budget and `skip` alone, but for 16 bytes an image while their hashes are
     looked up. Raises BuildError for a version whose labels cannot be read."""
-    found = candidates(store, folder, manifest, POOL * budget, skip)
+    found = candidates(store, folder, manifest, POOL * budget, skip, left_out=left_out)
     bits = _hashes(store, folder, manifest, [candidate.key for candidate in found])
     inputs = manifest.provenance.get("inputs") or {}
     alike = (inputs.get("images") or {}).get("near_duplicates")
@@ -104,14 +113,23 @@ def gone_through(store: Store, folder: Path, manifest: Manifest) -> set[str]:
     """The keys of a version's images that people went through, or changed by an override that is in force."""
     path = overrides_path(store, manifest.name)
     known = {*_remembered(path.with_name(LOOKED_AT)), *(one.sha256 for one in read_overrides(store, manifest.name))}
-    return {image.key for image in images_of(folder, manifest) if image.sha256 in known} if known else set()
+    if not known:
+        return set()
+    told = (manifest.provenance.get("inputs") or {}).get("pool", "")
+    if told in store.match(store.pools, told):  # it knows images that are in no shard, too
+        wanted, keys = pa.array(sorted(known), pa.string()), set[str]()
+        for table in read_pool(store, told).tables(("key", "sha256", "state")):
+            mine = pc.and_(pc.is_in(table["sha256"], wanted), pc.equal(table["state"], "ok"))
+            keys.update(table.filter(mine)["key"].to_pylist())
+        return keys
+    return {image.key for image in images_of(folder, manifest) if image.sha256 in known}
 
 
 def candidates(
-    store: Store, folder: Path, manifest: Manifest, most: int, skip: Collection[str] = ()
+    store: Store, folder: Path, manifest: Manifest, most: int, skip: Collection[str] = (), *, left_out: bool = False
 ) -> list[Candidate]:
     """The images with the greatest gain, by falling gain, then key; those without any are left out, and so are those of
-    the keys `skip`."""
+    the keys `skip`. left_out: see `queue`."""
     import duckdb
 
     path = folder / "labels.parquet"
@@ -123,20 +141,20 @@ def candidates(
                 sql.register("classes", _classes(manifest))
                 sql.register("changed", _changed(store, folder, manifest, most))
                 sql.register("gone", pa.table({"key": pa.array(sorted({*manifest.tombstones, *skip}), pa.string())}))
-                query = _query(path, columns, has_empty=bool(manifest.images.get("empty")))
+                query = _query(path, columns, in_shards=bool(manifest.images.get("empty")) and not left_out)
                 return [Candidate(*row) for row in sql.execute(query, {"most": most}).fetchall()]
     except (OSError, pa.ArrowException, duckdb.Error) as error:
         reason = str(error).partition("\n")[0]
         raise BuildError(f"{path} cannot be read ({reason}): run `tutelage verify --repair` on the version") from None
 
 
-def _query(path: Path, columns: Sequence[str], has_empty: bool) -> str:
+def _query(path: Path, columns: Sequence[str], in_shards: bool) -> str:
     confidence = "coalesce(calibrated, score)" if "calibrated" in columns else "score"
     teachers = "source = 'teacher'" if "source" in columns else "true"
     every = f"(SELECT max(agree) FROM read_parquet({_quoted(path)}))"  # 0: what people added
     apart = f"avg(round({WHOLE} * (1 - nullif(agree, 0) / {every}))::BIGINT) FILTER (outcome <> 'dropped' OR near > 0)"
-    # images without a kept object may not be in the shards: nobody could look at them
-    there = "bool_or(outcome = 'kept')" if has_empty else "true"
+    # images without a kept object may not be in the shards: no tool but the App could show them
+    there = "bool_or(outcome = 'kept')" if in_shards else "true"
     return f"""
         WITH objects AS (
             SELECT labels.*, rare AS rarity, CASE WHEN {teachers}
@@ -246,6 +264,7 @@ def tag_in_app(store: Store, manifest: Manifest, keys: Sequence[str], tag: str) 
     was never browsed.
     """
     from builder.browse_load import INFO
+    from builder.documents import Names, reviewable
     from builder.viewer import connected
 
     ref, tagged, browsed = f"{manifest.name}@{manifest.version}", set[str](), False
@@ -256,7 +275,7 @@ def tag_in_app(store: Store, manifest: Manifest, keys: Sequence[str], tag: str) 
             for version in versions:
                 browsed = True
                 samples = dataset._sample_collection
-                there = {f"shard{version['suffix']}": {"$exists": True}}
+                there = reviewable(Names(version["suffix"]))
                 samples.update_many({**there, "tags": tag}, {"$pull": {"tags": tag}})
                 wanted = {**there, "key": {"$in": list(keys)}}
                 samples.update_many(wanted, {"$addToSet": {"tags": tag}})

@@ -25,6 +25,11 @@ class PoolScores:
     best: np.ndarray
     total: np.ndarray
 
+    @property
+    def per_image(self) -> float:
+        """Predictions, of maps pixels, of an image."""
+        return float(self.objects.sum()) / max(1, self.images)
+
     def above(self, labels: Sequence[int] | np.ndarray) -> np.ndarray:
         """int64 (BINS + 1,): predictions of these classes with a score of at least k / BINS."""
         return np.cumsum(self.objects[np.asarray(labels, np.int64)].sum(axis=0)[::-1])[::-1]

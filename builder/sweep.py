@@ -25,8 +25,8 @@ class Point:
     boxes that count and those that are right; precision, recall with their two-sided intervals (low, high) at fixed
     thresholds, over units; precision is None where nothing is kept, recall where nothing is to be found.
     objects_per_image: true objects on a labelled image. is_density: whether it was chosen by that number. Of maps all
-    of these are pixels. miou: of maps, the mean over the classes of intersection over union, where pixels that are not
-    kept are missed; None where no class occurs.
+    of these are pixels, and those of the labels are brought to the size of a pool image. miou: of maps, the mean over
+    the classes of intersection over union, where pixels that are not kept are missed; None where no class occurs.
     """
 
     threshold: float
@@ -70,6 +70,9 @@ def sweep(
     objects = counted(object_unit, weight, units)
     found_at = tune.found[row][to_find]
     density = float(objects.sum()) / max(1, tune.images)
+    if tune.weight is not None:  # of maps the same share of a pool image, which may have another size
+        every = tune.object_weights(tune.object_counts)
+        density = float(objects.sum()) / max(1, 0 if every is None else int(every.sum())) * pool.per_image
     steps = {round(threshold * BINS): False for threshold in ladder}
     if (same := density_step(above, density * pool.images)) is not None:
         steps[same] = True

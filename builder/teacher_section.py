@@ -120,7 +120,7 @@ class TeacherSection(BaseModel):
 
 def root(path: str | None, folder: Path) -> str | None:
     """A path that is relative to `folder`, made to lead from here; an address as it is."""
-    return None if path is None or "://" in path else str(folder / path)
+    return path if path is None or "://" in path else str(folder / path)
 
 
 def _root_spec(spec: str, folder: Path) -> str:

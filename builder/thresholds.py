@@ -29,7 +29,8 @@ ROUNDS = 200
 @dataclass(frozen=True)
 class Evidence:
     """What rules may look at. classes: the version's; floor: the teacher's. scores: of the whole pool. per_image:
-    float64 (C,), objects, or of maps pixels, of each class on a labelled image, NaN for a class the labels do not know.
+    float64 (C,), objects of each class on a labelled image, NaN for a class the labels do not know; of maps, its pixels
+    on a pool image (builder.holdout.Halves.per_image).
     certify: predictions on the half of the labels that thresholds are certified on. pool_kept: see
     builder.certify.solve."""
 
@@ -124,8 +125,7 @@ def precision(keep: Keep, evidence: Evidence) -> list[Group]:
 
 def density(keep: Keep, evidence: Evidence) -> list[Group]:
     """`density` (LabelMatch, arXiv 2206.06608): N_c, the boxes that the labels' density lets expect on the pool; kept
-    are the best `share` of N_c, ignored the rest of N_c. Of image classes these are images. Of maps they are pixels, so
-    that the images of labels and pool should be of one size."""
+    are the best `share` of N_c, ignored the rest of N_c. Of image classes these are images, of maps pixels."""
     options, scores = keep.density or Density(), _scores(evidence, "density")
     if evidence.per_image is None:
         raise BuildError("keep.density takes its counts from labels, and the recipe names none: add truth: LABELS")

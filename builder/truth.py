@@ -285,7 +285,7 @@ def find_image_root(path: Path, file_names: Sequence[str], images: Path | None =
     where = " nor in ".join(map(str, candidates))
     raise TruthError(
         f"{path}: {len(missing)} of {len(file_names)} images, {brief(repr(missing[0]))} first, are not in {where}: "
-        "say where they are with --images DIR"
+        "say where they are with --images DIR, or `images` in a recipe"
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from builder import BuildError
 from builder.browse_load import INFO
 from builder.database import URI, database
-from builder.documents import Names
+from builder.documents import Names, reviewable
 from builder.edits import class_edits, edits_of
 from builder.files import digest
 from builder.manifest import Manifest
@@ -133,8 +133,8 @@ def _is_up(server: subprocess.Popen[bytes], address: str, port: int) -> bool:
 
 def read_edits(
     store: Store, folder: Path, manifest: Manifest, author: str, shard_path: ShardPath | None = None
-) -> tuple[list[Edited], set[str]]:
-    """What people did in the App to the objects of a version, and the keys of the images that they touched.
+) -> tuple[list[Edited], dict[str, str]]:
+    """What people did in the App to the objects of a version, and the images that they touched: SHA-256 by key.
 
     In every dataset that holds the version; of an image touched in several, the one touched last. Tags `accept` and
     `reject` on an object are verdicts on it, on an image on all its kept objects. Images that nobody touched do not
@@ -158,18 +158,19 @@ def read_edits(
         raise BuildError(f"{ref} was not browsed yet: run `tutelage browse {ref}`, and review it there")
     edited: list[Edited] = []
     read = class_edits if manifest.kind == "classification" else edits_of
+    touched = {key: sample["sha256"] for key, (_, _, sample) in latest.items()}
     pending = set(latest)
-    for objects in shown_objects(folder, latest, shard_path) if latest else ():
+    for objects in shown_objects(folder, latest, shard_path, touched) if latest else ():
         _, names, sample = latest[objects[0].key]
         edited += read(sample, names, {one.id: one for one in objects}, author)
         pending.discard(objects[0].key)
     for key in sorted(pending):  # images of which nothing was predicted
         _, names, sample = latest[key]
         edited += read(sample, names, {}, author)
-    return edited, set(latest)
+    return edited, touched
 
 
 def _touched(dataset: Any, names: Names) -> Iterator[dict[str, Any]]:
     """Samples of images of the version that were changed after they were loaded."""
-    changed = {"$expr": {"$ne": ["$created_at", "$last_modified_at"]}, names("shard"): {"$exists": True}}
+    changed = {"$expr": {"$ne": ["$created_at", "$last_modified_at"]}, **reviewable(names)}
     yield from dataset._sample_collection.find(changed)

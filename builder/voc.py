@@ -141,5 +141,6 @@ def _find(
         raise TruthError(f"label file {note.file} fits {same[0]} and {same[1]}: remove one")
     raise TruthError(
         f"label file {note.file}: neither {Path(stem).name!r} with an image's extension nor its filename "
-        f"{brief(repr(note.filename))} is in {where}: say where the images are with --images DIR"
+        f"{brief(repr(note.filename))} is in {where}: say where the images are with --images DIR, or "
+        "`images` in a recipe"
     )

@@ -110,7 +110,9 @@ def _label_file(name: str) -> PurePosixPath:
 def _check_pairs(files: Sequence[Path], base: Path, where: Path) -> None:
     """Every label file in folders named `labels` has its image, and there are labels at all. base: above the files."""
     if not files:
-        raise TruthError(f"{where} holds no images: give the folder of a YOLO data set, or --images DIR")
+        raise TruthError(
+            f"{where} holds no images: give the folder of a YOLO data set, or --images DIR (`images` in a recipe)"
+        )
     if not any(file.is_file() for file in files):
         raise TruthError(
             f"none of {len(files)} images of {where} has a label file, {files[0]} first: check the folders"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from builder.truth import LabelledImage
 from students.augment import Placement
-from students.losses import StreamSums, by_stream
+from students.losses import StreamSums, by_stream, out_of
 from students.task import Logits, Task
 
 
@@ -73,10 +73,12 @@ def placed(marks: np.ndarray, placement: Placement) -> tuple[np.ndarray]:
 
 def class_sums(network: nn.Module, outputs: Tensor, targets: Sequence[ClassTarget], pseudo: Tensor) -> StreamSums:
     """Cross entropy of the logits (B, C) with the targets' probabilities, summed over the images of each stream; its
-    positives are the images with a class."""
+    positives are the images with a class, the others are ignored."""
     wanted = torch.stack([target.probabilities for target in targets])
     losses = -(wanted * outputs.log_softmax(1)).sum(1)
-    return StreamSums({"classification": by_stream(losses, pseudo)}, by_stream((wanted.sum(1) > 0.5).float(), pseudo))
+    known = (wanted.sum(1) > 0.5).float()
+    terms = {"classification": by_stream(losses, pseudo)}
+    return StreamSums(terms, by_stream(known, pseudo), ignored=out_of(1 - known, 1, pseudo))
 
 
 def _only(label: int, classes: int) -> np.ndarray:

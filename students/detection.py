@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -80,4 +81,5 @@ DETECTION = Task(
     target=Target,
     forward=DenseForward,
     sums=detection_sums,
+    boxes=attrgetter("boxes"),
 )

@@ -109,7 +109,9 @@ def _matched(teacher: Teacher, truth: Truth, kind: str) -> np.ndarray:
     if truth.kind != kind:
         raise TruthError(f"the labels are of kind {truth.kind}, not {kind}: give labels that say what the teacher says")
     if teacher.description["kind"] != kind:
-        raise TeacherError(f"a teacher of {teacher.description['kind']} cannot be evaluated on {kind} labels")
+        raise TeacherError(
+            f"a teacher of {teacher.description['kind']} cannot be evaluated on {kind} labels: give labels of its kind"
+        )
     return align_classes(teacher.classes, truth.classes)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,16 +84,19 @@ def placed(outlined: Outlined, placement: Placement) -> tuple[np.ndarray, ...]:
     for place, row in enumerate(np.flatnonzero(good).tolist()):
         (mask,) = decode([outlined.codes[row]], outlined.height, outlined.width)
         masks[place] = placement.labels(mask.astype(np.uint8), 0)
-    return boxes[good], outlined.marks.labels[good].astype(np.int64), boxes[seen & ~good], masks
+    tight = placement.tightened(boxes[good], masks)
+    return tight, outlined.marks.labels[good].astype(np.int64), boxes[seen & ~good], masks
 
 
 class RegionLosses(NamedTuple):
     """Losses summed over what is sampled of each image: terms, float32 (T, B), in the order of TERMS; counts, float32
-    (T, B): how many samples each sum is over; positives: float32 (B,), regions with an object."""
+    (T, B): how many samples each sum is over; positives: float32 (B,), regions with an object; ignored: float32 (2, B),
+    anchors that ignore regions take out of the background, and all anchors."""
 
     terms: Tensor
     counts: Tensor
     positives: Tensor
+    ignored: Tensor
 
 
 class RegionForward(nn.Module):
@@ -118,19 +122,21 @@ class RegionForward(nn.Module):
         objectness, deltas = concat_box_prediction_layers(objectness, deltas)
         found = network.rpn.box_coder.decode(deltas.detach(), anchors).view(len(images), -1, 4)
         found, _ = network.rpn.filter_proposals(found, objectness, sizes, levels)
-        proposing, proposed = _proposal_losses(network.rpn, objectness.flatten(), deltas, anchors, targets)
+        proposing, proposed, ignored = _proposal_losses(network.rpn, objectness.flatten(), deltas, anchors, targets)
         regions = _Regions.sampled(network.roi_heads, found, targets)
         naming, named = _region_losses(network.roi_heads, features, sizes, regions)
         outlining, outlined = _mask_losses(network.roi_heads, features, sizes, regions, targets)
         terms, counts = torch.stack([*proposing, *naming, outlining]), [proposed, proposed, named, named, outlined]
-        return RegionLosses(terms, torch.stack(counts), outlined)
+        everything = torch.full_like(ignored, len(anchors[0]))
+        return RegionLosses(terms, torch.stack(counts), outlined, torch.stack([ignored, everything]))
 
 
 def instance_sums(network: nn.Module, outputs: RegionLosses, targets: object, pseudo: Tensor) -> StreamSums:
     """The losses of each stream; each term is normalised by what it samples, as in torchvision."""
     terms = {name: by_stream(losses, pseudo) for name, losses in zip(TERMS, outputs.terms, strict=True)}
     counts = torch.stack([by_stream(count, pseudo) for count in outputs.counts])
-    return StreamSums(terms, by_stream(outputs.positives, pseudo), counts)
+    ignored = torch.stack([by_stream(each, pseudo) for each in outputs.ignored])
+    return StreamSums(terms, by_stream(outputs.positives, pseudo), counts, ignored)
 
 
 def _proposal_losses(
@@ -139,10 +145,11 @@ def _proposal_losses(
     deltas: Tensor,
     anchors: list[Tensor],
     targets: Sequence[InstanceTarget],
-) -> tuple[list[Tensor], Tensor]:
-    """The region proposal network's two losses of each image, and the anchors sampled of it."""
-    labels, matched = rpn.assign_targets_to_anchors(anchors, [{"boxes": target.boxes} for target in targets])
-    labels = [_without(label, anchor, target) for label, anchor, target in zip(labels, anchors, targets, strict=True)]
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The region proposal network's two losses of each image, the anchors sampled of it, and those ignored."""
+    assigned, matched = rpn.assign_targets_to_anchors(anchors, [{"boxes": target.boxes} for target in targets])
+    labels = [_without(label, anchor, target) for label, anchor, target in zip(assigned, anchors, targets, strict=True)]
+    ignored = torch.stack([(was != now).sum() for was, now in zip(assigned, labels, strict=True)]).float()
     positive, negative = (torch.cat(chosen).nonzero()[:, 0] for chosen in rpn.fg_bg_sampler(labels))
     sampled, truth = torch.cat([positive, negative]), torch.cat(labels)
     wanted = torch.cat(rpn.box_coder.encode(matched, anchors))
@@ -150,7 +157,7 @@ def _proposal_losses(
     found = binary_cross_entropy_with_logits(objectness[sampled], truth[sampled], reduction="none")
     moved = smooth_l1_loss(deltas[positive], wanted[positive], beta=BETA, reduction="none").sum(1)
     losses = [_by_image(found, sampled // each, count), _by_image(moved, positive // each, count)]
-    return losses, _by_image(torch.ones_like(found), sampled // each, count)
+    return losses, _by_image(torch.ones_like(found), sampled // each, count), ignored
 
 
 class _Regions(NamedTuple):
@@ -243,4 +250,5 @@ INSTANCE = Task(
     target=InstanceTarget,
     forward=RegionForward,
     sums=instance_sums,
+    boxes=attrgetter("marks.boxes"),
 )

@@ -6,8 +6,6 @@ and a resumed run starts in the middle of the same order.
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from builder import BuildError
 from builder.manifest import ShardRecord, read_manifest
 from builder.remote import Version
-from builder.shards import ShardError
 from builder.truth import Truth
+from students.ahead import made_ahead
 from students.augment import S1, Augment
 from students.detection import DETECTION
 from students.streams import Labelled, LoaderError, Pseudo, Stream, generator
@@ -96,30 +92,8 @@ class JointBatches:
 
     def stream(self, start: int, stop: int, *, workers: int = 0, pin: bool = False) -> Iterator[Batch]:
         """The batches of steps `start` to `stop` - 1, made ahead by `workers` processes; `pin` for a GPU."""
-        if not workers:
-            yield from map(self.__getitem__, range(start, stop))
-            return
-        loader = DataLoader(
-            _Steps(self),
-            batch_size=None,
-            sampler=range(start, stop),
-            collate_fn=_unchanged,
-            num_workers=workers,
-            pin_memory=pin,
-            generator=torch.Generator(),  # its own, or making the workers would move the model's random state
-            multiprocessing_context="fork" if sys.platform == "linux" else None,  # shares the index, copies nothing
-        )
-        with warnings.catch_warnings():
-            # Python 3.12 warns of forking beside threads; numpy and the decoders take no lock that one could hold
-            warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-            made = iter(loader)
-        try:
-            for item in made:
-                if isinstance(item, Exception):
-                    raise item
-                yield self._batch(item)
-        finally:
-            del made  # ends the workers now; in an error's traceback they would wait for the garbage collector
+        for arrays in made_ahead(self.arrays, range(start, stop), workers=workers, pin=pin):
+            yield self._batch(arrays)
 
     def arrays(self, step: int) -> _Arrays:
         """The batch of a step before its targets become tensors."""
@@ -132,7 +106,7 @@ class JointBatches:
                 scene = stream[int(stream.order(self._seed, number, epoch)[place])]
                 rng = generator(self._seed, number, 1, position)
                 height, width = scene.pixels.shape[:2]
-                placement = self._augment.place(width, height, self._size, rng)
+                placement = self._augment.place(width, height, self._size, rng, self._task.boxes(scene.marks))
                 canvases.append(placement.image(scene.pixels, self._fill))
                 targets.append(self._task.place(scene.marks, placement))
         images = np.ascontiguousarray(np.stack(canvases).transpose(0, 3, 1, 2))
@@ -147,23 +121,6 @@ class JointBatches:
         images, targets = arrays
         pseudo = torch.arange(len(targets)) >= self._share
         return Batch(images, [self._task.target(*map(torch.from_numpy, target)) for target in targets], pseudo)
-
-
-class _Steps(Dataset[Any]):
-    """What a DataLoader worker runs. An expected error travels as a value: raised there, it would lose its sentence."""
-
-    def __init__(self, batches: JointBatches) -> None:
-        self._batches = batches
-
-    def __getitem__(self, step: int) -> _Arrays | Exception:
-        try:
-            return self._batches.arrays(step)
-        except (BuildError, ShardError, OSError) as error:
-            return error
-
-
-def _unchanged(item: Any) -> Any:
-    return item
 
 
 def _opened(version: Path | Version) -> Version:

@@ -66,10 +66,12 @@ class DenseForward(nn.Module):
 
 class Assignment(NamedTuple):
     """Which box every anchor learns. matched: int64 (B, N), a position among the batch's boxes laid end to end, -1 for
-    none; counted: bool (B, N), whether the anchor enters the classification loss."""
+    none; counted: bool (B, N), whether the anchor enters the classification loss; ignored: bool (B, N), whether it does
+    not since an ignore region takes it out of the background."""
 
     matched: Tensor
     counted: Tensor
+    ignored: Tensor
 
 
 def assign(network: Detector, outputs: Outputs, targets: Sequence[Labels]) -> Assignment:
@@ -78,11 +80,12 @@ def assign(network: Detector, outputs: Outputs, targets: Sequence[Labels]) -> As
     anchors, rows, first = outputs.anchors, [], 0
     for target in targets:
         if isinstance(network, RetinaNet):
-            matched, counted = _match_anchors(network, anchors, target)
+            matched, counted, ignored = _match_anchors(network, anchors, target)
         else:
             matched = _match_points(anchors, outputs.levels, target.boxes, network.center_sampling_radius)
-            counted = (matched >= 0) | ~_points_inside(anchors, target.ignore)
-        rows.append((torch.where(matched >= 0, matched + first, -1), counted))
+            ignored = (matched < 0) & _points_inside(anchors, target.ignore)
+            counted = ~ignored
+        rows.append((torch.where(matched >= 0, matched + first, -1), counted, ignored))
         first += len(target.boxes)
     return Assignment(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
@@ -111,7 +114,7 @@ def _points_inside(anchors: Tensor, regions: Tensor) -> Tensor:
     return ((points > regions[:, :2]) & (points < regions[:, 2:])).all(2).any(1)
 
 
-def _match_anchors(network: RetinaNet, anchors: Tensor, target: Labels) -> tuple[Tensor, Tensor]:
+def _match_anchors(network: RetinaNet, anchors: Tensor, target: Labels) -> tuple[Tensor, Tensor, Tensor]:
     """RetinaNet: torchvision's matcher (IoU .5 and .4, every box its best anchors); between the two thresholds nothing
     is learned. An ignore box takes out of the background what it would if it were true, and all anchors that lie in it
     by half (of a crowd's anchors most are small)."""
@@ -119,11 +122,11 @@ def _match_anchors(network: RetinaNet, anchors: Tensor, target: Labels) -> tuple
     found = anchors.new_full((len(anchors),), background, dtype=torch.int64)
     if len(target.boxes):
         found = network.proposal_matcher(box_iou(target.boxes, anchors))
-    counted = (found >= 0) | (found == background)
+    counted, ignored = (found >= 0) | (found == background), torch.zeros_like(found, dtype=torch.bool)
     if len(target.ignore):
         explained = network.proposal_matcher(box_iou(target.ignore, anchors)) != background
-        counted &= (found >= 0) | ~(explained | half_inside(anchors, target.ignore))
-    return found.clamp(min=-1), counted
+        ignored = (found == background) & (explained | half_inside(anchors, target.ignore))
+    return found.clamp(min=-1), counted & ~ignored, ignored
 
 
 def half_inside(anchors: Tensor, regions: Tensor) -> Tensor:
@@ -139,11 +142,14 @@ class StreamSums:
 
     positives: float32 (2,), what a stream teaches: anchors with a match, images with a class, pixels with one. It
     normalises all terms, unless counts, float32 (T, 2), has another number for each.
+    ignored: float32 (2, 2), for the log: of each stream (columns) what is left out as unknown, and all there is:
+    anchors that ignore regions take out of the background, images without a class, void pixels (padding is void, too).
     """
 
     terms: dict[str, Tensor]
     positives: Tensor
     counts: Tensor | None = None
+    ignored: Tensor | None = None
 
 
 def detection_sums(network: Detector, outputs: Outputs, targets: Sequence[Labels], pseudo: Tensor) -> StreamSums:
@@ -152,7 +158,7 @@ def detection_sums(network: Detector, outputs: Outputs, targets: Sequence[Labels
     Focal loss over counted anchors; over positives GIoU and centerness (FCOS) or L1 of the encoded box (RetinaNet), as
     torchvision computes them.
     """
-    matched, counted = assign(network, outputs, targets)
+    matched, counted, ignored = assign(network, outputs, targets)
     image, anchor = torch.nonzero(matched >= 0, as_tuple=True)
     match = matched[image, anchor]
     boxes = torch.cat([target.boxes for target in targets])[match]
@@ -178,7 +184,8 @@ def detection_sums(network: Detector, outputs: Outputs, targets: Sequence[Labels
         centerness = outputs.heads["bbox_ctrness"][image, anchor, 0]
         wanted = (shares[0] * shares[1]).sqrt()
         terms["centerness"] = by_stream(binary_cross_entropy_with_logits(centerness, wanted, reduction="none"), learned)
-    return StreamSums(terms, by_stream(torch.ones_like(match, dtype=torch.float32), learned))
+    left_out = out_of(ignored.sum(1).float(), ignored.shape[1], pseudo)
+    return StreamSums(terms, by_stream(torch.ones_like(match, dtype=torch.float32), learned), ignored=left_out)
 
 
 def by_stream(losses: Tensor, pseudo: Tensor) -> Tensor:
@@ -186,24 +193,54 @@ def by_stream(losses: Tensor, pseudo: Tensor) -> Tensor:
     return torch.stack([losses[~pseudo].sum(), losses[pseudo].sum()])
 
 
+def out_of(ignored: Tensor, each: int, pseudo: Tensor) -> Tensor:
+    """StreamSums.ignored, of what is left out of each image, float32 (B,), of `each` that it has."""
+    return torch.stack([by_stream(ignored, pseudo), by_stream(torch.full_like(ignored, each), pseudo)])
+
+
 @dataclass(frozen=True)
 class JointStep:
     """One step's joint loss. loss: what to call backward on. The rest is the same on all processes, float32 on the CPU.
 
     value: the joint loss of the global batch; finite: False if any process has a NaN or infinite loss. terms: each
-    stream's normalised losses, (2,); positives: (2,). averages: of human and pseudo loss, bias-corrected, (G, 2), one
-    row in all or one per term; ratio: what weighs the pseudo loss, raw_ratio: the same before clipping, (G,).
+    stream's normalised losses, (2,); weighted: the parts of `value` that they are; positives: (2,); ignored: (2,),
+    shares (StreamSums). averages: of human and pseudo loss, bias-corrected, (G, 2), one row in all or one per term;
+    ratio: what weighs the pseudo loss, raw_ratio: the same before clipping, (G,); clip_rate: (G,), the share of the
+    steps so far in which clipping changed it.
     """
 
     loss: Tensor
     value: float
     finite: bool
     terms: dict[str, Tensor]
+    weighted: dict[str, Tensor]
     positives: Tensor
+    ignored: Tensor
     averages: Tensor
     raw_ratio: Tensor
     ratio: Tensor
-    pending: tuple[Tensor, int]
+    clip_rate: Tensor
+    pending: dict[str, Any]
+
+    def figures(self) -> dict[str, float | list[float]]:
+        """What the log says of it; a list where each term has its own ratio."""
+        figures: dict[str, float | list[float]] = {"loss": self.value}
+        figures |= _of_streams(torch.stack(list(self.terms.values())).sum(0))
+        figures |= _of_streams(torch.stack(list(self.weighted.values())).sum(0), "_weighted")
+        for name, values in self.terms.items():
+            figures |= _of_streams(values, f"_{name}") | _of_streams(self.weighted[name], f"_{name}_weighted")
+        figures |= _of_streams(self.positives, "_positives") | _of_streams(self.ignored, "_ignored")
+        human, pseudo = (_plain(average) for average in self.averages.unbind(1))
+        figures |= {"human_average": human, "pseudo_average": pseudo, "ratio": _plain(self.ratio)}
+        return figures | {"ratio_unclipped": _plain(self.raw_ratio), "clip_rate": _plain(self.clip_rate)}
+
+
+def _of_streams(values: Tensor, suffix: str = "") -> dict[str, float | list[float]]:
+    return {f"human{suffix}": values[0].item(), f"pseudo{suffix}": values[1].item()}
+
+
+def _plain(values: Tensor) -> float | list[float]:
+    return values.item() if values.numel() == 1 else values.tolist()
 
 
 class JointLoss:
@@ -214,7 +251,9 @@ class JointLoss:
     gradient. From the paper as widely repeated; decay, correction, clip and eps are our choice. A step enters the
     averages by `commit`, to be called if the weights moved; never if a stream has no positives or a loss is not finite.
 
-    alpha: 0 is supervised training. per_term: a ratio for each term of the loss instead of one for the total.
+    alpha: 0 is supervised training. clip: the least and the greatest ratio. per_term: a ratio for each term of the loss
+    instead of one for the total. normalise: False for L = L_h + alpha * L_p, which the paper found unstable; the
+    averages are kept and logged all the same.
     """
 
     def __init__(
@@ -224,52 +263,78 @@ class JointLoss:
         clip: tuple[float, float] = (0.1, 10.0),
         eps: float = 1e-8,
         per_term: bool = False,
+        normalise: bool = True,
     ) -> None:
-        self.alpha, self.decay, self.clip, self.eps, self.per_term = alpha, decay, clip, eps, per_term
-        self._averages, self._updates = torch.zeros(1, 2), 0
+        self.alpha, self.decay, self.clip, self.eps = alpha, decay, clip, eps
+        self.per_term, self.normalise = per_term, normalise
+        self._state: dict[str, Any] = {"averages": torch.zeros(1, 2), "updates": 0, "clipped": torch.zeros(1)}
 
     def __call__(self, sums: StreamSums) -> JointStep:
         """The joint loss of a step, scaled so that gradients averaged over processes are those of the global batch.
         Every process must call it at every step: it makes one all-reduce."""
         local = torch.stack(list(sums.terms.values()))
-        counts = sums.positives.expand_as(local) if sums.counts is None else sums.counts
-        everything = torch.stack([local.detach(), counts, sums.positives.expand_as(local)]).float()
-        world = 1
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(everything)
-            world = dist.get_world_size()
-        normaliser = everything[1].clamp(min=1)
-        totals, counted, repeated = everything.cpu().unbind()
-        values, positives = totals / counted.clamp(min=1), repeated[0]
-
+        counts, everything = _reduced(sums, local)
+        world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        values, positives, ignored = everything
         finite = bool(values.isfinite().all())
-        averages, updates = self._averages, self._updates
-        if finite and bool((positives > 0).all()):
+
+        averages, updates, clipped = (self._state[name] for name in ("averages", "updates", "clipped"))
+        learns = finite and bool((positives > 0).all())
+        if learns:
             averages = self.decay * averages + (1 - self.decay) * self._grouped(values)
             updates += 1
         mean = averages / (1 - self.decay**updates) if updates else torch.ones(1, 2)
         raw_ratio = mean[:, 0] / mean[:, 1].clamp(min=self.eps)
-        ratio = raw_ratio.clamp(*self.clip)
+        ratio = raw_ratio.clamp(*self.clip) if self.normalise else torch.ones_like(raw_ratio)
+        if learns and self.normalise:
+            clipped = clipped + (ratio != raw_ratio)
 
-        loss = world * self._combined(local / normaliser, ratio.to(local.device))
-        value = self._combined(values, ratio).item()
-        terms = dict(zip(sums.terms, values, strict=True))
-        return JointStep(loss, value, finite, terms, positives, mean, raw_ratio, ratio, (averages, updates))
+        weights = self._weights(ratio, len(local))
+        weighted = weights * values
+        return JointStep(
+            loss=world * (weights.to(local.device) * local / counts).sum(),
+            value=weighted.sum().item(),
+            finite=finite,
+            terms=dict(zip(sums.terms, values, strict=True)),
+            weighted=dict(zip(sums.terms, weighted, strict=True)),
+            positives=positives,
+            ignored=ignored,
+            averages=mean,
+            raw_ratio=raw_ratio,
+            ratio=ratio,
+            clip_rate=clipped / max(updates, 1),
+            pending={"averages": averages, "updates": updates, "clipped": clipped},
+        )
 
     def commit(self, step: JointStep) -> None:
         """Let the step's losses into the averages."""
-        self._averages, self._updates = step.pending
+        self._state = step.pending
 
     def state_dict(self) -> dict[str, Any]:
-        return {"averages": self._averages, "updates": self._updates}
+        return self._state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._averages, self._updates = state["averages"], state["updates"]
+        self._state = {**self._state, **state}
 
-    def _combined(self, terms: Tensor, ratio: Tensor) -> Tensor:
-        human, pseudo = self._grouped(terms).unbind(1)
-        return (human.sum() + self.alpha * (ratio * pseudo).sum()) / (1 + self.alpha)
+    def _weights(self, ratio: Tensor, terms: int) -> Tensor:
+        """Of each term in each stream, (T, 2)."""
+        whole = 1 + self.alpha if self.normalise else 1.0
+        return torch.stack([torch.ones(terms), self.alpha * ratio.expand(terms)], 1) / whole
 
     def _grouped(self, terms: Tensor) -> Tensor:
         """(T, 2) terms as the (G, 2) groups with a ratio each."""
         return terms if self.per_term else terms.sum(0, keepdim=True)
+
+
+def _reduced(sums: StreamSums, local: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """What normalises the terms, (T, 2), on their device; on the CPU their normalised values (T, 2), the positives (2,)
+    and the ignored shares (2,). All of the global batch."""
+    counts = sums.positives.expand_as(local) if sums.counts is None else sums.counts
+    ignored = local.new_zeros(2, 2) if sums.ignored is None else sums.ignored
+    everything = torch.cat([local.detach(), counts, sums.positives[None], ignored]).float()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(everything)
+    terms = len(local)
+    totals, counted, (positives, left_out, all_there_is) = everything.cpu().split([terms, terms, 3])
+    counts = everything[terms : 2 * terms].clamp(min=1)
+    return counts, (totals / counted.clamp(min=1), positives, left_out / all_there_is.clamp(min=1))

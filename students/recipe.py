@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import (
     BaseModel,
@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from builder.recipe import STRICT, explain, read_yaml
+from students.augment import AugmentRecipe
 from students.run import TrainError
 from teachers.networks import NetworkConfig
 
@@ -34,6 +35,37 @@ class Labelled(BaseModel):
     images: Path | None = None
     limit: PositiveInt | None = None
 
+    def rooted(self, folder: Path) -> Labelled:
+        """See TrainRecipe.rooted."""
+        return self.model_copy(update={"path": folder / self.path, "images": self.images and folder / self.images})
+
+
+class Rounds(BaseModel):
+    """The `rounds` section: the student becomes the next teacher (students.rounds).
+
+    count: of rounds, at most: they end when a student does worse on `val` than the best before it. build: the recipe
+    (YAML) of the version; the first teacher is its own. val: human labels on which the best round is chosen, as
+    `labelled` names them. students: the networks of the rounds, in order, the last for all that follow (Noisy Student
+    lets them grow); without any it is the recipe's.
+    """
+
+    model_config = STRICT
+    count: PositiveInt
+    build: Path
+    val: Labelled
+    students: tuple[NetworkConfig, ...] = ()
+
+    @field_validator("val", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return short_form(value)
+
+    def rooted(self, folder: Path) -> Rounds:
+        """See TrainRecipe.rooted."""
+        networks = tuple(rooted_network(network, folder) for network in self.students)
+        update = {"build": folder / self.build, "val": self.val.rooted(folder), "students": networks}
+        return self.model_copy(update=update)
+
 
 class TrainRecipe(BaseModel):
     """What a training reads.
@@ -42,11 +74,15 @@ class TrainRecipe(BaseModel):
     whose images make up half of every batch; none for supervised training.
     network: see NetworkConfig; its classes are those of the labels, its arch, unless given, the usual one for them:
     `fcos` for boxes, `fpn` for maps, `linear` for classes of images (`maskrcnn` learns a COCO JSON's outlines).
-    init: `checkpoint:RUN` starts from the weights of that run, whose network must be the same.
+    init: `checkpoint:RUN` starts from the weights of that run, whose network must be the same; else the backbone starts
+    from `network.pretrained` (published weights, or those of `tutelage pretrain`), or from random ones.
     batch: images per step, over all GPUs. lr: the peak of a rise over the share `warmup` of the steps and a cosine fall
-    to 0 (AdamW). clip_norm: of the gradient. flip: mirror half the images; off where left and right differ (text).
-    alpha, decay, per_term: see JointLoss. soft: learn the whole class probabilities of pseudo-labels, not only the
-    likeliest class (arch linear).
+    to 0 (AdamW). clip_norm: of the gradient. augment: see AugmentRecipe. flip: mirror half the images; off where left
+    and right differ (text).
+    ema: decay of the moving average of the weights that is evaluated and used (students.average), 0 for the last ones.
+    alpha, decay, clip, per_term, normalise: see JointLoss. soft: learn the whole class probabilities of pseudo-labels,
+    not only the likeliest class (arch linear).
+    rounds: more than one training, each of which labels for the next.
     workers: processes that read images; save_every: steps; neither changes the weights.
     """
 
@@ -61,12 +97,16 @@ class TrainRecipe(BaseModel):
     weight_decay: NonNegativeFloat = 0.05
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     clip_norm: PositiveFloat = 10.0
-    augment: Literal["S1"] = "S1"
+    augment: AugmentRecipe = AugmentRecipe()
     flip: bool = True
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     alpha: NonNegativeFloat = 1.0
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    clip: tuple[PositiveFloat, PositiveFloat] = (0.1, 10.0)
     per_term: bool = False
+    normalise: bool = True
     soft: bool = True
+    rounds: Rounds | None = None
     seed: NonNegativeInt = 0
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     workers: NonNegativeInt = 2
@@ -75,23 +115,51 @@ class TrainRecipe(BaseModel):
     @field_validator("labelled", mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str | Path) else value
+        return short_form(value)
+
+    @field_validator("clip")
+    @classmethod
+    def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError("the least ratio comes first: swap the two")
+        return value
 
     def rooted(self, folder: Path) -> TrainRecipe:
         """The same recipe with its relative paths, which are relative to `folder`, made to lead from here."""
-        labelled = self.labelled
-        images = labelled.images and folder / labelled.images
-        pretrained = self.network.pretrained
-        if pretrained not in (None, "DEFAULT"):
-            pretrained = str(folder / str(pretrained))
         return self.model_copy(
             update={
-                "labelled": labelled.model_copy(update={"path": folder / labelled.path, "images": images}),
+                "labelled": self.labelled.rooted(folder),
                 "pseudo": tuple(str(folder / ref) if (folder / ref).is_dir() else ref for ref in self.pseudo),
-                "network": replace(self.network, pretrained=pretrained),
+                "network": rooted_network(self.network, folder),
                 "init": self.init and f"checkpoint:{folder / self.init.partition(':')[2]}",
+                "rounds": self.rounds and self.rounds.rooted(folder),
             }
         )
+
+
+class Schedule(Protocol):
+    """What a recipe says of its steps: how many, and how far each goes."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def warmup(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+
+
+def short_form(value: Any) -> Any:
+    """A `labelled` section that may be just its path."""
+    return {"path": value} if isinstance(value, str | Path) else value
+
+
+def rooted_network(network: NetworkConfig, folder: Path) -> NetworkConfig:
+    """See TrainRecipe.rooted."""
+    if network.pretrained in (None, "DEFAULT"):
+        return network
+    return replace(network, pretrained=str(folder / str(network.pretrained)))
 
 
 def load_train_recipe(path: Path, overrides: Sequence[str] = ()) -> TrainRecipe:

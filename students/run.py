@@ -20,6 +20,7 @@ from torch import nn
 
 from builder import BuildError
 from builder.files import new_file, write_file
+from students.average import WeightAverage
 from students.losses import JointLoss
 from teachers.networks import META, NetworkConfig, read_meta, save_checkpoint
 
@@ -42,12 +43,18 @@ def claim(out: Path, description: Mapping[str, Any]) -> int:
     changed = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
     if changed:
         raise TrainError(f"{out} is a run with another {' and '.join(changed)}: give another, or remove this one")
+    return _saved(out)
+
+
+def _saved(out: Path) -> int:
+    """The steps that the weights of a run have behind them."""
     return int(read_meta(out)["step"]) if (out / META).is_file() else 0
 
 
 class Run:
     """What a training saves and resumes. All processes call `resume` and `save`; only the main one writes.
 
+    average: of the network's weights, which is what `model.safetensors` holds.
     about: what `meta.json` says besides the network after so many steps: the description, the images trained on.
     """
 
@@ -60,17 +67,20 @@ class Run:
         optimizer: AcceleratedOptimizer,
         joint: JointLoss,
         about: Callable[[int], Mapping[str, Any]],
+        average: WeightAverage,
     ) -> None:
         self.out, self.accelerator, self.network, self.config = out, accelerator, network, config
-        self.optimizer, self.joint, self.about = optimizer, joint, about
+        self.optimizer, self.joint, self.about, self.average = optimizer, joint, about, average
 
     def resume(self) -> int:
-        """Take up the last save, if there is one: the steps done by then. Later log records are dropped."""
+        """Take up the last save, if there is one: the steps done by then. Later log records are dropped. A save that
+        was killed after `state.pt`, before the weights and `meta.json` that belong to it, is completed."""
         step, path, rank = 0, self.out / STATE, self.accelerator.process_index
         if path.is_file():
             state = torch.load(path, map_location="cpu", weights_only=True)
             step = int(state["step"])
             self.network.load_state_dict(state["network"])
+            self.average.load_state_dict(state.get("average", {}))
             self.optimizer.load_state_dict(state["optimizer"])
             self.joint.load_state_dict(state["joint"])
             if self.accelerator.scaler:
@@ -83,6 +93,8 @@ class Run:
         if self.accelerator.is_main_process and log.is_file():
             lines = log.read_bytes().splitlines(keepends=True)
             write_file(log, b"".join(lines[:step]))
+        if step > _saved(self.out):
+            self.save(step)
         return step
 
     def save(self, step: int) -> None:
@@ -91,6 +103,7 @@ class Run:
         state = {
             "step": step,
             "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "joint": self.joint.state_dict(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
@@ -102,7 +115,7 @@ class Run:
                 torch.save(state, file)
             libraries = {"torch": torch.__version__, "torchvision": torchvision.__version__}
             meta = {"step": step, **self.about(step), "libraries": libraries}
-            save_checkpoint(self.out, self.network, self.config, meta)
+            save_checkpoint(self.out, self.average.network, self.config, meta)
         self.accelerator.wait_for_everyone()
 
     def log(self, record: Mapping[str, Any]) -> None:

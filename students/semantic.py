@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from builder.folders import read_mask
 from builder.truth import LabelledImage
 from students.augment import Placement
-from students.losses import StreamSums, by_stream
+from students.losses import StreamSums, by_stream, out_of
 from students.task import Logits, Task
 from teachers.base import VOID
 from teachers.images import ImageError
@@ -59,14 +59,16 @@ def placed(marks: np.ndarray, placement: Placement) -> tuple[np.ndarray]:
 
 def map_sums(network: nn.Module, outputs: Tensor, targets: Sequence[MapTarget], pseudo: Tensor) -> StreamSums:
     """Cross entropy of the logits (B, C, S, S), summed over the labelled pixels of each stream, which are its
-    positives. VOID pixels enter neither. Image by image, since all would need as much memory as the logits again."""
+    positives. VOID pixels enter neither: they are ignored. Image by image, since all would need as much memory as the
+    logits again."""
     losses, counts = [], []
     for logits, target in zip(outputs, targets, strict=True):
         labels = target.labels.long()
         losses.append(cross_entropy(logits[None], labels[None], ignore_index=VOID, reduction="sum"))
         counts.append((labels != VOID).sum().float())
-    terms = {"classification": by_stream(torch.stack(losses), pseudo)}
-    return StreamSums(terms, by_stream(torch.stack(counts), pseudo))
+    terms, known = {"classification": by_stream(torch.stack(losses), pseudo)}, torch.stack(counts)
+    pixels = targets[0].labels.numel()
+    return StreamSums(terms, by_stream(known, pseudo), ignored=out_of(pixels - known, pixels, pseudo))
 
 
 SEMANTIC = Task(

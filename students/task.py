@@ -12,10 +12,16 @@ from torch import Tensor, device, nn
 from builder.truth import LabelledImage, TruthError
 from students.augment import Placement
 from students.losses import StreamSums
+from students.policies import NO_BOXES
 from teachers.base import Kind
 from teachers.networks import Arch
 
 T = TypeVar("T")
+
+
+def no_boxes(marks: object) -> np.ndarray:
+    """Of a kind whose marks are no boxes."""
+    return NO_BOXES
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Task:
     place: marks on the augmented canvas, as the arrays of a target. target: made of them as tensors, in their order.
     forward: the network as training runs it, a module that distributed training can wrap: (images uint8 (B, 3, S, S),
     targets) -> outputs. sums: (network, outputs, targets, pseudo bool (B,)) -> the loss of each stream.
+    boxes: marks -> the boxes of objects, (N, 4) `xyxy`, whose content an augmentation may move (students.policies).
     """
 
     kind: Kind
@@ -41,6 +48,7 @@ class Task:
     target: Callable[..., Any]
     forward: Callable[[Any], nn.Module]
     sums: Callable[[Any, Any, Sequence[Any], Tensor], StreamSums]
+    boxes: Callable[[Any], np.ndarray] = no_boxes
 
 
 def task_of(arch: Arch, soft: bool = True) -> Task:

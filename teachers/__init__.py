@@ -17,7 +17,7 @@ FAMILIES = (
     "transformers:FOLDER_OR_ID",
     "checkpoint:RUN_FOLDER",
     "python:MODULE:FACTORY",
-    "replay:RESULTS.json",
+    "replay:RESULTS",
 )
 
 

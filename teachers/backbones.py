@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import get_model
+from torchvision.models import get_model, get_model_weights
 from torchvision.ops import FrozenBatchNorm2d
 
 from teachers.base import TeacherError
+from teachers.weights import load_weights, weights_file
 
 DEFAULT = "DEFAULT"
 """In place of a file: the weights that timm or torchvision publish for a network."""
@@ -25,30 +24,94 @@ def make_backbone(spec: str, levels: Sequence[int], weights: str | None, norm: s
     """The network `timm:NAME` or `torchvision:NAME` up to its last stride in `levels`, and the channels of each map.
 
     It maps (B, 3, S, S) to a list of (B, C, S / stride, S / stride), one per level that it has; `levels` may go on
-    above them. weights: None for random ones, a file (safetensors or pth), or DEFAULT. norm: `batch` leaves batch norm
-    as it is, `frozen` fixes its statistics and affine parameters, `group` puts group norm in its place. Parameters that
-    no map depends on are frozen. Raises TeacherError.
+    above them. weights: None for random ones, a file that has the network's own names (see teachers.weights), or
+    DEFAULT. norm: `batch` leaves batch norm as it is, `frozen` fixes its statistics and affine parameters, `group` puts
+    group norm in its place. Parameters that no map depends on are frozen. Raises TeacherError.
     """
-    if weights not in (None, DEFAULT) and not Path(str(weights)).is_file():
-        raise TeacherError(f"pretrained {weights!r} is neither a file nor {DEFAULT}: check its path")
-    family, _, name = spec.partition(":")
+    file = None if weights in (None, DEFAULT) else weights_file(str(weights))
     try:
-        match family:
-            case "timm" if name:
-                body = _timm(name, levels, weights)
-            case "torchvision" if name:
-                body = _torchvision(name, levels, weights)
-            case _:
-                raise TeacherError(f"unknown backbone {spec!r}: write timm:NAME or torchvision:NAME")
-        if norm == "group" and weights and any(isinstance(module, nn.BatchNorm2d) for module in body.modules()):
-            raise TeacherError(f"the weights of {spec} were trained with batch norm: set norm to frozen or batch")
-        if norm != "batch":
-            _replace_batch_norm(body, _frozen if norm == "frozen" else _grouped)
+        body = _body(spec, levels, published=weights == DEFAULT)
+        if norm == "group" and any(isinstance(module, nn.BatchNorm2d) for module in body.modules()):
+            if weights == DEFAULT:
+                raise TeacherError(f"the weights of {spec} were trained with batch norm: set norm to frozen or batch")
+            _replace_batch_norm(body, _grouped)
         channels = _channels(body.eval(), levels)
+        if file:
+            whole = whole_network(spec)
+            load_weights(body, own_names(body, whole), file, whole)
+        if norm == "frozen":
+            _replace_batch_norm(body, _frozen)
         return body.train(), channels
     except (RuntimeError, ValueError, TypeError, AssertionError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise TeacherError(f"backbone {spec} with levels {list(levels)} cannot be made: {reason}") from error
+
+
+def _body(spec: str, levels: Sequence[int], *, published: bool) -> nn.Module:
+    """The network with random or published weights."""
+    family, _, name = spec.partition(":")
+    try:
+        match family:
+            case "timm" if name:
+                return _timm(name, levels, published)
+            case "torchvision" if name:
+                return _torchvision(name, levels, published)
+            case _:
+                raise TeacherError(f"unknown backbone {spec!r}: write timm:NAME or torchvision:NAME")
+    except OSError as error:
+        if not published:
+            raise
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise TeacherError(
+            f"the published weights of {spec} cannot be fetched ({reason}): fetch {_address(family, name)} where there "
+            "is a network, and set pretrained to that file"
+        ) from error
+
+
+def _address(family: str, name: str) -> str:
+    """What to fetch to have a network's published weights as a file."""
+    if family == "torchvision":
+        return f"{get_model_weights(name).DEFAULT.url}"
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    return f"model.safetensors of {config.hf_hub_id} on the Hub" if config and config.hf_hub_id else "its file"
+
+
+def own_names(body: nn.Module, whole: nn.Module) -> dict[str, str]:
+    """Of a backbone's weights that its maps depend on: name in its state dict -> name in that of the whole network, as
+    timm and torchvision publish it. Group norm put in the place of batch norm keeps the place's name."""
+    places = {place.replace(".", "_"): place for place, _ in whole.named_modules() if place}
+    untrained = {
+        place
+        for place, module in body.named_modules()
+        if (own := list(module.parameters(recurse=False))) and not any(one.requires_grad for one in own)
+    }
+    keys = [key for key in body.state_dict() if key.rpartition(".")[0] not in untrained]
+    return {key: _own_name(key, body, places) for key in keys}
+
+
+def _own_name(key: str, body: nn.Module, places: Mapping[str, str]) -> str:
+    if isinstance(body, _Stages):
+        _, number, rest = key.split(".", 2)
+        return f"{body.names[int(number)]}.{rest}"
+    parts = key.removeprefix("model.").split(".")  # timm wraps some networks whole, others with `_` in place of a dot
+    for end in range(len(parts), 0, -1):
+        if place := places.get("_".join(parts[:end])):
+            return ".".join([place, *parts[end:]])
+    return ".".join(parts)
+
+
+def whole_network(spec: str) -> nn.Module:
+    """The network a backbone is a part of; of its weights only names and shapes mean something."""
+    family, _, name = spec.partition(":")
+    if family == "torchvision":
+        with torch.random.fork_rng(devices=[]):  # some cannot be made without memory
+            return get_model(name, weights=None)
+    import timm
+
+    with torch.device("meta"):
+        return timm.create_model(name)
 
 
 def published_normalisation(spec: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -72,42 +135,35 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, max(1, channels // 4)), channels)
 
 
-def _timm(name: str, levels: Sequence[int], weights: str | None) -> nn.Module:
+def _timm(name: str, levels: Sequence[int], published: bool) -> nn.Module:
     import timm
 
     strides = timm.create_model(name, features_only=True).feature_info.reduction()  # type: ignore[union-attr,operator]
     last = {stride: index for index, stride in enumerate(strides)}  # the deepest of several maps of one stride
-    return timm.create_model(
-        name,
-        features_only=True,
-        out_indices=[last[stride] for stride in _held(strides, levels)],
-        pretrained=weights is not None,
-        pretrained_cfg_overlay=None if weights in (None, DEFAULT) else {"file": weights},
-    )
+    indices = [last[stride] for stride in _held(strides, levels)]
+    return timm.create_model(name, features_only=True, out_indices=indices, pretrained=published)
 
 
-def _torchvision(name: str, levels: Sequence[int], weights: str | None) -> nn.Module:
-    model = get_model(name, weights=DEFAULT if weights == DEFAULT else None)
-    if weights not in (None, DEFAULT):
-        path = Path(str(weights))
-        model.load_state_dict(load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True))
+def _torchvision(name: str, levels: Sequence[int], published: bool) -> nn.Module:
+    model = get_model(name, weights=DEFAULT if published else None)
     if hasattr(model, "layer4"):
-        stem = [model.conv1, model.bn1, model.relu, model.maxpool]
-        stages = [*stem, model.layer1, model.layer2, model.layer3, model.layer4]
+        names = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
     elif hasattr(model, "trunk_output"):
-        stages = [model.stem, *model.trunk_output]
+        names = ["stem", *(f"trunk_output.{name}" for name, _ in model.trunk_output.named_children())]
     elif hasattr(model, "features"):
-        stages = list(model.features)
+        names = [f"features.{name}" for name, _ in model.features.named_children()]
     else:
         raise ValueError("torchvision's network has no stages to take maps from; timm: may have it")
-    return _Stages(stages, levels)
+    return _Stages(model, names, levels)
 
 
 class _Stages(nn.Module):
-    """Modules in a row, cut after the last one needed; the last output of each wanted stride is a feature map."""
+    """Modules of a network, in a row, cut after the last one needed; the last output of each wanted stride is a feature
+    map."""
 
-    def __init__(self, stages: Sequence[nn.Module], levels: Sequence[int]) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], levels: Sequence[int]) -> None:
         super().__init__()
+        stages = [model.get_submodule(name) for name in names]
         x, last = torch.zeros(1, 3, PROBE, PROBE), {}
         for index, stage in enumerate(stages):
             with torch.no_grad():
@@ -115,6 +171,7 @@ class _Stages(nn.Module):
             if PROBE % x.shape[-1] == 0:
                 last[PROBE // x.shape[-1]] = index
         self.taps = [last[stride] for stride in _held(sorted(last), levels)]
+        self.names = list(names)
         self.stages = nn.ModuleList(stages[: self.taps[-1] + 1])
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -44,8 +44,12 @@ class Detections:
         if (self.boxes.dtype, self.scores.dtype, self.labels.dtype) != (np.float32, np.float32, np.int16):
             dtypes = f"{self.boxes.dtype}, {self.scores.dtype}, {self.labels.dtype}"
             raise TeacherError(f"predictions must be float32 boxes, float32 scores, int16 labels; got {dtypes}")
-        if not (np.isfinite(self.boxes).all() and np.isfinite(self.scores).all()):
+        floats = [self.boxes, self.scores, *(c for c in (self.quality, self.uncertainty) if c is not None)]
+        if not all(np.isfinite(column).all() for column in floats):
             raise TeacherError("predictions hold a NaN or infinite number")
+        wrong = self.scores[(self.scores < 0) | (self.scores > 1)]
+        if wrong.size:
+            raise TeacherError(f"a score must lie between 0 and 1, not {wrong[0]:g}: give probabilities")
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -80,12 +84,13 @@ class Detections:
         uncertainty: Any = None,
     ) -> Detections:
         """Arrays of any numeric dtype as Detections: clipped to the image, emptied of degenerate boxes and of scores
-        below `floor`, sorted by falling score (ties keep their order), cut to the best `limit`."""
+        below `floor`, sorted by falling score (ties keep their order), cut to the best `limit`. A score that rounding
+        brought a little above 1 becomes 1."""
         box = np.array(boxes, np.float32).reshape(-1, 4)
         score = np.asarray(scores, np.float32).reshape(-1)
-        label = np.asarray(labels).reshape(-1).astype(np.int16)
         if not (np.isfinite(box).all() and np.isfinite(score).all()):
             raise TeacherError("predictions hold a NaN or infinite number")
+        label = _whole_labels(labels)
         box[:, 0::2] = box[:, 0::2].clip(0, width)
         box[:, 1::2] = box[:, 1::2].clip(0, height)
         good = (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1]) & (score >= np.float32(floor))
@@ -94,7 +99,19 @@ class Detections:
         floats = [None if column is None else np.asarray(column, np.float32) for column in (quality, uncertainty)]
         count = None if agree is None else np.asarray(agree).astype(np.int16)
         coded = None if masks is None else tuple(masks)
+        score = np.where(score <= 1.001, score.clip(0, 1), score)  # what is below 0 is not in `order`
         return cls(box, score, label, coded, floats[0], count, floats[1]).take(order)
+
+
+def _whole_labels(labels: Any) -> np.ndarray:
+    """int16 (N,), of any numeric dtype; raises TeacherError where that would change one."""
+    given = np.asarray(labels).reshape(-1)
+    with np.errstate(invalid="ignore"):
+        whole = given.astype(np.int16)
+    wrong = given[whole != given]
+    if wrong.size:
+        raise TeacherError(f"a label must be a whole number below 32768, not {wrong[0]}: give positions in classes")
+    return whole
 
 
 @dataclass(frozen=True)
@@ -108,7 +125,7 @@ class ClassProbabilities:
         values = self.probabilities
         if values.dtype != np.float32 or values.ndim != 1:
             raise TeacherError(f"class probabilities must be a float32 vector; got {values.dtype} {values.shape}")
-        if not (np.isfinite(values).all() and (values >= 0).all() and (values <= 1).all()):
+        if not ((values >= 0) & (values <= 1)).all():  # no NaN is
             raise TeacherError("class probabilities must lie between 0 and 1")
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 import torchvision
 from torch import Tensor
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from teachers import masks
 from teachers.base import ClassProbabilities, Detections, Prediction, SemanticMap, TeacherError, TeacherOptions
 from teachers.networks import Arch, kind_of, load_checkpoint
+from teachers.torchvision_models import paste_masks
 
 FAMILY = "a checkpoint, which brings its own weights, classes and size"
 
@@ -121,10 +122,15 @@ class CheckpointTeacher:
         boxes, scores, labels = (output[name].cpu().numpy() for name in ("boxes", "scores", "labels"))
         if self.kind == "detection":
             return Detections.of(boxes, scores, labels, width=width, height=height, floor=self._floor)
-        codes = list(_codes(output["masks"].float(), output["boxes"], height, width))
+        codes = paste_masks(output["masks"].float(), output["boxes"], height, width)
+        seen = np.flatnonzero(masks.area(codes, height, width))  # what has no pixel is no instance
         return Detections.of(
-            boxes, scores, labels - 1, width=width, height=height, floor=self._floor, masks=codes
-        )  # Mask R-CNN counts from 1
+            *(boxes[seen], scores[seen], labels[seen] - 1),  # Mask R-CNN counts from 1
+            width=width,
+            height=height,
+            floor=self._floor,
+            masks=[codes[n] for n in seen],
+        )
 
 
 def _settings(network: Any, arch: Arch, options: TeacherOptions) -> dict[str, Any]:
@@ -151,16 +157,6 @@ def _settings(network: Any, arch: Arch, options: TeacherOptions) -> dict[str, An
     if options.top_k is not None:
         network.rpn._pre_nms_top_n["testing"] = network.rpn._post_nms_top_n["testing"] = options.top_k
     return {**settings, "top_k": network.rpn._pre_nms_top_n["testing"]}
-
-
-def _codes(masks: Tensor, boxes: Tensor, height: int, width: int) -> Iterator[bytes]:
-    """Masks of boxes, (N, 1, 28, 28), as run-length codes of the image; pasted one at a time, as torchvision does, and
-    cut at one half."""
-    from teachers.masks import encode
-
-    for mask, box in zip(masks, boxes, strict=True):
-        pasted = paste_masks_in_image(mask[None], box[None], (height, width))[0, 0]
-        yield encode((pasted > 0.5).cpu().numpy()[None])[0]
 
 
 def _rounded(probabilities: Tensor) -> np.ndarray:

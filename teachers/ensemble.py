@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,10 +19,12 @@ from teachers.base import (
     Teacher,
     TeacherError,
 )
-from teachers.boxes import fuse
+from teachers.boxes import fuse, nms
 
 IOU = 0.55
 """Above which boxes of two teachers are one object, by default: the paper's and ensemble-boxes' value."""
+
+OF_BOXES = ("detection", "instance")
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,11 @@ class EnsembleTeacher:
     classes of the first.
 
     Boxes: teachers.boxes.fuse at `iou`, all images and classes of a batch at once; `agree` is the number of teachers
-    that found an object. An object keeps the mask, its quality and the box uncertainty of the box with the highest
-    weighted score in its cluster. Clusters below `floor` (the members' lowest, if None) are left out, and all but the
-    best `max_detections` of an image. Class probabilities, of images and of pixels: the weighted mean, of pixels one
-    image at a time. A dropped class takes its probability with it.
+    that found an object. Where `Member.classes` makes one of several classes, the surer of a teacher's boxes counts. An
+    object keeps the mask, its quality and the box uncertainty of the box with the highest weighted score in its
+    cluster. Clusters below `floor` (the members' lowest, if None) are left out, and all but the best `max_detections`
+    of an image. Class probabilities, of images and of pixels: the weighted mean, of pixels one image at a time. A
+    dropped class takes its probability with it.
 
     trained_on: SHA-256, hex, of every image that a member says it was trained on.
     Raises TeacherError for members that do not fit each other, and from `predict` if one fails.
@@ -66,6 +69,8 @@ class EnsembleTeacher:
         self._positions = [np.array([place.get(name, -1) for name in names], np.int16) for names in self._names]
         self._weights = np.array([member.weight for member in members], np.float64)
         self._kind = teachers[0].description["kind"]
+        if max_detections is not None and self._kind not in OF_BOXES:
+            raise TeacherError(f"max_detections={max_detections} has no meaning for kind {self._kind}: remove it")
         self._floor = min(teacher.description["floor"] for teacher in teachers) if floor is None else floor
         self.batch_size = max(teacher.batch_size for teacher in teachers)
         self.trained_on = sorted({sha for teacher in teachers for sha in getattr(teacher, "trained_on", ())})
@@ -74,8 +79,7 @@ class EnsembleTeacher:
             "family": "ensemble",
             "classes": list(self.classes),
             "floor": self._floor,
-            "iou": iou,
-            "max_detections": max_detections,
+            **({"iou": iou, "max_detections": max_detections} if self._kind in OF_BOXES else {}),
             "members": [
                 {"teacher": dict(member.teacher.description), "weight": member.weight, "classes": names}
                 for member, names in zip(members, self._names, strict=True)
@@ -92,7 +96,7 @@ class EnsembleTeacher:
         if self._kind == "classification":
             return self._probabilities(images)
         found = [
-            [_relabelled(one, position) for one in predict_in_batches(member.teacher, images)]
+            [_relabelled(one, position, self._iou) for one in predict_in_batches(member.teacher, images)]
             for member, position in zip(self._members, self._positions, strict=True)
         ]
         fused = fuse_images(found, self._weights, self._iou, self._floor)
@@ -273,9 +277,13 @@ def _check_classes(names: Sequence[Sequence[str | None]], classes: Sequence[str]
                     )
 
 
-def _relabelled(found: Detections, position: np.ndarray) -> Detections:
+def _relabelled(found: Detections, position: np.ndarray, iou: float) -> Detections:
+    """A member's objects under the ensemble's labels. Where several of its classes become one, what it calls by two
+    names is one object: the surer, so that it does not count as one that two teachers found."""
     labels = position[found.labels]
-    kept = found.take(np.flatnonzero(labels >= 0))
-    return Detections(
-        kept.boxes, kept.scores, labels[labels >= 0], kept.masks, kept.quality, kept.agree, kept.uncertainty
-    )
+    rows = np.flatnonzero(labels >= 0)
+    own = position[position >= 0]
+    if len(np.unique(own)) < len(own):
+        rows = rows[nms(found.boxes[rows], found.scores[rows], labels[rows], iou)]
+    kept = found.take(rows)
+    return replace(kept, labels=labels[rows])

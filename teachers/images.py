@@ -11,8 +11,19 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "GIF": "gif", "PPM": "ppm"}
-"""Pillow's name of each format that is read -> its extension in shards."""
+FORMATS = {
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "BMP": "bmp",
+    "TIFF": "tif",
+    "GIF": "gif",
+    "PPM": "ppm",
+}
+"""Pillow's name of each format that is read -> its extension in shards. (MPO: a JPEG of a camera or a phone
+with more of them behind it; the first is the image.)"""
+LONGEST = 8
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -67,6 +78,15 @@ def decode_rgb(data: bytes) -> np.ndarray:
         turn = UPRIGHT.get(_orientation(image))
         rgb = _to_rgb(image)
         return np.asarray(rgb if turn is None else rgb.transpose(turn))
+
+
+def middle(pixels: np.ndarray) -> np.ndarray:
+    """The middle of an image (H, W, …) that is more than LONGEST times as long as it is wide; any other as it is. For
+    those who bring the shorter side to a fixed size and cut out the middle square: a strip of 2 x 3000 pixels would
+    become one of 256 x 384000 first."""
+    height, width = pixels.shape[:2]
+    cut_y, cut_x = max(0, height - LONGEST * width) // 2, max(0, width - LONGEST * height) // 2
+    return pixels[cut_y : height - cut_y, cut_x : width - cut_x]
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from teachers.backbones import DEFAULT, group_norm, make_backbone, published_normalisation
 from teachers.base import Kind, TeacherError
+from teachers.weights import meta_beside
 
 Arch = Literal["fcos", "retinanet", "maskrcnn", "fpn", "deeplabv3", "linear"]
 Detector: TypeAlias = FCOS | RetinaNet
@@ -54,8 +55,9 @@ class NetworkConfig:
     archs without a pyramid (`deeplabv3`, `linear`) use the backbone up to its last stride in levels.
     norm: `group` works with any batch and from random weights; `batch` needs some 16 images on each GPU; `frozen` keeps
     the backbone's batch norm as pre-trained. Pyramid and heads use batch norm under `batch`, else group norm.
-    mean, std: of RGB in [0, 1]. pretrained: a file with the backbone's weights (safetensors, pth), or `DEFAULT`, the
-    weights that timm or torchvision publish; none for random weights.
+    mean, std: of RGB in [0, 1]. pretrained: a file with the backbone's weights (safetensors, pth; published, or of
+    `tutelage pretrain`), or `DEFAULT`, the weights that timm or torchvision publish (fetched, unless they are in its
+    cache); none for random weights. timm's tags name which: `timm:tf_efficientnet_b7.ns_jft_in1k` is Noisy Student.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -255,10 +257,25 @@ def _check(config: NetworkConfig, pretrained: bool) -> None:
             raise TeacherError(f"network {name} {getattr(config, name)} must be at least 1")
     if pretrained and config.norm == "frozen" and config.pretrained is None:
         raise TeacherError("network norm frozen keeps pre-trained statistics: set pretrained, or norm: group")
-    if pretrained and config.pretrained == DEFAULT:
-        published = published_normalisation(config.backbone)
-        if published not in (None, (config.mean, config.std)):
-            raise TeacherError(f"the weights of {config.backbone} expect mean and std {published}: set both in network")
+    if pretrained:
+        check_normalisation(config)
+
+
+def check_normalisation(config: NetworkConfig) -> None:
+    """Raises TeacherError where a network's pre-trained weights expect another mean and std than it says."""
+    if config.pretrained is not None:
+        expected = _expected_normalisation(config.backbone, config.pretrained)
+        if expected not in (None, (config.mean, config.std)):
+            weights = config.backbone if config.pretrained == DEFAULT else config.pretrained
+            raise TeacherError(f"the weights of {weights} expect mean and std {expected}: set both in network")
+
+
+def _expected_normalisation(backbone: str, weights: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std that weights were trained with: a file of our own says so, and a timm name with a tag
+    (`tf_efficientnet_b0.ap_in1k`) says which published ones a file holds. None where unknown."""
+    if weights != DEFAULT and (meta := meta_beside(Path(weights))):
+        return tuple(meta["network"]["mean"]), tuple(meta["network"]["std"])
+    return published_normalisation(backbone) if weights == DEFAULT or "." in backbone else None
 
 
 def save_checkpoint(folder: Path, network: nn.Module, config: NetworkConfig, meta: Mapping[str, Any]) -> None:
@@ -292,6 +309,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
 def load_checkpoint(folder: Path) -> tuple[nn.Module, NetworkConfig, dict[str, Any]]:
     """The trained network of a run, in evaluation mode, its config and its `meta.json`. Raises TeacherError."""
     meta = read_meta(folder)
+    if meta["weights"]["file"] != WEIGHTS:
+        backbone = folder / meta["weights"]["file"]
+        raise TeacherError(f"{folder} holds a backbone and no trained network: write network.pretrained: {backbone}")
     try:
         weights = (folder / WEIGHTS).read_bytes()
     except OSError as error:

@@ -12,17 +12,29 @@ from typing import NamedTuple
 import numpy as np
 
 from teachers.base import TeacherError, TeacherOptions
-from teachers.onnx_spec import DetectorSpec, DetrSpec, NanodetSpec, NmsSpec, YoloV5Spec, YoloV8Spec, YoloxSpec
+from teachers.onnx_spec import (
+    DetectorSpec,
+    DetrSpec,
+    NanodetSpec,
+    NmsSpec,
+    SegSpec,
+    YoloV5SegSpec,
+    YoloV5Spec,
+    YoloV8SegSpec,
+    YoloV8Spec,
+    YoloxSpec,
+)
 
 
 class Candidates(NamedTuple):
     """Boxes of a batch before NMS. image: int (N,), position in the batch, not falling; boxes: float32 (N, 4), `xyxy`
-    pixels; scores: float32 (N,); labels: int (N,)."""
+    pixels; scores: float32 (N,); labels: int (N,); coefficients: float32 (N, M), of masks, where the model has them."""
 
     image: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    coefficients: np.ndarray | None = None
 
 
 Decoder = Callable[[list[np.ndarray], int], Candidates]
@@ -35,9 +47,9 @@ def make_decoder(spec: DetectorSpec, classes: int, options: TeacherOptions) -> D
     match spec:
         case YoloxSpec():
             return yolox(spec, classes, options)
-        case YoloV5Spec():
+        case YoloV5Spec() | YoloV5SegSpec():
             return yolov5(spec, classes, options)
-        case YoloV8Spec():
+        case YoloV8Spec() | YoloV8SegSpec():
             return yolov8(spec, classes, options)
         case NanodetSpec():
             return nanodet(spec, classes, options)
@@ -56,7 +68,7 @@ def yolox(spec: YoloxSpec, classes: int, options: TeacherOptions) -> Decoder:
 
     def decode(outputs: list[np.ndarray], count: int) -> Candidates:
         expected = (len(cells), 5 + classes)
-        if len(outputs) != 1 or outputs[0].shape[1:] != expected:
+        if len(outputs) != 1 or outputs[0].shape[1:] != expected or len(outputs[0]) < count:
             raise _misfit("yolox", f"one output {_text('B', *expected)} for {_about(spec, classes)}", outputs)
         output = outputs[0][:count]
         image, cell, label, scores = _pick(output[..., 4:5] * output[..., 5:], level, options)
@@ -68,32 +80,42 @@ def yolox(spec: YoloxSpec, classes: int, options: TeacherOptions) -> Decoder:
     return decode
 
 
-def yolov5(spec: YoloV5Spec, classes: int, options: TeacherOptions) -> Decoder:
+def yolov5(spec: YoloV5Spec | YoloV5SegSpec, classes: int, options: TeacherOptions) -> Decoder:
     """The decoded output (B, N, 5 + C) of YOLOv5, v6 and v7: centre x, y, width, height in pixels of the input, then
-    objectness and class scores, all after their sigmoid; a box's score is their product. `top_k`: per image."""
-
-    def decode(outputs: list[np.ndarray], count: int) -> Candidates:
-        if len(outputs) != 1 or outputs[0].ndim != 3 or outputs[0].shape[2] != 5 + classes:
-            raise _misfit("yolov5", f"one output {_text('B', 'N', 5 + classes)} for {classes} classes", outputs)
-        output = outputs[0][:count]
-        image, row, label, scores = _pick(output[..., 4:5] * output[..., 5:], None, options)
-        boxes = _corners(output[image, row, :4], "cxcywh", spec.normalized, spec.input.size)
-        return Candidates(image, boxes, scores, label)
-
-    return decode
+    objectness and class scores, all after their sigmoid; a box's score is their product. `top_k`: per image. Of -seg
+    models (B, N, 5 + C + M), then (B, M, h, w): a box's mask is the sum of M planes times its M coefficients."""
+    return _yolo(spec, 5, classes, options)
 
 
-def yolov8(spec: YoloV8Spec, classes: int, options: TeacherOptions) -> Decoder:
+def yolov8(spec: YoloV8Spec | YoloV8SegSpec, classes: int, options: TeacherOptions) -> Decoder:
     """The decoded output (B, 4 + C, N) of YOLOv8, v9, v11 and v12 without their NMS: centre x, y, width, height in
-    pixels of the input, then class scores after their sigmoid. `top_k`: per image."""
+    pixels of the input, then class scores after their sigmoid. `top_k`: per image. Of -seg models (B, 4 + C + M, N),
+    then (B, M, h, w), as in yolov5."""
+    return _yolo(spec, 4, classes, options)
+
+
+def _yolo(spec: YoloV5Spec | YoloV8Spec | SegSpec, first: int, classes: int, options: TeacherOptions) -> Decoder:
+    """first: the column of the first class; columns are last, unless there is no objectness."""
+    masked = isinstance(spec, SegSpec)
 
     def decode(outputs: list[np.ndarray], count: int) -> Candidates:
-        if len(outputs) != 1 or outputs[0].ndim != 3 or outputs[0].shape[1] != 4 + classes:
-            raise _misfit("yolov8", f"one output {_text('B', 4 + classes, 'N')} for {classes} classes", outputs)
-        output = outputs[0][:count].transpose(0, 2, 1)
-        image, row, label, scores = _pick(output[..., 4:], None, options)
+        planes = outputs[1].shape[1] if masked and len(outputs) == 2 and outputs[1].ndim == 4 else 0
+        columns = outputs[0].shape[2 if first == 5 else 1] if outputs[0].ndim == 3 else 0
+        if len(outputs) != 1 + masked or columns != first + classes + planes or min(map(len, outputs)) < count:
+            width = f"{first + classes} + M" if masked else first + classes
+            wanted = f"output {_text('B', 'N', width) if first == 5 else _text('B', width, 'N')}"
+            wanted = f"the {wanted}, then (B, M, h, w)," if masked else f"one {wanted}"
+            hint = (
+                f" (with masks: {spec.decoder}_seg)"
+                if len(outputs) == 2 and outputs[1].ndim == 4 and not masked
+                else ""
+            )
+            raise _misfit(spec.decoder, f"{wanted} for {classes} classes{hint}", outputs)
+        output = outputs[0][:count] if first == 5 else outputs[0][:count].transpose(0, 2, 1)
+        scores = output[..., first : first + classes]
+        image, row, label, score = _pick(output[..., 4:5] * scores if first == 5 else scores, None, options)
         boxes = _corners(output[image, row, :4], "cxcywh", spec.normalized, spec.input.size)
-        return Candidates(image, boxes, scores, label)
+        return Candidates(image, boxes, score, label, output[image, row, first + classes :])
 
     return decode
 
@@ -109,7 +131,7 @@ def nanodet(spec: NanodetSpec, classes: int, options: TeacherOptions) -> Decoder
 
     def decode(outputs: list[np.ndarray], count: int) -> Candidates:
         shapes = [(len(cells), classes + 4 * bins)], [(len(cells), classes), (len(cells), 4 * bins)]
-        if [output.shape[1:] for output in outputs] not in shapes:
+        if [output.shape[1:] for output in outputs] not in shapes or min(map(len, outputs)) < count:
             together, apart = (", ".join(_text("B", *shape) for shape in shape_list) for shape_list in shapes)
             about = f"{_about(spec, classes)} and reg_max {spec.reg_max}"
             raise _misfit("nanodet", f"one output {together} or the two {apart} for {about}", outputs)
@@ -135,7 +157,7 @@ def detr(spec: DetrSpec, classes: int, options: TeacherOptions) -> Decoder:
 
     def decode(outputs: list[np.ndarray], count: int) -> Candidates:
         shapes = [output.shape[2:] if output.ndim == 3 else None for output in outputs]
-        if shapes != [(width,), (4,)] or outputs[0].shape[:2] != outputs[1].shape[:2]:
+        if shapes != [(width,), (4,)] or outputs[0].shape[:2] != outputs[1].shape[:2] or len(outputs[0]) < count:
             wanted = (
                 f"logits {_text('B', 'N', width)}, then boxes (B, N, 4), for {classes} classes and {spec.activation}"
             )
@@ -196,7 +218,8 @@ def _rows(spec: NmsSpec, outputs: list[np.ndarray], count: int) -> tuple[np.ndar
     boxes, scores, labels, *number = outputs if len(outputs) in (3, 4) else [np.zeros(0)] * 3
     if count == 1 and boxes.ndim == 2:
         boxes, scores, labels = boxes[None], scores[None], labels[None]
-    if boxes.ndim != 3 or boxes.shape[2] != 4 or not boxes.shape[:2] == scores.shape == labels.shape:
+    fits = boxes.ndim == 3 and boxes.shape[2] == 4 and boxes.shape[:2] == scores.shape == labels.shape
+    if not fits or len(boxes) < count:
         wanted = "boxes (B, N, 4), scores (B, N), labels (B, N) and perhaps the number of rows (B,), or one output"
         raise _misfit("nms", wanted, outputs)
     image, place = (index.ravel() for index in np.indices(scores.shape))
@@ -215,7 +238,7 @@ def _one_output(spec: NmsSpec, output: np.ndarray, count: int) -> tuple[np.ndarr
     width = len(columns) + 3
     rows = output[None] if output.ndim == 2 and "image" not in columns and count == 1 else output
     rows = rows.reshape(1, -1, width) if "image" in columns and rows.shape[-1] == width else rows
-    if not columns or rows.ndim != 3 or rows.shape[2] != width:
+    if not columns or rows.ndim != 3 or rows.shape[2] != width or ("image" not in columns and len(rows) < count):
         wanted = f"one output (B, N, {width}) with the columns {', '.join(columns)}" if columns else "6 or 7 columns"
         raise _misfit("nms", f"{wanted}, or boxes, scores and labels apart", [output])
     start = {name: n + (3 if "box" in columns[:n] else 0) for n, name in enumerate(columns)}

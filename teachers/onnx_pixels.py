@@ -1,4 +1,4 @@
-"""Exported classifiers and segmenters: what they put out, as class probabilities and semantic maps."""
+"""Planes and vectors that exported models put out, as class probabilities, semantic maps and masks of objects."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from teachers import masks
 from teachers.base import VOID, ClassProbabilities, SemanticMap, TeacherError, TeacherOptions
 from teachers.onnx_decoders import sigmoid, softmax
 from teachers.onnx_session import Loaded
@@ -17,6 +18,8 @@ from teachers.onnx_spec import ClassifierSpec, SegmenterSpec
 NO_BOXES = ("floor", "nms_iou", "top_k", "max_detections")
 """Options that mean something only where there are boxes."""
 Box = tuple[float, float, float, float]
+STRIP = 1 << 24
+"""Numbers that are held at once where a map is made of the probabilities of all classes."""
 
 
 class OnnxClassifier:
@@ -35,7 +38,12 @@ class OnnxClassifier:
         found: list[ClassProbabilities] = []
         position = self._loaded.position
         for batch, outputs, _ in self._loaded.run(images):
-            if len(outputs) != 1 or outputs[0].size != len(outputs[0]) * len(position) or len(outputs[0]) < len(batch):
+            if (
+                len(outputs) != 1
+                or not outputs[0].ndim
+                or outputs[0].size != len(outputs[0]) * len(position)
+                or len(outputs[0]) < len(batch)
+            ):
                 raise _misfit("classifier", f"one output (B, {len(position)}), one number a class", outputs)
             values = outputs[0].reshape(-1, len(position))[: len(batch)].astype(np.float32)
             probabilities = _activate(values, self._activation)[:, position >= 0]
@@ -65,7 +73,7 @@ class OnnxSegmenter:
         """See Teacher.predict."""
         if self._spec.activation == "ids":
             return self._each(images, self._map_of_ids)
-        return self._each(images, lambda *one: SemanticMap.of(self._probabilities(*one)))
+        return self._each(images, self._map)
 
     def predict_probabilities(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The probability of each class at each pixel of each image: float32 (C, H, W), of the upright image."""
@@ -79,13 +87,10 @@ class OnnxSegmenter:
         found: list[Any] = []
         for batch, outputs, geometry in self._loaded.run(images):
             planes = self._planes(outputs, len(batch))
-            grid = np.divide(planes.shape[2:], self._loaded.input.size)[::-1]  # cells per pixel of the input: x, y
-            for image, plane, (left, top, x, y) in zip(batch, planes, geometry, strict=True):
+            for image, plane, place in zip(batch, planes, geometry, strict=True):
                 height, width = image.shape[:2]
-                start, end = np.array([left, top]) * grid, np.array([left + width * x, top + height * y]) * grid
-                # rounded, so that the last digits of a float do not add a cell
-                (x1, y1), (x2, y2) = (np.minimum(p, plane.shape[:0:-1]).round(4).tolist() for p in (start, end))
-                found.append(reduce(plane, (x1, y1, x2, y2), height, width))
+                box = image_in_plane(plane.shape[1:], self._loaded.input.size, place, height, width)
+                found.append(reduce(plane, box, height, width))
         return found
 
     def _planes(self, outputs: list[np.ndarray], count: int) -> np.ndarray:
@@ -106,8 +111,19 @@ class OnnxSegmenter:
             raise _misfit("segmenter", f"one output (B, {names}, h, w) of {self._spec.activation} scores", outputs)
         return outputs[0][:count].astype(np.float32)
 
-    def _probabilities(self, planes: np.ndarray, box: Box, height: int, width: int) -> np.ndarray:
-        full = np.stack([_enlarge(plane, box, height, width, Image.Resampling.BILINEAR) for plane in planes])
+    def _map(self, planes: np.ndarray, box: Box, height: int, width: int) -> SemanticMap:
+        """A strip of rows at a time: of all classes at once a large image would not fit in memory."""
+        step = max(1, STRIP // (len(planes) * width))
+        strips = [(first, min(first + step, height)) for first in range(0, height, step)]
+        maps = [SemanticMap.of(self._probabilities(planes, box, height, width, rows)) for rows in strips]
+        return SemanticMap(
+            np.concatenate([one.labels for one in maps]), np.concatenate([one.confidence for one in maps])
+        )
+
+    def _probabilities(
+        self, planes: np.ndarray, box: Box, height: int, width: int, rows: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        full = np.stack([_enlarge(plane, box, height, width, Image.Resampling.BILINEAR, rows) for plane in planes])
         probabilities = _activate(full, self._spec.activation, axis=0)
         is_class = self._loaded.position >= 0
         return probabilities if is_class.all() else probabilities[is_class]
@@ -117,12 +133,60 @@ class OnnxSegmenter:
         return SemanticMap(labels, np.where(labels == VOID, 0, 255).astype(np.uint8))
 
 
-def _enlarge(plane: np.ndarray, box: Box, height: int, width: int, how: Image.Resampling) -> np.ndarray:
-    """The part of a plane (h, w) inside `box` (left, top, right, bottom), at another size. Cells outside of the image,
-    where the input is padding, do not bleed in."""
+def image_in_plane(cells: tuple[int, ...], size: tuple[int, int], place: np.ndarray, height: int, width: int) -> Box:
+    """Where an image of height x width pixels lies in a plane of `cells` (h, w) over an input of `size` (height,
+    width): left, top, right, bottom. place: its geometry (InputSpec.prepare)."""
+    left, top, x, y = place
+    grid = np.divide(cells, size)[::-1]  # cells per pixel of the input: x, y
+    start, end = np.array([left, top]) * grid, np.array([left + width * x, top + height * y]) * grid
+    # rounded, so that the last digits of a float do not add a cell
+    (x1, y1), (x2, y2) = (np.minimum(p, cells[::-1]).round(4).tolist() for p in (start, end))
+    return x1, y1, x2, y2
+
+
+def draw_masks(
+    planes: np.ndarray, coefficients: np.ndarray, boxes: np.ndarray, box: Box, height: int, width: int
+) -> list[bytes]:
+    """Run-length codes of the masks of N objects in an image of height x width pixels: a pixel is in where it is in the
+    object's box and the planes (M, h, w) times its coefficients (N, M), brought to the image's size, bilinear, add up
+    to more than 0, as Ultralytics' `process_mask_native` has it (YOLACT, arXiv 1904.02689). boxes: (N, 4), pixels of
+    the image; box: of the whole image in the planes."""
+    left, top = math.floor(box[0]), math.floor(box[1])
+    planes = planes[:, top : math.ceil(box[3]), left : math.ceil(box[2])]  # what is padding does not bleed in
+    step = np.array([(box[2] - box[0]) / width, (box[3] - box[1]) / height])  # cells per pixel: x, y
+    margin = math.ceil(max(1, *step)) + 1  # as far as the resampling looks
+    codes: list[bytes] = []
+    for own, corners in zip(coefficients, np.ceil(boxes), strict=True):
+        x1, y1, x2, y2 = corners.clip(0, [width, height, width, height]).astype(int).tolist()
+        inside = np.zeros((height, width), bool, order="F")  # the order that run-length codes go by
+        if x2 > x1 and y2 > y1:
+            start, end = (np.array(p) * step + (box[0] - left, box[1] - top) for p in ((x1, y1), (x2, y2)))
+            a = np.maximum(np.floor(start).astype(int) - margin, 0)
+            b = np.minimum(np.ceil(end).astype(int) + margin, planes.shape[:0:-1])
+            cells = np.einsum("m,mhw->hw", own, planes[:, a[1] : b[1], a[0] : b[0]])
+            window = (*(start - a).tolist(), *np.minimum(end - a, b - a).tolist())
+            large = Image.fromarray(cells).resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR, window)
+            inside[y1:y2, x1:x2] = np.asarray(large) > 0
+        codes += masks.encode(inside[None])
+    return codes
+
+
+def _enlarge(
+    plane: np.ndarray,
+    box: Box,
+    height: int,
+    width: int,
+    how: Image.Resampling,
+    rows: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """The part of a plane (h, w) inside `box` (left, top, right, bottom), at another size; of that only the rows from
+    one to another. Cells outside of the image, where the input is padding, do not bleed in."""
     left, top = math.floor(box[0]), math.floor(box[1])
     part = Image.fromarray(plane[top : math.ceil(box[3]), left : math.ceil(box[2])])
-    return np.asarray(part.resize((width, height), how, (box[0] - left, box[1] - top, box[2] - left, box[3] - top)))
+    first, last = rows or (0, height)
+    step = (box[3] - box[1]) / height
+    above, below = box[1] - top + first * step, box[3] - top if last == height else box[1] - top + last * step
+    return np.asarray(part.resize((width, last - first), how, (box[0] - left, above, box[2] - left, below)))
 
 
 def _activate(values: np.ndarray, activation: str, axis: int = 1) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
+import mmap
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ THREADS = 2
 sum may follow the number of threads and must not follow the machine. For speed on many cores set `threads`."""
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 """ONNX Runtime's name of a model's input type -> the type it is fed."""
+
+LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff][\x01-\x7f]|[\x01-\x7f])", re.DOTALL)
+"""What stands before the name of a file with external data; the group is the length of that name, a varint."""
 
 
 class Network:
@@ -129,8 +134,16 @@ def _input_of(session: ort.InferenceSession, model: Path) -> tuple[str, type[Any
 
 
 def _parts(model: Path) -> list[Path]:
-    """The model and, if its tensors lie outside of it, the files of external data that exporters put beside it."""
-    return [model, *sorted(model.parent.glob(f"{glob.escape(model.name)}[._]data*"))]
+    """The model and, if its tensors lie outside of it, the files that it names for them (`external_data` in onnx.proto:
+    a key `location` and its value, each with its length before it)."""
+    names: set[bytes] = set()
+    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for found in LOCATION.finditer(content):
+            low, high = found[1][0], found[1][1:]
+            length = (low & 127) + (high[0] << 7 if high else 0)
+            names.add(content[found.end() : found.end() + length])
+    beside = {model.parent / os.fsdecode(name) for name in names if b"\0" not in name}
+    return [model, *sorted(path for path in beside if path.is_file())]
 
 
 def _sha256(path: Path) -> str:

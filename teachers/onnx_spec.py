@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from teachers.base import TeacherError
+from teachers.images import LONGEST, middle
 
 NO_CLASS = ("__background__", "N/A")
 """Names of outputs that stand for no class: they are left out of the teacher's classes."""
@@ -28,7 +29,7 @@ Column = Literal["image", "box", "score", "label"]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Letterbox(_Strict):
@@ -95,7 +96,8 @@ class InputSpec(_Strict):
         (left, top, x, y): a point p of the image lies at `p * (x, y) + (left, top)` of the input."""
         canvas = np.full((batch, *self.size, 3), self.letterbox.pad, np.uint8)
         geometry = np.empty((len(images), 4), np.float32)
-        for i, image in enumerate(images):
+        strips = self.fit == "crop" and max(self.size) <= LONGEST * min(self.size)
+        for i, image in enumerate(map(middle, images) if strips else images):
             left, top, width, height = self.place(image.shape[:2])
             small = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
             seen = small[max(0, -top) : self.size[0] - top, max(0, -left) : self.size[1] - left]
@@ -163,6 +165,22 @@ class YoloV8Spec(_Whole):
     nms_iou: Share | None = 0.5
 
 
+class YoloV5SegSpec(_Whole):
+    """teachers.onnx_decoders.yolov5, with masks. normalized: as in YoloV5Spec."""
+
+    decoder: Literal["yolov5_seg"]
+    normalized: bool = False
+    nms_iou: Share | None = 0.5
+
+
+class YoloV8SegSpec(_Whole):
+    """teachers.onnx_decoders.yolov8, with masks. normalized: as in YoloV5Spec."""
+
+    decoder: Literal["yolov8_seg"]
+    normalized: bool = False
+    nms_iou: Share | None = 0.5
+
+
 class NanodetSpec(_Whole):
     """teachers.onnx_decoders.nanodet. reg_max: the largest distance, in strides. cell_offset: where a cell's point
     lies, 0 in NanoDet-Plus, .5 in the first NanoDet. activation: of the class scores, `none` if they are probabilities.
@@ -217,10 +235,14 @@ class SegmenterSpec(_Whole):
     activation: Literal["softmax", "sigmoid", "none", "ids"] = "softmax"
 
 
-DetectorSpec = YoloxSpec | YoloV5Spec | YoloV8Spec | NanodetSpec | DetrSpec | NmsSpec
+SegSpec = YoloV5SegSpec | YoloV8SegSpec
+DetectorSpec = YoloxSpec | YoloV5Spec | YoloV8Spec | SegSpec | NanodetSpec | DetrSpec | NmsSpec
 ModelSpec = DetectorSpec | ClassifierSpec | SegmenterSpec
 _READER: TypeAdapter[ModelSpec] = TypeAdapter(Annotated[ModelSpec, Field(discriminator="decoder")])
-DECODERS = ("yolox", "yolov5", "yolov8", "nanodet", "detr", "nms", "classifier", "segmenter")
+DECODERS = (
+    *("yolox", "yolov5", "yolov8", "nanodet", "detr", "nms", "yolov5_seg", "yolov8_seg"),
+    *("classifier", "segmenter"),
+)
 
 
 def locate(path: Path, weights: str | None) -> tuple[Path, ModelSpec, Path]:
@@ -258,6 +280,8 @@ def output_names(spec_path: Path, spec: ModelSpec) -> tuple[tuple[str, ...], tup
     classes = tuple(name for name in names if name not in NO_CLASS)
     if not classes:
         raise TeacherError(f"{spec_path} names no classes")
+    if not all(name.strip() for name in classes):
+        raise TeacherError(f"{spec_path} has a class without a name: write one for each output")
     repeated = [name for name in classes if classes.count(name) > 1]
     if repeated:
         raise TeacherError(f"{spec_path} names the class {repeated[0]!r} more than once")

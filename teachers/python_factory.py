@@ -21,6 +21,7 @@ from teachers.base import (
     TeacherOptions,
     fingerprint,
 )
+from teachers.masks import covers
 
 TYPES: dict[str, type[Prediction]] = {
     "detection": Detections,
@@ -63,7 +64,7 @@ class PythonTeacher:
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """See Teacher.predict."""
-        found = list(_call(self._name, self._teacher.predict, images))
+        found = _call(self._name, lambda given: list(self._teacher.predict(given)), images)
         kind = self.description["kind"]
         if len(found) != len(images):
             raise TeacherError(
@@ -71,7 +72,10 @@ class PythonTeacher:
             )
         for image, one in zip(images, found, strict=True):
             self._check(one, kind, *image.shape[:2])
-        return found
+        return [
+            self._tidied(one, *image.shape[:2]) if isinstance(one, Detections) else one
+            for image, one in zip(images, found, strict=True)
+        ]
 
     def _check(self, one: Any, kind: str, height: int, width: int) -> None:
         if not isinstance(one, TYPES[kind]) or (kind == "instance" and getattr(one, "masks", None) is None):
@@ -85,10 +89,27 @@ class PythonTeacher:
                 if plane.shape != (height, width):
                     raise TeacherError(f"{self._name} gave a map {plane.shape} for an image {(height, width)}")
                 labels = np.unique(plane)[:-1] if plane.max() == 255 else plane
-            case Detections(labels=labels):
-                pass
+            case Detections(labels=labels, masks=codes):
+                if not all(isinstance(code, bytes) and covers(code, height, width) for code in codes or ()):
+                    raise TeacherError(f"{self._name} gave a mask that is no code of {height} x {width} pixels")
         if labels.size and not 0 <= labels.min() <= labels.max() < count:
-            raise TeacherError(f"{self._name} gave a label outside of its {count} classes: {labels.max()}")
+            wrong = labels.min() if labels.min() < 0 else labels.max()
+            raise TeacherError(f"{self._name} gave a label outside of its {count} classes: {wrong}")
+
+    def _tidied(self, one: Detections, height: int, width: int) -> Detections:
+        """As other teachers' are: inside the image, by falling score, at or above the floor."""
+        return Detections.of(
+            one.boxes,
+            one.scores,
+            one.labels,
+            width=width,
+            height=height,
+            floor=self.description["floor"],
+            masks=one.masks,
+            quality=one.quality,
+            agree=one.agree,
+            uncertainty=one.uncertainty,
+        )
 
 
 class PythonSegmenter(PythonTeacher):
@@ -97,7 +118,11 @@ class PythonSegmenter(PythonTeacher):
     def predict_probabilities(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The probability of each class at each pixel of each image: float32 (C, H, W), of the upright image."""
         teacher: Any = self._teacher
-        found = [np.asarray(one, np.float32) for one in _call(self._name, teacher.predict_probabilities, images)]
+        found = _call(
+            self._name,
+            lambda given: [np.asarray(one, np.float32) for one in teacher.predict_probabilities(given)],
+            images,
+        )
         shapes = [(len(self.classes), *image.shape[:2]) for image in images]
         if [one.shape for one in found] != shapes:
             raise TeacherError(f"{self._name} gave probabilities of other shapes than (classes, height, width)")
@@ -129,8 +154,10 @@ def _check(name: str, teacher: Any) -> None:
     named = isinstance(classes, tuple) and classes and all(isinstance(entry, str) and entry for entry in classes)
     if not named or len(set(classes)) != len(classes):
         raise TeacherError(f"{name} has classes {classes!r}: give a tuple of different names")
-    if not isinstance(teacher.batch_size, int) or teacher.batch_size < 1:
+    if type(teacher.batch_size) is not int or teacher.batch_size < 1:
         raise TeacherError(f"{name} has batch_size {teacher.batch_size!r}: give a whole number of 1 or more")
+    if not isinstance(description, Mapping):
+        raise TeacherError(f"{name} has a description that is no mapping: {description!r}")
     lacking = {"kind", "classes", "floor"} - set(description)
     if lacking:
         raise TeacherError(
@@ -138,8 +165,11 @@ def _check(name: str, teacher: Any) -> None:
         )
     if description["kind"] not in get_args(Kind):
         raise TeacherError(f"{name} has kind {description['kind']!r}: write one of {', '.join(get_args(Kind))}")
-    if list(description["classes"]) != list(classes):
+    if description["classes"] not in (classes, list(classes)):
         raise TeacherError(f"{name} describes other classes than it has: make description['classes'] a list of them")
+    floor = description["floor"]
+    if not isinstance(floor, int | float) or not 0 <= floor <= 1:
+        raise TeacherError(f"{name} has floor {floor!r}: give the lowest score of its predictions, 0 to 1")
     try:
         fingerprint(dict(description))
         fingerprint(dict(teacher.runtime))

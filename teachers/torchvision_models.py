@@ -152,7 +152,7 @@ class TorchvisionDetector:
         good, codes = label >= 0, None
         unsure = output["uncertainty"].cpu().numpy() if "uncertainty" in output else None
         if self._instances:
-            codes = _paste(output["masks"], output["boxes"], height, width)
+            codes = paste_masks(output["masks"], output["boxes"], height, width)
             good &= masks.area(codes, height, width) > 0
             codes = [codes[n] for n in np.flatnonzero(good)]
         return Detections.of(
@@ -166,7 +166,7 @@ class TorchvisionDetector:
         )
 
 
-def _paste(small: Tensor, boxes: Tensor, height: int, width: int) -> list[bytes]:
+def paste_masks(small: Tensor, boxes: Tensor, height: int, width: int) -> list[bytes]:
     """Run-length codes of the masks (N, 1, M, M), probabilities inside the boxes (N, 4), as torchvision pastes them,
     but one at a time and only inside the box: it would hold 4 bytes for each pixel of the image and each object."""
     padded, scale = expand_masks(small, padding=1)

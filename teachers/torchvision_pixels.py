@@ -15,6 +15,7 @@ from torchvision.transforms import functional as pixel
 from torchvision.transforms._presets import ImageClassification, SemanticSegmentation
 
 from teachers.base import ClassProbabilities, SemanticMap, TeacherError, TeacherOptions
+from teachers.images import middle
 from teachers.torchvision_weights import first_line, load_model, pick_device, runtime_of, state_sha256
 
 NO_CLASS = "N/A"
@@ -70,7 +71,7 @@ class TorchvisionClassifier:
         return found
 
     def _forward(self, images: Sequence[np.ndarray]) -> Tensor:
-        return self._model(torch.stack([self._prepare(_tensor(image, self._device)) for image in images]))
+        return self._model(torch.stack([self._prepare(_tensor(middle(image), self._device)) for image in images]))
 
 
 class TorchvisionSegmenter:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from teachers import transformers_tasks as tasks
 from teachers.base import Kind, Prediction, SemanticMap, TeacherError, TeacherOptions
+from teachers.images import middle
 from teachers.torchvision_weights import first_line, pick_device, runtime_of, state_sha256
 from teachers.transformers_outputs import (
     OUTPUTS,
@@ -154,7 +155,10 @@ class TransformersTeacher:
         return [found[place] for place in range(len(images))]
 
     def _prepare(self, image: np.ndarray) -> Prepared:
-        picture = Image.fromarray(image)  # a form that leaves no doubt which axis holds the colours
+        cropped = self._kind == "classification" and getattr(self._images, "do_center_crop", False)
+        picture = Image.fromarray(
+            middle(image) if cropped else image
+        )  # a form that leaves no doubt which axis holds the colours
         made = self._images(images=[picture], return_tensors="pt", **self._arguments)
         inputs = {name: made[name] for name in ("pixel_values", "pixel_mask") if name in made}
         if self._kind == "detection" and "pixel_mask" in inputs and not inputs["pixel_mask"].all():

@@ -20,7 +20,7 @@ from teachers.base import (
     TeacherError,
     Views,
 )
-from teachers.ensemble import FusedObjects, fuse_images, pixel_probabilities, predict_in_batches
+from teachers.ensemble import OF_BOXES, FusedObjects, fuse_images, pixel_probabilities, predict_in_batches
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class ViewsTeacher:
         self.classes, self.batch_size = teacher.classes, teacher.batch_size
         self.trained_on: list[str] = list(getattr(teacher, "trained_on", ()))
         seen = asdict(views) | {"scales": list(views.scales), "max_detections": max_detections}
+        seen = {name: seen[name] for name in seen if self._kind in OF_BOXES or name in ("flip", "scales")}
         self.description: Mapping[str, Any] = {**teacher.description, "tta": seen}
         self.runtime: Mapping[str, Any] = {**teacher.runtime, "Pillow": PIL.__version__}
 

@@ -137,11 +137,15 @@ def test_tags_that_are_clicked_come_back(opened: Opened) -> None:
     sample = tag_first(opened, "sample", "accept")
     kept = {one.tutelage_id for one in sample.pseudo.detections}
     edited, keys = read_edits(opened.store, opened.version.folder, opened.version.manifest, "ann")
-    assert keys == {sample.key} and {one.id: one.verdict for one in edited} == dict.fromkeys(kept, "accept")
+    assert keys == {sample.key: sample.sha256} and {one.id: one.verdict for one in edited} == dict.fromkeys(
+        kept, "accept"
+    )
     assert tag_first(opened, "label", "reject").key == sample.key  # of all fields that are shown
     edited, keys = read_edits(opened.store, opened.version.folder, opened.version.manifest, "ann")
     ignored = {one.tutelage_id for one in sample.ignored.detections}
-    assert keys == {sample.key} and {one.id: one.verdict for one in edited} == dict.fromkeys(kept | ignored, "reject")
+    assert keys == {sample.key: sample.sha256} and {one.id: one.verdict for one in edited} == dict.fromkeys(
+        kept | ignored, "reject"
+    )
     pulled = CliRunner().invoke(
         review, ["pull", "pets@v1", "--author", "ann", "--json", "--store", str(opened.store.root)]
     )

@@ -381,13 +381,12 @@ def test_edits_of_the_app(store: Store, monkeypatch: pytest.MonkeyPatch) -> None
     shown = [some for some in shown_objects(folder) if any(one.outcome == "kept" for one in some)]
     audited = {item["id"] for item in drawn["items"]}
 
-    def read_edits(*arguments: object, **more: object) -> tuple[list[Edited], set[str]]:
+    def read_edits(*arguments: object, **more: object) -> tuple[list[Edited], dict[str, str]]:
         assert arguments[:3] == (arguments[0], folder, manifest) and arguments[3] == "ann"
         kept = [one for some in shown for one in some if one.outcome == "kept"]
         verdict = {one.id: "accept" if one.id in audited else None for one in kept}
-        return [Edited(one.id, one.key, one.label, one.box, verdict[one.id], "ann") for one in kept[1:]], {  # type: ignore[arg-type]
-            one.key for one in kept
-        }
+        back = [Edited(one.id, one.key, one.label, one.box, verdict[one.id], "ann") for one in kept[1:]]  # type: ignore[arg-type]
+        return back, {one.key: one.sha256 for one in kept}
 
     monkeypatch.setattr(viewer, "read_edits", read_edits)
     value = run_json(store, "pull", "pets", "--author", "ann")

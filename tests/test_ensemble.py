@@ -130,7 +130,26 @@ def test_classes_are_mapped_by_name() -> None:
     (found,) = EnsembleTeacher([one, Member(other, 1.0, {"hound": "dog", "car": None})]).predict([IMAGE])
     assert isinstance(found, Detections)
     assert (found.labels.tolist(), found.agree.tolist()) == ([1, 0], [2, 1])  # type: ignore[union-attr]
-    np.testing.assert_allclose(found.scores, [(0.8 + 0.8 + 0.6) / 3, 0.35], rtol=1e-6)
+    np.testing.assert_allclose(found.scores, [0.8, 0.35], rtol=1e-6)  # the hound, not the dog on it, too
+
+
+def test_what_one_teacher_calls_by_two_names_counts_as_found_by_one() -> None:
+    none = Says("detection", ["vehicle"], [boxes([])])
+    two = Says(
+        "detection", ["car", "truck"], [boxes([[0, 0, 9, 9, 0.9, 0], [0, 0, 9, 8, 0.8, 1], [20, 0, 29, 9, 0.6, 1]])]
+    )
+    names = {"car": "vehicle", "truck": "vehicle"}
+    found = EnsembleTeacher([Member(none), Member(two, classes=names)]).predict([IMAGE])[0]
+    assert isinstance(found, Detections)
+    np.testing.assert_allclose(found.scores, [0.45, 0.3])  # half of the surer one's
+    np.testing.assert_array_equal(found.agree, [1, 1])
+
+
+def test_options_of_boxes_change_nothing_elsewhere() -> None:
+    one = Member(Says("classification", "ab", []))
+    assert fingerprint(EnsembleTeacher([one], iou=0.6).description) == fingerprint(EnsembleTeacher([one]).description)
+    with pytest.raises(TeacherError, match="max_detections=5 has no meaning for kind classification"):
+        EnsembleTeacher([one], max_detections=5)
 
 
 def test_class_probabilities_are_a_weighted_mean() -> None:

@@ -213,6 +213,14 @@ def test_paths_of_each_teacher_are_relative_to_the_recipe(tmp_path: Path) -> Non
     assert loaded.ensemble[1].options.classes == ("cat",) and loaded.ensemble[1].classes is None
 
 
+def test_an_address_is_told_from_a_path(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, pool="s3://bucket/pool", teacher="onnx:https://host/a.onnx")
+    loaded = load_recipe(recipe).rooted(tmp_path)
+    assert (loaded.pool.source, loaded.teacher.spec) == ("s3://bucket/pool", "onnx:https://host/a.onnx")
+    ran = CliRunner().invoke(main, ["build", str(recipe), "--store", str(tmp_path / "store")])
+    assert ran.exit_code == 1 and "source 's3://bucket/pool' is remote: give a local folder" in ran.output
+
+
 def test_teachers_that_do_not_fit_are_one_sentence(tmp_path: Path, own: str) -> None:
     write_images(tmp_path / "pool", 2)
     section = ensemble(own)

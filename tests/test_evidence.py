@@ -287,3 +287,14 @@ def test_a_recipe_without_labels(world: Path) -> None:
     result = run(calibrate, world, world / "recipe.yaml")
     assert result.exit_code == 1 and "names no held-out labels" in result.output
     assert value(run(calibrate, world, world / "recipe.yaml", *on_truth(world), "--json"))["predicted"] > 50
+
+
+@pytest.mark.parametrize("command", [calibrate, sweep])
+def test_the_option_that_messages_advise_is_there(world: Path, command: Any) -> None:
+    """Labels whose images lie elsewhere: `--images DIR`, as the readers of labels say, mends it."""
+    (world / "elsewhere").mkdir()
+    (world / "truth.json").rename(world / "elsewhere" / "truth.json")
+    asked = [world / "recipe.yaml", "--truth", world / "elsewhere" / "truth.json"]
+    result = run(command, world, *asked)
+    assert result.exit_code == 1 and "--images DIR" in result.output
+    assert run(command, world, *asked, "--images", world / "truth").exit_code == 0

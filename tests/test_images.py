@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from teachers.images import ImageError, decode_rgb, encode_upright, read_header
+from teachers.images import ImageError, decode_rgb, encode_upright, middle, read_header
 
 
 def gradient(width: int = 30, height: int = 20) -> np.ndarray:
@@ -38,6 +38,17 @@ def test_every_orientation_is_made_upright_as_pillow_does(format: str, extension
     again = encode_upright(data, extension)
     assert read_header(again).orientation == 1
     assert np.abs(decode_rgb(again).astype(int) - np.asarray(expected)).max() <= (8 if extension == "jpg" else 2)
+
+
+def test_a_camera_picture_with_a_preview_behind_it_is_a_jpeg() -> None:
+    first, second = Image.fromarray(gradient()), Image.new("RGB", (4, 4))
+    exif, out = Image.Exif(), io.BytesIO()
+    exif[274] = 6
+    first.save(out, "MPO", save_all=True, append_images=[second], exif=exif, quality=95)
+    head = read_header(out.getvalue())
+    assert (head.format, head.orientation, head.height, head.width) == ("jpg", 6, *gradient().shape[1::-1])
+    upright = np.asarray(first.transpose(Image.Transpose.ROTATE_270)).astype(int)
+    assert np.abs(decode_rgb(out.getvalue()) - upright).mean() < 4
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
@@ -81,3 +92,14 @@ def test_a_really_truncated_photograph_is_an_error(shared_data: Path) -> None:
     assert read_header(data).format == "jpg"
     with pytest.raises(ImageError, match="truncated"):
         decode_rgb(data)
+
+
+@pytest.mark.parametrize(
+    ("size", "left"), [((4, 32), (4, 32)), ((4, 33), (4, 33)), ((4, 40), (4, 32)), ((99, 3), (25, 3)), ((1, 1), (1, 1))]
+)
+def test_the_middle_of_a_strip(size: tuple[int, int], left: tuple[int, int]) -> None:
+    image = np.zeros((*size, 3), np.uint8)
+    image[(size[0] - 1) // 2, (size[1] - 1) // 2] = 9
+    cut = middle(image)
+    assert cut.shape == (*left, 3)
+    assert cut[(left[0] - 1) // 2, (left[1] - 1) // 2].all()  # the centre stays the centre

@@ -240,8 +240,8 @@ def test_labels_without_images_or_objects(tmp_path: Path) -> None:
 def test_few_units_are_told_as_such(tmp_path: Path) -> None:
     recipe = write_world(tmp_path, 40, 120)
     line = told(run(recipe, "--set", "truth.group=^image_0(5[01])"))  # two units, one in each half
-    assert "in units so few that they say as much as 0 alone, and 11 are needed" in line
-    assert "units so few" not in run(recipe).output
+    assert "of one image or group are alike: they count as 0.0 independent ones, and 11 are needed" in line
+    assert "are alike" not in run(recipe).output
 
 
 # Results that others stored

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 import yaml
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,6 +27,8 @@ from pycocotools.coco import COCO
 
 from builder import BuildError
 from builder.balance import is_copy, original
+from builder.borderline import closest, crops
+from builder.cli import main
 from builder.cut import Cut, cut
 from builder.diff import Changes, diff
 from builder.explain import explain
@@ -47,8 +50,9 @@ from builder.truth import read_truth
 from builder.verify import bad_shards, problems
 from teachers.base import ClassProbabilities, Detections, Prediction, SemanticMap
 from teachers.masks import decode, encode
-from tests.kinds import CLASSES, Says, instances, probabilities, semantic
+from tests.kinds import CLASSES, Says, instances, probabilities, seeded, semantic
 from tests.pools import tree, write_images, write_recipe
+from tests.test_polygons import crossings
 from tests.test_verify import seal
 
 SIZE = (64, 48)
@@ -222,6 +226,29 @@ def test_a_version_can_be_evaluated_on(version: Cut) -> None:
         assert all(image.mask and image.mask.is_file() for image in truth.images)
 
 
+def test_masks_are_yolos_polygons(tmp_path: Path) -> None:
+    """Filled by the even-odd rule they are the kept masks again, in labels and, with scores, in predictions."""
+    done = made(tmp_path, "instance")
+    shares = export(done.folder, tmp_path / "out", "yolo")
+    assert (shares.kept, shares.left_out) == (done.manifest.kept, done.manifest.ignored)
+    for key, members in samples(done).items():
+        said = orjson.loads(members["json"])
+        objects, sides = said["objects"], np.array([said["width"], said["height"]])
+        kept = [n for n, ignored in enumerate(objects["ignore"]) if not ignored]
+        planes = decode([objects["segmentation"][n].encode() for n in kept], said["height"], said["width"])
+        for folder in ("labels", "predictions"):
+            lines = (tmp_path / "out" / folder / f"{key}.txt").read_text().splitlines()
+            for line, n, plane in zip(lines, kept, planes, strict=True):
+                label, *numbers = line.split()
+                if folder == "predictions":
+                    assert float(numbers.pop()) == pytest.approx(objects["score"][n], abs=1e-6)
+                corners = np.array(numbers, float).reshape(-1, 2) * sides
+                assert int(label) == objects["category"][n] and corners == pytest.approx(np.rint(corners), abs=1e-4)
+                assert np.array_equal(crossings(np.rint(corners).astype(int), plane.shape), plane)
+    words = [str(done.folder), str(tmp_path / "voc"), "--format", "voc", "--store", str(tmp_path / "store")]
+    assert "voc has the boxes of masks alone" in CliRunner().invoke(main, ["export", *words]).stderr
+
+
 def test_pictures_and_pages_of_every_kind(version: Cut, tmp_path: Path) -> None:
     contact_sheet(version.folder, version.manifest, tmp_path / "sheet.png")
     key = next(iter(samples(version)))
@@ -235,11 +262,32 @@ def test_pictures_and_pages_of_every_kind(version: Cut, tmp_path: Path) -> None:
         assert "boxes" not in page and "boxes" not in text and "IoU" not in text
 
 
+def test_a_borderline_mask_is_shown_where_it_is(tmp_path: Path) -> None:
+    """Against the same crop with a box: far from the box's sides only the mask's own half is painted."""
+    plane = np.zeros((1, 48, 64), bool)
+    plane[0, 4:44, 10:50] = np.tri(40, dtype=bool)  # below the diagonal
+    found = Detections.of([[10, 4, 50, 44]], [0.6], [0], width=64, height=48, masks=encode(plane))
+    write_images(tmp_path / "pool", 1, size=SIZE)
+    store = Store(tmp_path / "store")
+    pool, teacher = scan(str(tmp_path / "pool"), store), Says("instance", lambda image, rng: found)
+    done = cut_of(store, pool, teacher, tmp_path, {"score": 0.5}, "pets", False, {})
+    (close,) = closest(done.folder, done.manifest)
+    shown, boxed = (
+        opened(crops(done.folder, done.manifest, [one])[0] or b"").astype(int)
+        for one in (close, replace(close, rle=b""))
+    )
+    painted = np.abs(shown - boxed).max(axis=2)[60:180, 60:180] > 40
+    y, x = np.mgrid[:120, :120]
+    assert painted[x < y - 20].mean() > 0.5 and not painted[x > y + 20].any()
+
+
 def test_every_label_is_explained(version: Cut) -> None:
     store = Store(version.folder.parents[2])
     key = next(iter(samples(version)))
     found = explain(store, version.folder, key)
     assert found.state == "written" and found.objects
+    said = CliRunner().invoke(main, ["explain", str(version.folder), key, "--store", str(store.root)]).output
+    assert (" at x " in said) == (version.manifest.kind in ("detection", "instance"))
     for one in found.objects:
         assert "threshold 0.5" in one.why
     if version.manifest.kind == "semantic":
@@ -402,8 +450,54 @@ def test_classes_are_balanced_by_copies(tmp_path: Path) -> None:
 
 def test_what_only_some_teachers_say_is_a_column_where_they_do(version: Cut) -> None:
     names = pq.read_schema(version.folder / "labels.parquet").names
-    more = {"instance": ["rle", "agree"], "semantic": ["pixels"]}.get(version.manifest.kind, [])
+    more = {"instance": ["rle", "quality", "agree"], "semantic": ["pixels"]}.get(version.manifest.kind, [])
     assert names[11:] == more
+
+
+def test_quality_and_uncertainty_are_the_teachers(tmp_path: Path) -> None:
+    """Each object's own, whatever became of it; what people drew has none."""
+
+    def make(image: np.ndarray, rng: np.random.Generator) -> Detections:
+        found = instances(image, rng)
+        return replace(found, uncertainty=rng.random(len(found.scores)).astype(np.float32))
+
+    write_images(tmp_path / "pool", 4, size=SIZE)
+    store = Store(tmp_path / "store")
+    pool, teacher = scan(str(tmp_path / "pool"), store, chunk_size=3), Says("instance", make)
+    keep = {"score": 0.3, "uncertainty": 0.5}
+    first = cut_of(store, pool, teacher, tmp_path, keep, "pets", False, {})
+    told = pq.read_table(first.folder / "labels.parquet").to_pylist()
+    for path in sorted((tmp_path / "pool").iterdir()):
+        found = make(opened(path.read_bytes()), seeded(opened(path.read_bytes())))
+        own = {row["rle"]: row for row in told if row["key"].startswith(path.stem)}
+        for code, quality, uncertainty in zip(found.masks or (), found.quality, found.uncertainty, strict=True):
+            assert (own[code]["quality"], own[code]["uncertainty"]) == (quality, uncertainty)
+    sure = next(row for row in told if row["reason"] == "uncertain")
+    why = next(o.why for o in explain(store, first.folder, sure["key"]).objects if o.score == sure["score"])
+    assert f"its box uncertainty of {sure['uncertainty']:.4g} is above 0.5" in why
+    sha256 = orjson.loads(next(iter(samples(first).values()))["json"])["sha256"]
+    drawn = Override(sha256, (1.0, 1.0, 5.0, 5.0), "add", "bird", (1.0, 1.0, 5.0, 5.0), "ann")
+    second = cut_of(store, pool, teacher, tmp_path, keep, "pets", False, {"overrides": (drawn,)})
+    (row,) = (r for r in pq.read_table(second.folder / "labels.parquet").to_pylist() if r["reason"] == "added")
+    assert row["quality"] is None and row["uncertainty"] is None and problems(second.folder) == []
+
+
+def test_a_suppressed_mask_is_explained_by_masks(tmp_path: Path) -> None:
+    """Two halves of a frame have one box and nothing in common; the third is nearly the first."""
+    planes = np.zeros((3, 48, 64), bool)
+    for plane, corner in zip(planes, (0, 1, 0), strict=True):
+        plane[4:44, 10:50] = np.tri(40, dtype=bool) if corner == 0 else ~np.tri(40, dtype=bool)
+    planes[2, 4:44, 10] = False
+    found = Detections.of([[10, 4, 50, 44]] * 3, [0.9, 0.8, 0.7], [0] * 3, width=64, height=48, masks=encode(planes))
+    write_images(tmp_path / "pool", 1, size=SIZE)
+    store = Store(tmp_path / "store")
+    pool = scan(str(tmp_path / "pool"), store, chunk_size=3)
+    teacher = Says("instance", lambda image, rng: found)
+    done = cut_of(store, pool, teacher, tmp_path, {"score": 0.5, "nms": 0.5}, "pets", False, {})
+    one, other, gone = explain(store, done.folder, next(iter(samples(done)))).objects
+    assert (one.reason, other.reason, gone.reason) == ("kept", "kept", "nms")
+    share = (planes[0] & planes[2]).sum() / (planes[0] | planes[2]).sum()
+    assert gone.why.endswith(f"the one with score 0.9, by IoU {share:.2f}") and "another mask" in gone.why
 
 
 def test_people_change_classes(tmp_path: Path) -> None:

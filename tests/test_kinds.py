@@ -148,8 +148,9 @@ def test_a_class_map_is_what_a_teacher_with_other_classes_would_say(
 ) -> None:
     drop, ignore = drop - mapping.keys(), ignore - mapping.keys() - drop
     chosen = ClassMap(map=mapping, drop=tuple(drop), ignore=tuple(ignore), others=others)
-    out = drop | (set(CLASSES) - mapping.keys() - ignore if others == "drop" else set())
-    aside = ignore | (set(CLASSES) - mapping.keys() - drop if others == "ignore" else set())
+    nowhere = set(CLASSES) - {*mapping, *mapping.values()}
+    out = drop | (nowhere - ignore if others == "drop" else set())
+    aside = ignore | (nowhere - drop if others == "ignore" else set())
     if out | aside == set(CLASSES):
         with pytest.raises(BuildError, match="every class of the teacher"):
             chosen.over(CLASSES)
@@ -199,6 +200,7 @@ def test_a_class_map_that_does_not_fit_the_teacher_is_one_sentence(classes: dict
     ("classes", "told"),
     [
         ({"map": {"cat": "pet"}, "drop": ["cat"]}, "class 'cat' stands twice in map, drop and ignore"),
+        ({"map": {"cat": " "}}, "class 'cat' becomes a class without a name"),
         (3, "keep.classes = 3: expected a section such as"),
         ({"mop": {}}, "unknown key 'keep.classes.mop'"),
         ({"others": "loose"}, "keep.classes.others = 'loose': must be 'keep', 'drop' or 'ignore'"),

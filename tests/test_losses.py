@@ -158,7 +158,7 @@ def test_anchors_an_ignore_box_explains_leave_the_classification_loss(ignore: li
     truth = [[8.0, 8.0, 40.0, 40.0], [30.0, 2.0, 62.0, 30.0]]
     target = make_target(truth, ignore=ignore)
     outputs = DenseForward(network)(random_images(1))
-    matched, counted = (values[0].tolist() for values in assign(network, outputs, [target]))
+    matched, counted, ignored = (values[0].tolist() for values in assign(network, outputs, [target]))
     anchors = outputs.anchors.tolist()
     with_truth = np.array([[iou_and_share(anchor, box)[0] for anchor in anchors] for box in truth])
     with_ignore = np.array([[iou_and_share(anchor, box) for anchor in anchors] for box in ignore])
@@ -170,6 +170,7 @@ def test_anchors_an_ignore_box_explains_leave_the_classification_loss(ignore: li
         explained = best_for_ignore or bool((with_ignore[:, i] >= [0.4, 0.5]).any())
         background = with_truth[:, i].max() < 0.4 and not explained
         assert (matched[i] >= 0, counted[i]) == (positive, positive or background)
+        assert ignored[i] == (not positive and with_truth[:, i].max() < 0.4 and explained)
         seen += explained and not positive
     assert seen > 0
 
@@ -230,6 +231,63 @@ def test_alpha_zero_is_the_supervised_loss_and_the_ratio_has_no_gradient() -> No
     JointLoss(alpha=1.0)(joint).loss.backward()
     ratio = (6 / 2) / (7 / 3)
     assert joint.terms["loss"].grad.tolist() == pytest.approx([0.5 / 2, 0.5 * ratio / 3])
+
+
+def test_a_vanishing_alpha_gives_the_supervised_loss() -> None:
+    sums = StreamSums({"a": torch.tensor([4.0, 9.0]), "b": torch.tensor([2.0, 3.0])}, torch.tensor([2.0, 3.0]))
+    losses = [JointLoss(alpha, normalise=normalise)(sums).value for alpha in (1e-7, 0.0) for normalise in (True, False)]
+    assert losses == pytest.approx([3.0] * 4, rel=1e-6)
+
+
+def test_the_plain_sum_is_neither_rescaled_nor_clipped() -> None:
+    sums = zero_sums((6.0, 2.0), (700.0, 1.0), requires_grad=True)
+    step = JointLoss(alpha=0.5, normalise=False)(sums)
+    step.loss.backward()
+    assert step.value == step.loss.item() == 3 + 0.5 * 700
+    assert sums.terms["loss"].grad.tolist() == [0.5, 0.5]
+    assert (step.ratio.item(), step.clip_rate.item()) == (1, 0) and step.raw_ratio.item() == pytest.approx(3 / 700)
+
+
+def test_figures_of_a_step() -> None:
+    """The clip rate counts steps that were committed and have both streams; with a ratio per term it has as many."""
+    joint = JointLoss(alpha=0.5, decay=0.0, per_term=True)
+    rates = []
+    for pseudo in ([4.0, 900.0], [4.0, 1.0], [4.0, 0.001], [900.0, 1.0]):
+        human = torch.tensor([2.0, 6.0])
+        terms = {name: torch.stack([human[n], torch.tensor(pseudo[n])]) for n, name in enumerate("ab")}
+        left_out = torch.tensor([[0.0, 30.0], [100.0, 120.0]])
+        step = joint(StreamSums(terms, torch.tensor([2.0, 1.0]), ignored=left_out))
+        joint.commit(step)
+        rates.append(step.figures()["clip_rate"])
+    assert rates == [[0, 1], [0, pytest.approx(1 / 2)], [0, pytest.approx(2 / 3)], [pytest.approx(1 / 4), 0.5]]
+    assert step.figures() == {
+        "loss": pytest.approx((4 + 0.5 * (0.1 * 900 + 3 * 1)) / 1.5),
+        "human": 4, "pseudo": 901,
+        "human_weighted": pytest.approx(4 / 1.5), "pseudo_weighted": pytest.approx(0.5 * (90 + 3) / 1.5),
+        "human_a": 1, "pseudo_a": 900, "human_b": 3, "pseudo_b": 1,
+        "human_a_weighted": pytest.approx(1 / 1.5), "pseudo_a_weighted": pytest.approx(30),
+        "human_b_weighted": pytest.approx(3 / 1.5), "pseudo_b_weighted": pytest.approx(1),
+        "human_positives": 2, "pseudo_positives": 1, "human_ignored": 0, "pseudo_ignored": 0.25,
+        "human_average": [1, 3], "pseudo_average": [900, 1],
+        "ratio": [pytest.approx(0.1), 3], "ratio_unclipped": [pytest.approx(1 / 900), 3],
+        "clip_rate": [0.25, 0.5],
+    }  # fmt: skip
+    rate = joint.state_dict()["clipped"]
+    later = JointLoss(per_term=True)
+    later.load_state_dict({name: value for name, value in joint.state_dict().items() if name != "clipped"})
+    assert rate.tolist() == [1, 2] and later.state_dict()["clipped"].tolist() == [0]  # of a run from before it was told
+
+
+@pytest.mark.parametrize("arch", ["fcos", "retinanet"])
+def test_ignored_anchors_are_counted_by_stream(arch: str) -> None:
+    network = make_network(arch, levels=(8,), classes=("a",))
+    targets = [make_target([[8, 8, 40, 40]]), make_target([], ignore=[[4, 4, 20, 20]]), make_target([])]
+    outputs, pseudo = DenseForward(network)(random_images(3)), torch.tensor([False, True, True])
+    sums = detection_sums(network, outputs, targets, pseudo)
+    assert sums.ignored is not None
+    (human, theirs), (all_human, all_pseudo) = sums.ignored.tolist()
+    assert (human, all_human, all_pseudo) == (0, len(outputs.anchors), 2 * len(outputs.anchors))
+    assert theirs == (4 if arch == "fcos" else assign(network, outputs, targets).ignored.sum().item()) > 0
 
 
 def test_only_committed_finite_steps_with_both_streams_move_the_averages() -> None:

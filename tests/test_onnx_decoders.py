@@ -16,7 +16,7 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from teachers import TeacherError, TeacherOptions, load_teacher
+from teachers import TeacherError, TeacherOptions, load_teacher, masks
 from teachers.base import VOID, ClassProbabilities, Detections, SemanticMap
 from teachers.onnx_models import load_onnx
 from teachers.onnx_spec import InputSpec
@@ -74,6 +74,58 @@ def f32(*rows: list[float]) -> np.ndarray:
 
 
 # ---- heads without NMS
+
+
+def upsampled(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """As Ultralytics' `scale_masks` does it, for an input without padding."""
+    full = torch.nn.functional.interpolate(torch.from_numpy(planes)[None], size, mode="bilinear", align_corners=False)
+    return full[0].numpy()
+
+
+@pytest.mark.parametrize("decoder", ["yolov5_seg", "yolov8_seg"])
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (75, 100), (7, 5), (32, 9), (90, 31)])
+def test_masks_of_yolo_are_those_of_torch(tmp_path: Path, decoder: str, height: int, width: int) -> None:
+    rng = np.random.default_rng(height)
+    cx, cy, w, h = rng.uniform([4, 4, 6, 6], [28, 28, 30, 30], (12, 4)).T
+    scores = np.round(rng.uniform(0.1, 1, (12, 3)) * np.eye(3)[rng.integers(0, 3, 12)], 3)
+    own = rng.normal(size=(12, 4))
+    planes = rng.normal(size=(1, 4, 8, 8)).astype(np.float32)
+    sure = [np.ones((12, 1))] if decoder == "yolov5_seg" else []
+    rows = np.concatenate([np.stack([cx, cy, w, h], 1), *sure, scores, own], 1).astype(np.float32)[None]
+    output = rows if decoder == "yolov5_seg" else rows.transpose(0, 2, 1).copy()
+    how = {"input": {"size": SIZE, "fit": "stretch"}, "nms_iou": 1.0}
+    path = constant(tmp_path, {"boxes": output, "planes": planes}, decoder=decoder, **how)
+    teacher = load_onnx(path, TeacherOptions(max_detections=10))
+    assert teacher.description["kind"] == "instance"
+    found = teacher.predict([white(height, width)])[0]
+    assert isinstance(found, Detections)
+    assert found.masks is not None
+    best = np.argsort(-scores.max(1), kind="stable")[:10]
+    scale = np.array([width, height, width, height], np.float32) / SIZE
+    boxes = np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], 1).astype(np.float32)[best] * scale
+    logits = upsampled(np.einsum("nm,mhw->nhw", own[best].astype(np.float32), planes[0]), (height, width))
+    y, x = np.mgrid[:height, :width]
+    x1, y1, x2, y2 = boxes.T[:, :, None, None]
+    wanted = (logits > 0) & (x >= x1) & (x < x2) & (y >= y1) & (y < y2)
+    seen = wanted.any((1, 2))
+    assert 0 < seen.sum() == len(found)
+    np.testing.assert_array_equal(found.scores, scores.max(1)[best][seen].astype(np.float32))
+    # torch reads single cells where an image is smaller than the planes, which we resample antialiased
+    if min(height, width) >= 8:
+        differ = masks.decode(found.masks, height, width) != wanted[seen]
+        assert differ.mean() < 1e-3
+
+
+def test_masks_of_a_letterboxed_image_lie_on_it(tmp_path: Path) -> None:
+    planes = np.full((1, 1, 8, 8), -1, np.float32)
+    planes[0, 0, 3:5, 2:6] = 1  # rows 12 to 20, columns 8 to 24 of the input
+    output = f32([16, 16, 32, 32, 0.9, 0, 0, 1.0]).transpose(0, 2, 1).copy()
+    how = {"input": {"size": SIZE, "letterbox": {"anchor": "center"}}}
+    path = constant(tmp_path, {"boxes": output, "planes": planes}, decoder="yolov8_seg", **how)
+    found = load_onnx(path, TeacherOptions()).predict([white(32, 64)])[0]  # fills rows 8 to 24 of the input
+    assert isinstance(found, Detections)
+    assert found.masks is not None
+    np.testing.assert_allclose(masks.bounds(found.masks, 32, 64), [[16, 8, 48, 24]], atol=1)
 
 
 YOLOV5 = f32([12, 10, 4, 12, 0.8, 0.1, 0.9, 0.02], [12.5, 10, 4, 12, 0.5, 0, 1, 0], [20, 20, 8, 8, 0.1, 0.3, 0, 0])
@@ -300,6 +352,18 @@ def test_a_map_lies_on_the_image(tmp_path: Path, anchor: str, height: int, width
     np.testing.assert_array_equal(planes.argmax(0), one.labels)
 
 
+def test_strips_of_a_large_map_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {"size": SIZE, "scale": 1 / 255, "letterbox": {"anchor": "center"}}
+    teacher = load_onnx(colours(tmp_path, 4, input=content), TeacherOptions())
+    image = np.random.default_rng(0).integers(0, 256, (103, 61, 3), np.uint8)
+    whole = SemanticMap.of(teacher.predict_probabilities([image])[0])  # type: ignore[attr-defined]
+    monkeypatch.setattr("teachers.onnx_pixels.STRIP", 3 * 61 * 10)
+    (one,) = teacher.predict([image])
+    assert isinstance(one, SemanticMap)
+    np.testing.assert_array_equal(one.labels, whole.labels)
+    np.testing.assert_allclose(one.confidence.astype(int), whole.confidence, atol=1)
+
+
 def test_coarse_logits_are_enlarged_as_torch_does(tmp_path: Path) -> None:
     teacher = load_onnx(colours(tmp_path, pool=4), TeacherOptions(batch_size=2))
     rng = np.random.default_rng(0)
@@ -390,6 +454,17 @@ def test_a_model_may_take_whole_pixels_channels_last(tmp_path: Path) -> None:
             {"decoder": "nanodet", "strides": [8]},
             r"\(B, 16, 35\) or the two \(B, 16, 3\), \(B, 16, 32\) for input",
         ),
+        (
+            [(1, 43, 20), (1, 32, 8, 8)],
+            {"decoder": "yolov8_seg"},
+            r"expects the output \(B, 7 \+ M, N\), then \(B, M, h, w\), for 3 classes, but .* gives \(1, 43, 20\)",
+        ),
+        (
+            [(1, 39, 20), (1, 32, 8, 8)],
+            {"decoder": "yolov8"},
+            r"for 3 classes \(with masks: yolov8_seg\), but the model",
+        ),
+        ([(1, 20, 39), (1, 32, 8, 8)], {"decoder": "yolov5_seg"}, r"expects the output \(B, N, 8 \+ M\), then"),
         ([(1, 9, 5)], {"decoder": "nms"}, r"nms expects 6 or 7 columns, or boxes.* gives \(1, 9, 5\)"),
         (
             [(1, 9, 6)],
@@ -446,6 +521,20 @@ def test_an_output_that_does_not_fit_is_named(
         ),
         ({"output": np.full((1, 8, 8), 3)}, {"decoder": "segmenter", "activation": "ids"}, r"read the class id 3, but"),
         ({"output": f32([np.nan, 0, 0])[0]}, {"decoder": "classifier"}, r"holds a NaN"),
+        (
+            {"output": f32([*BOX, 3, -2, 5]).transpose(0, 2, 1)},
+            {"decoder": "yolov8"},
+            r"decoder yolov8 read the score 5, which is no probability: export the model with",
+        ),
+        ({"output": f32([*BOX, 88, 1])}, {"decoder": "nms"}, r"decoder nms read the score 88, which is no"),
+        ({"output": f32([*BOX, 255, 255, 0, 0]).astype(np.uint8)}, {"decoder": "yolov5"}, r"read the score 65025,"),
+        ({"output": np.float32(1)}, {"decoder": "classifier"}, r"one number a class, but the model gives \(\)"),
+        (
+            {"output": np.zeros((1, 3), np.float32)},
+            {"decoder": "classifier", "input": {"size": SIZE, "mean": [np.nan, 0, 0]}},
+            r"has input.mean.0: nan, but input should be a finite number",
+        ),
+        ({"output": f32([0, 0, 0])[0]}, {"decoder": "classifier", "classes": ["cat", " ", "cow"]}, "without a name"),
     ],
 )
 def test_an_output_that_cannot_be_true_is_refused(

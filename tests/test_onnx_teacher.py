@@ -419,14 +419,15 @@ def test_nothing_found_is_an_empty_prediction(tmp_path: Path) -> None:
         assert (found.boxes.shape, found.scores.shape, found.labels.shape) == ((0, 4), (0,), (0,))
 
 
-def test_weights_outside_of_the_model_file_are_part_of_the_fingerprint(tmp_path: Path) -> None:
-    """Exporters put large tensors into MODEL.onnx.data: two models may then differ in that file alone."""
+@pytest.mark.parametrize("data", ["model.onnx.data", "weights.bin", f"{'long' * 40}.data"])
+def test_weights_outside_of_the_model_file_are_part_of_the_fingerprint(tmp_path: Path, data: str) -> None:
+    """Exporters put large tensors into another file, mostly MODEL.onnx.data: two models may differ in that alone."""
     prints = []
     for factor in (1.0, 0.5):
         path = write_model(tmp_path, ONE_BOX * factor)
         model = onnx.load(path)
-        (tmp_path / f"{path.name}.data").unlink(missing_ok=True)
-        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=100)
+        (tmp_path / data).unlink(missing_ok=True)
+        onnx.save_model(model, path, save_as_external_data=True, location=data, size_threshold=100)
         prints.append((path.read_bytes(), fingerprint(load_onnx(path, TeacherOptions()).description)))
     assert prints[0][0] == prints[1][0]
     assert prints[0][1] != prints[1][1]

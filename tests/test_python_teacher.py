@@ -99,6 +99,9 @@ def test_no_code_runs_unless_it_is_allowed(spec: Callable[..., str]) -> None:
         ("Own.description['weights'] = Own", "has a description or runtime that is no JSON: TypeError: "),
         ("1 / 0", r"python:own_teacher_\d+:factory failed: ZeroDivisionError: division by zero"),
         ("teacher = None", "gave a NoneType without classes"),
+        ("Own.description = None", "has a description that is no mapping: None"),
+        ("Own.description['classes'] = None", "describes other classes than it has"),
+        ("Own.description['floor'] = 'low'", "has floor 'low': give the lowest score"),
     ],
 )
 def test_a_factory_that_breaks_the_protocol_is_refused(spec: Callable[..., str], change: str, message: str) -> None:
@@ -118,6 +121,11 @@ def test_a_factory_that_breaks_the_protocol_is_refused(spec: Callable[..., str],
         ("classification", CLASS.replace("0.25, ", ""), "gave 1 probabilities for 2 classes"),
         ("detection", f"{BOX} for _ in range(2)", "gave 4 predictions for 2 images"),
         ("detection", "image.nonsense", "failed: AttributeError: "),
+        ("detection", BOX.replace("[0.5]", "[5.0]"), "a score must lie between 0 and 1, not 5: give"),
+        ("detection", BOX.replace("[1],", "[65537],", 1), "a label must be a whole number below 32768, not 65537"),
+        ("detection", BOX.replace("[1],", "[float('nan')],", 1), "a label must be a whole number below 32768, not nan"),
+        ("detection", BOX.replace("[1],", "[1], quality=[float('nan')],", 1), "hold a NaN"),
+        ("instance", BOX.replace("[1],", "[1], masks=(b'0P1',),", 1), "gave a mask that is no code of 8 x 9 pixels"),
     ],
 )
 def test_wrong_predictions_fail_the_batch(spec: Callable[..., str], kind: str, one: str, message: str) -> None:
@@ -125,6 +133,25 @@ def test_wrong_predictions_fail_the_batch(spec: Callable[..., str], kind: str, o
     with pytest.raises(TeacherError, match=message) as error:
         teacher.predict(IMAGES)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change", ["Own.predict = lambda self, images: None", "Own.predict = late"])
+def test_what_fails_after_the_call_is_a_sentence_too(spec: Callable[..., str], change: str) -> None:
+    late = "def late(self, images):\n    yield 1 / 0\n\n\n"
+    teacher = load_teacher(spec(change=change, source=late + SOURCE), allow_code=True)
+    with pytest.raises(TeacherError, match=r"failed: (TypeError|ZeroDivisionError): "):
+        teacher.predict(IMAGES)
+
+
+def test_boxes_are_brought_to_what_other_teachers_give(spec: Callable[..., str]) -> None:
+    own = (
+        "Detections(np.array([[-9, 1, 3, 4], [0, 0, 99, 2], [5, 5, 4, 6], [1, 1, 2, 2]], np.float32), "
+        "np.array([0.5, 0.9, 0.8, 0.01], np.float32), np.array([0, 1, 0, 0], np.int16))"
+    )
+    found = load_teacher(spec(one=own, change="Own.description['floor'] = 0.05"), allow_code=True).predict(IMAGES)[0]
+    assert isinstance(found, Detections)
+    np.testing.assert_array_equal(found.boxes, [[0, 0, 9, 2], [0, 1, 3, 4]])
+    np.testing.assert_array_equal(found.labels, [1, 0])
 
 
 def test_void_pixels_are_no_label(spec: Callable[..., str]) -> None:

@@ -27,10 +27,17 @@ pytestmark = [  # of FiftyOne, its MongoDB client, and huggingface_hub's uploads
 ]
 IMAGE = "000003.jpg"
 """What stands for an image of the reader's own."""
+NETWORK = "network: {backbone: 'timm:test_resnet', size: 96, channels: 16, head_depth: 1, levels: [8, 16]}"
 SMALL = [
+    (r"^batch: .*\n", ""),
     (r"^steps: \d+", "steps: 3\nbatch: 4\nworkers: 0"),
     (r"^  score: 0.5 ", "  score: 0.05 "),  # a teacher of three steps is sure of nothing
-    (r"network: .*", "network: {backbone: 'timm:test_resnet', size: 96, channels: 16, head_depth: 1, levels: [8, 16]}"),
+    (r"^train: .*", f"train: {{{NETWORK}, steps: 2, batch: 4, workers: 0}}"),
+    (r"^teacher: {steps: .*", "teacher: {steps: 2}"),
+    (r"^  fractions: .*\n|^  augment: .*\n", ""),
+    (r"seeds: \d", "seeds: 1"),
+    (r"^build: .*", "build: {keep: {score: 0.05, ignore: null}, teacher: {floor: 0.01}}"),
+    (r"^network: .*", NETWORK),
 ]
 
 

@@ -331,6 +331,17 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda d: write_coco(d, [RESULT | {"segmentation": [[0, 0, 9, 0, 9, 9]]}, RESULT | {"bbox": [1, 1, 2, 2]}]),
         "result 1 is no COCO detection (KeyError('segmentation'))",
     ),
+    "COCO corners": (
+        lambda d: write_coco(
+            d,
+            [RESULT | {"bbox": [50, 40, 70, 55]}, RESULT | {"bbox": [1, 1, 9, 9]}] * 2
+            + [RESULT | {"bbox": [60, 5, 75, 25]}],
+        ),
+        "3 of 5 boxes, first on a.jpg, reach beyond their images: give x, y, width and height in pixels",
+    ),
+    "COCO shares": (lambda d: write_coco(d, [RESULT | {"bbox": [0.1, 0.1, 0.5, 0.5]}]), "lie inside one pixel"),
+    "a COCO box inside out": (lambda d: write_coco(d, [RESULT | {"bbox": [9, 9, -5, 5]}]), "a side below 0"),
+    "a COCO score in words": (lambda d: write_coco(d, [RESULT | {"bbox": [1, 1, 2, 2], "score": "0.5"}]), "a score in"),
     "COCO results without their images": (lambda d: write_coco(d, [])[:1], "needs `images`"),
     "a folder of nothing": (lambda d: ((d / "x").mkdir(), d / "x")[1:], "holds no stored predictions"),
     "nothing": (lambda d: d / "x.json", "cannot be read (No such file or directory)"),
@@ -379,6 +390,16 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda d: write_samples(d, sample("a", detection(), detection(confidence=None))),
         "a has an object with the confidence None",
     ),
+    "FiftyOne pixels": (
+        lambda d: write_samples(d, sample("a", detection(bounding_box=[10, 10, 20, 20]))),
+        "1 of 1 boxes, first on a, reach beyond their images: give x, y, width and height in shares",
+    ),
+    "an object without a class": (lambda d: write_samples(d, sample("a", detection(label=None))), "without a label"),
+    "a sample of no image": (
+        lambda d: write_samples(d, sample("a", detection(), filepath=None)),
+        "a sample without a filepath",
+    ),
+    "masks in files": (lambda d: write_samples(d, sample("a", detection(mask_path="m.png"))), "has masks in files"),
     "a mask without a size": (lambda d: write_samples(d, sample("a", detection(mask={}))), "has masks, but no size"),
     "a mask of rubbish": (
         lambda d: write_samples(d, sample("a", detection(mask={}), metadata={"width": 8, "height": 6})),
@@ -424,6 +445,27 @@ def test_options_that_do_not_fit(tmp_path: Path, options: dict[str, Any], messag
     results, listing = write_coco(tmp_path, [RESULT | {"bbox": [1, 1, 2, 2]}])
     with pytest.raises((BuildError, TeacherError), match=message):
         Replay(results, listing if "format" not in options else None, TeacherOptions(**options))
+
+
+def test_a_class_twice_is_no_class(pool: Path, tmp_path: Path) -> None:
+    folder = write_yolo(tmp_path / "y", {"a.txt": f"{BOX} .5"}, None)
+    with pytest.raises(BuildError, match="has the classes 'cat, cat': give one or more different names"):
+        replayed(pool, folder, classes=("cat", "cat"))
+
+
+def test_what_windows_writes_is_read(pool: Path, tmp_path: Path) -> None:
+    """A byte order mark, ends of lines; and a box that a model lets reach beyond the image is cut off."""
+    results, listing = write_coco(
+        tmp_path,
+        [RESULT | {"bbox": [70, 50, 20, 20]}, RESULT | {"bbox": [1, 1, 9, 9]}, RESULT | {"bbox": [0, 0, 9, 9]}],
+    )
+    for path in (results, listing):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b", ", b",\r\n"))
+    found = replayed(pool, results, listing)["a.jpg"]
+    assert rows(found) == [[70, 50, 80, 60, 0.5, 1], [1, 1, 10, 10, 0.5, 1], [0, 0, 9, 9, 0.5, 1]]
+    folder = write_yolo(tmp_path / "y", {"a.txt": ""})
+    (folder / "a.txt").write_bytes(b"\xef\xbb\xbf" + f"{BOX} .5\r\n\r\n{BOX} .4\r\n".encode())
+    assert len(replayed(pool, folder)["a.jpg"]) == 2
 
 
 def test_a_recipe_replays_what_lies_beside_it(pool: Path, tmp_path: Path) -> None:

@@ -308,6 +308,10 @@ def test_masks_are_pasted_as_torchvision_does(tmp_path: Path) -> None:
     assert len(few.predict([image])[0]) <= 3  # type: ignore[arg-type]
     assert (few.description["nms_iou"], few.description["top_k"], few.description["max_detections"]) == (0.4, 50, 3)
     assert (area(found.masks, 50, 40) <= 2000).all()
+    torch.nn.init.constant_(network.roi_heads.mask_predictor.mask_fcn_logits.bias, -99.0)  # type: ignore[union-attr]
+    save_checkpoint(run, network, replace(TINY, arch="maskrcnn"), {"step": 5, "trained_on": ["f00d"]})
+    (none,) = CheckpointTeacher(run, TeacherOptions(floor=0.0)).predict([image])
+    assert isinstance(none, Detections) and none.masks == ()  # what has no pixel is no instance
 
 
 def test_levels_of_regions_have_their_own_scale(tmp_path: Path) -> None:

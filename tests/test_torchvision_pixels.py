@@ -103,6 +103,15 @@ def test_a_classifier_gives_the_softmax_of_the_bare_model(name: str, weights: Ca
     assert teacher.predict([]) == []
 
 
+def test_a_strip_is_cut_before_it_is_enlarged(weights: Callable[..., str]) -> None:
+    """Whole it would become 256 x 12,800,000 pixels: 9.8 GB."""
+    teacher = TorchvisionClassifier(SMALL, replace(OPTIONS, weights=weights(SMALL)))
+    strip = np.full((2, 100_000, 3), 255, np.uint8)
+    strip[:, 49_992:50_008] = picture(2, 16)
+    (whole,), (own,) = teacher.predict([strip]), teacher.predict([strip[:, 49_992:50_008]])
+    np.testing.assert_array_equal(whole.probabilities, own.probabilities)
+
+
 def test_min_size_replaces_resize_and_crop(weights: Callable[..., str]) -> None:
     teacher = TorchvisionClassifier(SMALL, replace(OPTIONS, weights=weights(SMALL), min_size=32))
     with torch.inference_mode():

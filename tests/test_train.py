@@ -92,7 +92,7 @@ def test_a_student_learns_and_its_run_says_what_it_is(scenes: Path, tmp_path: Pa
 def test_an_interrupted_run_ends_with_the_same_weights(
     scenes: Path, version: Path, tmp_path: Path, joint: bool
 ) -> None:
-    recipe = make_recipe(scenes, pseudo=(str(version),) if joint else ())
+    recipe = make_recipe(scenes, pseudo=(str(version),) if joint else (), ema=0.9 if joint else 0.0)
     whole = train(recipe, tmp_path / "whole", Store(tmp_path))
     torch.manual_seed(99)
     with pytest.raises(Interrupted):
@@ -141,14 +141,64 @@ def test_a_joint_run_logs_both_streams(scenes: Path, version: Path, tmp_path: Pa
         for stream in ("human", "pseudo"):
             terms = [record[f"{stream}_{term}"] for term in ("classification", "regression", "centerness")]
             assert record[stream] == pytest.approx(sum(terms))
+            weight = 1 / 1.5 if stream == "human" else 0.5 * record["ratio"] / 1.5
+            weighted = [record[f"{stream}_{term}_weighted"] for term in ("classification", "regression", "centerness")]
+            assert weighted == pytest.approx([weight * term for term in terms])
+            assert record[f"{stream}_weighted"] == pytest.approx(weight * record[stream])
         human, pseudo = (0.9 * a + 0.1 * b for a, b in ((human, record["human"]), (pseudo, record["pseudo"])))
         assert record["human_average"] == pytest.approx(human / (1 - 0.9**number), rel=1e-4)
         assert record["ratio"] == pytest.approx(human / pseudo, rel=1e-4)
         assert record["loss"] == pytest.approx(
             (record["human"] + 0.5 * record["ratio"] * record["pseudo"]) / 1.5, rel=1e-4
         )
+        assert record["loss"] == pytest.approx(record["human_weighted"] + record["pseudo_weighted"], rel=1e-4)
+        assert record["clip_rate"] == 0 == record["human_ignored"] < record["pseudo_ignored"] < 0.5
     meta = json.loads((tmp_path / "run" / "meta.json").read_text())
     assert meta["recipe"]["pseudo"][0]["name"] == "scenes" and len(meta["recipe"]["pseudo"][0]["id"]) == 64
+
+
+def test_the_plain_joint_loss_is_a_sum(scenes: Path, version: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(scenes, pseudo=(str(version),), alpha=0.5, normalise=False, steps=2)
+    for record in read_log(train(recipe, tmp_path / "run", Store(tmp_path))):
+        assert record["loss"] == pytest.approx(record["human"] + 0.5 * record["pseudo"])
+        assert record["ratio"] == 1 != record["ratio_unclipped"] and record["pseudo_average"] > 0
+    narrow = make_recipe(scenes, pseudo=(str(version),), clip=(0.98, 0.99), steps=2)
+    for record in read_log(train(narrow, tmp_path / "narrow", Store(tmp_path))):
+        assert record["clip_rate"] == 1 and record["ratio"] == pytest.approx(
+            min(max(record["ratio_unclipped"], 0.98), 0.99)
+        )
+
+
+def test_weights_are_averaged_over_the_steps(scenes: Path, tmp_path: Path) -> None:
+    """By hand, from the weights and buffers that each step saved: the first as they are, then d = min(.3, n / (n + 9)).
+    The network with batch norm has running means, and a count of batches, which is rounded down."""
+    network = replace(make_recipe(scenes).network, norm="batch")
+    saved: list[dict[str, torch.Tensor]] = []
+
+    def keep(record: Mapping[str, Any]) -> None:
+        state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+        saved.append(state["network"])
+
+    recipe = make_recipe(scenes, network=network, steps=5, save_every=1, ema=0.3, lr=1e-2)
+    run = train(recipe, tmp_path / "run", Store(tmp_path), keep)
+    expected = {name: value.double() for name, value in saved[0].items()}
+    for n, weights in enumerate(saved[1:], 2):
+        decay = min(0.3, n / (n + 9))
+        expected = {name: decay * value + (1 - decay) * weights[name] for name, value in expected.items()}
+    ours = load_checkpoint(run)[0].state_dict()
+    assert any("running_mean" in name for name in ours) and ours.keys() == expected.keys()
+    for name, value in ours.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-7, msg=name)
+    assert any(not torch.equal(value, saved[-1][name]) for name, value in ours.items())
+    assert json.loads((run / "recipe.json").read_text())["ema"] == 0.3
+
+
+def test_a_run_from_before_some_keys_is_found_to_be_the_same(scenes: Path, tmp_path: Path) -> None:
+    run = train(make_recipe(scenes, steps=1), tmp_path / "run", Store(tmp_path))
+    assert not {"ema", "clip", "normalise", "rounds"} & json.loads((run / "recipe.json").read_text()).keys()
+    with pytest.raises(TrainError, match="another ema and clip"):
+        train(make_recipe(scenes, steps=1, ema=0.9, clip=(0.5, 2.0)), run, Store(tmp_path))
 
 
 def test_a_student_starts_from_its_teacher(scenes: Path, tmp_path: Path) -> None:
@@ -212,12 +262,16 @@ def test_learning_rate_rises_and_falls() -> None:
 
 def test_recipe_paths_lead_from_its_file(scenes: Path, tmp_path: Path) -> None:
     content = {"labelled": {"path": "labels.json", "images": "pictures"}, "steps": 1, "init": "checkpoint:runs/t"}
+    content |= {"rounds": {"count": 2, "build": "recipe.yaml", "val": "val", "students": [{"pretrained": "w.pth"}]}}
     content |= {"pseudo": ["cells@v3", "local"], "network": {"pretrained": "weights.pth", "levels": [4, 8]}}
     (tmp_path / "local").mkdir()
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(content))
     recipe = load_train_recipe(tmp_path / "train.yaml")
     assert recipe.labelled.path == tmp_path / "labels.json" and recipe.labelled.images == tmp_path / "pictures"
     assert recipe.init == f"checkpoint:{tmp_path / 'runs/t'}" and recipe.pseudo == ("cells@v3", str(tmp_path / "local"))
+    assert recipe.rounds is not None
+    assert (recipe.rounds.build, recipe.rounds.val.path) == (tmp_path / "recipe.yaml", tmp_path / "val")
+    assert [network.pretrained for network in recipe.rounds.students] == [str(tmp_path / "w.pth")]
     assert recipe.network.pretrained == str(tmp_path / "weights.pth") and recipe.network.levels == (4, 8)
 
 
@@ -228,10 +282,13 @@ def test_recipe_paths_lead_from_its_file(scenes: Path, tmp_path: Path) -> None:
         ({"network": {"backbon": "x"}}, "backbon"),
         ({"network": {"levels": "many"}}, "levels"),
         ({"steps": 0}, "steps = 0"),
-        ({"augment": "S9"}, "augment = 'S9'"),
+        ({"augment": "S9"}, "augment.policy = 'S9'"),
         ({"init": "teacher"}, "init"),
         ({"labelled": {"limit": 3}}, "labelled.path"),
         ({"precision": "int8"}, "precision"),
+        ({"ema": 1}, "ema = 1"),
+        ({"clip": [10, 0.1]}, "least ratio comes first"),
+        ({"rounds": {"count": 2, "build": "recipe.yaml"}}, "rounds.val"),
     ],
 )
 def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

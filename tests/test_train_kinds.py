@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from students.train import train
 from teachers.base import TeacherOptions
 from teachers.checkpoint import CheckpointTeacher
 from teachers.masks import encode
-from teachers.networks import NetworkConfig
+from teachers.networks import NetworkConfig, build_network
 
 SIZE = 32
 COLOURS = {"blue": (0, 0, 250), "green": (0, 250, 0), "red": (250, 0, 0)}
@@ -236,6 +237,34 @@ def test_alpha_0_is_supervised_training(tmp_path: Path, kind: str) -> None:
         log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
         assert all(record["loss"] == pytest.approx(record["human"]) for record in log)
     assert len(weights) == 1
+
+
+@pytest.mark.parametrize("kind", ARCHS)
+def test_what_is_ignored_is_counted_by_stream(tmp_path: Path, kind: str) -> None:
+    """Classes: images without one. Maps: void pixels. Instances: anchors half in an ignore region, but no object's."""
+    truth, task = read_kind(write_labelled(tmp_path / "labelled", kind), kind)
+
+    def unsure(label: dict[str, Any]) -> None:
+        if kind == "classification" and label["key"] in ("scene-2", "scene-5"):
+            label["label"] = -1
+        if kind == "instance":  # the region is to hold half of some anchors
+            label["objects"]["bbox"][1] = [0.0, 0.0, 32.0, 20.0]
+
+    version = write_version(tmp_path / "version", kind, change=unsure)
+    config = replace(make_recipe(tmp_path, ARCHS[kind]).network, classes=truth.classes)
+    batch = JointBatches(truth, [version], task=task, size=SIZE, batch_size=16, augment=FIT)[0]
+    network = build_network(config)
+    outputs = task.forward(network)(batch.images, batch.targets)
+    sums = task.sums(network, outputs, batch.targets, batch.pseudo)
+    assert sums.ignored is not None
+    ignored, everything = sums.ignored.tolist()
+    if kind == "classification":
+        assert (ignored, everything) == ([0, 2], [8, 8])
+    elif kind == "semantic":
+        void = [sum(int((t.labels == 255).sum()) for t in half) for half in (batch.targets[:8], batch.targets[8:])]
+        assert (ignored, everything) == (void, [8 * SIZE * SIZE] * 2) and void[1] > void[0] == 8 * SIZE
+    else:
+        assert ignored[0] == 0 < ignored[1] < everything[1] == everything[0]
 
 
 def test_what_does_not_fit_is_one_sentence(tmp_path: Path) -> None:

@@ -373,7 +373,7 @@ def test_edits_come_back_as_what_they_say(
 ) -> None:
     sample, before = edit(dataset, change, world.fo)
     edited, keys = read_edits(world.store, world.v1.folder, world.v1.manifest, "ann")
-    assert keys == {sample.key}
+    assert keys == {sample.key: sample.sha256}
     shown = [one for image in shown_objects(world.v1.folder, keys) for one in image]
     found = overrides_of(shown, edited, {sample.key: sample.sha256}, {sample.key: "ann"})
     expected = actions if change is not accept_image else ["accept"] * len(before)
@@ -388,9 +388,9 @@ def test_edits_come_back_as_what_they_say(
 
 
 def test_untouched_images_do_not_come_back(world: World, dataset: Any) -> None:
-    assert read_edits(world.store, world.v1.folder, world.v1.manifest, "ann") == ([], set())
+    assert read_edits(world.store, world.v1.folder, world.v1.manifest, "ann") == ([], {})
     dataset.match_tags("truth").tag_samples("accept")  # of another set: nothing of the version
-    assert read_edits(world.store, world.v1.folder, world.v1.manifest, "ann") == ([], set())
+    assert read_edits(world.store, world.v1.folder, world.v1.manifest, "ann") == ([], {})
 
 
 def test_of_an_image_in_two_datasets_the_last_touch_counts(world: World, dataset: Any) -> None:
@@ -400,7 +400,7 @@ def test_of_an_image_in_two_datasets_the_last_touch_counts(world: World, dataset
     other["pseudo_v1"].detections[1].tags.append("accept")
     other.save()
     edited, keys = read_edits(world.store, world.v1.folder, world.v1.manifest, "ann")
-    assert keys == {sample.key}
+    assert keys == {sample.key: sample.sha256}
     assert [(one.id, one.verdict) for one in edited if one.verdict] == [(before[1][0], "accept")]
     world.fo.delete_dataset(both.name)
 
@@ -418,7 +418,7 @@ def test_an_image_of_which_nothing_was_predicted_takes_what_is_drawn(tmp_path: P
     sample.save()
     edited, keys = read_edits(store, version.folder, version.manifest, "ann")
     box = (16.0, 24.0, 48.0, 36.0)
-    assert (edited, keys) == ([Edited(None, sample.key, "bird", box, None, "ann")], {sample.key})
+    assert (edited, keys) == ([Edited(None, sample.key, "bird", box, None, "ann")], {sample.key: sample.sha256})
 
 
 def test_left_out_images_are_shown_from_where_they_lie(tmp_path: Path, world: World) -> None:

@@ -30,6 +30,7 @@ from builder.recipe import load_recipe
 from builder.remote import Version, open_version
 from builder.shards import read_bytes, read_samples
 from builder.store import Store
+from builder.verify import problems
 from builder.viewer import connected
 from teachers import TeacherOptions
 from teachers.base import Detections, Prediction
@@ -343,6 +344,40 @@ def test_what_people_say_of_classes_makes_a_version(world: World) -> None:
     shown = again.match({"key": third.key}).first()
     assert (shown.pseudo.label, shown.pseudo.reason) == (other[third.key], "relabelled")
     assert [one.label for one in shown.teacher.classifications] == [other[third.key]]
+
+
+def test_images_without_a_kept_class_are_reviewed_in_the_app(world: World) -> None:
+    """They are in no shard: queued, told by people, and then in the next version, from where they lie."""
+    root = world.root / "classification"
+    keep = {"score": 0.85, "ignore": 0.4}
+    recipe = write_recipe(root, name="unsure", keep=keep, teacher={"spec": f"python:{__name__}:classification"})
+    build(load_recipe(recipe), world.store, root=root, report=False, allow_code=True, workers=2)
+    dataset = world.load("unsure@v1")
+    assert run(world, "queue", "unsure@v1", "--budget", "20", "--to", "app").exit_code == 0
+    left_out = dataset.match({"shard": None})
+    unsure = left_out.match_tags("queue").match({"ignored": {"$ne": None}}).sort_by("key")
+    first, second, third, fourth, fifth = list(unsure)[:5]
+    first.ignored.tags.append("accept")
+    second["pseudo"] = world.fo.Classification(label=second.ignored.label)
+    other = next(name for name in CLASSES if name != third.ignored.label)
+    third["pseudo"] = world.fo.Classification(label=other)
+    fourth.tags.append("reject")
+    fifth.tags.append("reviewed")
+    for sample in (first, second, third, fourth, fifth):
+        sample.save()
+    done = run(world, "pull", "unsure@v1", "--author", "ann", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["actions"] == {"accept": 2, "reject": 1, "relabel": 1, "move": 0, "add": 0}
+    after = world.version("unsure@v2")
+    labels = {key: orjson.loads(data) for key, data in members(after, "json").items()}
+    wanted = {first.key: first.ignored.label, second.key: second.ignored.label, third.key: other}
+    assert {key: CLASSES[one["label"]] for key, one in labels.items() if one["source"] == "human"} == wanted
+    assert fourth.key not in labels and fifth.key not in labels and problems(after.folder) == []
+    queued = json.loads(run(world, "queue", "unsure@v2", "--budget", "20", "--to", "app", "--dry-run", "--json").stdout)
+    told = {first.key, second.key, third.key, fourth.key, fifth.key}
+    assert queued["left_out"] == 5 and not told & {one["key"] for one in queued["images"]}
+    listed = json.loads(run(world, "queue", "unsure@v2", "--budget", "20", "--json").stdout)["images"]
+    assert {one["key"] for one in listed} <= set(labels)  # no other tool can show the others
 
 
 @pytest.mark.parametrize("command", [("queue",), ("pull",)])

@@ -228,6 +228,8 @@ def test_views_are_part_of_the_fingerprint_and_hide_nothing() -> None:
     assert len(digests) == 6
     assert all(one.trained_on == ["aa"] and one.classes == CLASSES and one.batch_size == 3 for one in teachers)
     assert teachers[0].description["kind"] == "detection"
+    plain, other = (ViewsTeacher(Finder("classification"), Views(True, iou=iou)) for iou in (0.5, 0.6))
+    assert fingerprint(plain.description) == fingerprint(other.description)  # classes have no boxes to be fused
 
 
 def test_a_segmenter_without_probabilities_cannot_be_averaged() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 from typing import Any, get_args
 
@@ -60,7 +61,7 @@ def read_stored(results: Path, images: Path | None, options: TeacherOptions) -> 
 def load_json(path: Path) -> Any:
     """The content of a JSON file. Raises BuildError."""
     try:
-        return orjson.loads(path.read_bytes())
+        return orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise BuildError(f"{path} cannot be read ({error.strerror}): give an existing file") from None
     except orjson.JSONDecodeError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ import numpy as np
 from builder import BuildError, brief
 from builder.files import sha256_file
 from builder.replay_formats import load_json
-from builder.replay_formats.stored import Found, Size, Stored, objects
+from builder.replay_formats.stored import Found, Size, Stored, is_number, objects
 from builder.truth import NO_CLASSES, read_categories
 from teachers.base import TeacherError, TeacherOptions
 
@@ -81,20 +80,20 @@ def _by_image(
             id, category, score = (record[key] for key in ("image_id", "category_id", "score"))
             outline, bbox = (record["segmentation"], [0, 0, 0, 0]) if masked else (None, record["bbox"])
             known, place = id in sizes, label.get(category)
-            row = [*(float(side) for side in bbox), float(score)]
+            row = [*bbox, score]
         except (KeyError, TypeError, ValueError) as error:
             raise BuildError(f"{path}: result {n} is no COCO detection ({brief(repr(error))}): correct it") from None
         if not known or place is None:
             what = f"category_id {brief(repr(category))}" if known else f"image_id {brief(repr(id))}"
             raise BuildError(f"{path}: result {n} has {what}, which the COCO JSON of its images does not list")
-        if len(row) != 5 or not all(map(math.isfinite, row)) or not 0 <= row[4] <= 1:
+        if len(row) != 5 or not all(map(is_number, row)) or not 0 <= score <= 1:
             raise BuildError(
                 f"{path}: result {n} needs four numbers and a score in 0..1, "
                 f"not {brief(repr(bbox))} and {brief(repr(score))}"
             )
         if place < 0:
             continue
-        x, y, width, height, score = row
+        x, y, width, height, score = map(float, row)
         rows.setdefault(id, []).append([x, y, x + width, y + height, score, float(place)])
         if masked:
             codes.setdefault(id, []).append(_code(outline, sizes[id], f"{path}: result {n}"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 import unicodedata
 import zlib
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from PIL import Image
 
 from builder import BuildError, brief
 from builder.files import sha256_file
-from builder.replay_formats.stored import Found, Size, Stored, label_places, objects
+from builder.replay_formats.stored import Found, Size, Stored, is_number, label_places, objects
 from teachers.base import TeacherOptions
 
 
@@ -39,7 +38,9 @@ def read_fiftyone_field(folder: Path, content: Any, field: str, options: Teacher
         held = sample.get(field)
         if held is None:
             continue
-        name = unicodedata.normalize("NFC", str(sample.get("filepath")))
+        if not isinstance(sample.get("filepath"), str):
+            raise BuildError(f"{path} has a sample without a filepath: export the dataset as FiftyOneDataset again")
+        name = unicodedata.normalize("NFC", sample["filepath"])
         if not _is_detections(held):
             raise BuildError(
                 f"{path}: field {field} of {brief(name)} holds no Detections: name another as {folder}#FIELD"
@@ -52,8 +53,13 @@ def read_fiftyone_field(folder: Path, content: Any, field: str, options: Teacher
         given[name] = held["detections"]
     if not sizes:
         raise BuildError(f"{path} has no field {brief(repr(field))}: name one of its fields of detections")
-    classes, place = label_places((str(one.get("label")) for many in given.values() for one in many), options, path)
-    masked = all("mask" in one for many in given.values() for one in many) and any(given.values())
+    for name, many in given.items():
+        if not all(isinstance(one.get("label"), str) for one in many):
+            raise BuildError(f"{path}: {brief(name)} has an object without a label: give each a class")
+        if any(one.get("mask_path") and one.get("mask") is None for one in many):
+            raise BuildError(f"{path}: {brief(name)} has masks in files: read them into `mask` before the export")
+    classes, place = label_places((one["label"] for many in given.values() for one in many), options, path)
+    masked = all(one.get("mask") is not None for many in given.values() for one in many) and any(given.values())
     return objects(
         "instance" if masked else "detection",
         classes,
@@ -98,21 +104,17 @@ def _found(
     rows = np.zeros((len(many), 6))
     for n, one in enumerate(many):
         box, score = one.get("bounding_box"), one.get("confidence")
-        good = isinstance(box, list) and len(box) == 4 and all(_is_number(side) for side in box)
-        if not good or not _is_number(score) or not 0 <= float(str(score)) <= 1:
+        good = isinstance(box, list) and len(box) == 4 and all(is_number(side) for side in box)
+        if not good or not is_number(score) or not 0 <= float(score) <= 1:
             what = f"confidence {brief(score)}" if good else f"bounding_box {brief(box)}"
             raise BuildError(f"{where} has an object with the {what}: give the field of a model's predictions")
         x, y, width, height = map(float, box or ())
-        rows[n] = x, y, x + width, y + height, float(str(score)), place[str(one.get("label"))]
+        rows[n] = x, y, x + width, y + height, float(score), place[one["label"]]
     if not masked:
         return Found(rows)
     if size is None:
         raise BuildError(f"{where} has masks, but no size: call compute_metadata() before the export")
     return Found(rows, [_code(one["mask"], row, size, where) for one, row in zip(many, rows, strict=True)])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _code(mask: Any, row: np.ndarray, size: Size, where: str) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ import numpy as np
 
 from builder import BuildError, brief
 from builder.files import sha256_file
-from builder.replay_formats.stored import Found, Size, Stored, label_places, objects
+from builder.replay_formats.stored import Found, Size, Stored, is_number, label_places, objects
 from teachers.base import TeacherOptions
 
 UPLOADED = re.compile(r"/data/upload/(?:\d+/)?[0-9a-f]{8}-(?P<name>.+)")
@@ -147,6 +146,6 @@ def _region(result: Mapping[str, Any], prediction: Mapping[str, Any], where: str
 
 
 def _number(value: Any, where: str, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value):
         raise BuildError(f"{where} has the {name} {brief(repr(value))}, which is no number: correct it")
     return float(value)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 
@@ -49,6 +50,8 @@ class Found:
 
 
 NOTHING = Found(np.zeros((0, 6)))
+SLACK = 0.05
+"""Share of an image's side by which a model's boxes may reach beyond it."""
 
 
 def objects_reader(
@@ -96,11 +99,52 @@ def objects(
     stems: bool = False,
     hint: str = "",
 ) -> Stored:
-    """Boxes or masks of the listed images."""
+    """Boxes or masks of the listed images. Raises BuildError for classes that are not different names, and for boxes
+    that are not what they should be."""
+    if not classes or len(set(classes)) < len(classes):
+        raise BuildError(f"{path} has the classes {brief(', '.join(classes))!r}: give one or more different names")
+    if kind == "detection":
+        _check_boxes(found, sizes, path, relative=relative)
     if kind == "instance":  # an image without objects has masks, too: none
         found = {name: Found(NOTHING.rows, ()) for name in sizes} | dict(found)
     read = objects_reader(found, options, path, relative=relative)
     return Stored(kind, classes, sizes, read, listing or path.name, digests, stems, hint)
+
+
+def _check_boxes(found: Mapping[str, Found], sizes: Mapping[str, Size | None], path: Path, *, relative: bool) -> None:
+    """Raise BuildError for a box whose sides are below 0, for boxes in shares where pixels are meant, and if most boxes
+    reach beyond their images by more than SLACK, which corners do that are read as sides."""
+    names = [name for name in found if relative or sizes.get(name)]
+    if not names:
+        return
+    boxes = np.concatenate([found[name].rows[:, :4] for name in names])
+    count = [len(found[name].rows) for name in names]
+    extent = np.repeat([(1, 1) if relative else sizes[name] or (1, 1) for name in names], count, axis=0)
+    turned = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1))
+    if len(turned):
+        raise BuildError(f"{path}: {brief(_owner(names, count, turned[0]))} has a box with a side below 0: correct it")
+    if not relative and len(boxes) and boxes.max() <= 1 < extent.min():
+        raise BuildError(
+            f"{path}: all boxes lie inside one pixel: give x, y, width and height in pixels, not in shares"
+        )
+    far = (boxes[:, :2] < -SLACK * extent) | (boxes[:, 2:] > (1 + SLACK) * extent)
+    beyond = np.flatnonzero(far.any(axis=1))
+    if 2 * len(beyond) > len(boxes):
+        unit = "shares of the image" if relative else "pixels"
+        raise BuildError(
+            f"{path}: {len(beyond)} of {len(boxes)} boxes, first on {brief(_owner(names, count, beyond[0]))}, reach "
+            f"beyond their images: give x, y, width and height in {unit}, not two corners"
+        )
+
+
+def _owner(names: Sequence[str], count: Sequence[int], row: int) -> str:
+    """Whose box a row is of all, `count` of each name."""
+    return names[int(np.searchsorted(np.cumsum(count), row, side="right"))]
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Of a JSON file: a finite number, not true or false."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def label_places(seen: Iterable[str], options: TeacherOptions, path: Path) -> tuple[tuple[str, ...], dict[str, int]]:

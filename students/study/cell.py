@@ -1,0 +1,199 @@
+"""One job of a study, from labels to a figure: a pre-training, a teacher or a cell. Run by a worker."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from builder.coco import align_classes
+from builder.files import write_file
+from builder.folders import read_mask
+from builder.recipe import PoolOptions
+from builder.store import Store
+from builder.truth import Truth, read_pixels
+from students.evaluate import evaluate
+from students.measures import class_metrics, confusion, map_metrics
+from students.recipe import TrainRecipe
+from students.run import LOG, STATE
+from students.study.data import POOL, image_root, read_labelled, subset_folder, subset_labels
+from students.study.grid import PRETRAIN, RESULT, STORE, TEACHER, TOLD, Job
+from students.study.outcomes import write_box_outcomes, write_class_outcomes, write_map_outcomes
+from students.study.recipe import WITH_OTHERS, WITH_TEACHER, LabelSet, StudyRecipe
+from students.study.results import CellResult
+from students.study.versions import Made, make
+from students.train import train
+from teachers.base import VOID, ClassProbabilities, SemanticMap, TeacherOptions
+from teachers.checkpoint import CheckpointTeacher
+from teachers.weights import BACKBONE
+
+PER_IMAGE, RUN = "per_image.parquet", "run"
+CEILING, PLACEBO = "ceiling", "placebo"
+OTHER_SEED = 1_000_000
+"""A teacher's seed is the replicate's plus this: with the same, its students would begin as its copies."""
+LOWEST = 0.01
+"""Score of a detection that is measured, as in `tutelage evaluate`."""
+
+
+def run_job(study: StudyRecipe, out: Path, job: Job) -> None:
+    """Do a job whose needs are done; `result.json` in its folder comes last. Raises BuildError or TeacherError."""
+    folder = out / job.folder
+    if job.cell.arm == PRETRAIN:
+        result = _pretrain(study, out, job)
+    elif job.cell.arm == TEACHER:
+        result = _train(study, out, job, [])
+    else:
+        result = _cell(study, out, job)
+    write_file(folder / RESULT, orjson.dumps(result, option=orjson.OPT_INDENT_2))
+
+
+def _pretrain(study: StudyRecipe, out: Path, job: Job) -> dict[str, Any]:
+    from students.pretrain import pretrain
+
+    recipe = study.pretraining(job.cell.init, job.cell.seed)
+    run = pretrain(recipe, out / job.folder / RUN, Store(out / STORE))
+    return {"steps": recipe.steps, "train_seconds": _finished(run, recipe.batch)}
+
+
+def _cell(study: StudyRecipe, out: Path, job: Job) -> dict[str, Any]:
+    """A CellResult as JSON; NaN is null."""
+    beside = _beside(study, out, job)
+    found = _train(study, out, job, beside)
+    taught = read_result(out / job.teacher) if job.teacher else {}
+    listed = orjson.loads((_share(out, job) / POOL).read_bytes())
+    result = CellResult(
+        study=study.name,
+        cell=job.digest,
+        **{name: getattr(job.cell, name) for name in ("arm", "augment", "init", "fraction", "alpha", "round", "seed")},
+        labelled=len(listed["images"]),
+        metric=found["metric"],
+        value=found["value"],
+        teacher_value=taught.get("value", math.nan),
+        steps=found["steps"],
+        teacher_steps=taught.get("steps", 0),
+        batch=found["batch"],
+        train_seconds=found["train_seconds"],
+        teacher_seconds=taught.get("train_seconds", math.nan),
+        label_seconds=sum(version.seconds for version in beside) if job.teacher else math.nan,
+        pool=sum(version.images for version in beside),
+        kept=sum(version.kept for version in beside) if beside else math.nan,
+        per_image=f"{job.folder}/{PER_IMAGE}",
+    )
+    return asdict(result)
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The `result.json` of a job's folder."""
+    content: dict[str, Any] = orjson.loads((folder / RESULT).read_bytes())
+    return content
+
+
+def _labels(study: StudyRecipe, out: Path, job: Job) -> LabelSet:
+    """The replicate's share of the labels."""
+    whole = _truth(study.labelled, study.outlines)
+    return LabelSet(path=subset_labels(_share(out, job), whole.kind), images=image_root(whole))
+
+
+def _share(out: Path, job: Job) -> Path:
+    return subset_folder(out, job.labelled, job.cell.fraction, job.cell.seed)
+
+
+def _train(study: StudyRecipe, out: Path, job: Job, beside: list[Made]) -> dict[str, Any]:
+    """Train the network of a job, unless that is done, and measure its last weights."""
+    folder = out / job.folder
+    recipe = _recipe(study, out, job, beside)
+    run = train(recipe, folder / RUN, Store(out / STORE))
+    metric, value = measure_run(run, _truth(study.measured, False), folder / PER_IMAGE)
+    told = {"metric": metric, "value": value, "steps": recipe.steps, "batch": recipe.batch}
+    return {**told, "train_seconds": _finished(run, recipe.batch)}
+
+
+def _finished(run: Path, batch: int) -> float:
+    """Seconds that the steps of a run took, in all its parts; it can be resumed no more."""
+    (run / STATE).unlink(missing_ok=True)
+    records = (orjson.loads(line) for line in (run / LOG).read_bytes().splitlines())
+    return float(sum(batch / record["images_per_s"] for record in records))
+
+
+def _recipe(study: StudyRecipe, out: Path, job: Job, beside: list[Made]) -> TrainRecipe:
+    cell, start = job.cell, study.grid.init[job.cell.init]
+    labels = _labels(study, out, job)
+    more: dict[str, Any] = {"augment": study.grid.augment[cell.augment], "seed": cell.seed}
+    pretrained = str(out / job.start / RUN / BACKBONE) if job.start else start.pretrained
+    if pretrained:
+        more["network"] = {**study.train.get("network", {}), "pretrained": pretrained}
+    if start.checkpoint:
+        more["init"] = f"checkpoint:{start.checkpoint}"
+    if beside:
+        more |= {"pseudo": [version.folder for version in beside], "alpha": cell.alpha}
+    if cell.arm == TEACHER:
+        more |= {"steps": study.teacher.steps, "seed": cell.seed + OTHER_SEED}
+    if cell.arm == "longer":
+        more["steps"] = study.training(labels.path).steps + study.teacher.steps
+    return study.training(labels.path, labels.images, **more)
+
+
+def _beside(study: StudyRecipe, out: Path, job: Job) -> list[Made]:
+    """What the arm learns beside human labels."""
+    cell, found = job.cell, []
+    if cell.arm in WITH_TEACHER:
+        name = f"{cell.arm if cell.arm == PLACEBO else 'pool'}-{job.teacher.replace('/', '-')}"
+        pool = study.pool
+        if cell.arm == PLACEBO:
+            source = _share(out, job) / POOL
+            pool = PoolOptions(source=str(source), images=str(_labels(study, out, job).images))
+        assert pool is not None  # or the recipe would have been refused
+        recipe = study.recipe(name, pool, f"checkpoint:{out / job.teacher / RUN}")
+        found.append(make(recipe, Store(out / STORE)))
+    human = orjson.loads((out / TOLD).read_bytes())
+    if cell.arm == CEILING:
+        found.append(Made(**human[CEILING]))
+    if cell.arm in WITH_OTHERS:
+        found += [Made(**one) for one in human["others"]]
+    return found
+
+
+def measure_run(run: Path, truth: Truth, per_image: Path) -> tuple[str, float]:
+    """The metric of a run on labelled images, by its name, and what became of each image as a Parquet."""
+    options = TeacherOptions(floor=LOWEST) if truth.kind == "detection" else TeacherOptions()
+    teacher = CheckpointTeacher(run, options)
+    if truth.kind == "detection":
+        metrics, found = evaluate(teacher, truth)
+        write_box_outcomes(per_image, truth, found)
+        return "AP", metrics["AP"]
+    labels, scores, maps = [], [], []
+    known = [image for image in truth.images if image.mask or image.label is not None]
+    places = align_classes(teacher.classes, truth.classes)
+    for first in range(0, len(known), teacher.batch_size):
+        batch = known[first : first + teacher.batch_size]
+        for image, one in zip(batch, teacher.predict([read_pixels(image) for image in batch]), strict=True):
+            if isinstance(one, ClassProbabilities):
+                labels.append(int(places[one.probabilities.argmax()]))
+                scores.append(float(one.probabilities.max()))
+            elif isinstance(one, SemanticMap):
+                wanted = read_mask(image, len(truth.classes))
+                maps.append(confusion(wanted, _placed(one.labels, places), len(truth.classes)))
+    names = [image.name for image in known]
+    if maps:
+        write_map_outcomes(per_image, names, maps)
+        return "mIoU", map_metrics(np.sum(maps, axis=0), truth.classes)["mIoU"]
+    wanted = np.array([image.label for image in known], np.int64)
+    write_class_outcomes(per_image, names, wanted == np.array(labels))
+    return "accuracy", class_metrics(wanted, np.array(labels), np.array(scores), truth.classes)["accuracy"]
+
+
+def _placed(labels: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """A map in the truth's classes; uint8, VOID for what is none of them."""
+    table = np.full(VOID + 1, VOID, np.uint8)
+    table[: len(places)] = np.where(places < 0, VOID, places)
+    return table[labels]
+
+
+@cache
+def _truth(section: LabelSet, outlines: bool) -> Truth:
+    return read_labelled(section, outlines)

@@ -1,0 +1,197 @@
+"""The images of a study: scanned, told apart, and each replicate's share of the labelled ones written as labels."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builder.build import scan_recipe
+from builder.duplicates import shared
+from builder.engine import Track, default_workers, silent
+from builder.files import canonical_json, digest, new_folder
+from builder.folders import IGNORE, read_mask
+from builder.holdout import Labels, load_labels
+from builder.pool import Pool
+from builder.store import Store
+from builder.truth import LabelledImage, Truth, TruthError, read_truth
+from students.study.recipe import LabelSet, StudyRecipe
+
+JSON, TABLE, STEMS, POOL = "labels.json", "labels.csv", "stems.txt", "pool.json"
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a study's sets hold, all scanned; None for a set that it has not."""
+
+    labelled: Labels
+    measured: Labels
+    pool: Pool | None
+    pool_truth: Labels | None
+    others: tuple[Labels, ...]
+    solved_on: Labels | None
+
+
+def load_data(study: StudyRecipe, store: Store, workers: int | None = None, track: Track = silent) -> Data:
+    """Scan the sets of a study into its store. Raises BuildError if two of labelled, val, test, pool and the others
+    share an image (byte for byte), the sets are of several kinds, or the pool's labels are not of all its images."""
+    workers = workers or default_workers()
+
+    def labels(section: LabelSet) -> Labels:
+        return load_labels(section.options, store, written=str(section.path), workers=workers, track=track)
+
+    sets = {name: labels(section) for name in ("labelled", "val", "test") if (section := getattr(study, name))}
+    pool = scan_recipe(study.pool, store, workers, track) if study.pool else None
+    others = tuple(labels(section) for section in study.others)
+    pool_truth = labels(study.pool_truth) if study.pool_truth else None
+    pools = {name: found.pool for name, found in sets.items()} | ({"pool": pool} if pool else {})
+    pools |= {f"others[{number}]": found.pool for number, found in enumerate(others)}
+    check_apart(pools)
+    solved_on = labels(study.build.truth) if study.build.truth else None
+    if solved_on:
+        check_apart({name: found for name, found in pools.items() if name != "val"} | {"build.truth": solved_on.pool})
+    for name, found in [*sets.items(), *(("others", one) for one in others)]:
+        if found.truth.kind != sets["labelled"].truth.kind:
+            raise TruthError(f"{name} holds {found.truth.kind} labels, but labelled {sets['labelled'].truth.kind}")
+    if pool and pool_truth:
+        pairs(pool, pool_truth)
+    return Data(sets["labelled"], sets[study.measure], pool, pool_truth, others, solved_on)
+
+
+def check_apart(pools: dict[str, Pool]) -> None:
+    """Raises TruthError if two of these, by name, share an image."""
+    if common := shared(pools):
+        some = "; ".join(common[:3])
+        raise TruthError(f"{len(common)} images are in two of {', '.join(pools)}: keep each in one ({some})")
+
+
+def nested(truth: Truth, fraction: float, seed: int) -> Truth:
+    """This share of the images (at least one), in file order. With the same seed a smaller share is part of every
+    larger one, whatever the order of the file; of each stratum (`strata`) any share holds its part, but for one image.
+    """
+    digests = [hashlib.sha256(f"{seed}:{image.name}".encode()).hexdigest() for image in truth.images]
+    groups = strata(truth)
+    place = np.empty(len(digests))
+    for group in np.unique(groups):
+        members = sorted(np.flatnonzero(groups == group).tolist(), key=digests.__getitem__)
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    order = sorted(range(len(digests)), key=lambda n: (place[n], digests[n]))
+    chosen = sorted(order[: max(1, round(fraction * len(order)))])
+    return replace(truth, images=[truth.images[n] for n in chosen])
+
+
+def strata(truth: Truth) -> np.ndarray:
+    """What each image is counted as when a share is drawn, int64 (N,): its class; of images that show several, the one
+    that is on the fewest images of the set; -1 without any."""
+    shown = [_shown(image, len(truth.classes)) for image in truth.images]
+    counts = np.bincount(np.concatenate([np.zeros(0, np.int64), *shown]), minlength=len(truth.classes))
+    return np.array([min(found.tolist(), key=lambda n: (counts[n], n), default=-1) for found in shown], np.int64)
+
+
+def _shown(image: LabelledImage, classes: int) -> np.ndarray:
+    """The classes on an image, each once, int64."""
+    if image.mask is not None:
+        found = np.unique(read_mask(image, classes))
+        return found[found != IGNORE].astype(np.int64)
+    labels = [] if image.label is None else [image.label]
+    return np.unique(np.array([*image.labels.tolist(), *labels], np.int64))
+
+
+def read_labelled(section: LabelSet, outlines: bool = False) -> Truth:
+    """The labels of a set."""
+    return read_truth(section.path, section.images, outlines=outlines)
+
+
+def label_name(study: StudyRecipe, labels: Labels) -> str:
+    """A name for what a study reads of a labelled set, as a part of file names."""
+    return digest([labels.digest, study.outlines])[:16]
+
+
+def subset_folder(out: Path, labelled: str, fraction: float, seed: int) -> Path:
+    """Where a replicate's share of the labelled set of this name (`label_name`) lies, in a study's folder."""
+    return out / "subsets" / f"{labelled}-{seed}-{fraction:g}"
+
+
+def write_subset(whole: Truth, choose: Callable[[], Truth], folder: Path) -> None:
+    """Some images of a set as labels that `subset_labels` finds: a COCO JSON, a table or a folder of masks, and a
+    listing as a pool. Image files stay where they are. Where the folder is there, nothing is done."""
+    if folder.is_dir():
+        return
+    root, part = image_root(whole), choose()
+    names = [os.path.relpath(image.path.absolute(), root) for image in part.images]
+    with new_folder(folder) as new:
+        listing = [{"file_name": name} for name in names]
+        (new / POOL).write_bytes(canonical_json({"images": listing}))
+        match whole.kind:
+            case "classification":
+                (new / "classes.txt").write_text("\n".join(whole.classes) + "\n")
+                told = [-1 if image.label is None else image.label for image in part.images]
+                rows = [(name, whole.classes[n] if n >= 0 else "") for name, n in zip(names, told, strict=True)]
+                (new / TABLE).write_text(table([("file", "class"), *rows]))
+            case "semantic":
+                (new / "classes.txt").write_text("\n".join(whole.classes) + "\n")
+                (new / STEMS).write_text("".join(f"{name.rpartition('.')[0]}\n" for name in names))
+                for name, image in zip(names, part.images, strict=True):
+                    place = new / "masks" / Path(name).with_suffix(".png")
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(str(image.mask), place)
+            case _:
+                (new / JSON).write_bytes(canonical_json(coco(part, names)))
+
+
+def subset_labels(folder: Path, kind: str) -> Path:
+    """The labels that `write_subset` wrote."""
+    return folder / {"classification": TABLE, "semantic": STEMS}.get(kind, JSON)
+
+
+def image_root(truth: Truth) -> Path:
+    """The folder that all image files lie below."""
+    return Path(os.path.commonpath([image.path.absolute().parent for image in truth.images]))
+
+
+def table(rows: Sequence[Sequence[object]]) -> str:
+    """Rows as a CSV file."""
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def coco(truth: Truth, names: Sequence[str]) -> dict[str, Any]:
+    """Boxes, and outlines where they were read, as a COCO JSON of images of these names."""
+    images: list[dict[str, Any]] = []
+    notes: list[dict[str, Any]] = []
+    for image, name in zip(truth.images, names, strict=True):
+        images.append({"id": image.image_id, "file_name": name, "width": image.width, "height": image.height})
+        columns = (image.boxes, image.labels, image.crowd, image.area, image.difficult)
+        for number, ((x1, y1, x2, y2), label, crowd, area, difficult) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True)
+        ):
+            note = {"id": len(notes) + 1, "image_id": image.image_id, "category_id": truth.category_ids[label]}
+            note |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": area, "iscrowd": int(crowd), "ignore": int(difficult)}
+            if image.masks is not None:
+                size = [image.height, image.width]
+                note["segmentation"] = {"size": size, "counts": image.masks[number].decode()}
+            notes.append(note)
+    categories = [{"id": id, "name": name} for id, name in zip(truth.category_ids, truth.classes, strict=True)]
+    return {"images": images, "annotations": notes, "categories": categories}
+
+
+def pairs(pool: Pool, labels: Labels) -> list[tuple[LabelledImage, str]]:
+    """The labelled images that are in the pool, and their names there. Raises TruthError if the pool has others."""
+    shas = {image.name: image.sha256 for image in labels.pool.images()}
+    labelled = {shas[image.name]: image for image in labels.truth.images}
+    named = [(image.sha256, image.name) for image in pool.images() if image.chunk >= 0]
+    if missing := [name for sha, name in named if sha not in labelled]:
+        raise TruthError(
+            f"pool_truth lacks {len(missing)} of the pool's {len(named)} images, {missing[0]!r} first: "
+            "give labels of all, or a smaller pool"
+        )
+    return [(labelled[sha], name) for sha, name in named]

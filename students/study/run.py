@@ -1,0 +1,194 @@
+"""Run a study: its jobs on workers, skipping what is done, and its report."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from builder.engine import Track, silent
+from builder.files import canonical_json, digest, locked, write_file
+from builder.holdout import Labels
+from builder.recipe import PoolOptions
+from builder.store import Store
+from students.study.data import (
+    POOL,
+    Data,
+    image_root,
+    label_name,
+    load_data,
+    nested,
+    pairs,
+    read_labelled,
+    subset_folder,
+    write_subset,
+)
+from students.study.grid import CELLS, RESULT, STORE, TOLD, Cell, Job, cells, choose, jobs, steps_of
+from students.study.recipe import WITH_OTHERS, WITH_TEACHER, LabelSet, StudyRecipe
+from students.study.results import CellResult
+from students.study.versions import Made, told
+from students.study.worker import RECIPE
+from students.study.workers import run_jobs
+
+ERROR = "error.json"
+METRICS = {"classification": "accuracy", "semantic": "mIoU", "detection": "AP"}
+"""Of the kinds of labels."""
+Tell = Callable[[str], None]
+"""Called with a line for people whenever a job has ended."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """results: of all cells of the grid that ended, now or before. failed: of the jobs of this run, with their reason.
+    done: jobs of this run that ended well; waiting: cells of the grid that have not run."""
+
+    results: tuple[CellResult, ...]
+    failed: Mapping[str, str]
+    done: int
+    waiting: int
+
+
+def run_study(
+    study: StudyRecipe,
+    out: Path,
+    *,
+    workers: int | None = None,
+    only: Sequence[str] = (),
+    tell: Tell = lambda line: None,
+    track: Track = silent,
+) -> Ran:
+    """Make the cells that are not done, those that agree with `only` (`students.study.grid.choose`), on this many
+    workers, by default one for each GPU, or core; then write the report of all that is done.
+
+    A failed cell is kept as one, and tried again by the next call. A call that is broken off, even killed, is gone on
+    with by the next one, to the same figures. Raises BuildError for a study that cannot start.
+    """
+    chosen = choose(cells(study), only)
+    out = Path(os.path.abspath(out))
+    with locked(out / ".lock", f"study {out}", sweep=[out, out / "subsets"]):
+        store = Store(out / STORE)
+        data = load_data(study, store, track=track)
+        write_file(out / RECIPE, study.model_dump_json(indent=2).encode())
+        prepare(study, out, data, store)
+        grid, mine = (jobs(study, data, found) for found in (cells(study), chosen))
+        pending = [job for job in mine if not is_done(out, job.folder)]
+        failed = _run(study, out, pending, workers, tell) if pending else {}
+        in_grid = [job for job in grid if job.folder.startswith(CELLS)]
+        results = tuple(found for job in in_grid if (found := _result(study, out, job, data)))
+        if results:
+            from students.study.page import write_report
+
+            write_report(results, study, out)
+    return Ran(results, failed, len(pending) - len(failed), len(in_grid) - len(results))
+
+
+def is_done(out: Path, folder: str) -> bool:
+    """Whether the job of this folder, relative to `out`, is complete."""
+    return (out / folder / RESULT).is_file()
+
+
+def prepare(study: StudyRecipe, out: Path, data: Data, store: Store) -> None:
+    """Write what workers read: each replicate's share of the labels, and the versions that say what people said."""
+    whole = read_labelled(study.labelled, study.outlines)
+    for seed in study.replicates:
+        for fraction in study.grid.fractions:
+            folder = subset_folder(out, label_name(study, data.labelled), fraction, seed)
+            write_subset(whole, partial(nested, whole, fraction, seed), folder)
+    human: dict[str, Any] = {}
+    if study.pool and data.pool and data.pool_truth and "ceiling" in study.grid.arms:
+        labels = _with_outlines(study, study.pool_truth, data.pool_truth)
+        name = f"ceiling-{digest([label_name(study, labels), data.pool.id])[:16]}"
+        found = told(name, labels.truth, pairs(data.pool, labels), study.pool, store)
+        human["ceiling"] = asdict(found)
+    if WITH_OTHERS.intersection(study.grid.arms):
+        sets = zip(study.others, data.others, strict=True)
+        human["others"] = [asdict(_other(study, _with_outlines(study, *one), out, store)) for one in sets]
+    write_file(out / TOLD, canonical_json(human))
+
+
+def _with_outlines(study: StudyRecipe, section: LabelSet | None, labels: Labels) -> Labels:
+    return replace(labels, truth=read_labelled(section, True)) if section and study.outlines else labels
+
+
+def _other(study: StudyRecipe, labels: Labels, out: Path, store: Store) -> Made:
+    """A further labelled set as a version."""
+    name = f"other-{label_name(study, labels)}"
+    folder = out / "subsets" / name
+    write_subset(labels.truth, lambda: labels.truth, folder)
+    root = image_root(labels.truth)
+    pool = PoolOptions(source=str(folder / POOL), images=str(root))
+    named = [(image, os.path.relpath(image.path.absolute(), root)) for image in labels.truth.images]
+    return told(name, labels.truth, named, pool, store)
+
+
+def _run(study: StudyRecipe, out: Path, pending: Sequence[Job], workers: int | None, tell: Tell) -> dict[str, str]:
+    """The jobs that failed, cells and others, and why."""
+    failed: dict[str, str] = {}
+    total, number = len(pending), 0
+    for job in pending:
+        (out / job.folder / ERROR).unlink(missing_ok=True)
+
+    def ended(job: Job, error: str) -> None:
+        nonlocal number
+        number += 1
+        if error:
+            failed[str(job.cell)] = error
+            write_file(out / job.folder / ERROR, canonical_json({"error": error}))
+        tell(f"[{number}/{total}] {job.cell}: {error or _figures(out, job)}")
+
+    run_jobs(pending, out, lambda folder: is_done(out, folder), ended, workers)
+    return failed
+
+
+def _figures(out: Path, job: Job) -> str:
+    """What a job came to, for people."""
+    result = orjson.loads((out / job.folder / RESULT).read_bytes())
+    figures = [f"{result['metric']} {result['value']:.4f}"] if "metric" in result else []
+    if result.get("teacher_value") is not None:
+        figures.append(f"(its teacher {result['teacher_value']:.4f})")
+    return " ".join([*figures, f"{result['train_seconds']:.0f} s"])
+
+
+def _result(study: StudyRecipe, out: Path, job: Job, data: Data) -> CellResult | None:
+    """The row of a cell that has ended."""
+    folder = out / job.folder
+    if is_done(out, job.folder):
+        row: dict[str, Any] = orjson.loads((folder / RESULT).read_bytes())
+        row = {name: math.nan if value is None else value for name, value in row.items()}
+        return CellResult(**{**row, "study": study.name})
+    if not (folder / ERROR).is_file():
+        return None
+    error = orjson.loads((folder / ERROR).read_bytes())["error"]
+    listed = subset_folder(out, job.labelled, job.cell.fraction, job.cell.seed) / POOL
+    count = len(orjson.loads(listed.read_bytes())["images"])
+    metric = METRICS[data.labelled.truth.kind]
+    cell: dict[str, Any] = asdict(job.cell)
+    failure: dict[str, Any] = {"labelled": count, "metric": metric, "value": math.nan, "error": error}
+    return CellResult(study=study.name, cell=job.digest, **cell, **failure)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """seconds: of one core or GPU, for a whole run from the start; None until a job of the study has ended. steps: of
+    all networks, those of teachers and pre-trainings apart."""
+
+    steps: int
+    teacher_steps: int
+    seconds: float | None
+
+
+def estimate(study: StudyRecipe, out: Path, chosen: Sequence[Cell]) -> Estimate:
+    """What these cells and their teachers take, by the mean time of a step in the jobs that lie in `out`."""
+    students = sum(steps_of(study, cell) for cell in chosen)
+    shared = {(c.augment, c.init, c.fraction, c.seed) for c in chosen if c.arm in WITH_TEACHER}
+    teachers = len(shared) * study.teacher.steps
+    found = [orjson.loads(path.read_bytes()) for path in out.glob(f"*/*/{RESULT}")]
+    steps = sum(result.get("steps", 0) for result in found)
+    seconds = sum(result.get("train_seconds") or 0 for result in found)
+    return Estimate(students, teachers, (students + teachers) * seconds / steps if steps else None)
