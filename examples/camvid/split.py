@@ -5,8 +5,8 @@ Frames of a drive follow each other, so those to choose on are the ends of the f
 neither teacher nor student sees them, nor the second before and after val. CamVid's own val frames are 51 consecutive
 ones, 6.7 seconds of one drive: nothing is chosen on them.
 
-Writes runs/camvid: labels (`labelled.txt`, `truth.txt`, `pool_truth.txt`, `val.txt` beside links to images and masks)
-and pool.txt, the list that recipe.yaml scans.
+Writes runs/camvid: labels (`labelled.txt`, `truth.txt`, `pool_truth.txt`, `ceiling.txt` with all that is not held out,
+and `val.txt`, beside links to images and masks) and pool.txt, the list that recipe.yaml scans.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def main() -> None:
         "labelled": sorted(chosen),
         "truth": sorted(truth),
         "pool_truth": [stem for stem in rest if stem not in chosen],
+        "ceiling": rest,
         "val": (DATA / "val.txt").read_text().split(),
     }
     for name, part in parts.items():
