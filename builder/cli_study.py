@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the study.  [default: runs/studies/STUDY]",
+    help="Folder of the study.  [default: runs/studies/NAME]",
 )
 @click.option(
     "--workers", type=click.IntRange(1), help="Cells at a time, a process each.  [default: one a GPU, else one a core]"
@@ -51,7 +51,7 @@ def study(
         from students.study.recipe import load_study
 
         loaded = load_study(recipe, overrides)
-        out = out or Path("runs/studies") / recipe.stem
+        out = out or Path("runs/studies") / loaded.name
         if dry_run:
             _show_plan(loaded, out, only, as_json)
             return
@@ -93,7 +93,7 @@ def _show_plan(loaded: StudyRecipe, out: Path, only: Sequence[str], as_json: boo
     if as_json:
         emit(True, _plan_json(chosen, costs, time), "")
     else:
-        _plan_text(loaded, chosen, costs, time)
+        _plan_text(loaded, out, chosen, costs, time)
 
 
 def _plan_json(chosen: Sequence[Cell], costs: Sequence[Budget], time: Estimate) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _plan_json(chosen: Sequence[Cell], costs: Sequence[Budget], time: Estimate) 
     }
 
 
-def _plan_text(loaded: StudyRecipe, chosen: Sequence[Cell], costs: Sequence[Budget], time: Estimate) -> None:
+def _plan_text(loaded: StudyRecipe, out: Path, chosen: Sequence[Cell], costs: Sequence[Budget], time: Estimate) -> None:
     import sys
 
     from rich.console import Console
@@ -121,13 +121,17 @@ def _plan_text(loaded: StudyRecipe, chosen: Sequence[Cell], costs: Sequence[Budg
         minutes = f"{time.seconds / 60:.0f} minutes of one core or GPU, labelling left out"
     click.echo(
         rows(
+            ("folder", out),
             ("augment", ", ".join(grid.augment)),
             ("init", ", ".join(grid.init)),
             ("fractions", ", ".join(f"{fraction:g}" for fraction in grid.fractions)),
             ("alpha", ", ".join(f"{alpha:g}" for alpha in grid.alpha)),
             ("seeds", loaded.seeds),
             ("measured on", f"{loaded.measure}, with the last weights"),
-            ("cells", f"{len(chosen)}, {time.steps} steps, and {time.teacher_steps} of their teachers"),
+            (
+                "cells",
+                f"{len(chosen)}, {time.steps} steps, and {time.teacher_steps} of their teachers and pre-trainings",
+            ),
             ("time", minutes),
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,8 +52,11 @@ def train(
     the next one; OUT then holds a run folder for each round and rounds.html.
     """
     with sentences():
+        from accelerate import PartialState
+
         from builder.store import Store
         from students.recipe import load_train_recipe
+        from students.run import clip_rate
         from students.train import train as run_training
 
         loaded = load_train_recipe(recipe, (*overrides, *([f"seed={seed}"] if seed is not None else [])))
@@ -63,9 +67,17 @@ def train(
         if loaded.rounds:
             _train_rounds(loaded, out, store_root, allow_code, as_json)
             return
-        with step_bar(loaded.steps) as progress:
+        speaks = PartialState().is_main_process  # of several that `accelerate launch` starts
+        with step_bar(loaded.steps) if speaks else nullcontext() as progress:
             run_training(loaded, out, Store(store_root), progress)
-        emit(as_json, {"run": str(out), "steps": loaded.steps}, rows(("run", out), ("steps", loaded.steps)))
+        if speaks:
+            if (share := clip_rate(out)) > 0.5:
+                click.echo(
+                    f"warning: the ratio of the two losses was clipped in {share:.0%} of the steps: the pseudo-labels "
+                    f"are far easier, or harder, than the human ones; try an alpha below {loaded.alpha:g}",
+                    err=True,
+                )
+            emit(as_json, {"run": str(out), "steps": loaded.steps}, rows(("run", out), ("steps", loaded.steps)))
 
 
 def _train_rounds(recipe: TrainRecipe, out: Path, store_root: str, allow_code: bool, as_json: bool) -> None:
@@ -131,14 +143,16 @@ def pretrain(
 
 
 @click.command()
-@click.argument("ref", metavar="RUN|TEACHER")
+@click.argument("ref", metavar="RUN|TEACHER|RECIPE.yaml")
 @click.option(
     "--truth",
     required=True,
     help="Labels: COCO JSON, VOC, YOLO, folders of classes or of masks, or a version (NAME@v3, hf://ORG/NAME@v3).",
 )
 @click.option("--images", type=click.Path(path_type=Path), help="Where its files lie, if not beside it.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A teacher option, e.g. nms_iou=0.6.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A teacher option (nms_iou=0.6), or a recipe's key."
+)
 @click.option(
     "--results", type=click.Path(path_type=Path, dir_okay=False), help="Write the detections as COCO results."
 )
@@ -157,34 +171,42 @@ def evaluate(
     store_root: str,
     as_json: bool,
 ) -> None:
-    """How well a run folder or any teacher (onnx:…, torchvision:…) does on labelled images.
+    """How well a run folder, any teacher (onnx:…) or that of a recipe (an ensemble) does on labelled images.
 
     Boxes and masks: COCO's figures (pycocotools). Maps: mean intersection over union and the share of right pixels.
-    Classes of images: accuracy and expected calibration error.
+    Classes of images: accuracy and expected calibration error. It warns of images that a run was trained on.
     """
     with sentences():
         from builder import BuildError
         from builder.build import load_model
         from builder.files import canonical_json, write_file
         from builder.pseudo_truth import read_labels
-        from builder.recipe import parse_teacher
+        from builder.recipe import load_recipe, parse_teacher
         from builder.store import Store
-        from students.evaluate import measure
+        from students.evaluate import measure, trained_on
 
         labelled = read_labels(truth, images, Store(store_root), bar, outlines=masks)
         floor = ("floor=0.01",) if labelled.kind == "detection" else ()  # else all is measured
-        section = parse_teacher(ref if ":" in ref else f"checkpoint:{ref}", (*floor, *overrides))
+        recipe = Path(ref) if ref.endswith((".yaml", ".yml")) and ":" not in ref else None
+        spec = ref if ":" in ref else f"checkpoint:{ref}"
+        if recipe:
+            section = load_recipe(recipe, overrides).rooted(recipe.parent).teacher
+        else:
+            section = parse_teacher(spec, (*floor, *overrides))
         if results and labelled.kind != "detection":
             raise BuildError(f"--results are boxes, but {truth} holds {labelled.kind} labels: leave it out")
         teacher = load_model(section, allow_code)
         with bar("evaluate", len(labelled.images)) as advance:
             metrics, found = measure(teacher, labelled, progress=advance)
+        if seen := trained_on(teacher, labelled):
+            total = len(labelled.images)
+            click.echo(f"warning: it was trained on {seen} of these {total} images: measure it on others", err=True)
         if results:
             from builder.coco import write_results
 
             write_file(results, canonical_json(write_results(labelled, found)))
         if as_json:
-            emit(True, dict(metrics), "")
+            emit(True, {**metrics, **({"trained_on": seen} if seen else {})}, "")
         else:
             show_metrics(metrics, {"detection": "AP", "semantic": "IoU", "classification": "accuracy"}[labelled.kind])
 
@@ -231,6 +253,8 @@ def preview_augment(
         from students.preview import image_subject, labelled_subject, preview
         from students.recipe import load_train_recipe
 
+        if out.suffix.lower() != ".png":
+            raise click.UsageError(f"--out {out} is to be a PNG: give it a name that ends in .png")
         recipe = None
         if Path(sources[0]).suffix in (".yaml", ".yml"):
             if len(sources) > 1:

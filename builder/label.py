@@ -98,20 +98,21 @@ def label(
             {"spec": spec, "license": license} | {k: dict(getattr(labeller, k)) for k in ("description", "runtime")},
         )
         pending = pending_chunks(pool, labeller, store, retry_failures)
-        images = sum(pool.index[number].images for number in pending)
+        labelled = 0
         if pending:
-            with track("label", images) as advance:
+            with track("label", sum(pool.index[number].images for number in pending)) as advance:
                 for chunk, results in zip(
                     pool.pick(pending), labeller.results(pool.pick(pending), advance), strict=True
                 ):
                     _check(results, chunk, labeller)
                     discard(folder / chunk.digest)
                     write_chunk(folder / chunk.digest, chunk, results)
+                    labelled += sum(image.state != REMOVED for image in chunk.images)
         failures = _failures(pool, folder)
         some = tuple(islice(failures, MAX_ERRORS))
         failed = len(some) + sum(1 for _ in failures)
     used = pool.count(OK) + pool.count(UNREADABLE)
-    return Labelled(name, len(pool.index), len(pending), used, images, some, failed)
+    return Labelled(name, len(pool.index), len(pending), used, labelled, some, failed)
 
 
 def pending_chunks(pool: Pool, labeller: Labeller, store: Store, retry_failures: bool = False) -> list[int]:

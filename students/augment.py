@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_serializer, model_validator
 
 from builder import BuildError
 from builder.recipe import STRICT
@@ -228,7 +228,7 @@ class AugmentRecipe(BaseModel):
     the tables of classes; pixels are of images whose longer side is 640, others' are in proportion.
     """
 
-    model_config = STRICT
+    model_config = ConfigDict(**STRICT, allow_inf_nan=False)
     policy: Literal["S1", "S2", "S3", "S4"] = "S1"
     jitter: tuple[PositiveFloat, PositiveFloat] | None = None
     autoaugment: Literal["detection", "imagenet", "cifar10"] | None = None

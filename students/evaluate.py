@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from builder.coco import Metrics, align_classes, evaluate_detections, relabel
+from builder.files import sha256_file
 from builder.folders import read_mask
 from builder.truth import LabelledImage, Truth, TruthError, check_detection, read_pixels
 from students.measures import ClassMetrics, MapMetrics, class_metrics, confusion, map_metrics
@@ -41,6 +42,13 @@ def measure(
     metrics, found = evaluate(teacher, truth, batch_size, progress)
     masks = {f"mask_{name}": value for name, value in evaluate_masks(truth, found).items() if name != "per_class"}
     return {**metrics, **masks}, found
+
+
+def trained_on(teacher: Teacher, truth: Truth) -> int:
+    """How many of the images the teacher says it has learned from (CheckpointTeacher.trained_on): on these it does
+    better than on others."""
+    seen = frozenset(getattr(teacher, "trained_on", ()))
+    return sum(sha256_file(image.path) in seen for image in truth.images) if seen else 0
 
 
 def evaluate(

@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal
 
 import orjson
 import torch
-import torchvision
 from pydantic import (
     BaseModel,
+    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -38,7 +38,7 @@ from builder.store import Store
 from builder.teacher_section import root
 from students.ahead import made_ahead
 from students.recipe import rooted_network
-from students.run import LOG, STATE, TrainError, claim
+from students.run import STATE, TrainError, append, claim, cut_log, libraries
 from students.simclr import PoolImages, Projection, ViewBatches, Views, nt_xent
 from students.train import MAX_SKIPPED, Progress, learning_rate, make_optimizer
 from teachers.backbones import DEFAULT, make_backbone, own_names, whole_network
@@ -65,7 +65,7 @@ class PretrainRecipe(BaseModel):
     workers: processes that read images; save_every: steps; neither changes the weights.
     """
 
-    model_config = STRICT
+    model_config = ConfigDict(**STRICT, allow_inf_nan=False)
     pool: PoolOptions
     network: NetworkConfig = NetworkConfig(size=224)
     steps: PositiveInt
@@ -139,7 +139,7 @@ def pretrain(recipe: PretrainRecipe, out: Path, store: Store, progress: Progress
             before, seconds = time.perf_counter(), time.perf_counter() - before
             record = {"step": step + 1, "loss": loss.item(), "accuracy": accuracy.item(), "lr": rate}
             record |= {"gradient_norm": norm, "moved": math.isfinite(norm), "images_per_s": recipe.batch / seconds}
-            run.log(record)
+            append(out, record)
             if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
                 run.save(step + 1)
             if progress:
@@ -184,11 +184,6 @@ class _Run:
             self.optimizer.step()
         return norm
 
-    def log(self, record: Mapping[str, Any]) -> None:
-        """Append a record; NaN becomes null."""
-        with open(self.out / LOG, "ab") as file:
-            file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-
     def resume(self) -> int:
         """Take up the last save, if there is one: the steps done by then. Later log records are dropped."""
         step = 0
@@ -200,9 +195,7 @@ class _Run:
             torch.set_rng_state(state["random"])
             if self.device.type == "cuda" and len(state["random_gpu"]):
                 torch.cuda.set_rng_state(state["random_gpu"])
-        if (self.out / LOG).is_file():
-            lines = (self.out / LOG).read_bytes().splitlines(keepends=True)
-            write_file(self.out / LOG, b"".join(lines[:step]))
+        cut_log(self.out, step)
         return step
 
     def save(self, step: int) -> None:
@@ -223,7 +216,7 @@ class _Run:
             "step": step,
             "recipe": self.description,
             "trained_on": self.trained_on,
-            "libraries": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+            "libraries": libraries(),
             "network": self.description["network"],
             "weights": {"file": BACKBONE, "sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)},
         }

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import (
     BaseModel,
+    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -86,7 +87,7 @@ class TrainRecipe(BaseModel):
     workers: processes that read images; save_every: steps; neither changes the weights.
     """
 
-    model_config = STRICT
+    model_config = ConfigDict(**STRICT, allow_inf_nan=False)
     labelled: Labelled
     pseudo: tuple[str, ...] = ()
     network: NetworkConfig = NetworkConfig()

@@ -7,7 +7,7 @@ again where it is done, so that a killed run goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -22,6 +22,7 @@ from builder.build import build, load_model
 from builder.cut import Cut
 from builder.engine import Track, silent
 from builder.files import digest, locked, sha256_file, write_file
+from builder.holdout import load_labels
 from builder.recipe import Recipe, load_recipe
 from builder.store import Store
 from builder.teacher_section import TeacherSection
@@ -60,13 +61,16 @@ def run_rounds(
     The first teacher is the build recipe's own, the next is the student, with the same rules and those options that a
     student has, without a class map, since its classes are the labelled set's. A version's parent is the one before,
     but its thresholds are solved again. allow_code, report: see `builder.build.build`. Raises TrainError for val images
-    that a student would learn from, and as `build`, `train` and `measure` do.
+    that the first teacher or a student has learned from, or that are in the build recipe's test set, and as `build`,
+    `train` and `measure` do.
     """
     rounds = _checked(recipe, out)
     val, val_digest = _val(rounds, recipe)
     labels = load_recipe(rounds.build)
     work = _Work(recipe, rounds, labels, val, val_digest, out, store, track, steps, allow_code, report)
     with locked(out / ".lock", f"the rounds in {out}", sweep=[out]):
+        if not (out / "round-1" / META).is_file():
+            work.check_start()
         known, done = _known(out, work.digest), list[Round]()
         while True:
             done.append(work.round(done, known))
@@ -164,18 +168,40 @@ class _Work:
         pseudo = (*self.recipe.pseudo, version)
         recipe = self.recipe.model_copy(update={"rounds": None, "pseudo": pseudo, "network": network})
         if not (run / META).is_file():
-            seen = make_plan(recipe, self.store).trained_on & self.val_images
-            if seen:
-                raise TrainError(
-                    f"{len(seen)} images of rounds.val {self.rounds.val.path} are in the labelled set or in {version}: "
-                    "a round can only be chosen on images that no student learns from"
-                )
+            self.check_val(make_plan(recipe, self.store).trained_on, f"in {version} or in what {run.name} starts from")
         with self.steps(recipe.steps) as progress:
             return train(recipe, run, self.store, progress)
 
+    def check_start(self) -> None:
+        """Before anything is labelled: that the val images are not in the test set, and that neither the labelled set
+        nor the first teacher knows them."""
+        test = self.labels.rooted(self.root).test
+        if test:
+            pool = load_labels(test, self.store, written=test.source, workers=None, track=self.track).pool
+            self.check_val((image.sha256 for image in pool.images()), "in the build recipe's test set")
+        plan = make_plan(self.recipe.model_copy(update={"rounds": None}), self.store)
+        self.check_val(plan.trained_on, "in the labelled set, or in what the students start from or learn besides")
+        if self.is_model:
+            teacher = load_model(self.labels.teacher.rooted(self.root), self.allow_code)
+            name = self.labels.teacher.name
+            self.check_val(getattr(teacher, "trained_on", ()), f"among those that the teacher {name} was trained on")
+
+    def check_val(self, seen: Iterable[str], where: str) -> None:
+        """Raises TrainError if images of val are among those with these SHA-256, which are `where`."""
+        if both := self.val_images.intersection(seen):
+            raise TrainError(
+                f"{len(both)} images of rounds.val {self.rounds.val.path} are {where}: "
+                "rounds are chosen by images of their own, which nothing learns from"
+            )
+
+    @property
+    def is_model(self) -> bool:
+        """Whether the first teacher is one, and not stored predictions."""
+        return not (self.labels.teacher.spec or "").startswith("replay:")
+
     def first_figure(self) -> float | None:
         """Of the first teacher on val, if it is a model and says the labels' classes by their names."""
-        if self.labels.keep.classes or (self.labels.teacher.spec or "").startswith("replay:"):
+        if self.labels.keep.classes or not self.is_model:
             return None
         return self.figure(self.labels.teacher)
 

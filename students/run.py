@@ -7,6 +7,7 @@ before), `model.safetensors` (the weights, for whoever uses the network) and, la
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,16 @@ class TrainError(BuildError):
 
 def claim(out: Path, description: Mapping[str, Any]) -> int:
     """Make the folder `out` the run of this description (JSON-ready), or find that it is; returns the steps its
-    `meta.json` has. Raises TrainError if it is another's."""
-    path = out / RECIPE
-    if not path.is_file():
-        if any(entry.name != ".lock" for entry in out.iterdir()):
-            raise TrainError(f"{out} holds other files and no run: give a new or an empty folder")
+    `meta.json` has. A run that never saved anything gives way, so that a recipe that failed can be mended. Raises
+    TrainError if it is another's."""
+    path, names = out / RECIPE, {entry.name for entry in out.iterdir()}
+    if not path.is_file() and names - {".lock"}:
+        raise TrainError(f"{out} holds other files and no run: give a new or an empty folder")
+    ours = orjson.loads(orjson.dumps(description))
+    theirs = orjson.loads(path.read_bytes()) if path.is_file() else {}
+    if ours != theirs and not names & {STATE, META}:
         write_file(path, orjson.dumps(description, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    ours, theirs = orjson.loads(orjson.dumps(description)), orjson.loads(path.read_bytes())
+        theirs = ours
     changed = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
     if changed:
         raise TrainError(f"{out} is a run with another {' and '.join(changed)}: give another, or remove this one")
@@ -49,6 +53,33 @@ def claim(out: Path, description: Mapping[str, Any]) -> int:
 def _saved(out: Path) -> int:
     """The steps that the weights of a run have behind them."""
     return int(read_meta(out)["step"]) if (out / META).is_file() else 0
+
+
+def append(out: Path, record: Mapping[str, Any]) -> None:
+    """Add a record to the log of the run `out`; NaN becomes null."""
+    with open(out / LOG, "ab") as file:
+        file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def cut_log(out: Path, step: int) -> None:
+    """Drop what the log of the run `out` says of later steps than its first `step`."""
+    log = out / LOG
+    if log.is_file():
+        write_file(log, b"".join(log.read_bytes().splitlines(keepends=True)[:step]))
+
+
+def libraries() -> dict[str, str]:
+    """What `meta.json` says the weights were made with."""
+    return {"torch": torch.__version__, "torchvision": torchvision.__version__}
+
+
+def clip_rate(out: Path) -> float:
+    """The share of a finished run's steps in which clipping changed the ratio of the joint loss; of several ratios the
+    largest. 0 for a supervised one, or a log from before it said so."""
+    with open(out / LOG, "rb") as log:
+        last = deque(log, maxlen=1)
+    found = orjson.loads(last[0]).get("clip_rate") or 0.0 if last else 0.0
+    return float(max(found)) if isinstance(found, list) else float(found)
 
 
 class Run:
@@ -89,10 +120,8 @@ class Run:
                 torch.set_rng_state(state["random"][rank])
             if self._on_gpu and len(state["random_gpu"]) == self.accelerator.num_processes:
                 torch.cuda.set_rng_state(state["random_gpu"][rank])
-        log = self.out / LOG
-        if self.accelerator.is_main_process and log.is_file():
-            lines = log.read_bytes().splitlines(keepends=True)
-            write_file(log, b"".join(lines[:step]))
+        if self.accelerator.is_main_process:
+            cut_log(self.out, step)
         if step > _saved(self.out):
             self.save(step)
         return step
@@ -113,16 +142,14 @@ class Run:
         if self.accelerator.is_main_process:
             with new_file(self.out / STATE) as file:
                 torch.save(state, file)
-            libraries = {"torch": torch.__version__, "torchvision": torchvision.__version__}
-            meta = {"step": step, **self.about(step), "libraries": libraries}
+            meta = {"step": step, **self.about(step), "libraries": libraries()}
             save_checkpoint(self.out, self.average.network, self.config, meta)
         self.accelerator.wait_for_everyone()
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append a record; NaN becomes null."""
+        """See `append`."""
         if self.accelerator.is_main_process:
-            with open(self.out / LOG, "ab") as file:
-                file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+            append(self.out, record)
 
     @property
     def _on_gpu(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -175,7 +176,8 @@ class Views:
     """Test-time augmentation: what else of each image a teacher is shown (teachers.views).
 
     flip: each view in a mirror, too. scales: the image's size in each view, 1 for its own (the paper's for maps are
-    0.5 to 1.75); with any other the image is resampled, antialiased. iou: at which boxes of views are one object.
+    0.5 to 1.75): of what the teacher makes of it where it resizes images itself (Resizing), else of the image, which is
+    resampled, antialiased. iou: at which boxes of views are one object.
     """
 
     flip: bool = False
@@ -288,6 +290,14 @@ class Segmenter(Teacher, Protocol):
     `SemanticMap.of` of it."""
 
     def predict_probabilities(self, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]: ...
+
+
+@runtime_checkable
+class Resizing(Protocol):
+    """A teacher that brings images to a size of its own, so that a resized image shows it nothing new. In the block of
+    `scaled` that size is `scale` times what it is otherwise; predictions stay in the pixels of the images given."""
+
+    def scaled(self, scale: float) -> AbstractContextManager[None]: ...
 
 
 def fingerprint(description: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from teachers import masks
 from teachers.base import ClassProbabilities, Detections, Prediction, SemanticMap, TeacherError, TeacherOptions
-from teachers.networks import Arch, kind_of, load_checkpoint
+from teachers.networks import Arch, SquareTransform, kind_of, load_checkpoint
 from teachers.torchvision_models import paste_masks
 
 FAMILY = "a checkpoint, which brings its own weights, classes and size"
@@ -91,6 +91,17 @@ class CheckpointTeacher:
         if self.kind != "semantic":
             raise TeacherError(f"a checkpoint of kind {self.kind} has no probabilities of pixels: give a segmenter")
         return [found.cpu().numpy() for found in self._outputs(images)]
+
+    @contextmanager
+    def scaled(self, scale: float) -> Iterator[None]:
+        """See Resizing: the longer side of an image becomes `scale` times what it was in training."""
+        transform = cast(SquareTransform, self._network.transform)
+        usual = transform.size
+        transform.size = max(1, round(usual * scale))
+        try:
+            yield
+        finally:
+            transform.size = usual
 
     def _outputs(self, images: Sequence[np.ndarray]) -> Iterator[Any]:
         """What the network says of each image, one after the other, so that only one map need be in memory."""

@@ -62,6 +62,7 @@ class EnsembleTeacher:
         _check(members, iou)
         teachers = [member.teacher for member in members]
         self._members, self._iou, self._limit = tuple(members), iou, max_detections
+        self.teachers = tuple(teachers)
         self._names = [_renamed(member) for member in members]
         self.classes = tuple(dict.fromkeys(name for name in self._names[0] if name is not None))
         _check_classes(self._names, self.classes)

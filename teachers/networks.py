@@ -60,7 +60,7 @@ class NetworkConfig:
     cache); none for random weights. timm's tags name which: `timm:tf_efficientnet_b7.ns_jft_in1k` is Noisy Student.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
     arch: Arch | None = None
     backbone: str = "timm:resnet18"
@@ -252,6 +252,8 @@ def _check(config: NetworkConfig, pretrained: bool) -> None:
         raise TeacherError("the network has no classes: name at least one")
     if not levels or min(levels) < 1 or any(after != 2 * stride for stride, after in pairwise(levels)):
         raise TeacherError(f"network levels {list(levels)} must be strides that double, such as [8, 16, 32]")
+    if min(config.std) <= 0:
+        raise TeacherError(f"network std {list(config.std)} must be above 0: pixels are divided by it")
     for name in ("size", "channels", "head_depth"):
         if getattr(config, name) < 1:
             raise TeacherError(f"network {name} {getattr(config, name)} must be at least 1")

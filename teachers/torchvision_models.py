@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,18 @@ class TorchvisionDetector:
                 found.update(zip(batch, self._run([images[i] for i in batch]), strict=True))
         return [found[i] for i in range(len(images))]
 
+    @contextmanager
+    def scaled(self, scale: float) -> Iterator[None]:
+        """See Resizing. Raises TeacherError for SSD, whose size is fixed."""
+        transform = self._model.transform
+        if not isinstance(transform, _Resize):
+            raise TeacherError("SSD stretches every image to one size: remove scales from tta")
+        transform.scale = scale
+        try:
+            yield
+        finally:
+            transform.scale = 1.0
+
     def _padded_size(self, height: int, width: int) -> tuple[int, ...]:
         transform = self._model.transform
         if not isinstance(transform, _Resize):
@@ -192,12 +205,14 @@ class _Resize(GeneralizedRCNNTransform):
         min_size = options.min_size or model.min_size[-1]
         max_size = options.max_size or model.max_size
         super().__init__(min_size, max_size, model.image_mean, model.image_std, size_divisible=model.size_divisible)
-        self.upscale = options.upscale
+        self.upscale, self.scale = options.upscale, 1.0
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width after resizing: the shorter side to min_size, or less to keep the longer within max_size."""
+        """Height and width after resizing: the shorter side to min_size, or less to keep the longer within max_size;
+        then both by `scale`."""
         scale = min(self.min_size[-1] / min(height, width), self.max_size / max(height, width))
-        if scale >= 1 and not self.upscale:
+        scale = self.scale * (1 if scale >= 1 and not self.upscale else scale)
+        if scale == 1:
             return height, width
         return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
 

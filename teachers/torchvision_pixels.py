@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -97,7 +98,7 @@ class TorchvisionSegmenter:
         preset: SemanticSegmentation = (published or get_model_weights(name).DEFAULT).transforms()
         self._mean, self._std = preset.mean, preset.std
         self._min_size = options.min_size or (preset.resize_size[0] if published else None)
-        self._max_size, self._upscale = options.max_size, options.upscale
+        self._max_size, self._upscale, self._scale = options.max_size, options.upscale, 1.0
         self.batch_size = options.batch_size
         self.description: Mapping[str, Any] = {
             "kind": "semantic",
@@ -121,6 +122,15 @@ class TorchvisionSegmenter:
         """The probability of each class at each pixel of each image: float32 (C, H, W), of the upright image."""
         return self._each(images, lambda probabilities: probabilities)
 
+    @contextmanager
+    def scaled(self, scale: float) -> Iterator[None]:
+        """See Resizing."""
+        self._scale = scale
+        try:
+            yield
+        finally:
+            self._scale = 1.0
+
     def _each(self, images: Sequence[np.ndarray], reduce: Callable[[np.ndarray], Any]) -> list[Any]:
         """`reduce` of each image's probabilities, which are held for one image at a time."""
         alike = defaultdict(list)
@@ -142,7 +152,9 @@ class TorchvisionSegmenter:
         if self._max_size and to[1] > self._max_size:
             to = (max(1, int(self._max_size * short / long)), self._max_size)
         if to[0] >= short and not self._upscale:
-            return height, width
+            to = short, long
+        if self._scale != 1:
+            to = max(1, round(to[0] * self._scale)), max(1, round(to[1] * self._scale))
         return to if height <= width else (to[1], to[0])
 
     def _logits(self, images: list[np.ndarray], size: tuple[int, int]) -> Tensor:

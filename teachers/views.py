@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,13 +15,21 @@ from teachers.base import (
     ClassProbabilities,
     Detections,
     Prediction,
+    Resizing,
     Segmenter,
     SemanticMap,
     Teacher,
     TeacherError,
     Views,
 )
-from teachers.ensemble import OF_BOXES, FusedObjects, fuse_images, pixel_probabilities, predict_in_batches
+from teachers.ensemble import (
+    OF_BOXES,
+    EnsembleTeacher,
+    FusedObjects,
+    fuse_images,
+    pixel_probabilities,
+    predict_in_batches,
+)
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,11 @@ class ViewsTeacher:
     mirrored and resampled back, and an object goes whose mask has no pixel left then. Class probabilities, of images
     and of pixels, are averaged over the views, of pixels one image and one view at a time.
 
-    A teacher that brings every image to one size (SSD, most exported models) sees little of a change of scale.
-    Raises TeacherError for a segmenter that gives no probabilities, and from `predict` if the teacher fails.
+    Scales are of the size a teacher brings images to (teachers.base.Resizing: checkpoints, torchvision's detectors and
+    segmenters, ensembles of these), else of the images: then one that makes them all of one size, as most exported
+    models do, sees little of it.
+    Raises TeacherError for a segmenter that gives no probabilities, for scales of a teacher that has one size only, and
+    from `predict` if the teacher fails.
     """
 
     def __init__(self, teacher: Teacher, views: Views, max_detections: int | None = None) -> None:
@@ -87,12 +99,19 @@ class ViewsTeacher:
         if self._kind == "semantic" and not isinstance(teacher, Segmenter):
             raise TeacherError("this teacher gives no class probabilities of pixels to average: remove tta")
         self._teacher, self._iou, self._limit = teacher, views.iou, max_detections
-        flips = (False, True) if views.flip else (False,)
-        self._views = [View(scale, flip) for scale in views.scales for flip in flips]
+        flips, resizing = (False, True) if views.flip else (False,), _resizing(teacher)
+        self._views = [View(1.0 if resizing else scale, flip) for scale in views.scales for flip in flips]
+        self._scales = [scale if resizing else 1.0 for scale in views.scales for _ in flips]
+        self._resizing = resizing
+        with ExitStack() as held:  # those that cannot say so at once
+            for scale in self._scales:
+                self._scale(held, scale)
         self.classes, self.batch_size = teacher.classes, teacher.batch_size
         self.trained_on: list[str] = list(getattr(teacher, "trained_on", ()))
         seen = asdict(views) | {"scales": list(views.scales), "max_detections": max_detections}
         seen = {name: seen[name] for name in seen if self._kind in OF_BOXES or name in ("flip", "scales")}
+        if resizing and views.scales != (1.0,):
+            seen["scaled"] = "input"
         self.description: Mapping[str, Any] = {**teacher.description, "tta": seen}
         self.runtime: Mapping[str, Any] = {**teacher.runtime, "Pillow": PIL.__version__}
 
@@ -112,10 +131,22 @@ class ViewsTeacher:
         """See Segmenter.predict_probabilities; of the kind semantic only."""
         return [self._pixels(image) for image in images]
 
+    def _each(self) -> Iterator[View]:
+        """The views, the teacher set to the scale of each."""
+        for scale, view in zip(self._scales, self._views, strict=True):
+            with ExitStack() as held:
+                self._scale(held, scale)
+                yield view
+
+    def _scale(self, held: ExitStack, scale: float) -> None:
+        if scale != 1:
+            for one in self._resizing:
+                held.enter_context(one.scaled(scale))
+
     def _objects(self, images: Sequence[np.ndarray]) -> list[Detections]:
         floor = self.description["floor"]
         found: list[list[Detections]] = []
-        for view in self._views:
+        for view in self._each():
             seen = predict_in_batches(self._teacher, [view.of(image) for image in images])
             found.append([_moved(one, view, image.shape) for one, image in zip(seen, images, strict=True)])
         fused = fuse_images(found, np.ones(len(found)), self._iou, floor)
@@ -142,7 +173,7 @@ class ViewsTeacher:
 
     def _probabilities(self, images: Sequence[np.ndarray]) -> list[ClassProbabilities]:
         total = np.zeros((len(images), len(self.classes)))
-        for view in self._views:
+        for view in self._each():
             said = predict_in_batches(self._teacher, [view.of(image) for image in images])
             total += np.stack([one.probabilities for one in said])
         mean = (total / len(self._views)).clip(0, 1).astype(np.float32)
@@ -150,11 +181,18 @@ class ViewsTeacher:
 
     def _pixels(self, image: np.ndarray) -> np.ndarray:
         total = np.zeros((len(self.classes), *image.shape[:2]), np.float32)
-        for view in self._views:
+        for view in self._each():
             said = pixel_probabilities(self._teacher, view.of(image))
             for mean, plane in zip(total, said, strict=True):
                 mean += view.plane_back(plane, image.shape) / np.float32(len(self._views))
         return total
+
+
+def _resizing(teacher: Teacher) -> list[Resizing]:
+    """Those whose size is to be set to show this teacher a scale; none if it resizes no image by itself."""
+    teachers = teacher.teachers if isinstance(teacher, EnsembleTeacher) else (teacher,)
+    found: list[Resizing] = [one for one in teachers if isinstance(one, Resizing)]
+    return found if len(found) == len(teachers) else []
 
 
 def _moved(found: Detections, view: View, shape: tuple[int, ...]) -> Detections:

@@ -59,7 +59,7 @@ def _read(file: Path) -> dict[str, Tensor]:
     from timm.models import load_state_dict
 
     try:
-        tensors = load_state_dict(str(file))
+        tensors = load_state_dict(str(file), weights_only=True)  # else, in older timm, a file may run code
         return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
     except Exception as error:  # of the many that the two formats' readers raise
         reason = str(error).partition("\n")[0] or type(error).__name__

@@ -1,10 +1,16 @@
-"""Boxes follow their objects to the pixel, whatever is done to the image."""
+"""S1 and large jitter: boxes follow their objects to the pixel, and S1 is what it was."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from students.augment import FIT, S1, Augment
 from tests.rectangles import extent
@@ -108,3 +114,50 @@ def test_fit_is_torchvisions_antialiased_resize_with_the_longer_side_as_size(
     assert (canvas[rest] == GREY).all()
     if size == max(width, height):
         np.testing.assert_array_equal(window, pixels)
+
+
+# S1 as it was before there were policies: its pixels are to stay what they were
+
+
+def s1_before(
+    pixels: np.ndarray, plane: np.ndarray, boxes: np.ndarray, size: int, fill: Any, flip_p: float, rng: Any
+) -> list[np.ndarray]:
+    height, width = plane.shape
+    flip, scale, right, down = rng.random(4)
+    target = round((0.8 + scale * (1.2 - 0.8)) * size)
+    scaled = np.array([width, height]) * (target / max(width, height))
+    scaled_w, scaled_h = np.maximum(np.floor(scaled + 0.5), 1).astype(int).tolist()
+    window_w, window_h = min(scaled_w, size), min(scaled_h, size)
+    left, top = int(right * (scaled_w - window_w + 1)), int(down * (scaled_h - window_h + 1))
+    zoom = scaled_w / width, scaled_h / height
+    x1, y1, x2, y2 = (np.array([left, top, left + window_w, top + window_h]) / np.tile(zoom, 2)).tolist()
+    source = x1, y1, min(x2, width), min(y2, height)
+    flipped = flip < flip_p
+    found = []
+    for values, outside, resampling in (
+        (pixels, fill, Image.Resampling.BILINEAR),
+        (plane, 255, Image.Resampling.NEAREST),
+    ):
+        canvas = np.empty((size, size, *values.shape[2:]), np.uint8)
+        canvas[:] = outside
+        shown = np.asarray(Image.fromarray(values).resize((window_w, window_h), resampling, box=source))
+        canvas[:window_h, :window_w] = shown[:, ::-1] if flipped else shown
+        found.append(canvas)
+    moved = boxes.astype(np.float64) * np.tile(zoom, 2) - np.tile((left, top), 2)
+    if flipped:
+        moved = moved[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [window_w, 0, window_w, 0]
+    return [*found, moved.clip(0, [window_w, window_h] * 2).astype(np.float32)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 150), st.integers(1, 150), st.integers(1, 150), st.integers(0, 999), st.sampled_from([0.0, 0.5]))
+def test_s1_is_what_it_was_to_the_byte(width: int, height: int, size: int, seed: int, flip: float) -> None:
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    plane = rng.integers(0, 5, (height, width), dtype=np.uint8)
+    boxes = rng.uniform(-10, 160, (4, 2, 2)).cumsum(axis=1).reshape(4, 4).astype(np.float32)
+    expected = s1_before(pixels, plane, boxes, size, GREY, flip, np.random.default_rng(seed))
+    placement = replace(S1, flip=flip).place(width, height, size, np.random.default_rng(seed), boxes)
+    found = [placement.image(pixels, GREY), placement.labels(plane, 255), placement.boxes(boxes)[0]]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

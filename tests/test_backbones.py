@@ -165,7 +165,8 @@ def test_every_norm_has_its_weights_back(spec: str, norm: str, tmp_path: Path) -
 )
 def test_the_papers_families_have_their_maps(name: str, norm: str, channels: list[int]) -> None:
     """Widths: EfficientNet's table 1 and scaling (arXiv 1905.11946), ResNet's table 1 (arXiv 1512.03385)."""
-    assert make_backbone(f"timm:{name}", LEVELS, None, norm)[1] == channels
+    with torch.device("meta"):  # shapes are all that is asked for
+        assert make_backbone(f"timm:{name}", LEVELS, None, norm)[1] == channels
 
 
 def grouped(spec: str, levels: tuple[int, ...] = LEVELS) -> dict[str, Tensor]:
@@ -228,6 +229,23 @@ def test_what_holds_no_weights_is_one_sentence(name: str, content: bytes, tmp_pa
     with pytest.raises(TeacherError, match="no weights that can be read") as caught:
         make_backbone("timm:test_resnet", LEVELS, str(tmp_path / name), "batch")
     assert "\n" not in str(caught.value)
+
+
+class _Code:
+    """What a pickle may hold: a call."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._path,)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": _Code(tmp_path / "ran")}, tmp_path / "weights.pth")
+    with pytest.raises(TeacherError, match="no weights that can be read") as caught:
+        make_backbone("timm:test_resnet", LEVELS, str(tmp_path / "weights.pth"), "batch")
+    assert not (tmp_path / "ran").exists() and "\n" not in str(caught.value)
 
 
 def test_a_missing_file_and_a_run_folder_say_what_to_write(tmp_path: Path) -> None:

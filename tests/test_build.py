@@ -217,6 +217,9 @@ def test_new_images_are_labelled_alone_and_old_shards_stay(tmp_path: Path) -> No
     write_images(tmp_path / "pool", 2, start=24)
     grown = run_json("build", recipe, store=store)
     assert (grown["images_labelled"], grown["version"], grown["samples"]) == (2, "pets@v2", 26)
+    (tmp_path / "pool" / "image_00003.jpg").unlink()
+    fewer = run_json("build", recipe, "--set", "teacher.floor=0.1", store=store)  # another teacher to the store
+    assert (fewer["images_labelled"], fewer["samples"]) == (25, 25)
 
 
 def test_drop_empty_leaves_out_images_and_counts_them(tmp_path: Path) -> None:

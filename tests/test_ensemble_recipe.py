@@ -116,6 +116,16 @@ def write_truth(folder: Path, count: int) -> Path:
     return folder / "truth.json"
 
 
+def test_the_teacher_of_a_recipe_is_measured(tmp_path: Path, own: str) -> None:
+    write_images(tmp_path / "pool", 1)
+    recipe, truth = write_recipe(tmp_path, teacher=ensemble(own)), write_truth(tmp_path, 4)
+    words = ("evaluate", recipe, "--truth", truth, "--images", tmp_path / "truth", "--json")
+    result = call(*words)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["AP"] == pytest.approx(1)
+    assert "rules" in told(call(*words, "--set", "rules=1"))
+
+
 @pytest.mark.parametrize("refused", ["ignore", "drop"])
 def test_what_teachers_do_not_agree_on_is_refused(tmp_path: Path, own: str, refused: str) -> None:
     write_images(tmp_path / "pool", 5)

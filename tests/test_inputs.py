@@ -266,10 +266,10 @@ def test_a_corrected_listing_is_another_teacher(tmp_path: Path) -> None:
     names = write_images(tmp_path / "pool", 4)
     write_results(tmp_path, names)
     listing = json.loads((tmp_path / "listing.json").read_text())
-    wrong = [image | {"width": 1} for image in listing["images"]]
+    wrong = [image | {"width": 100} for image in listing["images"]]
     (tmp_path / "listing.json").write_text(json.dumps(listing | {"images": wrong}))
     recipe = write_recipe(tmp_path)
-    assert "is 64x48, but 1x48 in listing.json" in told(run(recipe))
+    assert "is 64x48, but 100x48 in listing.json" in told(run(recipe))
     (tmp_path / "listing.json").write_text(json.dumps(listing))
     assert built(recipe)["samples"] == 4
 

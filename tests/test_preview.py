@@ -93,6 +93,7 @@ def test_images_come_from_files_folders_and_globs_spread_evenly(tmp_path: Path) 
         (["bad.png"], 1, "bad.png cannot be used"),
         (["missing.yaml"], 1, "missing.yaml"),
         (["train.yaml", "more.png"], 2, "leave out more.png"),
+        (["train.yaml", "--out", "it.jpg"], 2, "ends in .png"),
         (["train.yaml", "--policy", "S5"], 2, "S5"),
         (["train.yaml"], 1, "magnitude is no part of S2"),
         ([], 2, "Missing argument"),

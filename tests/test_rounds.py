@@ -176,12 +176,22 @@ def accuracy(run: Path, folder: Path) -> float:
     )
 
 
-def test_the_student_of_a_round_is_the_teacher_of_the_next(start: Path, tmp_path: Path) -> None:
-    world = copied(start, tmp_path)
+def command(world: Path) -> list[str]:
+    paths = (world / "train.yaml", "--out", world / "runs" / "rounds", "--store", world / "store")
+    return ["train", *map(str, paths)]
+
+
+@pytest.fixture(scope="module")
+def finished(start: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """The folder after its two rounds, and what the command said."""
+    world = copied(start, tmp_path_factory.mktemp("finished"))
+    result = CliRunner().invoke(main, [*command(world), "--json"], catch_exceptions=False)
+    return world, json.loads(result.stdout)
+
+
+def test_the_student_of_a_round_is_the_teacher_of_the_next(finished: tuple[Path, Any]) -> None:
+    world, said = finished
     out, store = world / "runs" / "rounds", Store(world / "store")
-    arguments = ["train", str(world / "train.yaml"), "--out", str(out), "--store", str(world / "store")]
-    result = CliRunner().invoke(main, [*arguments, "--json"], catch_exceptions=False)
-    said = json.loads(result.stdout)
     told = json.loads((out / "rounds.json").read_text())
     assert said == {"run": str(out / f"round-{told['best']}"), **told}
     assert told["metric"] == "accuracy" and len(told["rounds"]) == 2
@@ -212,9 +222,9 @@ def test_the_student_of_a_round_is_the_teacher_of_the_next(start: Path, tmp_path
     lineage = read_manifest(store.version("scenes@v2")).provenance
     assert (lineage["parent"]["version"], lineage["parent"]["id"]) == ("scenes@v1", first["id"])
     assert lineage["teacher"]["spec"] == second["teacher"] == "checkpoint:../runs/rounds/round-1"
-    assert str(tmp_path) not in (out / "rounds.json").read_text() + json.dumps(lineage["recipe"])
+    assert str(world) not in (out / "rounds.json").read_text() + json.dumps(lineage["recipe"])
     before = {path: path.stat().st_mtime_ns for path in world.rglob("*") if path.suffix in (".pt", ".tar", ".parquet")}
-    page = CliRunner().invoke(main, arguments, catch_exceptions=False).stdout
+    page = CliRunner().invoke(main, command(world), catch_exceptions=False).stdout
     assert "scenes@v2" in page and f"round {told['best']} did best by accuracy on val" in page
     assert json.loads((out / "rounds.json").read_text()) == told and "scenes@v2" in (out / "rounds.html").read_text()
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -241,29 +251,25 @@ def killed_at(training: int, step: int) -> Callable[[int], Any]:
     return steps
 
 
-def test_killed_rounds_go_on_to_the_same_end(start: Path, tmp_path: Path) -> None:
-    whole, cut_off = copied(start, tmp_path / "whole"), copied(start, tmp_path / "cut")
-    results = []
-    for world in (whole, cut_off):
-        recipe = load_train_recipe(world / "train.yaml", ["save_every=5"])
-        out, store = world / "runs" / "rounds", Store(world / "store")
-        if world == cut_off:
-            for training, step in ((1, 7), (2, 3)):
-                with pytest.raises(Killed):
-                    run_rounds(recipe, out, store, report=False, steps=killed_at(training, step))
-            assert not (out / "round-2" / "meta.json").exists() and (out / "round-2").is_dir()
-        outcome = run_rounds(recipe, out, store, report=False)
-        results.append(
-            [outcome, *((out / name).read_bytes() for name in ("rounds.json", "rounds.html", "round-2/meta.json"))]
-        )
-    assert results[0] == results[1]
+def test_killed_rounds_go_on_to_the_same_end(start: Path, finished: tuple[Path, Any], tmp_path: Path) -> None:
+    world, whole = copied(start, tmp_path), finished[0] / "runs" / "rounds"
+    recipe = load_train_recipe(world / "train.yaml", ["save_every=5"])
+    out, store = world / "runs" / "rounds", Store(world / "store")
+    for training, step in ((1, 7), (2, 3)):
+        with pytest.raises(Killed):
+            run_rounds(recipe, out, store, report=False, steps=killed_at(training, step))
+    assert not (out / "round-2" / "meta.json").exists() and (out / "round-2").is_dir()
+    run_rounds(recipe, out, store, report=False)
+    for name in ("rounds.json", "rounds.html", "round-2/meta.json"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_a_larger_student_and_a_stop_when_val_falls(start: Path, tmp_path: Path) -> None:
+def test_a_larger_student_and_a_stop_when_val_falls(finished: tuple[Path, Any], tmp_path: Path) -> None:
     """Val is bands of the three colours, named as the first student names them, so that another one can only be worse:
     the second, which sees images larger and has another norm, draws its borders elsewhere."""
-    world = copied(start, tmp_path)
-    out, store = world / "rounds", Store(world / "store")
+    world = copied(finished[0], tmp_path)
+    out, store = world / "runs" / "rounds", Store(world / "store")
+    shutil.rmtree(out / "round-2")
     small = {"backbone": "timm:test_resnet", "size": 32}
     large = {**small, "size": 48, "norm": "batch"}
     students = yaml.safe_dump([small, large], default_flow_style=True).strip()
@@ -297,6 +303,8 @@ def test_a_larger_student_and_a_stop_when_val_falls(start: Path, tmp_path: Path)
     ("changes", "message"),
     [
         (["rounds.val=labelled"], "6 images of rounds.val .* are in the labelled set"),
+        (["labelled=val", "rounds.val=labelled"], "6 images of rounds.val .* the teacher checkpoint:.* was trained on"),
+        (["rounds.val=truth", "rounds.build=tested.yaml"], "24 images of rounds.val .* in the build recipe's test set"),
         (["rounds.val=pooled"], " images of rounds.val .* in scenes@v1"),
         (["rounds.students=[{}, {}, {}]"], "3 networks for 2 rounds"),
         (["rounds.build=nowhere.yaml"], "nowhere.yaml"),
@@ -309,10 +317,13 @@ def test_rounds_that_cannot_be_made_are_one_sentence(
     world = copied(start, tmp_path)
     (world / "pooled").mkdir()
     shutil.copytree(world / "pool", world / "pooled" / "red")
+    build = {"name": "scenes", "pool": "pool", "teacher": "checkpoint:runs/teacher", "test": "truth"}
+    (world / "tested.yaml").write_text(yaml.safe_dump(build))
     recipe = load_train_recipe(world / "train.yaml", changes)
     with pytest.raises(BuildError, match=message) as caught:
         run_rounds(recipe, world / "rounds", Store(world / "store"))
     assert "\n" not in str(caught.value)
+    assert (world / "store" / "predictions").exists() == ("scenes@v1" in message)  # only the pool is looked at so late
 
 
 def test_a_student_that_is_no_better_than_its_teacher_is_said_to_be() -> None:

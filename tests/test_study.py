@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -27,12 +28,14 @@ from builder.cli import main
 from builder.store import Store
 from builder.truth import LabelledImage, Truth
 from students.study.cell import run_job
-from students.study.data import load_data, nested, strata
+from students.study.data import likenesses, load_data, nested, strata
+from students.study.declared import changed, declare
 from students.study.grid import Job, budget, cells, choose, jobs
 from students.study.outcomes import read_outcomes
 from students.study.recipe import StudyRecipe, load_study
-from students.study.results import read_results
+from students.study.results import ARMS, read_results
 from students.study.run import prepare, run_study
+from teachers.networks import FORMAT
 from tests.test_train_kinds import NAMES, make_scene, png, write_labelled
 
 NETWORK = {"arch": "linear", "backbone": "timm:test_resnet", "size": 32, "levels": [4, 8], "norm": "group"}
@@ -139,13 +142,15 @@ def test_cells_come_seed_by_seed_and_can_be_chosen(tmp_path: Path) -> None:
 
 
 def test_budgets_are_equal(tmp_path: Path) -> None:
-    arms = ["supervised", "longer", "self-training", "joint", "ceiling", "placebo"]
+    arms = ["supervised", "longer", "continued", "self-training", "continued-student", "joint", "ceiling", "placebo"]
     study = load_study(write_study(tmp_path, grid={"arms": arms}))
     rows = {row.arm: row for row in budget(study, cells(study), 12, 12)}
     assert {row.human + row.beside for row in rows.values()} == {4}
     assert {row.steps for arm, row in rows.items() if arm != "longer"} == {4}
     assert rows["longer"].total == rows["self-training"].total == rows["placebo"].total == 7
     assert rows["self-training"].labelled_by_teacher == 12 and rows["ceiling"].labelled_by_teacher == 0
+    assert rows["continued"].total == rows["continued-student"].total == 7
+    assert (rows["continued"].beside, rows["continued"].labelled_by_teacher) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +180,14 @@ def test_a_study_that_cannot_be_says_why(change: dict[str, Any], told: str, tmp_
     assert told in done.output and "Traceback" not in done.output
 
 
+def test_studies_lie_in_folders_of_their_names(tmp_path: Path) -> None:
+    """Recipes of several studies have the same file name."""
+    for name in ("colours", "shades"):
+        (tmp_path / name).mkdir()
+        path = write_study(tmp_path / name, name=name)
+        assert f"runs/studies/{name}\n" in CliRunner().invoke(main, ["study", str(path), "--dry-run"]).output
+
+
 def test_a_dry_run_shows_grid_and_cost_and_writes_nothing(tmp_path: Path) -> None:
     path, out = write_study(tmp_path), tmp_path / "out"
     done = CliRunner().invoke(main, ["study", str(path), "--out", str(out), "--dry-run"])
@@ -193,6 +206,43 @@ def test_an_image_in_two_sets_is_refused(name: str, tmp_path: Path) -> None:
         load_data(study, Store(tmp_path / "store"))
 
 
+def test_images_that_look_like_test_ones_are_told(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path))
+    rng = np.random.default_rng(9)
+    noise = rng.integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(noise).resize((40, 40)).save(tmp_path / "test" / "1.png")
+    again = np.array(Image.fromarray(noise).resize((40, 40)))
+    again[0, 0] ^= 4
+    Image.fromarray(again).save(tmp_path / "pool" / "0.png")
+    told = likenesses(study, load_data(study, Store(tmp_path / "store")))
+    assert any(said.startswith("0.png looks like test/1.png of test") for said in told), told
+
+
+def test_a_start_that_has_seen_test_images_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    study = load_study(write_study(tmp_path, grid={"init": {"own": {"checkpoint": "run"}}}))
+    seen = [hashlib.sha256((tmp_path / "test" / "1.png").read_bytes()).hexdigest()]
+    (run / "meta.json").write_text(json.dumps({"format": FORMAT, "trained_on": seen}))
+    with pytest.raises(BuildError, match=r"grid.init.own has learned from 1 images of test, 'test/1.png' first"):
+        load_data(study, Store(tmp_path / "store"))
+
+
+def test_what_was_declared_is_what_stood_before_the_first_figure(tmp_path: Path) -> None:
+    path, out = write_study(tmp_path), tmp_path / "out"
+    first, more = load_study(path), load_study(path, ["seeds=9"])
+    other = load_study(path, ["primary=[{arm: longer, against: supervised}]"])
+    assert changed(first, out) == ()
+    declare(other, out, begun=False)
+    declare(first, out, begun=False)
+    declare(other, out, begun=True)
+    assert (changed(first, out), changed(more, out), changed(other, out)) == ((), ("seeds",), ("primary",))
+    (out / "declared.json").unlink()  # of a study that an older Tutelage began
+    (out / "study.json").write_text(first.model_dump_json())
+    declare(other, out, begun=True)
+    assert changed(other, out) == ("primary",)
+
+
 def test_a_pool_with_images_that_pool_truth_lacks_is_refused(tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path))
     rows = (tmp_path / "pool.csv").read_text().splitlines()
@@ -209,10 +259,9 @@ def run(path: Path, out: Path, *more: str) -> dict[str, Any]:
 
 
 def test_every_arm_is_trained_measured_and_told(tmp_path: Path) -> None:
-    arms = ["supervised", "longer", "self-training", "joint", "self-training+joint", "ceiling", "placebo"]
-    path = write_study(tmp_path, grid={"arms": arms, "rounds": 2}, seeds=1)
+    path = write_study(tmp_path, grid={"arms": [*ARMS], "rounds": 2}, seeds=1)
     out = tmp_path / "out"
-    assert run(path, out) == {"out": str(out), "done": 9, "failed": {}, "waiting": 0, "cells": 8}
+    assert run(path, out) == {"out": str(out), "done": 11, "failed": {}, "waiting": 0, "cells": 10}
     rows = {(row.arm, row.round): row for row in read_results(out / "results.parquet")}
     for (arm, _), row in rows.items():
         assert (row.labelled, row.batch, row.metric, row.error) == (12, 4, "accuracy", "")
@@ -223,14 +272,23 @@ def test_every_arm_is_trained_measured_and_told(tmp_path: Path) -> None:
     assert beside == {
         "supervised": 0,
         "longer": 0,
+        "continued": 0,
         "self-training": 12,
+        "continued-student": 12,
         "joint": 6,
         "self-training+joint": 18,
         "ceiling": 12,
         "placebo": 12,
     }
     first, second = rows["self-training", 1], rows["self-training", 2]
-    assert (first.teacher_steps, second.teacher_steps) == (3, 4)
+    assert (first.teacher_steps, second.teacher_steps) == (3, 7)
+    spent = [json.loads((out / row.per_image).with_name("result.json").read_bytes()) for row in (first, second)]
+    assert all(spent[1][f"{name}_seconds"] > spent[0][f"{name}_seconds"] for name in ("teacher", "label"))
+    (teacher,) = out.glob("teachers/*/run/meta.json")
+    begun = json.loads(teacher.read_bytes())["weights"]["sha256"]
+    for arm in ("continued", "continued-student"):
+        meta = json.loads((out / rows[arm, 1].per_image).with_name("run").joinpath("meta.json").read_bytes())
+        assert meta["recipe"]["init"] == begun and rows[arm, 1].teacher_steps == 3
     assert second.teacher_value == first.value
     assert rows["placebo", 1].teacher_value == first.teacher_value
     before = (out / "results.parquet").read_bytes(), (out / "index.html").read_bytes()
@@ -295,6 +353,8 @@ def test_what_fails_stays_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
     lines: list[str] = []
 
     def kill_first(line: str) -> None:
+        if not line.startswith("["):  # of look-alikes
+            return
         lines.append(line)
         if len(lines) == 1:
             for pid in set(children()) - before:
@@ -303,6 +363,7 @@ def test_what_fails_stays_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
     before = set(children())
     ran = run_study(load_study(path), out, workers=1, tell=kill_first)
     assert len(lines) == 8 and ran.done == 3 and ran.waiting == 0
+    assert all(line.endswith(" s left") for line in lines[:-1]) and not lines[-1].endswith("left")
     rows = {(row.init, row.arm): row for row in read_results(out / "results.parquet")}
     assert len(rows) == 6
     assert rows["random", "supervised"].done and rows["random", "self-training"].done

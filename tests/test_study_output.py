@@ -37,6 +37,7 @@ from students.study.compare import (
     redraw,
     spread,
 )
+from students.study.declared import declare
 from students.study.outcomes import (
     read_outcomes,
     write_box_outcomes,
@@ -464,6 +465,23 @@ def test_markdown_tables_keep_their_columns() -> None:
     assert "| x \\| y | 1 |" in text and "| --- | ---: |" in text
 
 
+def test_later_rounds_have_their_own_budget() -> None:
+    rows = [result("self-training", 0, 0.5, round=n, steps=100, teacher_steps=100 * n - 50) for n in (1, 2)]
+    cells = index(rows)
+    found = budget_table(cells, axes(cells, ("S1",), ("random",), "test"))
+    assert [(row[0], row[found.columns.index("steps in all")]) for row in found.rows] == [
+        ("self-training", "150"),
+        ("self-training, round 2", "250"),
+    ]
+
+
+def test_students_that_start_from_their_teacher_are_held_against_it() -> None:
+    arms = ("continued", "continued-student")
+    rows = grid(lambda arm, *_: 0.5 + 0.05 * (arm == arms[1]), arms=arms, noise=0.001)
+    table = next(one for one in report(rows) if one.title == "Students that start from their teacher")
+    assert table.columns[1:] == arms and all("[+" in row[2] for row in table.rows)
+
+
 # The four claims
 
 
@@ -579,6 +597,44 @@ def test_what_is_not_yet_run_counts_as_a_test_and_lets_no_claim_hold(tmp_path: P
     assert not (tmp_path / "augment.svg").exists() and (tmp_path / "labels.svg").exists()
 
 
+def test_what_limits_a_study_is_said(tmp_path: Path) -> None:
+    rows, one = grid(lambda *_: 0.5, augments=["S1"], fractions=[1.0]), {"augment": ["S1"], "fractions": [1.0]}
+    recipe = study(grid=one, primary=[{"arm": "self-training", "against": "longer"}])
+    declare(recipe, tmp_path, begun=False)
+    write_report(rows, recipe, tmp_path)
+    whole = (tmp_path / "tables.md").read_text()
+    assert "with 100 % of the labels they learn from the same images" in whole
+    assert "provisional" not in whole and "looks like" not in whole and "before its first figure" in whole
+    alike = [f"{n}.png looks like 7.png of test (2 of 128 bits differ)" for n in range(7)]
+    later = study(grid=one, primary=[{"arm": "longer", "against": "supervised"}])
+    write_report(rows[:-1], later, tmp_path, alike)
+    part = (tmp_path / "tables.md").read_text()
+    assert "Not finished: verdicts and p-values are provisional" in part
+    assert "7 images to learn from look like one of test" in part and "4.png looks like" in part and "2 more" in part
+    assert "Not as declared: these contrasts changed" in part and "before its first figure" not in part
+    write_report([replace(row, fraction=0.25) for row in rows], study(grid={"fractions": [0.25]}), tmp_path)
+    assert "100 %" not in (tmp_path / "tables.md").read_text()
+
+
+def test_primary_contrasts_are_of_the_round_whose_budget_is_equal(tmp_path: Path) -> None:
+    rows = grid(lambda *_: 0.5, augments=["S1"], fractions=[1.0])
+    rows += [replace(row, round=2, cell=row.cell[::-1]) for row in rows if row.arm == "self-training"]
+    two = {"rounds": 2, "arms": [*ARMS]}
+    for where, count in (({}, 1), ({"round": 2}, 1)):
+        primary = [{"arm": "self-training", "against": "longer", "where": where}]
+        write_report(rows, study(grid=two, primary=primary), tmp_path)
+        text = (tmp_path / "tables.md").read_text()
+        assert f"adjusted over all {count}." in text
+        assert ("longer, round 2 |" in text) == bool(where)
+
+
+def test_comparisons_without_figures_are_not_counted_as_such() -> None:
+    rows = grid(lambda *_: 0.5, seeds=2)
+    cells = index([row for row in rows if row.augment == "S1"], list(index(rows)))
+    claim = claims(cells, axes(cells, ("S1", "S4"), ("random",), "test"), STARTS)[1]
+    assert claim.why.startswith("2 of 4 comparisons, mean difference")
+
+
 def test_figures_on_val_are_said_to_be_no_result(tmp_path: Path) -> None:
     write_report(
         grid(lambda *_: 0.5, seeds=2, augments=["S1"], fractions=[1.0]), study(val="val", measure="val"), tmp_path
@@ -592,7 +648,7 @@ def test_starts_are_told_apart_by_what_they_begin_with() -> None:
             "plain": {},
             "in1k": {"pretrained": "DEFAULT"},
             "simclr-pool": {"pretrained": "runs/simclr/backbone.safetensors"},
-            "own": {"pretrain": {}},
+            "own": {"pretrain": {"steps": 1}},
             "teacher": {"checkpoint": "runs/teacher"},
         }
     }

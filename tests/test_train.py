@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import socket
 from collections.abc import Mapping
@@ -16,15 +15,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import PartialState
+from click.testing import CliRunner
 from torch import multiprocessing
 
 from builder import BuildError
+from builder.cli import main
 from builder.store import Store
 from builder.truth import read_coco
 from students.evaluate import evaluate
-from students.recipe import TrainRecipe, load_train_recipe
+from students.recipe import TrainRecipe
 from students.run import TrainError
-from students.train import learning_rate, train
+from students.train import train
 from teachers.base import TeacherError, TeacherOptions
 from teachers.checkpoint import CheckpointTeacher
 from teachers.networks import NetworkConfig, load_checkpoint
@@ -121,6 +123,40 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(scenes: Path
     assert sorted(path.name for path in (tmp_path / "full").iterdir() if path.name != ".lock") == ["thesis.tex"]
 
 
+def test_a_recipe_that_failed_can_be_mended(scenes: Path, tmp_path: Path) -> None:
+    """Only a run that has saved something keeps its folder to itself."""
+    wrong = make_recipe(scenes).network
+    with pytest.raises(TeacherError, match="nothing"):
+        train(make_recipe(scenes, network=replace(wrong, backbone="timm:nothing")), tmp_path / "run", Store(tmp_path))
+    with pytest.raises(Interrupted):
+        train(make_recipe(scenes, lr=0.5), tmp_path / "run", Store(tmp_path), interrupt_at(1))
+    run = train(make_recipe(scenes, steps=1), tmp_path / "run", Store(tmp_path))
+    assert len(read_log(run)) == 1 and json.loads((run / "recipe.json").read_text())["lr"] == SHORT["lr"]
+    (run / "meta.json").unlink()  # as if killed inside its first save
+    with pytest.raises(TrainError, match="another lr"):
+        train(make_recipe(scenes, steps=1, lr=0.5), run, Store(tmp_path))
+
+
+def test_evaluate_warns_of_images_that_were_trained_on(scenes: Path, tmp_path: Path) -> None:
+    run = train(make_recipe(scenes, labelled={"path": scenes, "limit": 5}, steps=1), tmp_path / "run", Store(tmp_path))
+    others = write_rectangles(tmp_path / "others", 2, seed=2)
+    for labels, seen in ((scenes, 5), (others, 0)):
+        words = ["evaluate", str(run), "--truth", str(labels), "--store", str(tmp_path / "store"), "--json"]
+        result = CliRunner().invoke(main, words, catch_exceptions=False)
+        assert json.loads(result.stdout).get("trained_on", 0) == seen
+        assert (f"warning: it was trained on {seen} of these 12 images" in result.stderr) == (seen > 0)
+
+
+def test_of_several_processes_one_speaks(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {"labelled": str(scenes), "network": NETWORK, **SHORT, "steps": 1}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(content))
+    words = ["train", str(tmp_path / "train.yaml"), "--out", str(tmp_path / "run"), "--store", str(tmp_path), "--json"]
+    result = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert json.loads(result.stdout) == {"run": str(tmp_path / "run"), "steps": 1} and "step 1/1" in result.stderr
+    monkeypatch.setattr(PartialState, "is_main_process", False)
+    assert CliRunner().invoke(main, words, catch_exceptions=False).output == ""
+
+
 @pytest.mark.parametrize("lost", [("meta.json",), ("meta.json", "model.safetensors")])
 def test_a_run_killed_inside_its_last_save_is_completed(scenes: Path, tmp_path: Path, lost: tuple[str, ...]) -> None:
     recipe = make_recipe(scenes, steps=2)
@@ -167,6 +203,22 @@ def test_the_plain_joint_loss_is_a_sum(scenes: Path, version: Path, tmp_path: Pa
         assert record["clip_rate"] == 1 and record["ratio"] == pytest.approx(
             min(max(record["ratio_unclipped"], 0.98), 0.99)
         )
+
+
+def test_a_ratio_that_is_clipped_most_of_the_time_is_warned_of(scenes: Path, version: Path, tmp_path: Path) -> None:
+    for clip, warned in (([0.98, 0.99], True), ([0.01, 100], False)):
+        content = {
+            "labelled": str(scenes),
+            "network": NETWORK,
+            **SHORT,
+            "steps": 1,
+            "pseudo": [str(version)],
+            "clip": clip,
+        }
+        (tmp_path / "train.yaml").write_text(yaml.safe_dump(content))
+        words = ["train", str(tmp_path / "train.yaml"), "--out", str(tmp_path / f"run-{warned}"), "--json"]
+        result = CliRunner().invoke(main, [*words, "--store", str(tmp_path)], catch_exceptions=False)
+        assert ("clipped in 100% of the steps" in result.stderr) == warned and json.loads(result.stdout)["steps"] == 1
 
 
 def test_weights_are_averaged_over_the_steps(scenes: Path, tmp_path: Path) -> None:
@@ -251,64 +303,6 @@ def test_two_processes_train_what_one_does(scenes: Path, version: Path, tmp_path
     load_checkpoint(tmp_path / "two")
 
 
-def test_learning_rate_rises_and_falls() -> None:
-    recipe = make_recipe(Path("labels.json"), steps=100, warmup=0.1, lr=1.0)
-    rates = [learning_rate(recipe, step) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1
-    assert rates[55] == pytest.approx(0.5) and rates[99] == pytest.approx(0.5 * (1 + math.cos(math.pi * 89 / 90)))
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert learning_rate(make_recipe(Path("labels.json"), steps=1, lr=1.0), 0) == 1
-
-
-def test_recipe_paths_lead_from_its_file(scenes: Path, tmp_path: Path) -> None:
-    content = {"labelled": {"path": "labels.json", "images": "pictures"}, "steps": 1, "init": "checkpoint:runs/t"}
-    content |= {"rounds": {"count": 2, "build": "recipe.yaml", "val": "val", "students": [{"pretrained": "w.pth"}]}}
-    content |= {"pseudo": ["cells@v3", "local"], "network": {"pretrained": "weights.pth", "levels": [4, 8]}}
-    (tmp_path / "local").mkdir()
-    (tmp_path / "train.yaml").write_text(yaml.safe_dump(content))
-    recipe = load_train_recipe(tmp_path / "train.yaml")
-    assert recipe.labelled.path == tmp_path / "labels.json" and recipe.labelled.images == tmp_path / "pictures"
-    assert recipe.init == f"checkpoint:{tmp_path / 'runs/t'}" and recipe.pseudo == ("cells@v3", str(tmp_path / "local"))
-    assert recipe.rounds is not None
-    assert (recipe.rounds.build, recipe.rounds.val.path) == (tmp_path / "recipe.yaml", tmp_path / "val")
-    assert [network.pretrained for network in recipe.rounds.students] == [str(tmp_path / "w.pth")]
-    assert recipe.network.pretrained == str(tmp_path / "weights.pth") and recipe.network.levels == (4, 8)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"step": 3}, "'step'"),
-        ({"network": {"backbon": "x"}}, "backbon"),
-        ({"network": {"levels": "many"}}, "levels"),
-        ({"steps": 0}, "steps = 0"),
-        ({"augment": "S9"}, "augment.policy = 'S9'"),
-        ({"init": "teacher"}, "init"),
-        ({"labelled": {"limit": 3}}, "labelled.path"),
-        ({"precision": "int8"}, "precision"),
-        ({"ema": 1}, "ema = 1"),
-        ({"clip": [10, 0.1]}, "least ratio comes first"),
-        ({"rounds": {"count": 2, "build": "recipe.yaml"}}, "rounds.val"),
-    ],
-)
-def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    path = tmp_path / "train.yaml"
-    path.write_text(yaml.safe_dump({"labelled": "labels.json", "steps": 1} | changes))
-    with pytest.raises(TrainError, match=message) as caught:
-        load_train_recipe(path)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("content", ["labelled: [", "- 1", "", None])
-def test_a_file_that_is_no_recipe_is_one_sentence(tmp_path: Path, content: str | None) -> None:
-    path = tmp_path / "train.yaml"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(BuildError, match="recipe") as caught:
-        load_train_recipe(path)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -317,6 +311,7 @@ def test_a_file_that_is_no_recipe_is_one_sentence(tmp_path: Path, content: str |
         ({"precision": "fp16"}, "fp16"),
         ({"network": NetworkConfig(classes=("a",))}, "network.classes"),
         ({"network": NetworkConfig(backbone="timm:nothing")}, "timm:nothing"),
+        ({"network": NetworkConfig(std=(0.2, 0.0, 0.2))}, "must be above 0"),
         ({"labelled": Path("missing.json")}, "missing.json"),
     ],
 )

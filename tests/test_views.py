@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from teachers import masks
+from teachers import load_teacher, masks
 from teachers.base import (
     ClassProbabilities,
     Detections,
@@ -24,6 +26,7 @@ from teachers.base import (
     Views,
     fingerprint,
 )
+from teachers.networks import NetworkConfig, build_network, save_checkpoint
 from teachers.views import View, ViewsTeacher
 
 CLASSES = ("red", "green")
@@ -230,6 +233,73 @@ def test_views_are_part_of_the_fingerprint_and_hide_nothing() -> None:
     assert teachers[0].description["kind"] == "detection"
     plain, other = (ViewsTeacher(Finder("classification"), Views(True, iou=iou)) for iou in (0.5, 0.6))
     assert fingerprint(plain.description) == fingerprint(other.description)  # classes have no boxes to be fused
+
+
+TINY = NetworkConfig(
+    arch="fcos", backbone="timm:test_resnet", classes=CLASSES, size=48, channels=16, head_depth=1, levels=(8, 16)
+)
+
+
+def same(one: Prediction, other: Prediction) -> None:
+    for name, column in vars(one).items():
+        if isinstance(column, np.ndarray):
+            np.testing.assert_allclose(column, getattr(other, name), atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ["fcos", "fpn", "linear"])
+def test_a_student_sees_a_scale_as_the_same_student_of_that_size(tmp_path: Path, arch: Any) -> None:
+    """Resizing the image would show it nothing new: it brings every image to its size."""
+    import torch
+
+    torch.manual_seed(0)
+    config = replace(TINY, arch=arch)
+    network = build_network(config)
+    for folder, size in (("own", 48), ("larger", 96)):
+        (tmp_path / folder).mkdir()
+        save_checkpoint(tmp_path / folder, network, replace(config, size=size), {"step": 1, "trained_on": []})
+    options = TeacherOptions(floor=0.0) if arch == "fcos" else TeacherOptions()
+    image = np.random.default_rng(1).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    spec = f"checkpoint:{tmp_path / 'own'}"
+    seen = load_teacher(spec, replace(options, tta=Views(scales=(2.0,))))
+    own, larger = (load_teacher(f"checkpoint:{tmp_path / name}", options) for name in ("own", "larger"))
+    (one,), (other,), (plain,) = (teacher.predict([image]) for teacher in (seen, larger, own))
+    if isinstance(one, Detections) and isinstance(other, Detections):  # fused: compare the surest
+        one, other = (Detections(found.boxes[:1], found.scores[:1], found.labels[:1]) for found in (one, other))
+        assert one.scores[0] != pytest.approx(float(plain.scores[0]), abs=1e-6)  # type: ignore[union-attr]
+    same(one, other)
+    both = load_teacher(spec, replace(options, tta=Views(scales=(1.0, 2.0))))
+    assert fingerprint(both.description) != fingerprint(seen.description)
+    same(own.predict([image])[0], plain)  # the size is what it was
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_torchvision_sees_a_scale_as_with_other_sizes(tmp_path: Path, scale: float) -> None:
+    import torch
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    options = TeacherOptions(
+        weights=str(tmp_path / "weights.pth"), classes=CLASSES, min_size=64, max_size=160, upscale=True
+    )
+    torch.save(
+        get_model("lraspp_mobilenet_v3_large", weights_backbone=None, num_classes=2).state_dict(), str(options.weights)
+    )
+    image = np.random.default_rng(1).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    spec = "torchvision:lraspp_mobilenet_v3_large"
+    seen = load_teacher(spec, replace(options, tta=Views(scales=(scale,))))
+    other = load_teacher(spec, replace(options, min_size=round(64 * scale), max_size=round(160 * scale)))
+    same(seen.predict([image])[0], other.predict([image])[0])
+
+
+def test_a_model_of_one_size_has_no_scales(tmp_path: Path) -> None:
+    import torch
+    from torchvision.models import get_model
+
+    options = TeacherOptions(weights=str(tmp_path / "weights.pth"), classes=CLASSES, tta=Views(True, (0.5, 1.0)))
+    model = get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=3)
+    torch.save(model.state_dict(), str(options.weights))
+    with pytest.raises(TeacherError, match="remove scales from tta"):
+        load_teacher("torchvision:ssdlite320_mobilenet_v3_large", options)
 
 
 def test_a_segmenter_without_probabilities_cannot_be_averaged() -> None:

@@ -14,27 +14,31 @@ from students.study.tables import NONE, Table
 
 
 def budget_table(cells: Cells, axes: Axes) -> Table:
-    """Means over the finished cells of an arm and label fraction: what the network cost, and its teacher and labels."""
+    """Means over the finished cells of an arm, round and label fraction: what the network cost, and its teacher and
+    labels."""
     rows = []
+    rounds = sorted({(axes.arms.index(setting.arm), setting.round) for setting in cells})
     for fraction in axes.fractions:
-        for arm in axes.arms:
+        for place, number in rounds:
+            arm = axes.arms[place]
             done = [
                 result
                 for setting, seeds in cells.items()
-                if (setting.arm, setting.fraction) == (arm, fraction)
+                if (setting.arm, setting.round, setting.fraction) == (arm, number, fraction)
                 for result in seeds.values()
                 if result.done
             ]
             if done:
                 where = (f"{100 * fraction:.3g} %",) if len(axes.fractions) > 1 else ()
-                rows.append((arm, *where, *_costs(done)))
+                rows.append((arm if number == 1 else f"{arm}, round {number}", *where, *_costs(done)))
     where = ("labels",) if len(axes.fractions) > 1 else ()
     figures = ("cells", "labelled", "steps", "batch", "teacher steps", "steps in all", "pool", "kept")
     columns = ("arm", *where, *figures, "training", "teacher", "labelling", f"teacher {axes.metric}")
     note = (
         "Means over the finished cells. Arms with equal steps and batch saw equally many images; longer has the steps "
         "of a teacher and its student together. Time is of the machine the study ran on; a teacher that "
-        "several students share is counted in full for each."
+        "several students share is counted in full for each, and a round has the cost of all before it. "
+        "Pre-training is not counted."
     )
     return Table("Budget", note, columns, tuple(rows))
 
@@ -50,7 +54,7 @@ def _costs(done: Sequence[CellResult]) -> tuple[str, ...]:
         str(len(done)),
         *map(count, (labelled, steps, batch, before, steps + before, pool)),
         NONE if math.isnan(kept) else f"{kept:.3g}" if kept < 1 else count(kept),
-        *map(_time, seconds),
+        *map(lasting, seconds),
         NONE if math.isnan(teacher) else f"{100 * teacher:.1f}",
     )
 
@@ -61,7 +65,8 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(known)) if known else math.nan
 
 
-def _time(seconds: float) -> str:
+def lasting(seconds: float) -> str:
+    """A time as people say it."""
     if math.isnan(seconds) or seconds == 0:
         return NONE
     if seconds < 120:

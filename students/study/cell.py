@@ -24,7 +24,7 @@ from students.run import LOG, STATE
 from students.study.data import POOL, image_root, read_labelled, subset_folder, subset_labels
 from students.study.grid import PRETRAIN, RESULT, STORE, TEACHER, TOLD, Job
 from students.study.outcomes import write_box_outcomes, write_class_outcomes, write_map_outcomes
-from students.study.recipe import WITH_OTHERS, WITH_TEACHER, LabelSet, StudyRecipe
+from students.study.recipe import CONTINUED, LABELLED_BY_TEACHER, WITH_OTHERS, LabelSet, StudyRecipe
 from students.study.results import CellResult
 from students.study.versions import Made, make
 from students.train import train
@@ -65,6 +65,7 @@ def _cell(study: StudyRecipe, out: Path, job: Job) -> dict[str, Any]:
     beside = _beside(study, out, job)
     found = _train(study, out, job, beside)
     taught = read_result(out / job.teacher) if job.teacher else {}
+    labelling = sum(version.seconds for version in beside) if job.cell.arm in LABELLED_BY_TEACHER else math.nan
     listed = orjson.loads((_share(out, job) / POOL).read_bytes())
     result = CellResult(
         study=study.name,
@@ -75,11 +76,11 @@ def _cell(study: StudyRecipe, out: Path, job: Job) -> dict[str, Any]:
         value=found["value"],
         teacher_value=taught.get("value", math.nan),
         steps=found["steps"],
-        teacher_steps=taught.get("steps", 0),
+        teacher_steps=taught.get("steps", 0) + taught.get("teacher_steps", 0),
         batch=found["batch"],
         train_seconds=found["train_seconds"],
-        teacher_seconds=taught.get("train_seconds", math.nan),
-        label_seconds=sum(version.seconds for version in beside) if job.teacher else math.nan,
+        teacher_seconds=taught.get("train_seconds", math.nan) + (taught.get("teacher_seconds") or 0),
+        label_seconds=labelling + (taught.get("label_seconds") or 0),
         pool=sum(version.images for version in beside),
         kept=sum(version.kept for version in beside) if beside else math.nan,
         per_image=f"{job.folder}/{PER_IMAGE}",
@@ -127,8 +128,8 @@ def _recipe(study: StudyRecipe, out: Path, job: Job, beside: list[Made]) -> Trai
     pretrained = str(out / job.start / RUN / BACKBONE) if job.start else start.pretrained
     if pretrained:
         more["network"] = {**study.train.get("network", {}), "pretrained": pretrained}
-    if start.checkpoint:
-        more["init"] = f"checkpoint:{start.checkpoint}"
+    if begin := out / job.teacher / RUN if cell.arm in CONTINUED else start.checkpoint:
+        more["init"] = f"checkpoint:{begin}"
     if beside:
         more |= {"pseudo": [version.folder for version in beside], "alpha": cell.alpha}
     if cell.arm == TEACHER:
@@ -141,7 +142,7 @@ def _recipe(study: StudyRecipe, out: Path, job: Job, beside: list[Made]) -> Trai
 def _beside(study: StudyRecipe, out: Path, job: Job) -> list[Made]:
     """What the arm learns beside human labels."""
     cell, found = job.cell, []
-    if cell.arm in WITH_TEACHER:
+    if cell.arm in LABELLED_BY_TEACHER:
         name = f"{cell.arm if cell.arm == PLACEBO else 'pool'}-{job.teacher.replace('/', '-')}"
         pool = study.pool
         if cell.arm == PLACEBO:

@@ -86,7 +86,8 @@ def _counted(found: Sequence[Comparison], sign: int) -> str:
     means = [100 * one.spread.mean for one in tested]
     word, other = ("higher", "lower") if sign > 0 else ("lower", "higher")
     ends = f"{min(means):+.1f}" + (f" to {max(means):+.1f}" if len(means) > 1 else "") if means else "-"
-    said = f"{len(each)} comparison{'s' * (len(each) > 1)}, mean difference {ends} points"
+    some = f"{len(tested)} of " if len(tested) < len(each) else ""
+    said = f"{some}{len(each)} comparison{'s' * (len(each) > 1)}, mean difference {ends} points"
     said += f", on average {measured(found[-1].spread, signed=True)}" if len(each) > 1 and found[-1].spread.n else ""
     if all(one.spread.n < LEAST for one in tested):
         agree = sum(one.spread.mean * sign > 0 for one in tested)

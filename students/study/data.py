@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from builder.build import scan_recipe
-from builder.duplicates import shared
+from builder.duplicates import leaks, shared
 from builder.engine import Track, default_workers, silent
 from builder.files import canonical_json, digest, new_folder
 from builder.folders import IGNORE, read_mask
@@ -24,8 +24,12 @@ from builder.pool import Pool
 from builder.store import Store
 from builder.truth import LabelledImage, Truth, TruthError, read_truth
 from students.study.recipe import LabelSet, StudyRecipe
+from teachers.networks import read_meta
+from teachers.weights import pretrained_on
 
 JSON, TABLE, STEMS, POOL = "labels.json", "labels.csv", "stems.txt", "pool.json"
+ALIKE = 4
+"""Of 128 bits of two images' hashes, in which they differ at most to be called alike, as in a build."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,25 @@ def load_data(study: StudyRecipe, store: Store, workers: int | None = None, trac
             raise TruthError(f"{name} holds {found.truth.kind} labels, but labelled {sets['labelled'].truth.kind}")
     if pool and pool_truth:
         pairs(pool, pool_truth)
+    _check_starts(study, sets[study.measure].pool)
     return Data(sets["labelled"], sets[study.measure], pool, pool_truth, others, solved_on)
+
+
+def _check_starts(study: StudyRecipe, measured: Pool) -> None:
+    """Raises TruthError if weights that networks begin with have learned from images they are measured on."""
+    for name, start in study.grid.init.items():
+        seen = set(read_meta(start.checkpoint)["trained_on"] if start.checkpoint else pretrained_on(start.pretrained))
+        if common := [image.name for image in measured.images() if image.sha256 in seen]:
+            raise TruthError(
+                f"grid.init.{name} has learned from {len(common)} images of {study.measure}, {common[0]!r} first: "
+                "begin with weights that have not"
+            )
+
+
+def likenesses(study: StudyRecipe, data: Data) -> list[str]:
+    """A sentence for each image learned from that looks like one measured on; equal ones are no study at all."""
+    learned = [data.labelled.pool, *([data.pool] if data.pool else []), *(one.pool for one in data.others)]
+    return [said for pool in learned for said in leaks(pool, {study.measure: data.measured.pool}, ALIKE).values()]
 
 
 def check_apart(pools: dict[str, Pool]) -> None:

@@ -12,7 +12,7 @@ from builder.files import digest, sha256_file
 from builder.holdout import Labels
 from builder.pool import Pool
 from students.study.data import Data, label_name
-from students.study.recipe import SUPERVISED, WITH_OTHERS, WITH_TEACHER, Start, StudyRecipe
+from students.study.recipe import LABELLED_BY_TEACHER, SUPERVISED, WITH_OTHERS, WITH_TEACHER, Start, StudyRecipe
 from teachers.backbones import DEFAULT
 from teachers.networks import read_meta
 
@@ -165,7 +165,7 @@ def _own(study: StudyRecipe, data: Data, cell: Cell) -> dict[str, Any]:
     told: dict[str, Any] = {"arm": cell.arm, "alpha": cell.alpha}
     if cell.arm == "longer":
         told["teacher_steps"] = study.teacher.steps
-    if cell.arm in WITH_TEACHER:
+    if cell.arm in LABELLED_BY_TEACHER:
         told["build"] = study.build.model_dump(mode="json", exclude={"truth"})
         told["truth"] = data.solved_on and data.solved_on.digest
     if cell.arm in WITH_OTHERS:
@@ -222,17 +222,19 @@ def budget(study: StudyRecipe, chosen: Sequence[Cell], pool_images: int, labelle
         beside = 0 if arm in SUPERVISED else recipe.batch // 2
         teacher = study.teacher.steps if arm in WITH_TEACHER else 0
         steps = recipe.steps + (study.teacher.steps if arm == "longer" else 0)
-        images = {"placebo": labelled}.get(arm, pool_images) if teacher else 0
+        images = {"placebo": labelled}.get(arm, pool_images) if arm in LABELLED_BY_TEACHER else 0
         count = sum(cell.arm == arm for cell in chosen)
         rows.append(Budget(arm, count, steps, teacher, recipe.batch - beside, beside, images))
     return rows
 
 
 def steps_of(study: StudyRecipe, cell: Cell) -> int:
-    """Optimiser steps of a job; 0 for a pre-training, whose recipe counts them otherwise."""
-    own = {TEACHER: study.teacher.steps, PRETRAIN: 0}
-    student = study.training(Path("labels")).steps + (study.teacher.steps if cell.arm == "longer" else 0)
-    return own.get(cell.arm, student)
+    """Optimiser steps of a job."""
+    if cell.arm == PRETRAIN:
+        return study.pretraining(cell.init, cell.seed).steps
+    if cell.arm == TEACHER:
+        return study.teacher.steps
+    return study.training(Path("labels")).steps + (study.teacher.steps if cell.arm == "longer" else 0)
 
 
 def as_json(job: Job) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from students.study.axes import Axes, Cells, Setting, axes, index, shares
 from students.study.budget import budget_table, missing_table
 from students.study.claims import Claim, Starts, claims
 from students.study.compare import DRAWS, LEAST, arms_compared, compare_all, image_interval, redraw
+from students.study.declared import changed
 from students.study.grid import cells as planned_cells
 from students.study.plots import NAMES, Plot, plots
 from students.study.recipe import StudyRecipe
@@ -37,14 +38,17 @@ RULE = (
     f"With fewer than {LEAST} seeds there is a direction only."
 )
 IMAGES = (
-    "p: paired t-test over seeds, for other subsets, starts and orders. Over images: 95 % of "
+    "p: paired t-test over seeds. Over images: 95 % of "
     f"{DRAWS} draws of test images, the same for both sides, for these very networks; it says nothing of other seeds."
 )
+SHOWN = 5
+"""Images that look like test ones that are named; the others are counted."""
 
 
-def write_report(results: Sequence[CellResult], study: StudyRecipe, out: Path) -> None:
+def write_report(results: Sequence[CellResult], study: StudyRecipe, out: Path, alike: Sequence[str] = ()) -> None:
     """Write `results.parquet`, `tables.md`, the plots of students.study.plots as SVG and PNG, and `index.html`, which
-    loads nothing from elsewhere, into the folder `out`, where the cells' outcomes of test images lie.
+    loads nothing from elsewhere, into the folder `out`, where the cells' outcomes of test images lie. alike: sentences
+    of students.study.data.likenesses.
 
     The same results, in any order, give the same bytes. Raises BuildError without results, for results of several
     studies, and for outcomes that do not fit them.
@@ -58,7 +62,8 @@ def write_report(results: Sequence[CellResult], study: StudyRecipe, out: Path) -
     drawn = redraw(results, out)
     judged = claims(cells, grid, starts(study))
     details = {claim.title: _details(claim, cells, drawn) for claim in judged if claim.comparisons}
-    primary = [_primary(cells, study, drawn)] if study.primary else []
+    primary = [_primary(cells, study, drawn, changed(study, out))] if study.primary else []
+    caution = _caution(results, len(planned), grid, alike)
     lost = missing_table(cells, grid)
     rest = [*tables(cells, grid), budget_table(cells, grid), *([lost] if lost.rows else [])]
     drawings, lead = plots(cells, grid), _lead(results, len(planned), grid)
@@ -67,7 +72,7 @@ def write_report(results: Sequence[CellResult], study: StudyRecipe, out: Path) -
         f"<p>{escape(lead)}</p></header>",
         *(_card(claim, details[claim.title]) for claim in judged if claim.verdict != "not tested"),
         _untested([claim for claim in judged if claim.verdict == "not tested"]),
-        f'<p class="note below">{escape(RULE)}</p>',
+        *(f'<p class="note below">{escape(said)}</p>' for said in (RULE, *caution)),
         *map(_table, primary),
         *map(_figure, drawings),
         *map(_table, rest),
@@ -76,7 +81,7 @@ def write_report(results: Sequence[CellResult], study: StudyRecipe, out: Path) -
     for name in NAMES:  # of an earlier report with more axes
         for end in ("svg", "png"):
             (out / f"{name}.{end}").unlink(missing_ok=True)
-    write_file(out / "tables.md", _markdown(study.name, lead, judged, [*primary, *rest, *details.values()]))
+    write_file(out / "tables.md", _markdown(study.name, [lead, *caution], judged, [*primary, *rest, *details.values()]))
     for plot in drawings:
         write_file(out / f"{plot.name}.svg", plot.svg)
         write_file(out / f"{plot.name}.png", plot.png)
@@ -97,11 +102,18 @@ def starts(study: StudyRecipe) -> Starts:
     return Starts(random[0] if random else None, tuple(labelled), tuple(unlabelled))
 
 
-def _primary(cells: Cells, study: StudyRecipe, drawn: Mapping[str, np.ndarray]) -> Table:
-    declared = chain.from_iterable(arms_compared(cells, one.arm, one.against, one.where) for one in study.primary)
+def _primary(cells: Cells, study: StudyRecipe, drawn: Mapping[str, np.ndarray], changed: Sequence[str]) -> Table:
+    declared = chain.from_iterable(
+        arms_compared(cells, one.arm, one.against, {"round": 1, **one.where}) for one in study.primary
+    )
     contrasts = list({contrast.terms: contrast for contrast in declared}.values())
     found = [(one, image_interval(one, cells, drawn)) for one in compare_all(contrasts, cells)]
-    note = f"Declared in the study's recipe before it ran; p (Holm) is adjusted over all {len(found)}. {IMAGES}"
+    when = "Declared in the study's recipe before its first figure"
+    if changed:
+        words = {"primary": "these contrasts", "seeds": "the number of seeds"}
+        what = " and ".join(words[key] for key in changed)
+        when = f"Not as declared: {what} changed after the first figures, so that p-values here are no evidence"
+    note = f"{when}; p (Holm) is adjusted over all {len(found)}. {IMAGES}"
     return contrast_table("Primary contrasts", note, found)
 
 
@@ -126,6 +138,26 @@ def _lead(results: Sequence[CellResult], planned: int, grid: Axes) -> str:
     return f"{said} What holds here holds for this data, these networks and this budget."
 
 
+def _caution(results: Sequence[CellResult], planned: int, grid: Axes, alike: Sequence[str]) -> list[str]:
+    """What limits all that the report says: paragraphs."""
+    same = "All seeds share the test images, the pool, and the labelled set that their subsets are drawn from"
+    if grid.fractions[-1] == 1:
+        same += "; with 100 % of the labels they learn from the same images, and differ in starts and orders alone"
+    said = [f"{same}."]
+    if sum(result.done for result in results) + sum(bool(result.error) for result in results) < planned:
+        said.append(
+            "Not finished: verdicts and p-values are provisional, and a study stopped as soon as one likes them errs "
+            "far more often than 5 %."
+        )
+    if alike:
+        some = "; ".join(alike[:SHOWN]) + (f"; and {count(len(alike) - SHOWN)} more" if len(alike) > SHOWN else "")
+        said.append(
+            f"{count(len(alike))} images to learn from look like one of {grid.images}, so that figures may flatter: "
+            f"{some}. Where they show the same thing, take them out and run the study again."
+        )
+    return said
+
+
 def _card(claim: Claim, details: Table) -> str:
     look, sign = LOOKS[claim.verdict]
     shown = more("What this rests on", f'<p class="note">{escape(details.note)}</p>{html(details)}')
@@ -148,10 +180,27 @@ def _table(one: Table) -> str:
 def _figure(plot: Plot) -> str:
     shown = picture(plot.svg, "image/svg+xml", plot.says)
     note = "Lines: means over seeds, with 95 % t-intervals from 5 seeds on. Dots: the seeds."
-    return section(f"Over {plot.over}", note, [f'<figure style="max-width:none">{shown}</figure>'])
+    return section(
+        f"Over {plot.over}",
+        note,
+        [f'<figure style="max-width:none;overflow-x:auto"><div style="min-width:38rem">{shown}</div></figure>'],
+    )
 
 
-def _markdown(name: str, lead: str, judged: Sequence[Claim], every: Sequence[Table]) -> bytes:
+def _markdown(name: str, lead: Sequence[str], judged: Sequence[Claim], every: Sequence[Table]) -> bytes:
     verdicts = [f"- **{claim.verdict}**: {claim.title} {claim.why}" for claim in judged]
-    head = [f"# {name}", "", lead, "", "## The paper's claims", "", *verdicts, "", RULE, "", "## Tables", ""]
+    head = [
+        f"# {name}",
+        "",
+        "\n\n".join(lead),
+        "",
+        "## The paper's claims",
+        "",
+        *verdicts,
+        "",
+        RULE,
+        "",
+        "## Tables",
+        "",
+    ]
     return "\n".join([*head, *map(markdown, every)]).encode()

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 COLOURS = {
     "supervised": INK,
     "longer": "#7d8793",
+    "continued": "#b3a394",
     "self-training": KEPT,
+    "continued-student": "#56b4e9",
     "joint": LINE,
     "self-training+joint": "#cc79a7",
     "ceiling": IGNORED,

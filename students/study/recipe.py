@@ -29,14 +29,27 @@ from teachers.backbones import DEFAULT
 if TYPE_CHECKING:
     from students.pretrain import PretrainRecipe
 
-Arm = Literal["supervised", "longer", "self-training", "joint", "self-training+joint", "ceiling", "placebo"]
+Arm = Literal[
+    "supervised",
+    "longer",
+    "continued",
+    "self-training",
+    "continued-student",
+    "joint",
+    "self-training+joint",
+    "ceiling",
+    "placebo",
+]
 """See students.study.results.ARMS."""
 Axis = Literal["augment", "init", "fraction", "alpha", "round"]
 OWN = ("labelled", "pseudo", "seed", "augment", "init", "alpha", "rounds")
 """Keys of a training that the study sets from its grid."""
-WITH_TEACHER = frozenset({"self-training", "self-training+joint", "placebo"})
+CONTINUED = frozenset({"continued", "continued-student"})
+"""Arms that start from their teacher's weights."""
+LABELLED_BY_TEACHER = frozenset({"self-training", "continued-student", "self-training+joint", "placebo"})
+WITH_TEACHER = LABELLED_BY_TEACHER | CONTINUED
 WITH_OTHERS = frozenset({"joint", "self-training+joint"})
-SUPERVISED = frozenset({"supervised", "longer"})
+SUPERVISED = frozenset({"supervised", "longer", "continued"})
 
 
 class LabelSet(BaseModel):
@@ -133,7 +146,7 @@ class Grid(BaseModel):
 
 class Contrast(BaseModel):
     """A comparison declared before the study ran: `arm` less `against`, at every setting of the grid that agrees with
-    `where`."""
+    `where`; in the first round, whose budget is equal, unless it names a round."""
 
     model_config = STRICT
     arm: Arm
@@ -178,7 +191,7 @@ class StudyRecipe(BaseModel):
             raise ValueError(f"train.{given[0]} is set for each cell by the study: remove it")
         arms = self.grid.arms
         for key, needed_by in (
-            ("pool", WITH_TEACHER | {"ceiling"}),
+            ("pool", LABELLED_BY_TEACHER | {"ceiling"}),
             ("pool_truth", {"ceiling"}),
             ("others", WITH_OTHERS),
         ):

@@ -15,8 +15,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FILE = "results.parquet"
-ARMS = ("supervised", "longer", "self-training", "joint", "self-training+joint", "ceiling", "placebo")
-"""In the order of tables and plots. `longer`: supervised for the teacher's steps and the student's. `joint`: beside
+ARMS = (
+    "supervised",
+    "longer",
+    "continued",
+    "self-training",
+    "continued-student",
+    "joint",
+    "self-training+joint",
+    "ceiling",
+    "placebo",
+)
+"""In the order of tables and plots. `longer`: supervised for the teacher's steps and the student's. `continued`: the
+teacher, trained on for the student's steps; `continued-student`: a student that starts from it. `joint`: beside
 other labelled sets. `ceiling`: beside the pool with its true labels. `placebo`: the labelled images in its place."""
 
 
@@ -29,8 +40,9 @@ class CellResult:
     fraction, augment and init share subset, start and order, so that arms are paired by it.
     metric: `accuracy`, `mIoU` or `AP`, a share in [0, 1] on the test images; value: NaN where the cell failed;
     teacher_value: of the cell's teacher on the same images, NaN without one.
-    steps, batch: of this network, images per step over both streams; teacher_steps: 0 without a teacher. The seconds
-    are of one machine, not to be compared between machines; a teacher shared by several cells counts in full in each.
+    steps, batch: of this network, images per step over both streams; teacher_steps: 0 without a teacher; with
+    rounds it and the seconds of teachers and labelling are those of all rounds before. The seconds are of one machine,
+    not to be compared between machines; a teacher shared by several cells counts in full in each.
     pool: images beside the labelled ones, 0 for none; kept: labels kept on them (objects, images, or a share of the
     pixels), NaN for none. per_image: Parquet that students.study.outcomes wrote, relative to the folder of the
     results; empty for none.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,11 +18,13 @@ from builder.files import canonical_json, digest, locked, write_file
 from builder.holdout import Labels
 from builder.recipe import PoolOptions
 from builder.store import Store
+from students.study.budget import lasting
 from students.study.data import (
     POOL,
     Data,
     image_root,
     label_name,
+    likenesses,
     load_data,
     nested,
     pairs,
@@ -29,6 +32,7 @@ from students.study.data import (
     subset_folder,
     write_subset,
 )
+from students.study.declared import declare
 from students.study.grid import CELLS, RESULT, STORE, TOLD, Cell, Job, cells, choose, jobs, steps_of
 from students.study.recipe import WITH_OTHERS, WITH_TEACHER, LabelSet, StudyRecipe
 from students.study.results import CellResult
@@ -74,17 +78,21 @@ def run_study(
     with locked(out / ".lock", f"study {out}", sweep=[out, out / "subsets"]):
         store = Store(out / STORE)
         data = load_data(study, store, track=track)
+        grid, mine = (jobs(study, data, found) for found in (cells(study), chosen))
+        in_grid = [job for job in grid if job.folder.startswith(CELLS)]
+        declare(study, out, begun=any(is_done(out, job.folder) for job in in_grid))
         write_file(out / RECIPE, study.model_dump_json(indent=2).encode())
         prepare(study, out, data, store)
-        grid, mine = (jobs(study, data, found) for found in (cells(study), chosen))
+        alike = likenesses(study, data)
+        if alike:
+            tell(f"{len(alike)} images to learn from look like one of {study.measure} ({alike[0]}): see the page")
         pending = [job for job in mine if not is_done(out, job.folder)]
-        failed = _run(study, out, pending, workers, tell) if pending else {}
-        in_grid = [job for job in grid if job.folder.startswith(CELLS)]
+        failed = _run(study, out, pending, workers, tell, track) if pending else {}
         results = tuple(found for job in in_grid if (found := _result(study, out, job, data)))
         if results:
             from students.study.page import write_report
 
-            write_report(results, study, out)
+            write_report(results, study, out, alike)
     return Ran(results, failed, len(pending) - len(failed), len(in_grid) - len(results))
 
 
@@ -127,22 +135,28 @@ def _other(study: StudyRecipe, labels: Labels, out: Path, store: Store) -> Made:
     return told(name, labels.truth, named, pool, store)
 
 
-def _run(study: StudyRecipe, out: Path, pending: Sequence[Job], workers: int | None, tell: Tell) -> dict[str, str]:
-    """The jobs that failed, cells and others, and why."""
+def _run(
+    study: StudyRecipe, out: Path, pending: Sequence[Job], workers: int | None, tell: Tell, track: Track
+) -> dict[str, str]:
+    """The jobs that failed, cells and others, and why. Tells how long the rest will take, by steps done until then."""
     failed: dict[str, str] = {}
-    total, number = len(pending), 0
+    total, number, done, began = len(pending), 0, 0, time.monotonic()
+    steps = sum(steps_of(study, job.cell) for job in pending)
     for job in pending:
         (out / job.folder / ERROR).unlink(missing_ok=True)
 
     def ended(job: Job, error: str) -> None:
-        nonlocal number
-        number += 1
+        nonlocal number, done
+        number, done = number + 1, done + steps_of(study, job.cell)
+        advance(steps_of(study, job.cell))
         if error:
             failed[str(job.cell)] = error
             write_file(out / job.folder / ERROR, canonical_json({"error": error}))
-        tell(f"[{number}/{total}] {job.cell}: {error or _figures(out, job)}")
+        left = lasting((time.monotonic() - began) * (steps - done) / done)
+        tell(f"[{number}/{total}] {job.cell}: {error or _figures(out, job)}" + f", {left} left" * (number < total))
 
-    run_jobs(pending, out, lambda folder: is_done(out, folder), ended, workers)
+    with track("steps", steps) as advance:
+        run_jobs(pending, out, lambda folder: is_done(out, folder), ended, workers)
     return failed
 
 
@@ -187,7 +201,8 @@ def estimate(study: StudyRecipe, out: Path, chosen: Sequence[Cell]) -> Estimate:
     """What these cells and their teachers take, by the mean time of a step in the jobs that lie in `out`."""
     students = sum(steps_of(study, cell) for cell in chosen)
     shared = {(c.augment, c.init, c.fraction, c.seed) for c in chosen if c.arm in WITH_TEACHER}
-    teachers = len(shared) * study.teacher.steps
+    starts = {(c.init, c.seed) for c in chosen if study.grid.init[c.init].pretrain is not None}
+    teachers = len(shared) * study.teacher.steps + sum(study.pretraining(*one).steps for one in starts)
     found = [orjson.loads(path.read_bytes()) for path in out.glob(f"*/*/{RESULT}")]
     steps = sum(result.get("steps", 0) for result in found)
     seconds = sum(result.get("train_seconds") or 0 for result in found)

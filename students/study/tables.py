@@ -80,6 +80,7 @@ def tables(cells: Cells, axes: Axes) -> list[Table]:
         *_by_fraction(cells, axes),
         *_by_init(cells, axes),
         *_joint(cells, axes),
+        *_continued(cells, axes),
         *_controls(cells, axes),
         *_varied(cells, axes, "alpha", lambda value: f"alpha {value:g}"),
         *_varied(cells, axes, "round", lambda value: f"round {value}"),
@@ -89,7 +90,7 @@ def tables(cells: Cells, axes: Axes) -> list[Table]:
 
 
 def _note(cells: Cells, axes: Axes, more: str) -> str:
-    said = f"{axes.metric} in points of 100 on the {axes.images} images: mean over n = {len(axes.seeds)} seeds"
+    said = f"Points of 100 ({axes.metric} on the {axes.images} images): mean over n = {len(axes.seeds)} seeds"
     said += f" ± 95 % t-interval, or (least to most) where n is below {LEAST}, no more than a direction"
     short = any(sum(result.done for result in seeds.values()) < len(axes.seeds) for seeds in cells.values())
     said += "; n is given where it is less" if short else ""
@@ -191,6 +192,16 @@ def _joint(cells: Cells, axes: Axes) -> Iterator[Table]:
         yield _by_arm(cells, axes, arms, title, note)
 
 
+def _continued(cells: Cells, axes: Axes) -> Iterator[Table]:
+    arms = [arm for arm in ("continued", "continued-student") if arm in axes.arms]
+    if "continued-student" in arms:
+        note = (
+            "Continued: the teacher, trained longer on human labels; continued-student: from the same weights, as "
+            "many steps, its own labels added. In brackets: the paired difference from the first column."
+        )
+        yield _by_arm(cells, axes, arms, "Students that start from their teacher", note)
+
+
 def _controls(cells: Cells, axes: Axes) -> Iterator[Table]:
     if "ceiling" in axes.arms or "placebo" in axes.arms:
         order = ("longer", "placebo", "self-training", "ceiling")
@@ -239,7 +250,7 @@ def _varied(cells: Cells, axes: Axes, field: str, named: Callable[[float], str])
             for value in values
         ]
         rows.append((arm, f"{where}, {rest}", *shown))
-    note = f"{axes.metric} in points of 100 on the {axes.images} images. The best column of them is no fair choice."
+    note = f"Points of 100 ({axes.metric} on the {axes.images} images). The best column of them is no fair choice."
     yield Table(f"By {field}", note, ("arm", "setting", *map(named, values)), tuple(rows), names=2)
 
 
