@@ -610,7 +610,11 @@ def test_what_limits_a_study_is_said(tmp_path: Path) -> None:
     write_report(rows[:-1], later, tmp_path, alike)
     part = (tmp_path / "tables.md").read_text()
     assert "Not finished: verdicts and p-values are provisional" in part
-    assert "7 images to learn from look like one of test" in part and "4.png looks like" in part and "2 more" in part
+    assert (
+        "look like one of test, so that figures may flatter, 7: " in part
+        and "4.png looks like" in part
+        and "2 more" in part
+    )
     assert "Not as declared: these contrasts changed" in part and "before its first figure" not in part
     write_report([replace(row, fraction=0.25) for row in rows], study(grid={"fractions": [0.25]}), tmp_path)
     assert "100 %" not in (tmp_path / "tables.md").read_text()

@@ -152,8 +152,8 @@ def _caution(results: Sequence[CellResult], planned: int, grid: Axes, alike: Seq
     if alike:
         some = "; ".join(alike[:SHOWN]) + (f"; and {count(len(alike) - SHOWN)} more" if len(alike) > SHOWN else "")
         said.append(
-            f"{count(len(alike))} images to learn from look like one of {grid.images}, so that figures may flatter: "
-            f"{some}. Where they show the same thing, take them out and run the study again."
+            f"Images to learn from that look like one of {grid.images}, so that figures may flatter, "
+            f"{count(len(alike))}: {some}. Where they show the same thing, take them out and run the study again."
         )
     return said
 

@@ -85,7 +85,7 @@ def run_study(
         prepare(study, out, data, store)
         alike = likenesses(study, data)
         if alike:
-            tell(f"{len(alike)} images to learn from look like one of {study.measure} ({alike[0]}): see the page")
+            tell(f"images to learn from that look like one of {study.measure}: {len(alike)} ({alike[0]}); see the page")
         pending = [job for job in mine if not is_done(out, job.folder)]
         failed = _run(study, out, pending, workers, tell, track) if pending else {}
         results = tuple(found for job in in_grid if (found := _result(study, out, job, data)))
