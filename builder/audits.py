@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from builder import BuildError
 from builder.estimate import Estimate, Item, audit_items
@@ -26,6 +26,7 @@ from builder.files import canonical_json, digest, locked, write_file
 from builder.kinds import kind_of
 from builder.manifest import Manifest
 from builder.review import Box, Edited, check_reviewable
+from builder.sections import Section
 from builder.store import Store
 from teachers.boxes import iou_matrix
 
@@ -41,10 +42,9 @@ OVERLAP = 0.5
 """IoU at which a box that was moved still was right."""
 
 
-class Drawn(BaseModel):
+class Drawn(Section):
     """An object that was drawn. id: builder.review.Shown's; box: xyxy, pixels; probability: of being drawn."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     id: str
     key: str
     label: str
@@ -54,10 +54,9 @@ class Drawn(BaseModel):
     probability: float
 
 
-class Bin(BaseModel):
+class Bin(Section):
     """A stratum: kept objects with a score in [low, high), up to 1 in the last; how many there are, and were drawn."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     low: float
     high: float
@@ -65,10 +64,9 @@ class Bin(BaseModel):
     drawn: int
 
 
-class Audit(BaseModel):
+class Audit(Section):
     """A sample of the kept objects of the version of this id. items: by key."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     format: int = 1
     version: str
     id: str
@@ -87,10 +85,9 @@ class Audit(BaseModel):
         return sorted({item.key for item in self.items})
 
 
-class Verdict(BaseModel):
+class Verdict(Section):
     """What a person said of a drawn object."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     right: bool
     author: str
 

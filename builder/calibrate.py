@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from builder import BuildError
 from builder.matching import Matches
 from builder.scores import counted
+from builder.sections import Section
 
 Kind = Literal["temperature", "isotonic"]
 KINDS: tuple[Kind, ...] = ("temperature", "isotonic")
@@ -158,20 +159,18 @@ def _quantiles(values: np.ndarray, shares: np.ndarray, weight: np.ndarray | None
     return np.asarray(values[order][np.searchsorted(total, shares * total[-1])])
 
 
-class Temperature(BaseModel):
+class Temperature(Section):
     """logit(score) / temperature, as Guo et al. (arXiv 1706.04599) scale a classifier's logits."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     temperature: float
 
     def __call__(self, score: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-_logit(score) / self.temperature))
 
 
-class Isotonic(BaseModel):
+class Isotonic(Section):
     """A rising curve through these points, straight between them and level outside (Zadrozny and Elkan, KDD 2002)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     score: list[float]
     right: list[float]
 
@@ -179,19 +178,18 @@ class Isotonic(BaseModel):
         return np.interp(score, self.score, self.right)
 
 
-class Calibrator(BaseModel):
+class Calibrator(Section):
     """Turns scores into the share of right predictions at that score; part of a version's manifest.
 
     iou: overlap that makes a prediction right. classes: the teacher's, in its order. own: maps of the classes with
     enough predictions (OWN_MAP); pooled: of all others.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Kind
     iou: float
     classes: list[str]
     pooled: Temperature | Isotonic
-    own: dict[str, Temperature | Isotonic] = {}
+    own: dict[str, Temperature | Isotonic] = Field(default_factory=dict)
 
     def __call__(self, label: np.ndarray, score: np.ndarray) -> np.ndarray:
         """label: int16 (N,), positions in `classes`; score: float32 (N,). float32 (N,) in [0, 1], not falling in the

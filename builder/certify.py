@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from builder.bounds import Bound, bets, effective_units, fewest_units, korn_graubard, needed
 from builder.scores import BINS, PoolScores, counted
+from builder.sections import Section
 
 if TYPE_CHECKING:  # matching needs rules, whose options are made of those here
     from builder.matching import Matches
@@ -31,7 +32,7 @@ PoolKept = Callable[[Sequence[int], np.ndarray], list[np.ndarray]]
 that threshold on."""
 
 
-class Precision(BaseModel):
+class Precision(Section):
     """`keep.precision` of a recipe: thresholds are solved so that the precision of what is kept is at least `target`.
 
     iou: overlap that makes a box right. delta: how often the claim may fail. over: what shares a threshold (`groups`:
@@ -41,7 +42,6 @@ class Precision(BaseModel):
     certified, from the score `fallback` on. A plain number is the target.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     target: float = Field(gt=0, lt=1)
     iou: float = 0.5
     delta: float = Field(default=0.1, ge=1e-6, lt=0.5)
@@ -66,7 +66,7 @@ class Precision(BaseModel):
         return iou
 
 
-class Group(BaseModel):
+class Group(Section):
     """Classes that share a threshold, and the evidence for it; part of a version's manifest.
 
     threshold: kept from here on; None: nothing is kept. units: n, truth images or declared units in `certify`; kept and
@@ -75,7 +75,6 @@ class Group(BaseModel):
     reason: why it is not certified.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     classes: list[str]
     rule: Literal["score", "precision", "density", "balance", "mixture", "top_box"]
     threshold: float | None

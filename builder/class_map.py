@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from builder import BuildError
+from builder.sections import Section
 
 ASIDE = -1
 """The label of an object whose class the version does not have."""
@@ -52,7 +53,7 @@ class Mapped:
         return np.where(best < count, best, ASIDE).astype(np.int16), score, own.astype(np.int16)
 
 
-class ClassMap(BaseModel):
+class ClassMap(Section):
     """`keep.classes`: the first of the rules.
 
     map: class of the teacher → class of the version; several may become one. drop: as if the teacher did not know them.
@@ -60,8 +61,7 @@ class ClassMap(BaseModel):
     becomes; by default they are kept under their own names, and reported.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    map: dict[str, str] = {}
+    map: dict[str, str] = Field(default_factory=dict)
     drop: Names = ()
     ignore: Names = ()
     others: Literal["keep", "drop", "ignore"] | None = None

@@ -65,7 +65,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\..*")
 
 
-@main.command()
+@click.command()
 @click.argument("source")
 @click.option("--images", type=click.Path(path_type=Path), help="Where the files of a COCO JSON lie, if not beside it.")
 @click.option("--limit", type=click.IntRange(1), help="Scan only N images: a smaller pool with an id of its own.")
@@ -93,10 +93,11 @@ def scan(
             count, size = list_size(source, open_store(store_root), images, limit)
             emit(as_json, {"images": count, "bytes": size}, f"{count} images, {size / 1e6:.1f} MB; nothing written")
             return
-        from builder import pool as pools
+        from builder.pool import describe
+        from builder.pool import scan as scan_pool
 
-        pool = pools.scan(source, open_store(store_root), images=images, limit=limit, workers=workers, track=bar)
-        emit(as_json, value := pools.describe(pool), rows(*value.items()))
+        pool = scan_pool(source, open_store(store_root), images=images, limit=limit, workers=workers, track=bar)
+        emit(as_json, value := describe(pool), rows(*value.items()))
 
 
 def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -131,7 +132,7 @@ def teacher_section(spec: str, floor: float, overrides: tuple[str, ...]) -> Any:
     return parse_teacher(spec, (f"floor={floor}", *overrides))
 
 
-@main.command()
+@click.command()
 @click.argument("pool")
 @teacher_options
 @click.option(
@@ -161,15 +162,15 @@ def label(
 ) -> None:
     """Let a teacher label POOL (an id prefix or a scanned source). Chunks that are labelled are not labelled again."""
     with sentences():
-        from builder import build as stages
-        from builder.label import label as run_label
+        from builder.build import check_failures, load_labeller
+        from builder.label import label as label_pool
         from builder.label import pending_chunks
         from builder.pool import find_pool
 
         store = open_store(store_root)
         found = find_pool(store, pool)
         section = teacher_section(spec, floor, overrides)
-        labeller = stages.load_labeller(section, workers, allow_code)
+        labeller = load_labeller(section, workers, allow_code)
         if dry_run:
             pending = pending_chunks(found, labeller, store, retry_failures)
             count = {"chunks": len(pending), "images": sum(found.index[n].images for n in pending)}
@@ -179,18 +180,14 @@ def label(
                 f"{count['images']} images in {count['chunks']} chunks would be labelled; nothing written",
             )
             return
-        done = run_label(
+        done = label_pool(
             found, labeller, store, spec=spec, license=section.license, retry_failures=retry_failures, track=bar
         )
         emit(as_json, vars(done), describe_label(done))
-        stages.check_failures(done, max_failure_rate)
+        check_failures(done, max_failure_rate)
 
 
-main.add_command(calibrate)
-main.add_command(sweep)
-
-
-@main.command()
+@click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option(
     "--set",
@@ -230,7 +227,7 @@ def build(
     Interrupted in any way, the same command goes on where it stopped. New rules never call the teacher again.
     """
     with sentences():
-        from builder import build as stages
+        from builder.build import build as build_pseudo
         from builder.recipe import load_recipe
 
         extra = [f"pool.limit={limit}"] if limit else []
@@ -239,7 +236,7 @@ def build(
         if dry_run:
             emit(as_json, {"recipe": loaded.model_dump(mode="json")}, f"recipe {loaded.name} is valid; nothing written")
             return
-        built = stages.build(
+        built = build_pseudo(
             loaded,
             open_store(store_root),
             root=recipe.parent,
@@ -253,11 +250,7 @@ def build(
         emit(as_json, describe_built(built), build_text(built))
 
 
-main.add_command(build, "build-pseudo")
-main.add_command(log)
-
-
-@main.command()
+@click.command()
 @click.argument("ref", metavar="VERSION|PREDICTIONS|POOL")
 @click.option(
     "--picture",
@@ -298,10 +291,11 @@ def show(ref: str, picture: Path | None, store_root: str, as_json: bool) -> None
         show_version(folder, manifest, [("audit", audits.sentence(audited, manifest.kind))] if audited else [])
 
 
-for command in (diff, explain, verify, tag, gc, report, export):
+for command in (scan, label, calibrate, sweep, build):
     main.add_command(command)
-
-
+main.add_command(build, "build-pseudo")
+for command in (log, show, diff, explain, verify, tag, gc, report, export):
+    main.add_command(command)
 for command in (pretrain, train, evaluate, study, preview_augment, browse, review, publish, pull):
     main.add_command(command)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from threading import Event
 from typing import TypeVar
@@ -48,3 +49,18 @@ def until(stop: Event, items: Iterable[Item]) -> Iterator[Item]:
         if stop.is_set():
             raise CancelledError
         yield item
+
+
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int) -> Iterator[Result]:
+    """`work(item)` for each item in threads, results in order of items, at most `ahead` of them waiting."""
+    waiting: deque[Future[Result]] = deque()
+    threads = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            waiting.append(threads.submit(work, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # not to be waited for: one of these threads may be what collects an abandoned generator
+        threads.shutdown(wait=False, cancel_futures=True)

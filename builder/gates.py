@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from builder import BuildError
 from builder.certify import Group
 from builder.estimate import PoolSample
 from builder.estimate import shift as measure_shift
 from builder.page import percent
+from builder.sections import Section
 
 Level = Annotated[
     Literal["off", "warn", "fail"],
@@ -23,15 +24,14 @@ FEW = 10
 """Labelled objects of a class below which its density is not compared."""
 
 
-class Density(BaseModel):
+class Density(Section):
     """Kept boxes per image of a class against the labels', as a ratio of either to the other. null: never."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     warn: Annotated[float, Field(gt=1)] | None = 2.0
     fail: Annotated[float, Field(gt=1)] | None = None
 
 
-class Gates(BaseModel):
+class Gates(Section):
     """The `gates` section of a recipe.
 
     on_leak: what becomes of pool images that are also in labelled, truth or test: left out and listed, or a failure.
@@ -42,7 +42,6 @@ class Gates(BaseModel):
     shift: the teacher's predictions on the labelled images are unlike those on the pool.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     on_leak: Literal["drop", "fail"] = "drop"
     leak_distance: Annotated[int, Field(ge=0, le=16)] | None = 4
     teacher_overlap: Level = "fail"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,13 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from builder.engine import Advance, Track, default_workers, silent
+from builder.engine import Advance, Track, default_workers, in_order, silent
 from builder.files import discard, locked
 from builder.maps import PackedMap, pack
-from builder.pool import OK, REMOVED, UNREADABLE, Chunk, Pool, PoolImage
+from builder.pool import OK, REMOVED, UNREADABLE, Chunk, ImageChanged, Pool, PoolImage
 from builder.predictions import MAX_ERRORS, UNLISTED, FailedImage, Failure, read_failures, write_chunk, write_meta
 from builder.predictions import REMOVED as REMOVED_STATUS
-from builder.sources import in_order, read_entry
 from builder.store import Store
 from teachers.base import (
     ClassProbabilities,
@@ -268,11 +266,8 @@ def _decode(image: PoolImage) -> np.ndarray | Failure:
     if image.state == REMOVED:
         return Failure("removed from its source before it was labelled", REMOVED_STATUS)
     try:
-        data = read_entry(image.entry)
-        if hashlib.sha256(data).hexdigest() != image.sha256:
-            return Failure("changed since it was scanned: scan again")
-        return decode_rgb(data)
-    except OSError as error:
-        return Failure(error.strerror or str(error))
+        return decode_rgb(image.read())
+    except ImageChanged as error:
+        return Failure(error.reason)
     except ImageError as error:
         return Failure(str(error))

@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic import Field, NonNegativeInt, ValidationError
 
 from builder import BuildError
 from builder.files import digest, write_file
+from builder.sections import Section
 
 FILE = "manifest.json"
 
 
-class ShardRecord(BaseModel):
+class ShardRecord(Section):
     """One tar: its name below `data/`, size and SHA-256 of the file, samples, objects kept and ignored in them.
 
     tombstones: how many of the samples are to be skipped (0 in versions from before this was told); skipped_kept,
     skipped_ignored: how many of these objects are on them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     bytes: NonNegativeInt
     sha256: str
@@ -36,14 +36,13 @@ class ShardRecord(BaseModel):
     """Digest of all that decides its bytes: a child version with the same takes the file as it is."""
 
 
-class Manifest(BaseModel):
+class Manifest(Section):
     """The whole description of a version.
 
     `id` covers classes, features, shard hashes in order and tombstones; everything else is provenance: it explains the
     bytes and is no part of them. No times and no paths of a machine are in it, so equal inputs give equal manifests.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     format: int = 1
     name: str
     version: str
@@ -53,7 +52,7 @@ class Manifest(BaseModel):
     features: list[str]
     """Extensions of every sample's members, e.g. `["jpg", "json"]`."""
     shards: list[ShardRecord]
-    tombstones: list[str] = []
+    tombstones: list[str] = Field(default_factory=list)
     """Keys of images that left the pool after a version before this one; their samples stay in the shards, to be
     skipped."""
     images: dict[str, int]

@@ -7,6 +7,7 @@ on it, never changes. A pool is a file that is read as a stream: memory does not
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import os
 import re
@@ -30,9 +31,9 @@ from builder.census import OK as OK
 from builder.census import REMOVED as REMOVED
 from builder.census import UNREADABLE as UNREADABLE
 from builder.dhash import dhash
-from builder.engine import Track, default_workers, silent
+from builder.engine import Track, default_workers, in_order, silent
 from builder.files import canonical_json, digest, locked, new_file, write_file
-from builder.sources import Entry, in_order, list_source, read_entry
+from builder.sources import Entry, list_source, read_entry
 from builder.store import Store
 from teachers.images import ImageError, read_header
 
@@ -44,6 +45,14 @@ NUMBERS |= dict.fromkeys(("offset", "bytes", "mtime_ns"), pa.int64())
 SCHEMA = pa.schema([(name, NUMBERS.get(name, pa.string())) for name in FIELDS])
 SUMMARY = "summary"
 """Where the file's own metadata keep what is said about chunks, formats and counts, as JSON."""
+
+
+class ImageChanged(BuildError):
+    """An image is no longer what was scanned. reason: why, without the image's name."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -73,9 +82,28 @@ class PoolImage:
     state: str = OK
     error: str = ""
 
-    @property
-    def entry(self) -> Entry:
-        return Entry(self.name, self.uri, self.offset, self.bytes, self.mtime_ns)
+    def read(self) -> builtins.bytes:
+        """The image's bytes, as they were scanned. The hash is computed again only if the file's size or time is not
+        that of the scan. Raises ImageChanged."""
+        try:
+            with open(self.uri, "rb", buffering=0) as file:  # unbuffered: half the time of opening a small file
+                status = os.fstat(file.fileno())
+                data = os.pread(file.fileno(), self.bytes, self.offset)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ImageChanged(
+                f"image {self.uri} can no longer be read ({reason}): restore it, or scan again", reason
+            ) from None
+        same_time = status.st_mtime_ns == self.mtime_ns
+        same_size = len(data) == self.bytes and self.offset + self.bytes <= status.st_size
+        if self.offset == 0:  # a whole file; a tar's members start behind a header
+            same_size = status.st_size == self.bytes
+        if not same_size or (not same_time and hashlib.sha256(data).hexdigest() != self.sha256):
+            raise ImageChanged(
+                f"image {self.uri} changed since it was scanned: scan its source again",
+                "changed since it was scanned: scan again",
+            )
+        return data
 
 
 @dataclass(frozen=True)

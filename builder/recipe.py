@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from builder import BuildError, brief
 from builder.gates import Gates
 from builder.rules import BY_CLASS, NUMBER, Keep
+from builder.sections import Section
 from builder.store import NAME
 from builder.teacher_section import TeacherSection, root
 
-STRICT = ConfigDict(extra="forbid", frozen=True)
 SHORT = {"pool": "source", "teacher": "spec", "truth": "source", "test": "source", "labelled": "source"}
 """Sections that may be written as one string -> the key that the string stands for."""
 
@@ -55,11 +55,10 @@ EXAMPLES = {
 """Keys of a recipe -> what is expected there."""
 
 
-class PoolOptions(BaseModel):
+class PoolOptions(Section):
     """The `pool` section, or just its `source`. images: the folder of a COCO JSON's files. limit: a smaller pool.
     license: of the images."""
 
-    model_config = STRICT
     source: str
     images: str | None = None
     limit: Annotated[int, Field(ge=1, lt=2**31)] | None = None
@@ -67,38 +66,35 @@ class PoolOptions(BaseModel):
     license: str = "unknown"
 
 
-class LabelOptions(BaseModel):
+class LabelOptions(Section):
     """The `truth`, `test` or `labelled` section, or just its `source`. images: where the files of a COCO JSON lie.
     format: see builder.truth.read_truth, recognised if not given. group: which images belong together, `folder` or a
     regular expression whose first group names the unit (a video sequence, a patient, a site)."""
 
-    model_config = STRICT
     source: str
     images: str | None = None
     format: Literal["coco", "voc", "yolo", "classes", "masks"] | None = None
     group: str | None = None
 
 
-class ImageOptions(BaseModel):
+class ImageOptions(Section):
     """The `images` section. drop_empty: leave out images on which nothing is kept. near_duplicates: leave out images
     whose hash differs from an earlier one's in at most so many bits."""
 
-    model_config = STRICT
     drop_empty: bool = False
     near_duplicates: Annotated[int, Field(ge=0, le=16)] | None = None
 
 
-class ShardOptions(BaseModel):
+class ShardOptions(Section):
     """The `shards` section. max_mb, max_images: image megabytes and images in a shard, in whole chunks, at least one.
     image_format: what a pool of mixed formats is brought to (a pool of one format keeps its bytes)."""
 
-    model_config = STRICT
     max_mb: Annotated[int, Field(ge=1, le=2**20)] = 256
     max_images: Annotated[int, Field(ge=1, le=2**20)] = 10_000
     image_format: Literal["jpg", "png", "webp"] = "jpg"
 
 
-class Recipe(BaseModel):
+class Recipe(Section):
     """A whole recipe, as written: `rooted` makes its paths lead from where we run.
 
     truth: held-out human labels, for calibration and certified thresholds. test, labelled: never looked at, only kept
@@ -106,7 +102,6 @@ class Recipe(BaseModel):
     review: whether what people said of this dataset's objects (builder.overrides) is put into force.
     """
 
-    model_config = STRICT
     name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
     pool: PoolOptions
     teacher: TeacherSection

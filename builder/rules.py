@@ -14,12 +14,13 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from builder import BuildError
 from builder.certify import Group, Precision
 from builder.class_map import ClassMap, Mapped
 from builder.columns import sql_columns
+from builder.sections import Count, Fraction, Section
 from builder.where import Where
 from teachers.base import Kind
 from teachers.boxes import nms
@@ -40,9 +41,6 @@ BELOW, BAND, CLASS_IGNORED, CLASS_DROPPED, NMS, CAP, WHERE_FALSE, WHERE_NULL, SI
 )
 ACCEPTED, RELABELLED, MOVED, ADDED, REJECTED, SUPERSEDED = range(len(BY_RULE), len(REASONS))
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
-STRICT = ConfigDict(extra="forbid", frozen=True)
 NUMBER, BY_CLASS = "(number)", "(by class)"
 Scores = Annotated[
     Annotated[Fraction, Tag(NUMBER)] | Annotated[dict[str, Fraction], Tag(BY_CLASS)],
@@ -51,30 +49,27 @@ Scores = Annotated[
 """One number, or one by class. The tags stand in the places of pydantic's errors."""
 
 
-class Density(BaseModel):
+class Density(Section):
     """`keep.density` (LabelMatch, arXiv 2206.06608): per class the best `share` of as many boxes as the labels let
     expect are kept, the rest of that number are ignored; never below `min`."""
 
-    model_config = STRICT
     share: Annotated[float, Field(gt=0, le=1)] = 0.2
     min: Fraction = 0.05
 
 
-class Balance(BaseModel):
+class Balance(Section):
     """`keep.balance` (Noisy Student, arXiv 1911.04252): per class the threshold falls in steps of .01 until `images`
     images hold a box of the class, or `min` is reached."""
 
-    model_config = STRICT
     images: Count
     min: Fraction = 0.3
 
 
-class Mixture(BaseModel):
+class Mixture(Section):
     """`keep.mixture` (Consistent-Teacher, arXiv 2209.01589): per class a mixture of two Gaussians over the scores; the
     threshold is the lowest score of the high one at or above its likeliest. `few`: what becomes of a class with fewer
     than 4 scores, or none in the high component."""
 
-    model_config = STRICT
     few: Literal["fail", "drop"] = "drop"
 
 
@@ -92,7 +87,7 @@ RULES = ("score", "precision", "density", "balance", "mixture", "top_box")
 """Keys of `keep` of which one at most says where the thresholds come from."""
 
 
-class Keep(BaseModel):
+class Keep(Section):
     """The `keep` section of a recipe. At most one of RULES; none means `score: 0.5`.
 
     classes: see ClassMap; the other keys name the version's classes.
@@ -106,7 +101,6 @@ class Keep(BaseModel):
     module.
     """
 
-    model_config = STRICT
     classes: ClassMap | None = None
     score: Scores | None = None
     precision: Precision | None = None

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import orjson
 
+from builder import BuildError
 from builder.balance import copy_key
 from builder.engine import until
 from builder.files import digest, new_file, sha256_file, sync_folder, write_file
-from builder.image_bytes import described
 from builder.kinds import DETECTION, LabelKind
 from builder.label_boxes import objects_by_image, outlined
 from builder.label_classes import balanced, classes_of
@@ -33,6 +33,7 @@ from builder.pool import OK, REMOVED, Chunk, PoolImage
 from builder.rules import IGNORED, KEPT, REASONS, RULES, Decision, Objects, Thresholds, decide
 from builder.scores import counted
 from builder.shards import ShardError, ShardFile, read_samples, write_shard
+from teachers.images import ImageError, encode_upright
 
 FORMAT = 4
 """Raised whenever the same inputs would give other bytes, so that an old claim is not taken for a new build."""
@@ -331,3 +332,24 @@ def _labels(
             objects = objects_by_image(made, images, masks=kind == "instance")
             for place in chosen.places:
                 yield {"objects": objects[place]}, []
+
+
+def described(image: PoolImage, extension: str) -> tuple[dict[str, Any], bytes]:
+    """What every label JSON says of an image, and the bytes that are written of it. Raises
+    BuildError if it is not what was scanned, or cannot be re-encoded."""
+    data = image.read()
+    reencoded = "format" if image.format != extension else "upright" if image.orientation != 1 else "none"
+    if reencoded != "none":
+        try:
+            data = encode_upright(data, extension)
+        except ImageError as error:
+            raise BuildError(f"{image.uri} cannot be re-encoded: it {error}") from None
+    label = {
+        "key": image.key,
+        "name": image.name,
+        "sha256": image.sha256,
+        "width": image.width,
+        "height": image.height,
+        "reencoded": reencoded,
+    }
+    return label, data

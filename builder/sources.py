@@ -7,19 +7,14 @@ import glob
 import os
 import tarfile
 import unicodedata
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import orjson
 
 from builder import BuildError, brief
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 EXTENSIONS = frozenset("jpg jpeg jpe jfif png webp bmp tif tiff gif ppm pgm pbm pnm".split())
 
 
@@ -151,14 +146,30 @@ def _list(path: Path) -> Iterator[Entry]:
 
 
 def _coco(path: Path, images: Path | None) -> Iterator[Entry]:
-    from builder.truth import find_image_root
-
     try:
         names = [str(image["file_name"]) for image in orjson.loads(path.read_bytes())["images"]]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise BuildError(f"{path} is no COCO JSON with images and file names ({error})") from None
     root = find_image_root(path, names, images)
     return _files((name, root / name) for name in dict.fromkeys(names))
+
+
+def find_image_root(path: Path, file_names: Sequence[str], images: Path | None = None) -> Path:
+    """The folder that has all `file_names` of the label file `path`: `images` where told, else the file's own folder,
+    else `images/` beside it. Raises BuildError if none has all."""
+    candidates = [images] if images else [path.parent, path.parent / "images"]
+    missing: list[str] = []
+    for folder in candidates:
+        absent = [name for name in file_names if not os.path.isfile(folder / name)]
+        if not absent:
+            return folder
+        if not missing or len(absent) < len(missing):
+            missing = absent
+    where = " nor in ".join(map(str, candidates))
+    raise BuildError(
+        f"{path}: {len(missing)} of {len(file_names)} images, {brief(repr(missing[0]))} first, are not in {where}: "
+        "say where they are with --images DIR, or `images` in a recipe"
+    )
 
 
 def _tar(path: Path, name: str) -> Iterator[Entry]:
@@ -197,18 +208,3 @@ def _text(name: str) -> str:
     except UnicodeEncodeError:
         raise BuildError(f"image name {os.fsencode(name)!r} is not UTF-8: rename it") from None
     return unicodedata.normalize("NFC", name)
-
-
-def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int) -> Iterator[Result]:
-    """`work(item)` for each item in threads, results in order of items, at most `ahead` of them waiting."""
-    waiting: deque[Future[Result]] = deque()
-    threads = ThreadPoolExecutor(workers)
-    try:
-        for item in items:
-            waiting.append(threads.submit(work, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:  # not to be waited for: one of these threads may be what collects an abandoned generator
-        threads.shutdown(wait=False, cancel_futures=True)

@@ -7,11 +7,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from builder.sections import Section
 from teachers.base import TeacherOptions
 
-STRICT = ConfigDict(extra="forbid", frozen=True)
 FILES = ("onnx", "checkpoint", "replay")
 """Families whose spec names a path."""
 OF_ENSEMBLE = ("floor", "max_detections", "tta")
@@ -19,14 +19,13 @@ OF_ENSEMBLE = ("floor", "max_detections", "tta")
 UNKNOWN = "unknown"
 
 
-class MemberSection(BaseModel):
+class MemberSection(Section):
     """A teacher of an ensemble, or just its `spec`; its options stand beside `spec`.
 
     weight: of what it says. classes: its name of a class -> the ensemble's, or null to drop it; a list names its
     outputs, as for any teacher. license: of its weights. floor: the ensemble's, unless given.
     """
 
-    model_config = STRICT
     spec: str
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     classes: dict[str, str | None] | None = None
@@ -53,7 +52,7 @@ class MemberSection(BaseModel):
         return self.model_copy(update={"spec": spec, "options": options})
 
 
-class TeacherSection(BaseModel):
+class TeacherSection(Section):
     """The `teacher` section, or just its `spec`. In a recipe the options stand beside `spec`, not below `options`.
 
     images: for `replay:`, what names the images of the results (builder.replay). license: of the teacher's weights; of
@@ -61,7 +60,6 @@ class TeacherSection(BaseModel):
     ensemble: in place of `spec`, teachers that are fused (teachers.ensemble). iou: at which their boxes are one object.
     """
 
-    model_config = STRICT
     spec: str | None = None
     ensemble: tuple[MemberSection, ...] | None = None
     iou: Annotated[float, Field(gt=0, lt=1)] | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os.path
 import re
 import unicodedata
 from collections import Counter
@@ -17,7 +16,8 @@ import orjson
 
 from builder import BuildError, brief
 from builder.files import digest, sha256_file
-from builder.sources import Entry
+from builder.sources import Entry, find_image_root
+from teachers.base import TeacherError
 from teachers.images import ImageError, decode_rgb
 
 Kind = Literal["detection", "classification", "semantic"]
@@ -261,32 +261,39 @@ def read_coco(path: Path, images: Path | None = None, outlines: bool = False) ->
         value, count = Counter(values).most_common(1)[0] if values else (None, 0)
         if count > 1:
             raise TruthError(f"{path}: {what} {brief(repr(value))} stands {count} times: keep one")
-    root = find_image_root(path, names, images)
+    try:
+        root = find_image_root(path, names, images)
+    except BuildError as error:
+        raise TruthError(str(error)) from None
     codes = None
     if outlines:
-        from builder.outlines import read_outlines
-
         codes = read_outlines(notes, places, sizes, path)
     marks = Marks(places, categories, boxes, crowd, ignore & ~crowd, area, codes)
     return assemble(names, [root / name for name in names], sizes, marks, classes, ids, image_ids)
 
 
-def find_image_root(path: Path, file_names: Sequence[str], images: Path | None = None) -> Path:
-    """The folder that has all `file_names` of the label file `path`: `images` where told, else the file's own folder,
-    else `images/` beside it. Raises TruthError if none has all."""
-    candidates = [images] if images else [path.parent, path.parent / "images"]
-    missing: list[str] = []
-    for folder in candidates:
-        absent = [name for name in file_names if not os.path.isfile(folder / name)]
-        if not absent:
-            return folder
-        if not missing or len(absent) < len(missing):
-            missing = absent
-    where = " nor in ".join(map(str, candidates))
-    raise TruthError(
-        f"{path}: {len(missing)} of {len(file_names)} images, {brief(repr(missing[0]))} first, are not in {where}: "
-        "say where they are with --images DIR, or `images` in a recipe"
-    )
+def read_outlines(
+    notes: Sequence[dict[str, Any]], places: np.ndarray, sizes: Sequence[tuple[int, int]], path: Path
+) -> list[bytes]:
+    """COCO's compressed run-length code (`counts`) of the `segmentation` of every annotation, polygons or run lengths.
+
+    places: int (N,), the position of each annotation's image in `sizes` (width, height). Raises TruthError, in one
+    sentence, for an annotation without one, or with one that is no mask of its image.
+    """
+    from teachers.masks import from_segmentation
+
+    codes = []
+    for note, place in zip(notes, places.tolist(), strict=True):
+        if not note.get("segmentation"):
+            raise TruthError(
+                f"{path}: annotation {note.get('id')} has no outline (segmentation): draw it, or use boxes"
+            )
+        width, height = sizes[place]
+        try:
+            codes.append(from_segmentation(note["segmentation"], height, width))
+        except TeacherError as error:
+            raise TruthError(f"{path}: annotation {note.get('id')}: {brief(str(error))}: correct it") from None
+    return codes
 
 
 def read_pixels(image: LabelledImage) -> np.ndarray:

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_serializer, model_validator
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_serializer, model_validator
 
 from builder import BuildError
-from builder.recipe import STRICT
+from builder.sections import Section
 from students import policies
 from students.operations import NOTHING, Distortion, recoloured, shifted
 from students.policies import AUTOAUGMENT_RANGES, LONGER_SIDE, NO_BOXES, AutoAugment, Policy, RandAugment, Ranges
@@ -217,7 +217,7 @@ RANGES = tuple(field.name for field in fields(Ranges))
 TABLES = {"detection": policies.DETECTION, "imagenet": policies.IMAGENET, "cifar10": policies.CIFAR10}
 
 
-class AugmentRecipe(BaseModel):
+class AugmentRecipe(Section):
     """The `augment` section of a recipe, or just its `policy`.
 
     policy: S1, S2, S3 or S4. jitter: range of the random scale; S1 and S2 have 0.8 to 1.2, S3 and S4 0.5 to 2.0.
@@ -228,7 +228,7 @@ class AugmentRecipe(BaseModel):
     the tables of classes; pixels are of images whose longer side is 640, others' are in proportion.
     """
 
-    model_config = ConfigDict(**STRICT, allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
     policy: Literal["S1", "S2", "S3", "S4"] = "S1"
     jitter: tuple[PositiveFloat, PositiveFloat] | None = None
     autoaugment: Literal["detection", "imagenet", "cifar10"] | None = None

@@ -18,7 +18,6 @@ from typing import Annotated, Any, Literal
 import orjson
 import torch
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -33,7 +32,8 @@ from torch import Tensor, nn
 
 from builder.files import locked, new_file, sha256_file, write_file
 from builder.pool import Pool, find_pool, scan
-from builder.recipe import STRICT, PoolOptions, explain, read_yaml
+from builder.recipe import PoolOptions, explain, read_yaml
+from builder.sections import Section
 from builder.store import Store
 from builder.teacher_section import root
 from students.ahead import made_ahead
@@ -49,7 +49,7 @@ UNUSED = ("arch", "classes", "channels", "head_depth")
 """Of a network's section: what stands on top of its backbone."""
 
 
-class PretrainRecipe(BaseModel):
+class PretrainRecipe(Section):
     """What a pre-training reads.
 
     pool: as in a build recipe (a folder, glob, list, COCO JSON, tars), or the id of a pool in the store.
@@ -65,7 +65,7 @@ class PretrainRecipe(BaseModel):
     workers: processes that read images; save_every: steps; neither changes the weights.
     """
 
-    model_config = ConfigDict(**STRICT, allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
     pool: PoolOptions
     network: NetworkConfig = NetworkConfig(size=224)
     steps: PositiveInt

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -19,19 +18,19 @@ from pydantic import (
     field_validator,
 )
 
-from builder.recipe import STRICT, explain, read_yaml
+from builder.recipe import explain, read_yaml
+from builder.sections import Section
 from students.augment import AugmentRecipe
 from students.run import TrainError
 from teachers.networks import NetworkConfig
 
 
-class Labelled(BaseModel):
+class Labelled(Section):
     """The `labelled` section, or just its `path`: a COCO JSON, a folder of VOC or YOLO labels, of a folder per class,
     or of images and masks (builder.truth.read_truth).
     images: the folder of its image files, where not in its place.
     limit: train on that many of its images, chosen by the recipe's seed; a smaller choice is part of a larger one."""
 
-    model_config = STRICT
     path: Path
     images: Path | None = None
     limit: PositiveInt | None = None
@@ -41,7 +40,7 @@ class Labelled(BaseModel):
         return self.model_copy(update={"path": folder / self.path, "images": self.images and folder / self.images})
 
 
-class Rounds(BaseModel):
+class Rounds(Section):
     """The `rounds` section: the student becomes the next teacher (students.rounds).
 
     count: of rounds, at most: they end when a student does worse on `val` than the best before it. build: the recipe
@@ -50,7 +49,6 @@ class Rounds(BaseModel):
     lets them grow); without any it is the recipe's.
     """
 
-    model_config = STRICT
     count: PositiveInt
     build: Path
     val: Labelled
@@ -68,7 +66,7 @@ class Rounds(BaseModel):
         return self.model_copy(update=update)
 
 
-class TrainRecipe(BaseModel):
+class TrainRecipe(Section):
     """What a training reads.
 
     pseudo: versions (`cells`, `cells@v3`, a folder, or `hf://org/name@v3`, of which shards are fetched when needed)
@@ -87,7 +85,7 @@ class TrainRecipe(BaseModel):
     workers: processes that read images; save_every: steps; neither changes the weights.
     """
 
-    model_config = ConfigDict(**STRICT, allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
     labelled: Labelled
     pseudo: tuple[str, ...] = ()
     network: NetworkConfig = NetworkConfig()

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms import v2
 
-from builder.image_bytes import read_unchanged
 from builder.pool import OK, Pool, PoolImage
 from students.run import TrainError
 from students.streams import generator
@@ -108,7 +107,7 @@ class PoolImages(Sequence[np.ndarray]):
         row = self._rows.slice(index, 1).to_pylist()[0]
         image = PoolImage(key="", name="", **row)
         try:
-            return decode_rgb(read_unchanged(image))
+            return decode_rgb(image.read())
         except ImageError as error:
             raise TrainError(f"image {image.uri} cannot be used: {error}: remove it from the pool") from None
 

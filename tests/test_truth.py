@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from builder import BuildError
+from builder.sources import find_image_root
 from builder.truth import (
     Truth,
     TruthError,
     check_detection,
     entries,
-    find_image_root,
     read_coco,
     read_detection,
     read_pixels,
@@ -156,9 +157,9 @@ def test_where_images_are_looked_for(tmp_path: Path) -> None:
     other.mkdir()
     (tmp_path / "images" / "a.png").rename(other / "a.png")
     assert find_image_root(path, ["a.png"], other) == other
-    with pytest.raises(TruthError, match=r"1 of 2 images, 'a\.png' first.*--images DIR"):
+    with pytest.raises(BuildError, match=r"1 of 2 images, 'a\.png' first.*--images DIR"):
         find_image_root(path, ["a.png", "b.png"])
-    with pytest.raises(TruthError, match=r"1 of 2 images, 'b\.png' first"):
+    with pytest.raises(BuildError, match=r"1 of 2 images, 'b\.png' first"):
         find_image_root(path, ["a.png", "b.png"], other)
     (tmp_path / "a.png").touch()
     (tmp_path / "b.png").touch()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -18,8 +17,9 @@ from pydantic import (
     model_validator,
 )
 
-from builder.recipe import STRICT, ImageOptions, LabelOptions, PoolOptions, Recipe, ShardOptions, explain, read_yaml
+from builder.recipe import ImageOptions, LabelOptions, PoolOptions, Recipe, ShardOptions, explain, read_yaml
 from builder.rules import Keep
+from builder.sections import Section
 from builder.store import NAME
 from builder.teacher_section import TeacherSection, root
 from students.recipe import TrainRecipe
@@ -52,10 +52,9 @@ WITH_OTHERS = frozenset({"joint", "self-training+joint"})
 SUPERVISED = frozenset({"supervised", "longer", "continued"})
 
 
-class LabelSet(BaseModel):
+class LabelSet(Section):
     """Labels, or just their `path` (builder.truth.read_truth). images: the folder of their files, where elsewhere."""
 
-    model_config = STRICT
     path: Path
     images: Path | None = None
 
@@ -74,18 +73,16 @@ class LabelSet(BaseModel):
         return LabelOptions(source=str(self.path), images=str(self.images) if self.images else None)
 
 
-class TeacherSteps(BaseModel):
+class TeacherSteps(Section):
     """The `teacher` section: what its training has of its own. All else is as in `train`."""
 
-    model_config = STRICT
     steps: PositiveInt
 
 
-class BuildSection(BaseModel):
+class BuildSection(Section):
     """The `build` section: how a teacher's predictions become a version, with the keys of a build recipe. teacher:
     options of the teacher as it labels (`floor`, `tta`, …). truth: labels to solve thresholds on."""
 
-    model_config = STRICT
     keep: Keep = Field(default_factory=Keep.default)
     images: ImageOptions = ImageOptions()
     shards: ShardOptions = ShardOptions()
@@ -93,11 +90,10 @@ class BuildSection(BaseModel):
     truth: LabelSet | None = None
 
 
-class Start(BaseModel):
+class Start(Section):
     """A way to begin: random weights (nothing), `pretrained` (a file, or DEFAULT; see NetworkConfig), `checkpoint` (a
     run), or `pretrain`, the keys of a pre-training without labels (students.pretrain) on the pool, one a seed."""
 
-    model_config = STRICT
     pretrained: str | None = None
     checkpoint: Path | None = None
     pretrain: dict[str, Any] | None = None
@@ -115,7 +111,7 @@ class Start(BaseModel):
         return self.model_copy(update={"pretrained": pretrained, "checkpoint": checkpoint})
 
 
-class Grid(BaseModel):
+class Grid(Section):
     """The `grid` section: a cell for each combination.
 
     augment: policies, or names for `augment` sections of a training. init: names for ways to begin. fractions: shares
@@ -123,7 +119,6 @@ class Grid(BaseModel):
     student of one round is the teacher of the next.
     """
 
-    model_config = STRICT
     augment: dict[str, Any] = Field(default={"S1": "S1"}, min_length=1)
     init: dict[str, Start] = Field(default={"random": Start()}, min_length=1)
     fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(1.0,), min_length=1)
@@ -144,17 +139,16 @@ class Grid(BaseModel):
         return value
 
 
-class Contrast(BaseModel):
+class Contrast(Section):
     """A comparison declared before the study ran: `arm` less `against`, at every setting of the grid that agrees with
     `where`; in the first round, whose budget is equal, unless it names a round."""
 
-    model_config = STRICT
     arm: Arm
     against: Arm
     where: dict[Axis, float | str] = Field(default_factory=dict)
 
 
-class StudyRecipe(BaseModel):
+class StudyRecipe(Section):
     """What a study reads.
 
     labelled: human labels, of which a replicate learns a fraction. val: for choosing settings. test: for the figures.
@@ -164,7 +158,6 @@ class StudyRecipe(BaseModel):
     primary: the contrasts that p-values are adjusted over.
     """
 
-    model_config = STRICT
     name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
     labelled: LabelSet
     val: LabelSet | None = None
