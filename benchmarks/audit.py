@@ -17,7 +17,7 @@ import numpy as np
 from _compare import machine
 from promise import FLOOR, Population, flat, steep
 
-from builder.estimate import Stratum, audit, interval
+from builder.evidence.estimate import Stratum, audit, interval
 
 KEPT, THRESHOLD, AIM = 20_000, 0.5, (0.88, 0.97)
 """Kept objects, the score they were kept from on, and what coverage is to lie between."""

@@ -24,8 +24,8 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from students.augment import FIT, S1, S2, S3, S4, Augment
-from students.loader import IMAGENET_GREY
+from students.augment.scene import FIT, S1, S2, S3, S4, Augment
+from students.data.loader import IMAGENET_GREY
 from teachers.images import decode_rgb
 
 AIM = 1.0

@@ -17,13 +17,13 @@ from typing import Any
 from _compare import in_turns, machine, ratios, scratch, show, timed, verdict
 from recut import BOXES, CLASSES, write_inputs
 
-from builder.browse_load import load
-from builder.build import build
-from builder.media import extracted
-from builder.recipe import load_recipe
-from builder.remote import Version, open_version
-from builder.store import Store
-from builder.viewer import connected
+from builder.browse.app import connected
+from builder.browse.load import load
+from builder.build import build_pseudo
+from builder.hub.remote import Version, open_version
+from builder.recipe.recipe import load_recipe
+from builder.store.store import Store
+from builder.versions.media import extracted
 
 
 class Peer:
@@ -77,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     with scratch(options.folder) as name:
         folder, store = Path(name), Store(Path(name) / "store")
-        build(load_recipe(write_inputs(folder, options.images, 1)), store, root=folder)
+        build_pseudo(load_recipe(write_inputs(folder, options.images, 1)), store, root=folder)
         version = open_version("bench@v1", store)
         files = by_name(store, version)
         with connected(store) as fo:
@@ -102,7 +102,7 @@ def main() -> None:
 
 def by_name(store: Store, version: Version) -> dict[str, Path]:
     """The extracted files by the images' names."""
-    from builder.media import images_of
+    from builder.versions.media import images_of
 
     files = extracted(store, version.folder, version.manifest)
     return {image.name: files[image.key].absolute() for image in images_of(version.folder, version.manifest)}

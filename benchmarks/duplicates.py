@@ -18,8 +18,8 @@ import numpy as np
 from _compare import in_turns, machine, ratios, show, timed, verdict
 from PIL import Image
 
-from builder.dhash import dhash
-from builder.duplicates import alike
+from builder.scan.dhash import dhash
+from builder.scan.duplicates import alike
 
 SEARCHES = ((1_000_000, 10_000, 4), (1_000_000, 10_000, 8), (1_000_000, None, 4), (1_000_000, None, 8))
 

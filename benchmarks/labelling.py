@@ -17,10 +17,13 @@ import numpy as np
 from _compare import in_turns, machine, ratios, scratch, show, timed, verdict
 
 from builder.engine import default_workers
-from builder.label import ModelLabeller, label
-from builder.pool import Pool, scan
-from builder.store import Store
-from teachers import Teacher, TeacherOptions, load_teacher
+from builder.label.labelling import label_pool
+from builder.label.model import ModelLabeller
+from builder.scan.pool import Pool
+from builder.scan.scanner import scan_pool
+from builder.store.store import Store
+from teachers import load_teacher
+from teachers.base import Teacher, TeacherOptions
 from teachers.images import decode_rgb
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +57,7 @@ def model_only(pixels: Sequence[np.ndarray], teacher: Teacher) -> None:
 
 
 def label_stage(pool: Pool, teacher: Teacher, store: Store, workers: int) -> None:
-    done = label(pool, ModelLabeller(teacher, workers), store, spec="onnx:benchmark")
+    done = label_pool(pool, ModelLabeller(teacher, workers), store, spec="onnx:benchmark")
     assert done.images_labelled == len(pool) and not done.failed
 
 
@@ -79,7 +82,7 @@ def main() -> None:
     with scratch(options.folder) as folder:
         paths = write_pool(Path(folder) / "pool", sources, options.images)
         store = Store(Path(folder) / "store")
-        pool = scan(str(Path(folder) / "pool"), store)
+        pool = scan_pool(str(Path(folder) / "pool"), store)
         pixels = [decode_rgb(path.read_bytes()) for path in paths]
 
         def run_label() -> float:

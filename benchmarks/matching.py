@@ -21,8 +21,9 @@ from _compare import in_turns, machine, ratios, show, timed, verdict
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from builder.matching import IOUS, SIZES, match_images
-from builder.truth import LabelledImage, Truth
+from builder.evidence.matching import SIZES, match_images
+from builder.rules.keep import IOUS
+from builder.truth.records import LabelledImage, Truth
 from teachers.base import Detections
 
 AIMED_AT = (2000, 80, 50)

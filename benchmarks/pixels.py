@@ -1,5 +1,5 @@
 """How often few images of pixels certify what is not so: Korn and Graubard's test by itself, and with the least number
-of units that a step must weigh (builder.bounds.effective_units).
+of units that a step must weigh (builder.evidence.bounds.effective_units).
 
     python benchmarks/pixels.py [--draws 1500] [--target 0.8] [--delta 0.1] [--seed 0]
 
@@ -14,7 +14,7 @@ import argparse
 
 import numpy as np
 
-from builder.bounds import effective_units, fewest_units, korn_graubard
+from builder.evidence.bounds import effective_units, fewest_units, korn_graubard
 
 IMAGES = (3, 5, 8, 13, 25, 50, 200)
 SPREADS = (1.0, 3.0, 10.0)

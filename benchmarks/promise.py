@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 from _compare import machine
 
-from builder.certify import Precision, solve
-from builder.estimate import interval
-from builder.matching import Matches
-from builder.scores import BINS, PoolScores, cell
+from builder.evidence.certify import solve
+from builder.evidence.estimate import interval
+from builder.evidence.matching import Matches
+from builder.rules.keep import Precision
+from builder.rules.scores import BINS, PoolScores, cell
 from teachers.base import Detections
 
 TARGET, DELTA, FLOOR = 0.8, 0.1, 0.05
@@ -81,7 +82,7 @@ class Population:
 
 
 def matches_of(image: np.ndarray, score: np.ndarray, right: np.ndarray, images: int) -> Matches:
-    """Predictions of one class, every image its own unit, as builder.matching gives them."""
+    """Predictions of one class, every image its own unit, as builder.evidence.matching gives them."""
     none, rows = np.zeros(0), len(image)
     return Matches(
         classes=("object",),
@@ -103,7 +104,7 @@ def matches_of(image: np.ndarray, score: np.ndarray, right: np.ndarray, images: 
 
 
 class Pool:
-    """Scores of a pool, as builder.scores counts them, and the numbers of predictions on its images."""
+    """Scores of a pool, as builder.rules.scores counts them, and the numbers of predictions on its images."""
 
     def __init__(self, image: np.ndarray, label: np.ndarray, score: np.ndarray, images: int, classes: int) -> None:
         objects = np.bincount(label.astype(np.int64) * (BINS + 1) + cell(score), minlength=classes * (BINS + 1))
@@ -247,9 +248,11 @@ def real(matches: Matches, pool: Pool, target: float, count: int, seed: int) -> 
 
 def data(name: str, teacher: str | None) -> tuple[Matches, Pool]:
     """Predictions on labelled images the teacher has not seen, matched, and its scores on other images as the pool."""
-    from builder.matching import match_images
-    from builder.truth import Truth, read_coco, read_pixels
-    from teachers import TeacherOptions, load_teacher
+    from builder.evidence.matching import match_images
+    from builder.truth.coco import read_coco
+    from builder.truth.records import Truth, read_pixels
+    from teachers import load_teacher
+    from teachers.base import TeacherOptions
 
     folder = DATA / name
     if name == "coco":  # the model was trained on train2017: its images can be a pool, not truth

@@ -2,8 +2,8 @@
 
 The pixels of an image are nothing like independent: with probability sqrt(correlation) all pixels of a score share the
 luck of their image, and images differ in how many of their pixels are of the class. The precision at each threshold is
-known. Prints a Markdown table for docs/log.md. Rules: ours (builder.certify.solve), and the two of promise.py that take
-each pixel for an observation.
+known. Prints a Markdown table for docs/log.md. Rules: ours (builder.evidence.certify.solve), and the two of promise.py
+that take each pixel for an observation.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import numpy as np
 from _compare import machine
 from promise import DELTA, FLOOR, TARGET, Curve, Z, flat, matches_of, steep
 
-from builder.certify import Precision, solve
-from builder.matching import Matches
-from builder.scores import BINS, PoolScores, cell
+from builder.evidence.certify import solve
+from builder.evidence.matching import Matches
+from builder.rules.keep import Precision
+from builder.rules.scores import BINS, PoolScores, cell
 
 LEVELS = (np.arange(16) + 0.5) / 16 * (1 - FLOOR) + FLOOR
 """Scores that occur."""

@@ -24,13 +24,13 @@ import yaml
 from _compare import in_turns, machine, ratios, scratch, show, timed, verdict
 from PIL import Image
 
-from builder.build import Built, build
-from builder.cut import cut
+from builder.build import Built, build_pseudo
+from builder.cut.plan import Basis
+from builder.cut.version import cut_version
 from builder.engine import default_workers
-from builder.files import sync_folder
-from builder.plan import Basis
-from builder.recipe import Recipe, load_recipe
-from builder.store import Store
+from builder.recipe.recipe import Recipe, load_recipe
+from builder.store.files import sync_folder
+from builder.store.store import Store
 
 CLASSES = ("person", "car", "dog", "cat", "bird")
 SIZE = (640, 480)
@@ -86,7 +86,7 @@ def recut(built: Built, recipe: Recipe, store: Store, score: float, workers: int
     assert built.labelled
     options = recipe.model_copy(update={"keep": recipe.keep.model_copy(update={"score": score})})
     basis = Basis(built.pool, store.predictions / built.labelled.predictions, options, recipe.teacher.name)
-    done = cut(basis, store, name=recipe.name, provenance={}, workers=workers)
+    done = cut_version(basis, store, name=recipe.name, provenance={}, workers=workers)
     assert done.shards_written == len(done.manifest.shards)
     return done.folder
 
@@ -112,7 +112,7 @@ def main() -> None:
         folder, store = Path(name), Store(Path(name) / "store")
         path = write_inputs(folder, options.images, options.bytes)
         recipe = load_recipe(path)
-        built = build(recipe, store, root=folder, workers=options.workers)
+        built = build_pseudo(recipe, store, root=folder, workers=options.workers)
         assert built.cut
         version, shards = built.cut.folder, built.cut.manifest.shards
         size = sum(file.stat().st_size for file in version.rglob("*") if file.is_file())

@@ -21,11 +21,12 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder.labelled import LabelledPool, pool_scores, tally
-from builder.pool import SCHEMA, Chunk, ChunkFacts, Pool
-from builder.predictions import write_chunk
-from builder.rules import REASONS, Keep
-from builder.thresholds import Evidence, solve
+from builder.evidence.thresholds import Evidence, solve
+from builder.label.predictions import write_chunk
+from builder.rules.keep import Keep
+from builder.rules.labelled import LabelledPool, pool_scores, tally
+from builder.rules.objects import REASONS
+from builder.scan.pool import SCHEMA, Chunk, ChunkFacts, Pool
 from teachers.base import Detections
 
 CHUNK, CLASSES = 512, tuple(f"class {n}" for n in range(80))

@@ -1,4 +1,4 @@
-"""Writing shards: `builder.shards.write_shard`, with its SHA-256 and fsync, against `webdataset.ShardWriter`.
+"""Writing shards: `builder.store.shards.write_shard`, with its SHA-256 and fsync, against `webdataset.ShardWriter`.
 
 One process each, the same samples from memory, the same number of shards. Aim: 5 times the peer's rate. Beside them
 stand the peer with what ours does in addition (SHA-256 of each shard, fsync), the standard library's `tarfile`, and the
@@ -23,7 +23,7 @@ import orjson
 import webdataset
 from _compare import in_turns, machine, ratios, scratch, show, timed, verdict
 
-from builder.shards import write_shard
+from builder.store.shards import write_shard
 
 Samples = Sequence[tuple[str, bytes, bytes]]
 """Key, image and label JSON of each."""

@@ -7,19 +7,19 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Literal
 
-from builder import BuildError
-from builder.cut import Cut, cut
+from builder.cut.parent import find_parent
+from builder.cut.plan import Basis
+from builder.cut.version import Cut, cut_version
 from builder.engine import Track, default_workers, silent
-from builder.holdout import Labels, load_labels, with_outlines
-from builder.label import Labelled, Labeller, ModelLabeller, label, pending_chunks
-from builder.overrides import read_overrides
-from builder.parent import find_parent
-from builder.plan import Basis
-from builder.pool import Pool, scan
-from builder.recipe import PoolOptions, Recipe
-from builder.store import Store
-from builder.teacher_section import TeacherSection
-from teachers.base import Teacher
+from builder.errors import BuildError
+from builder.evidence.holdout import Labels, load_labels, with_outlines
+from builder.label.labelling import Labelled, check_failures, label_pool, pending_chunks
+from builder.label.load import load_labeller
+from builder.recipe.recipe import PoolOptions, Recipe
+from builder.rules.overrides import read_overrides
+from builder.scan.pool import Pool
+from builder.scan.scanner import scan_pool
+from builder.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,7 @@ class Built:
     cut: Cut | None = None
 
 
-class TooManyFailures(BuildError):
-    """More images than allowed cannot be read. What is done is kept."""
-
-
-def build(
+def build_pseudo(
     recipe: Recipe,
     store: Store,
     *,
@@ -86,7 +82,7 @@ def _build(
                     f"{len(pending)} chunks of {each.source} are not labelled yet: run the build without --only cut"
                 )
     runs = [
-        label(
+        label_pool(
             each,
             labeller,
             store,
@@ -113,7 +109,9 @@ def _build(
         overrides=tuple(read_overrides(store, recipe.name) if recipe.review else ()),
     )
     provenance = {"tool": f"tutelage {installed_version('tutelage')}", "recipe": written.model_dump(mode="json")}
-    done = cut(basis, store, name=recipe.name, provenance=provenance, workers=workers, report=report, track=track)
+    done = cut_version(
+        basis, store, name=recipe.name, provenance=provenance, workers=workers, report=report, track=track
+    )
     return Built(pool, labelled, done)
 
 
@@ -125,7 +123,7 @@ def load_references(recipe: Recipe, written: Recipe, store: Store, workers: int,
         if (section := getattr(recipe, name)) is not None
     }
     if len(found) > 1:
-        from builder.duplicates import shared
+        from builder.scan.duplicates import shared
 
         if common := shared({name: labels.pool for name, labels in found.items()}):
             some = "; ".join(common[:3])
@@ -135,7 +133,7 @@ def load_references(recipe: Recipe, written: Recipe, store: Store, workers: int,
 
 def scan_recipe(options: PoolOptions, store: Store, workers: int, track: Track) -> Pool:
     images = Path(options.images) if options.images else None
-    return scan(
+    return scan_pool(
         options.source,
         store,
         images=images,
@@ -144,49 +142,3 @@ def scan_recipe(options: PoolOptions, store: Store, workers: int, track: Track) 
         workers=workers,
         track=track,
     )
-
-
-def load_labeller(teacher: TeacherSection, workers: int | None = None, allow_code: bool = False) -> Labeller:
-    """The model or the replay that a teacher section names. allow_code: see load_teacher."""
-    family, _, argument = (teacher.spec or "").partition(":")
-    if family == "replay" and argument:
-        from builder.replay import Replay
-
-        return Replay(Path(argument), Path(teacher.images) if teacher.images else None, teacher.options, workers)
-    if teacher.images is not None:
-        raise BuildError(f"teacher.images = {teacher.images!r} is for replay: teachers only: remove it")
-    return ModelLabeller(load_model(teacher, allow_code), workers)
-
-
-def load_model(teacher: TeacherSection, allow_code: bool = False) -> Teacher:
-    """The model, or the ensemble of models, that a teacher section names. Raises TeacherError."""
-    from teachers import load_teacher
-
-    if teacher.ensemble is None:
-        return load_teacher(teacher.name, teacher.options, allow_code=allow_code)
-    from teachers.ensemble import IOU, EnsembleTeacher, Member
-
-    members = [
-        Member(load_teacher(member.spec, member.options, allow_code=allow_code), member.weight, member.classes)
-        for member in teacher.ensemble
-    ]
-    options = teacher.options
-    boxes = members[0].teacher.description["kind"] in ("detection", "instance")  # the rest is stored whole
-    floor = options.floor if boxes else None
-    fused = EnsembleTeacher(members, teacher.iou or IOU, floor, options.max_detections)
-    if options.tta is None:
-        return fused
-    from teachers.views import ViewsTeacher
-
-    return ViewsTeacher(fused, options.tta, options.max_detections)
-
-
-def check_failures(labelled: Labelled, max_failure_rate: float) -> None:
-    """Raise TooManyFailures if more than that share of the images could not be read."""
-    if labelled.failure_rate > max_failure_rate:
-        some = "; ".join(labelled.failures[:3]) + ("; …" if labelled.failed > 3 else "")
-        raise TooManyFailures(
-            f"{labelled.failed} of {labelled.images} images cannot be read "
-            f"({labelled.failure_rate:.1%}, allowed {max_failure_rate:.1%}): mend them and "
-            f"--retry-failures, or raise --max-failure-rate ({some})"
-        )

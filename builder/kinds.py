@@ -1,6 +1,6 @@
 """What tells versions of boxes, masks, maps and classes apart: one record of facts and words for each kind of label.
 
-How their samples are written and checked is said in builder.label_boxes, label_maps and label_classes.
+How their samples are written and checked is said in builder.cut.kinds.boxes, label_maps and label_classes.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from builder import BuildError
-from builder.rules import NOUNS
+from builder.errors import BuildError
 from teachers.base import Kind
 
 Format = Literal["coco", "yolo", "voc", "masks", "classes"]
@@ -147,3 +146,12 @@ def kind_of(name: str) -> LabelKind:
         if kind.name == name:
             return kind
     raise BuildError(f"labels of kind {name!r} are unknown here: update tutelage")
+
+
+NOUNS: dict[str, str] = {
+    "detection": "boxes",
+    "instance": "masks",
+    "semantic": "pixels",
+    "classification": "images",
+}
+"""Kind of prediction -> what is counted of it."""

@@ -12,13 +12,13 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from builder.browse_load import load
-from builder.build import build
-from builder.database import free_port
-from builder.recipe import load_recipe
-from builder.remote import open_version
-from builder.store import Store
-from builder.viewer import app, connected
+from builder.browse.app import app, connected
+from builder.browse.database import free_port
+from builder.browse.load import load
+from builder.build import build_pseudo
+from builder.hub.remote import open_version
+from builder.recipe.recipe import load_recipe
+from builder.store.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 QUIET = (
@@ -54,7 +54,7 @@ def main() -> None:
     recipe = ROOT / "examples" / "coco_yolox" / "recipe.yaml"
     with TemporaryDirectory(prefix="tutelage-") as folder:
         store = Store(Path(folder) / "store")
-        build(load_recipe(recipe), store, root=recipe.parent)
+        build_pseudo(load_recipe(recipe), store, root=recipe.parent)
         with connected(store) as fo:
             name = load(fo, store, [open_version("coco-yolox@v1", store)])
             with app(fo, name, Path(folder) / "app.log", port=free_port()) as address:

@@ -12,9 +12,9 @@ import json
 import sys
 from pathlib import Path
 
-from builder.coco import evaluate_detections, paired_bootstrap, precision_recall, read_kept
-from builder.truth import read_detection
-from students.evaluate import evaluate
+from builder.truth.read import read_detection
+from students.evaluate.coco import evaluate_detections, paired_bootstrap, precision_recall, read_kept
+from students.evaluate.measure import evaluate
 from teachers import load_teacher
 from teachers.base import Detections, TeacherOptions
 

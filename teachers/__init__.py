@@ -32,7 +32,7 @@ def load_teacher(spec: str, options: TeacherOptions | None = None, *, allow_code
     family, _, argument = spec.partition(":")
     options = options or TeacherOptions()
     if options.tta is not None:
-        from teachers.views import ViewsTeacher
+        from teachers.fused.views import ViewsTeacher
 
         teacher = load_teacher(spec, replace(options, tta=None), allow_code=allow_code)
         return ViewsTeacher(teacher, options.tta, options.max_detections)
@@ -41,23 +41,23 @@ def load_teacher(spec: str, options: TeacherOptions | None = None, *, allow_code
     options.refuse("a model", "format")
     match family:
         case "torchvision" if argument:
-            from teachers.torchvision_models import load_torchvision
+            from teachers.from_torchvision.detectors import load_torchvision
 
             return load_torchvision(argument, options)
         case "onnx" if argument:
-            from teachers.onnx_models import load_onnx
+            from teachers.from_onnx.models import load_onnx
 
             return load_onnx(argument, options)
         case "transformers" if argument:
-            from teachers.transformers_models import TransformersTeacher
+            from teachers.from_transformers.models import TransformersTeacher
 
             return TransformersTeacher(argument, options)
         case "checkpoint" if argument:
-            from teachers.checkpoint import CheckpointTeacher
+            from teachers.from_checkpoint import CheckpointTeacher
 
             return CheckpointTeacher(argument, options)
         case "python" if argument:
-            from teachers.python_factory import load_python
+            from teachers.from_python import load_python
 
             return load_python(argument, options, allow_code=allow_code)
         case _:

@@ -173,7 +173,7 @@ Kind = Literal["detection", "instance", "semantic", "classification"]
 
 @dataclass(frozen=True)
 class Views:
-    """Test-time augmentation: what else of each image a teacher is shown (teachers.views).
+    """Test-time augmentation: what else of each image a teacher is shown (teachers.fused.views).
 
     flip: each view in a mirror, too. scales: the image's size in each view, 1 for its own (the paper's for maps are
     0.5 to 1.75): of what the teacher makes of it where it resizes images itself (Resizing), else of the image, which is
@@ -211,7 +211,7 @@ class TeacherOptions:
     classes: class names in the order of the model's outputs, where the model does not carry them.
     masks: False takes only the boxes of a model that gives masks, too (torchvision's Mask R-CNN).
     tta: views of each image to predict on and to fuse (any teacher). jitter: how many jittered copies of each box a
-    two-stage model refines, to tell how sure it is of it (Soft Teacher: 10; teachers.jitter).
+    two-stage model refines, to tell how sure it is of it (Soft Teacher: 10; teachers.from_torchvision.jitter).
     task: what a model that can do several things is used for. prompts: what a detector by text looks for -> its class.
     format: of stored predictions, where it cannot be recognised (replay:).
     """

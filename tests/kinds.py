@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from builder.label import ModelLabeller, label
-from builder.pool import Pool, scan
-from builder.store import Store
+from builder.label.labelling import label_pool
+from builder.label.model import ModelLabeller
+from builder.scan.pool import Pool
+from builder.scan.scanner import scan_pool
+from builder.store.store import Store
 from teachers.base import ClassProbabilities, Detections, Prediction, SemanticMap
 from teachers.masks import bounds, encode
 from tests.pools import write_images
@@ -83,6 +85,6 @@ def labelled_by(folder: Path, teacher: Says, images: int = 7, chunk: int = 3) ->
     """A pool of new images and where this teacher's predictions of it lie."""
     store = Store(folder / "store")
     write_images(folder / "pool", images)
-    pool = scan(str(folder / "pool"), store, chunk_size=chunk)
-    done = label(pool, ModelLabeller(teacher, 2), store, spec="says")
+    pool = scan_pool(str(folder / "pool"), store, chunk_size=chunk)
+    done = label_pool(pool, ModelLabeller(teacher, 2), store, spec="says")
     return pool, store.predictions / done.predictions

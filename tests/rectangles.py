@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from builder.files import sha256_file
-from builder.manifest import Manifest, ShardRecord, version_id, write_manifest
-from builder.shards import write_shard
-from builder.truth import Truth
+from builder.store.files import sha256_file
+from builder.store.manifest import Manifest, ShardRecord, version_id, write_manifest
+from builder.store.shards import write_shard
+from builder.truth.records import Truth
 from teachers.base import Detections
 
 COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}

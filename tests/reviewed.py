@@ -7,8 +7,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from builder.cli import build
-from builder.store import Store
+from builder.cli.build import build
+from builder.store.store import Store
 from tests.pools import write_images, write_recipe, write_results
 
 

@@ -20,26 +20,28 @@ from pycocotools.cocoeval import COCOeval
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, precision_score, recall_score
 
-from builder import BuildError
-from builder.agreement import match_classes, match_maps
-from builder.bounds import effective_units, fewest_units, korn_graubard
-from builder.calibrate import at, curve, fit, occurring, reliabilities
-from builder.certify import Precision, solve
-from builder.cli import main
+from builder.cli.main import main
 from builder.engine import silent
-from builder.evidence import match_stored
-from builder.holdout import Labels, halves, load_labels, measure, with_outlines
-from builder.label import ModelLabeller
-from builder.label import label as label_pool
-from builder.manifest import read_manifest
-from builder.matching import IOUS, Matches, match_columns
-from builder.pool import scan, scan_entries
-from builder.recipe import LabelOptions
-from builder.rules import Keep, Thresholds
-from builder.scores import BINS, PoolScores, cell
-from builder.store import Store
-from builder.sweep import LADDER, sweep
-from builder.truth import LabelledImage, Truth, entries, read_truth, split
+from builder.errors import BuildError
+from builder.evidence.agreement import match_classes, match_maps
+from builder.evidence.bounds import effective_units, fewest_units, korn_graubard
+from builder.evidence.calibrate import at, curve, fit, occurring, reliabilities
+from builder.evidence.certify import solve
+from builder.evidence.holdout import Labels, halves, load_labels, measure, with_outlines
+from builder.evidence.matching import Matches, match_columns
+from builder.evidence.stored import match_stored
+from builder.evidence.sweep import LADDER, sweep
+from builder.label.labelling import label_pool
+from builder.label.model import ModelLabeller
+from builder.rules.keep import IOUS, Keep, Precision
+from builder.rules.objects import Thresholds
+from builder.rules.scores import BINS, PoolScores, cell
+from builder.scan.scanner import scan_entries, scan_pool
+from builder.store.manifest import read_manifest
+from builder.store.store import Store
+from builder.truth.options import LabelOptions
+from builder.truth.read import read_truth
+from builder.truth.records import LabelledImage, Truth, entries, split
 from teachers.base import ClassProbabilities, Detections, SemanticMap, TeacherOptions
 from teachers.masks import area, bounds, encode
 from tests.kinds import CLASSES, KINDS, Says
@@ -331,7 +333,7 @@ def test_calibrate_and_sweep_speak_of_what_the_teacher_labels(tmp_path: Path, ki
     teacher = ModelLabeller(Says(kind, KINDS[kind]), 1)
     done = label_pool(labels.pool, teacher, store, spec="says")
     write_images(tmp_path / "pool", 6)
-    label_pool(scan(str(tmp_path / "pool"), store), teacher, store, spec="says")
+    label_pool(scan_pool(str(tmp_path / "pool"), store), teacher, store, spec="says")
 
     def run(command: str, *more: str) -> str:
         common = [

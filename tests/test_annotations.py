@@ -20,23 +20,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder import BuildError, cvat, label_studio
-from builder.annotations import (
-    AnnotationError,
-    Returned,
-    Task,
-    collect,
-    images_folder,
-    mark_of,
-    read_annotations,
-    tasks,
-    write_out,
-)
-from builder.manifest import Manifest, read_manifest
-from builder.media import extracted, images_of
-from builder.overrides import Override
-from builder.review import Box, Shown, overrides_of
-from builder.store import Store
+from builder.errors import BuildError
+from builder.review import cvat, label_studio
+from builder.review.exchange import AnnotationError, Returned, Task, collect, images_folder, mark_of, tasks, write_out
+from builder.review.objects import Shown, overrides_of
+from builder.review.read import read_annotations
+from builder.rules.overrides import Box, Override
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.store import Store
+from builder.versions.media import extracted, images_of
 from tests.reviewed import make_store
 
 ANN = "ann"
@@ -206,7 +198,7 @@ def test_each_kind_of_edit_is_found_exactly(world: World, kind: str, tmp_path: P
         regions.draw(image, label, box)
         expected.append(Override(world.tasks[image].image.sha256, box, "add", label, box, ANN))
     found = world.overrides(save(tmp_path / "export", regions.content))
-    # what was left beside an edit may be accepted for that (tests of builder.review)
+    # what was left beside an edit may be accepted for that (tests of builder.review.objects)
     found = [one for one in found if one.action != "accept" or (one.sha256, one.box) not in left]
     if not rejected_where_drawn(expected):
         assert list(map(rounded, found)) == sorted(set(map(rounded, expected)), key=lambda one: one.order)

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder import BuildError, audits
-from builder.audits import Audit, Audited, Bin, Drawn, Verdict, draw, judge, strata
-from builder.estimate import Estimate, Stratum, audit
-from builder.manifest import Manifest, read_manifest
-from builder.review import Edited, shown_objects
-from builder.store import Store
+from builder.errors import BuildError
+from builder.evidence.estimate import Estimate, Stratum, audit
+from builder.review import audits
+from builder.review.audits import Audit, Audited, Bin, Drawn, Verdict, draw, judge, strata
+from builder.review.objects import Edited, shown_objects
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.store import Store
 from tests.reviewed import copied, make_store
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from students.augment import FIT, S1, Augment
+from students.augment.scene import FIT, S1, Augment
 from tests.rectangles import extent
 
 GREY = (100, 100, 100)

@@ -16,11 +16,11 @@ from PIL import Image, ImageFilter
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
-from students.augment import FIT, S1, S2, S3, S4, Augment, Placement
-from students.detection import DETECTION, Boxes
-from students.instance import INSTANCE, Outlined
-from students.operations import Colour, Distortion, Shift, motion, recoloured, shifted
-from students.policies import NO_BOXES
+from students.augment.operations import Colour, Distortion, Shift, motion, recoloured, shifted
+from students.augment.policies import NO_BOXES
+from students.augment.scene import FIT, S1, S2, S3, S4, Augment, Placement
+from students.tasks.detection import DETECTION, Boxes
+from students.tasks.instance import INSTANCE, Outlined
 from teachers.masks import encode
 from tests.rectangles import extent
 

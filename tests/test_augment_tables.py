@@ -14,17 +14,17 @@ import torch
 from pydantic import ValidationError
 from torchvision.transforms import v2
 
-from builder import BuildError
-from builder.store import Store
-from builder.truth import read_truth
-from students import policies
-from students.augment import S1, S2, S3, S4, Augment, AugmentRecipe
-from students.loader import IMAGENET_GREY, JointBatches
-from students.operations import Distortion, motion
-from students.policies import NO_BOXES, OPERATIONS, AutoAugment, RandAugment, Step
-from students.recipe import TrainRecipe, load_train_recipe
-from students.task import task_of
-from students.train import train
+from builder.errors import BuildError
+from builder.store.store import Store
+from builder.truth.read import read_truth
+from students.augment import policies
+from students.augment.operations import Distortion, motion
+from students.augment.policies import NO_BOXES, OPERATIONS, AutoAugment, RandAugment, Step
+from students.augment.scene import S1, S2, S3, S4, Augment, AugmentRecipe
+from students.data.loader import IMAGENET_GREY, JointBatches
+from students.tasks.choose import task_of
+from students.train.loop import train
+from students.train.recipe import TrainRecipe, load_train_recipe
 from tests.test_train_kinds import ARCHS, COLOURS, write_labelled
 
 GREY = (124, 116, 104)

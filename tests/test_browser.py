@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from builder.browse_load import load
-from builder.build import build
-from builder.cli_review import review
-from builder.database import binaries, free_port
-from builder.recipe import load_recipe
-from builder.remote import Version, open_version
-from builder.store import Store
-from builder.viewer import app, connected, read_edits
+from builder.browse.app import app, connected, read_edits
+from builder.browse.database import binaries, free_port
+from builder.browse.load import load
+from builder.build import build_pseudo
+from builder.cli.review import review
+from builder.hub.remote import Version, open_version
+from builder.recipe.recipe import load_recipe
+from builder.store.store import Store
 from tests.pools import write_world
 
 playwright: Any = pytest.importorskip("playwright.sync_api")
@@ -58,7 +58,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
     recipe = write_world(root, 12, 24, size=(64, 48))
     text = recipe.read_text().replace("precision: 0.8", "score: 0.5")
     recipe.write_text(text)
-    build(load_recipe(recipe), store, root=root, report=False)
+    build_pseudo(load_recipe(recipe), store, root=root, report=False)
     version = open_version("pets@v1", store)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("FIFTYONE_DATABASE_URI", raising=False)

@@ -18,11 +18,11 @@ from click.testing import CliRunner, Result
 from datasets import load_dataset
 from PIL import Image, ImageOps
 
-from builder.cli import main
-from builder.coco import read_kept
-from builder.manifest import read_manifest
-from builder.shards import read_samples
-from builder.truth import read_coco
+from builder.cli.main import main
+from builder.store.manifest import read_manifest
+from builder.store.shards import read_samples
+from builder.truth.coco import read_coco
+from students.evaluate.coco import read_kept
 from tests.pools import CLASSES, tree, write_images, write_recipe, write_results
 
 

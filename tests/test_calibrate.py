@@ -14,10 +14,9 @@ from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import log_loss, precision_recall_curve
 
-from builder import BuildError
-from builder.calibrate import (
+from builder.errors import BuildError
+from builder.evidence.calibrate import (
     OWN_MAP,
-    Calibrator,
     Curve,
     at,
     cross_validated,
@@ -27,7 +26,8 @@ from builder.calibrate import (
     reliabilities,
     reliability,
 )
-from builder.matching import Matches
+from builder.evidence.matching import Matches
+from builder.rules.calibrator import Calibrator
 
 CLASSES = ("cat", "dog", "bird")
 

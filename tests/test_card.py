@@ -15,10 +15,11 @@ import yaml
 from click.testing import CliRunner
 from datasets import load_dataset
 
-from builder.card import card, features
-from builder.cli import main
-from builder.manifest import Manifest, ShardRecord, read_manifest
-from builder.quality import certified_share, expected_quality, limits
+from builder.cli.main import main
+from builder.report.card import card
+from builder.report.card_features import features
+from builder.report.quality import certified_share, expected_quality, limits
+from builder.store.manifest import Manifest, ShardRecord, read_manifest
 from tests.pools import write_world
 
 STATEMENT = (

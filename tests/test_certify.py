@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import stats
 
-from builder.bounds import Bound, bets, effective_size, korn_graubard, needed
-from builder.certify import STEP, Group, Precision, sequence, solve, support
-from builder.matching import Matches
-from builder.scores import BINS, PoolScores, cell
+from builder.evidence.bounds import Bound, bets, effective_size, korn_graubard, needed
+from builder.evidence.certify import STEP, sequence, solve, support
+from builder.evidence.matching import Matches
+from builder.rules.keep import Precision
+from builder.rules.objects import Group
+from builder.rules.scores import BINS, PoolScores, cell
 
 TARGET, DELTA = 0.8, 0.1
 
@@ -404,7 +406,7 @@ def test_what_cannot_be_certified_says_why(images: int, flat: float, words: str)
 @pytest.mark.parametrize(("bound", "function"), [("clustered", "korn_graubard"), ("exact", "bets")])
 def test_what_is_not_a_number_certifies_nothing(bound: str, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
     matches, pool = matches_of(*draw(400, 0), images=400), pool_of(1000, 1)
-    monkeypatch.setattr(f"builder.certify.{function}", lambda *_: Bound(40, 40, None, math.nan, math.nan))
+    monkeypatch.setattr(f"builder.evidence.certify.{function}", lambda *_: Bound(40, 40, None, math.nan, math.nan))
     (group,) = run(matches, pool, bound=bound)
     assert not group.certified and group.threshold is None
 

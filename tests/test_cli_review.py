@@ -13,14 +13,16 @@ import orjson
 import pytest
 from click.testing import CliRunner, Result
 
-from builder import audits, cli_review, viewer
-from builder.cli_review import review
-from builder.manifest import Manifest, read_manifest
-from builder.media import file_name
-from builder.overrides import read_overrides
-from builder.review import Edited, Shown, shown_objects
-from builder.shards import read_bytes, read_samples
-from builder.store import Store
+from builder.browse import app as viewer
+from builder.cli import review as cli_review
+from builder.cli.review import review
+from builder.review import audits
+from builder.review.objects import Edited, Shown, shown_objects
+from builder.rules.overrides import read_overrides
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.shards import read_bytes, read_samples
+from builder.store.store import Store
+from builder.versions.media import file_name
 from tests.pools import tree
 from tests.reviewed import copied, make_store
 
@@ -427,8 +429,8 @@ def test_a_real_database(store: Store, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("FIFTYONE_CONFIG_PATH", str(tmp_path / "config.json"))
     monkeypatch.setenv("FIFTYONE_DATABASE_DIR", str(tmp_path / "database"))
     monkeypatch.delenv("FIFTYONE_DATABASE_URI", raising=False)
-    from builder.browse_load import load
-    from builder.remote import open_version
+    from builder.browse.load import load
+    from builder.hub.remote import open_version
 
     with viewer.connected(store) as fo:
         name = load(fo, store, [open_version("pets@v1", store)])

@@ -12,7 +12,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from builder.coco import (
+from builder.truth.coco import read_coco
+from builder.truth.records import LabelledImage, Truth, TruthError
+from students.evaluate.coco import (
     align_classes,
     average_precision,
     evaluate_detections,
@@ -22,7 +24,6 @@ from builder.coco import (
     relabel,
     write_results,
 )
-from builder.truth import LabelledImage, Truth, TruthError, read_coco
 from teachers.base import Detections
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -231,7 +232,7 @@ def test_average_precision_in_pieces_and_without_objects(
     matches = match_classes(truth, predictions, THRESHOLDS, 100)
     weights = np.random.default_rng(0).integers(0, 3, (20, len(truth.images)))
     whole = average_precision(matches, weights)
-    monkeypatch.setattr("builder.coco.CHUNK", 500)
+    monkeypatch.setattr("students.evaluate.coco.CHUNK", 500)
     np.testing.assert_array_equal(average_precision(matches, weights), whole)
     assert np.isnan(average_precision(matches, np.zeros((1, len(truth.images)), int))).all()
     once = average_precision(matches, np.ones((1, len(truth.images)), int))

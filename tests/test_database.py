@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from builder import BuildError, database
-from builder.database import URI, binaries, configured
-from builder.database import database as opened
+from builder.browse import database
+from builder.browse.database import URI, binaries, configured
+from builder.browse.database import database as opened
+from builder.errors import BuildError
 
 pymongo: Any = pytest.importorskip("pymongo")
 

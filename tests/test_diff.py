@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder.diff import Changes, Diff, Side, compare
+from builder.versions.changes import Changes, Diff, Side
+from builder.versions.diff import compare
 
 CLASSES = ("cat", "dog")
 Object = tuple[str, str, tuple[float, float, float, float], float, float | None, str]
@@ -174,8 +175,8 @@ def test_the_most_changed_images_come_first_and_mere_scores_last(tmp_path: Path)
 
 def test_large_random_versions_agree_with_the_slow_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many rounds; several blocks of images, whose limits would otherwise fall inside images."""
-    monkeypatch.setattr("builder.diff.BLOCK", 100)
-    monkeypatch.setattr("builder.pairing.PAIRS", 7)
+    monkeypatch.setattr("builder.versions.diff.BLOCK", 100)
+    monkeypatch.setattr("builder.versions.pairing.PAIRS", 7)
     rng = np.random.default_rng(3)
 
     def side() -> list[Object]:

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from builder.dhash import BITS, dhash
-from builder.duplicates import alike, leaks, near_duplicates, shared
-from builder.pool import Pool, scan
-from builder.store import Store
+from builder.scan.dhash import BITS, dhash
+from builder.scan.duplicates import alike, leaks, near_duplicates, shared
+from builder.scan.pool import Pool
+from builder.scan.scanner import scan_pool
+from builder.store.store import Store
 from teachers.images import UPRIGHT
 
 
@@ -92,7 +93,7 @@ def test_flat_images_have_no_hash_and_are_not_duplicates(value: int, tmp_path: P
         flat = np.full((64, 80, 3), value, np.uint8)
         flat[10 * n + 10, 20 * n + 5] = 128  # a speck
         (tmp_path / f"{n}.jpg").write_bytes(encoded(Image.fromarray(flat)))
-    pool = scan(str(tmp_path), Store(tmp_path / "store"))
+    pool = scan_pool(str(tmp_path), Store(tmp_path / "store"))
     assert [image.dhash for image in pool.images()] == [""] * 3
     assert near_duplicates(pool, 16) == {}
 
@@ -139,7 +140,7 @@ def sequence_pool(folder: Path, frames: int = 40, **options: int) -> Pool:
         (folder / f"frame_{n:03d}.jpg").write_bytes(encoded(between(picture(1), picture(2), n / frames)))
     for n in range(5):
         (folder / f"other_{n}.jpg").write_bytes(encoded(picture(10 + n)))
-    return scan(str(folder), Store(folder.parent / "store"), **options)
+    return scan_pool(str(folder), Store(folder.parent / "store"), **options)
 
 
 @pytest.mark.parametrize("distance", [0, 4, 8])
@@ -165,7 +166,7 @@ def test_images_that_are_added_later_displace_none(tmp_path: Path) -> None:
     dropped = near_duplicates(before, 4)
     for path in sorted(folder.glob("*.jpg"))[::3]:
         (folder / f"a_{path.name}").write_bytes(encoded(Image.open(path), quality=60))  # first by name, yet later
-    after = scan(str(folder), Store(tmp_path / "store"), chunk_size=7)
+    after = scan_pool(str(folder), Store(tmp_path / "store"), chunk_size=7)
     old = {image.sha256 for image in before.images()}
     now = near_duplicates(after, 4)
     assert {sha256: text for sha256, text in now.items() if sha256 in old} == dropped
@@ -177,10 +178,10 @@ def test_gone_images_hold_nobody_out(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "a.jpg").write_bytes(encoded(picture(1)))
     (folder / "b.jpg").write_bytes(encoded(picture(1), quality=60))
-    pool = scan(str(folder), Store(tmp_path / "store"))
+    pool = scan_pool(str(folder), Store(tmp_path / "store"))
     assert list(near_duplicates(pool, 4).values()) == ["b.jpg looks like a.jpg (0 of 128 bits differ)"]
     (folder / "a.jpg").unlink()
-    assert near_duplicates(scan(str(folder), Store(tmp_path / "store")), 4) == {}
+    assert near_duplicates(scan_pool(str(folder), Store(tmp_path / "store")), 4) == {}
 
 
 def test_leaks_name_the_reference_and_images_in_two_references_are_told(tmp_path: Path) -> None:
@@ -194,7 +195,7 @@ def test_leaks_name_the_reference_and_images_in_two_references_are_told(tmp_path
         (tmp_path / name).mkdir()
         for file, image in images.items():
             (tmp_path / name / file).write_bytes(encoded(image))
-        pools[name] = scan(str(tmp_path / name), Store(tmp_path / "store"))
+        pools[name] = scan_pool(str(tmp_path / name), Store(tmp_path / "store"))
     pool = pools.pop("pool")
     named = {image.sha256: image.name for image in pool.images()}
     exact = leaks(pool, pools, None)

@@ -19,7 +19,7 @@ from teachers.base import (
     TeacherError,
     fingerprint,
 )
-from teachers.ensemble import EnsembleTeacher, Member
+from teachers.fused.ensemble import EnsembleTeacher, Member
 
 SIZE = (40, 60)
 IMAGE = np.zeros((*SIZE, 3), np.uint8)

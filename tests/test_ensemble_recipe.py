@@ -16,10 +16,10 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from builder.build import load_model
-from builder.cli import main
-from builder.manifest import read_manifest
-from builder.recipe import load_recipe
+from builder.cli.main import main
+from builder.label.load import load_model
+from builder.recipe.recipe import load_recipe
+from builder.store.manifest import read_manifest
 from teachers.base import TeacherError
 from tests.pools import write_images, write_recipe
 
@@ -285,7 +285,8 @@ def test_classifiers_are_measured_though_they_have_no_floor(tmp_path: Path, own:
 
 
 def test_an_option_without_meaning_for_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    from teachers import TeacherOptions, load_teacher
+    from teachers import load_teacher
+    from teachers.base import TeacherOptions
 
     for options in (TeacherOptions(masks=False), TeacherOptions(jitter=10), TeacherOptions(prompts={"a": "b"})):
         with pytest.raises(TeacherError, match="has no meaning for"):

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from builder import BuildError
-from builder.bounds import korn_graubard
-from builder.estimate import Item, PoolSample, Stratum, audit, audit_items, interval, shift
+from builder.errors import BuildError
+from builder.evidence.bounds import korn_graubard
+from builder.evidence.estimate import Item, Stratum, audit, audit_items, interval, shift
+from builder.rules.scores import PoolSample
 
 UNITS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)).map(lambda kc: (kc[0], min(kc))), max_size=40)
 

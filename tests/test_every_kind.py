@@ -15,9 +15,9 @@ import webdataset
 import yaml
 from click.testing import CliRunner
 
-from builder.cli import main
-from builder.database import binaries
-from builder.store import Store
+from builder.browse.database import binaries
+from builder.cli.main import main
+from builder.store.store import Store
 from teachers.base import TeacherOptions
 from tests.hub_server import HubServer, use_hub
 from tests.kinds import CLASSES, KINDS, Says

@@ -13,16 +13,18 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from builder import BuildError
-from builder.build import build
-from builder.cli_evidence import calibrate, sweep
+from builder.build import build_pseudo
+from builder.cli.evidence import calibrate, sweep
 from builder.engine import silent
-from builder.holdout import load_labels
-from builder.recipe import LabelOptions, load_recipe
-from builder.replay import Replay
-from builder.store import Store
-from builder.truth import read_truth, split
-from builder.tune import check_unseen
+from builder.errors import BuildError
+from builder.evidence.holdout import load_labels
+from builder.label.replay.replay import Replay
+from builder.measure import check_unseen
+from builder.recipe.recipe import load_recipe
+from builder.store.store import Store
+from builder.truth.options import LabelOptions
+from builder.truth.read import read_truth
+from builder.truth.records import split
 from teachers.base import TeacherOptions
 from tests.pools import write_recipe, write_world
 
@@ -32,7 +34,7 @@ def labelled_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A world whose pool and truth are labelled, in `store`."""
     folder = tmp_path_factory.mktemp("world")
     recipe = write_world(folder, pool=20, truth=60)
-    build(load_recipe(recipe), Store(folder / "store"), root=folder, only="label")
+    build_pseudo(load_recipe(recipe), Store(folder / "store"), root=folder, only="label")
     return folder
 
 
@@ -249,7 +251,7 @@ def test_a_pool_that_is_not_labelled_or_not_the_only_one(world: Path) -> None:
     result = run(sweep, world, name, *on_truth(world), "--pool", world / "nowhere")
     assert result.exit_code == 1 and "no pool" in result.output
     (world / "pool" / "image_00000.jpg").unlink()
-    build(load_recipe(world / "recipe.yaml"), Store(world / "store"), root=world, only="label")
+    build_pseudo(load_recipe(world / "recipe.yaml"), Store(world / "store"), root=world, only="label")
     result = run(sweep, world, name, *on_truth(world))
     assert result.exit_code == 1 and "are of several pools: give --pool, one of" in result.output
 

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import ImageFolder, VOCDetection
 
-from builder.folders import read_mask
-from builder.truth import Truth, TruthError, read_coco, read_truth
-from students.augment import Augment
-from students.loader import JointBatches
+from builder.truth.coco import read_coco
+from builder.truth.folders import read_mask
+from builder.truth.read import read_truth
+from builder.truth.records import Truth, TruthError
+from students.augment.scene import Augment
+from students.data.loader import JointBatches
 
 
 def save(path: Path, size: tuple[int, int] = (20, 10), turned: bool = False) -> Path:

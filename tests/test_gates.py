@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from builder.cli import main
-from builder.manifest import Manifest, read_manifest
+from builder.cli.main import main
+from builder.store.manifest import Manifest, read_manifest
 from tests.pools import write_world
 
 

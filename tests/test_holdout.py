@@ -14,11 +14,11 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder import BuildError
-from builder.cli import main
-from builder.holdout import count_use
-from builder.manifest import Manifest, read_manifest
-from builder.store import Store
+from builder.cli.main import main
+from builder.errors import BuildError
+from builder.evidence.holdout import count_use
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.store import Store
 from tests.pools import write_world
 
 

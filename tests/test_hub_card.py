@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.card import card
-from builder.card_chart import FILE, MOST, classes_chart
-from builder.cli import main
-from builder.hub_terms import LICENCES, licence_terms, size_category
-from builder.manifest import Manifest, read_manifest
+from builder.cli.main import main
+from builder.report.card import card
+from builder.report.card_chart import CHART, MOST, classes_chart
+from builder.report.card_terms import LICENCES, licence_terms, size_category
+from builder.store.manifest import Manifest, read_manifest
 from tests.pools import tree, write_images, write_recipe, write_results
 
 
@@ -70,7 +70,7 @@ def test_the_yaml_says_what_the_hub_asks_for(store: Path) -> None:
     assert told["teacher"]["spec"].startswith("replay:") and told["teacher"]["license"] == "AGPL-3.0"
     assert len(told["teacher"]["revision"]) == 64
     assert (
-        f"]({FILE})" in body
+        f"]({CHART})" in body
         and 'load_dataset("ORG/NAME", revision="v1"' in body
         and "tutelage pull ORG/NAME@v1" in body
     )
@@ -79,8 +79,8 @@ def test_the_yaml_says_what_the_hub_asks_for(store: Path) -> None:
 def test_the_picture_is_svg_that_depends_on_the_manifest_alone(store: Path) -> None:
     version = store / "datasets/pets/v1"
     manifest = read_manifest(version)
-    drawn = (version / FILE).read_bytes()
-    assert drawn == classes_chart(manifest) and FILE in manifest.files
+    drawn = (version / CHART).read_bytes()
+    assert drawn == classes_chart(manifest) and CHART in manifest.files
     texts = [element.text for element in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")]
     for name, counts in manifest.per_class.items():
         assert name in texts and f"{counts['kept']} of {counts['predicted']} kept, from 0.5" in texts
@@ -102,8 +102,8 @@ def test_any_number_of_classes_of_any_name(store: Path) -> None:
 def test_a_repair_draws_it_again(store: Path) -> None:
     version = store / "datasets/pets/v1"
     before = tree(version)
-    (version / FILE).write_text("<svg/>")
+    (version / CHART).write_text("<svg/>")
     words = ["verify", "pets@v1", "--repair", "--store", str(store)]
     result = CliRunner().invoke(main, words)
-    assert result.exit_code == 0 and f"repaired: {FILE}" in result.output, result.output
+    assert result.exit_code == 0 and f"repaired: {CHART}" in result.output, result.output
     assert tree(version) == before

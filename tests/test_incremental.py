@@ -13,14 +13,14 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from builder.cli import main
-from builder.coco import read_kept
-from builder.files import sha256_file
-from builder.manifest import Manifest, read_manifest
-from builder.shards import read_samples
-from builder.truth import read_coco
-from students.augment import FIT
-from students.loader import JointBatches
+from builder.cli.main import main
+from builder.store.files import sha256_file
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.shards import read_samples
+from builder.truth.coco import read_coco
+from students.augment.scene import FIT
+from students.data.loader import JointBatches
+from students.evaluate.coco import read_kept
 from tests.pools import tree, write_images, write_recipe, write_results, write_world
 
 

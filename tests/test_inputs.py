@@ -16,15 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from builder import BuildError
-from builder.cli import main
-from builder.manifest import read_manifest
-from builder.plan import ranges
-from builder.pool import ChunkFacts, Pool
-from builder.recipe import ShardOptions, load_recipe
-from builder.replay import Replay
-from builder.truth import TruthError, read_truth
-from builder.where import COLUMNS, Where
+from builder.cli.main import main
+from builder.cut.plan import ranges
+from builder.errors import BuildError
+from builder.label.replay.replay import Replay
+from builder.recipe.recipe import ShardOptions, load_recipe
+from builder.rules.where import COLUMNS, Where
+from builder.scan.pool import ChunkFacts, Pool
+from builder.store.manifest import read_manifest
+from builder.truth.read import read_truth
+from builder.truth.records import TruthError
 from teachers.base import TeacherOptions
 from tests.pools import tree, write_images, write_recipe, write_results, write_world
 

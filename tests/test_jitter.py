@@ -16,9 +16,9 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from teachers import Detections, TeacherOptions, load_teacher
-from teachers.base import Views, fingerprint
-from teachers.jitter import SEED, SPREAD, add_box_uncertainty, box_uncertainty
+from teachers import load_teacher
+from teachers.base import Detections, TeacherOptions, Views, fingerprint
+from teachers.from_torchvision.jitter import SEED, SPREAD, add_box_uncertainty, box_uncertainty
 
 JITTERS = 10
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from students.losses import JointLoss, StreamSums
+from students.train.losses import JointLoss, StreamSums
 
 
 def zero_sums(human: tuple[float, float], pseudo: tuple[float, float], **grad: bool) -> StreamSums:

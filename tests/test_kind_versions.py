@@ -25,29 +25,32 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
-from builder import BuildError
-from builder.balance import is_copy, original
-from builder.borderline import closest, crops
-from builder.cli import main
-from builder.cut import Cut, cut
-from builder.diff import Changes, diff
-from builder.explain import explain
-from builder.export import export
-from builder.label import ModelLabeller, label
-from builder.maps import read_maps
-from builder.overrides import Override
-from builder.parent import find_parent
-from builder.pictures import contact_sheet, draw_image
-from builder.plan import Basis
-from builder.pool import Pool, scan
-from builder.pseudo_truth import version_truth
-from builder.recipe import load_recipe
-from builder.remote import Version
-from builder.repair import repair
-from builder.shards import read_bytes, read_samples, write_shard
-from builder.store import Store
-from builder.truth import read_truth
-from builder.verify import bad_shards, problems
+from builder.cli.main import main
+from builder.cut.parent import find_parent
+from builder.cut.plan import Basis
+from builder.cut.version import Cut, cut_version
+from builder.errors import BuildError
+from builder.export.as_truth import version_truth
+from builder.export.export import export_version
+from builder.hub.remote import Version
+from builder.label.labelling import label_pool
+from builder.label.maps import read_maps
+from builder.label.model import ModelLabeller
+from builder.recipe.recipe import load_recipe
+from builder.report.borderline import closest, crops
+from builder.report.pictures import contact_sheet, draw_image
+from builder.rules.overrides import Override
+from builder.scan.pool import Pool
+from builder.scan.scanner import scan_pool
+from builder.store.keys import is_copy, original
+from builder.store.shards import read_bytes, read_samples, write_shard
+from builder.store.store import Store
+from builder.truth.read import read_truth
+from builder.versions.changes import Changes
+from builder.versions.diff import diff
+from builder.versions.explain import explain
+from builder.versions.repair import repair
+from builder.versions.verify import bad_shards, problems
 from teachers.base import ClassProbabilities, Detections, Prediction, SemanticMap
 from teachers.masks import decode, encode
 from tests.kinds import CLASSES, Says, instances, probabilities, seeded, semantic
@@ -78,7 +81,7 @@ def made(
     store = Store(folder / "store")
     if images:
         write_images(folder / "pool", images, size=SIZE)
-    pool = scan(str(folder / "pool"), store, chunk_size=3)
+    pool = scan_pool(str(folder / "pool"), store, chunk_size=3)
     report = more.pop("report", False)
     return cut_of(
         store, pool, Says(kind, SAYS[kind]), folder, keep or {"score": 0.5, "ignore": 0.3}, name, report, more
@@ -88,12 +91,12 @@ def made(
 def cut_of(
     store: Store, pool: Pool, teacher: Says, folder: Path, keep: Any, name: str, report: bool, more: dict[str, Any]
 ) -> Cut:
-    done = label(pool, ModelLabeller(teacher, 2), store, spec="says")
+    done = label_pool(pool, ModelLabeller(teacher, 2), store, spec="says")
     sections = {key: more.pop(key) for key in ("images", "shards") if key in more}
     recipe = load_recipe(write_recipe(folder, keep=keep, name=name, **sections))
     basis = Basis(pool, store.predictions / done.predictions, recipe, "says", **more)
     said = {"tool": "tutelage", "recipe": recipe.model_dump(mode="json")}
-    return cut(basis, store, name=name, provenance=said, workers=2, report=report)
+    return cut_version(basis, store, name=name, provenance=said, workers=2, report=report)
 
 
 def opened(data: bytes) -> np.ndarray:
@@ -193,7 +196,7 @@ def test_what_is_taught_is_what_the_teacher_said_above_the_thresholds(version: C
 def test_exports_are_read_back_as_human_labels(version: Cut, tmp_path: Path) -> None:
     manifest, written = version.manifest, samples(version)
     format = {"semantic": "masks", "classification": "classes"}.get(manifest.kind, "coco")
-    done = export(version.folder, tmp_path / "out", format)  # type: ignore[arg-type]
+    done = export_version(version.folder, tmp_path / "out", format)  # type: ignore[arg-type]
     assert (done.images, done.kept) == (manifest.distinct, manifest.kept)
     truth = read_truth(tmp_path / "out", format=format, outlines=manifest.kind == "instance")  # type: ignore[arg-type]
     assert len(truth.images) == manifest.distinct and set(truth.classes) <= set(CLASSES)
@@ -214,7 +217,7 @@ def test_exports_are_read_back_as_human_labels(version: Cut, tmp_path: Path) -> 
             )
     wrong = "yolo" if format in ("masks", "classes") else "masks"
     with pytest.raises(BuildError, match=f"cannot be exported to {wrong}: give --format {format}"):
-        export(version.folder, tmp_path / "other", wrong)  # type: ignore[arg-type]
+        export_version(version.folder, tmp_path / "other", wrong)  # type: ignore[arg-type]
 
 
 def test_a_version_can_be_evaluated_on(version: Cut) -> None:
@@ -229,7 +232,7 @@ def test_a_version_can_be_evaluated_on(version: Cut) -> None:
 def test_masks_are_yolos_polygons(tmp_path: Path) -> None:
     """Filled by the even-odd rule they are the kept masks again, in labels and, with scores, in predictions."""
     done = made(tmp_path, "instance")
-    shares = export(done.folder, tmp_path / "out", "yolo")
+    shares = export_version(done.folder, tmp_path / "out", "yolo")
     assert (shares.kept, shares.left_out) == (done.manifest.kept, done.manifest.ignored)
     for key, members in samples(done).items():
         said = orjson.loads(members["json"])
@@ -239,11 +242,13 @@ def test_masks_are_yolos_polygons(tmp_path: Path) -> None:
         for folder in ("labels", "predictions"):
             lines = (tmp_path / "out" / folder / f"{key}.txt").read_text().splitlines()
             for line, n, plane in zip(lines, kept, planes, strict=True):
-                label, *numbers = line.split()
+                label_pool, *numbers = line.split()
                 if folder == "predictions":
                     assert float(numbers.pop()) == pytest.approx(objects["score"][n], abs=1e-6)
                 corners = np.array(numbers, float).reshape(-1, 2) * sides
-                assert int(label) == objects["category"][n] and corners == pytest.approx(np.rint(corners), abs=1e-4)
+                assert int(label_pool) == objects["category"][n] and corners == pytest.approx(
+                    np.rint(corners), abs=1e-4
+                )
                 assert np.array_equal(crossings(np.rint(corners).astype(int), plane.shape), plane)
     words = [str(done.folder), str(tmp_path / "voc"), "--format", "voc", "--store", str(tmp_path / "store")]
     assert "voc has the boxes of masks alone" in CliRunner().invoke(main, ["export", *words]).stderr
@@ -269,7 +274,7 @@ def test_a_borderline_mask_is_shown_where_it_is(tmp_path: Path) -> None:
     found = Detections.of([[10, 4, 50, 44]], [0.6], [0], width=64, height=48, masks=encode(plane))
     write_images(tmp_path / "pool", 1, size=SIZE)
     store = Store(tmp_path / "store")
-    pool, teacher = scan(str(tmp_path / "pool"), store), Says("instance", lambda image, rng: found)
+    pool, teacher = scan_pool(str(tmp_path / "pool"), store), Says("instance", lambda image, rng: found)
     done = cut_of(store, pool, teacher, tmp_path, {"score": 0.5}, "pets", False, {})
     (close,) = closest(done.folder, done.manifest)
     shown, boxed = (
@@ -409,7 +414,7 @@ def test_masks_are_told_apart_where_boxes_are_equal(tmp_path: Path) -> None:
 
     write_images(tmp_path / "pool", 2, size=SIZE)
     store = Store(tmp_path / "store")
-    pool = scan(str(tmp_path / "pool"), store, chunk_size=3)
+    pool = scan_pool(str(tmp_path / "pool"), store, chunk_size=3)
     sides = [
         cut_of(
             store, pool, Says("instance", half(top), (*CLASSES[:3], str(top))), tmp_path, {"score": 0.5}, n, False, {}
@@ -428,7 +433,7 @@ def test_classes_are_balanced_by_copies(tmp_path: Path) -> None:
 
     write_images(tmp_path / "pool", 30, size=SIZE)
     store = Store(tmp_path / "store")
-    pool = scan(str(tmp_path / "pool"), store, chunk_size=8)
+    pool = scan_pool(str(tmp_path / "pool"), store, chunk_size=8)
     keep = {"balance": {"images": 9, "min": 0.3}}
     done = cut_of(store, pool, Says("classification", uneven), tmp_path, keep, "pets", False, {})
     assert problems(done.folder) == []
@@ -463,7 +468,7 @@ def test_quality_and_uncertainty_are_the_teachers(tmp_path: Path) -> None:
 
     write_images(tmp_path / "pool", 4, size=SIZE)
     store = Store(tmp_path / "store")
-    pool, teacher = scan(str(tmp_path / "pool"), store, chunk_size=3), Says("instance", make)
+    pool, teacher = scan_pool(str(tmp_path / "pool"), store, chunk_size=3), Says("instance", make)
     keep = {"score": 0.3, "uncertainty": 0.5}
     first = cut_of(store, pool, teacher, tmp_path, keep, "pets", False, {})
     told = pq.read_table(first.folder / "labels.parquet").to_pylist()
@@ -491,7 +496,7 @@ def test_a_suppressed_mask_is_explained_by_masks(tmp_path: Path) -> None:
     found = Detections.of([[10, 4, 50, 44]] * 3, [0.9, 0.8, 0.7], [0] * 3, width=64, height=48, masks=encode(planes))
     write_images(tmp_path / "pool", 1, size=SIZE)
     store = Store(tmp_path / "store")
-    pool = scan(str(tmp_path / "pool"), store, chunk_size=3)
+    pool = scan_pool(str(tmp_path / "pool"), store, chunk_size=3)
     teacher = Says("instance", lambda image, rng: found)
     done = cut_of(store, pool, teacher, tmp_path, {"score": 0.5, "nms": 0.5}, "pets", False, {})
     one, other, gone = explain(store, done.folder, next(iter(samples(done)))).objects
@@ -570,7 +575,7 @@ def test_a_map_and_its_sums_always_agree(
     folder = tmp_path_factory.mktemp("maps")
     write_images(folder / "pool", 2, size=(16, 24))
     store = Store(folder / "store")
-    pool = scan(str(folder / "pool"), store, chunk_size=1)
+    pool = scan_pool(str(folder / "pool"), store, chunk_size=1)
     teacher = Says("semantic", anything, tuple(f"c{n}" for n in range(classes)))
     done = cut_of(store, pool, teacher, folder, {"score": keep, "ignore": None}, "pets", False, {})
     assert problems(done.folder) == []
@@ -583,7 +588,7 @@ def test_of_many_classes_the_likeliest_are_told(tmp_path: Path) -> None:
 
     write_images(tmp_path / "pool", 3, size=SIZE)
     store = Store(tmp_path / "store")
-    pool = scan(str(tmp_path / "pool"), store, chunk_size=2)
+    pool = scan_pool(str(tmp_path / "pool"), store, chunk_size=2)
     teacher = Says("classification", make, tuple(f"c{n}" for n in range(1200)))
     done = cut_of(store, pool, teacher, tmp_path, {"score": 0.01}, "pets", False, {})
     assert problems(done.folder) == []

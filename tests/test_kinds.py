@@ -15,16 +15,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.ops import nms as torch_nms
 
-from builder import BuildError
-from builder.balance import copies
-from builder.class_map import ClassMap
-from builder.labelled import LabelledPool, pool_kept, pool_scores, tally
-from builder.maps import kept_map, level, read_maps, score
-from builder.pool import Pool
-from builder.predictions import read_chunk, read_probabilities
-from builder.recipe import load_recipe
-from builder.rules import DROPPED, IGNORED, KEPT, REASONS, Keep, Objects, Thresholds, decide, version_classes
-from builder.scores import BINS
+from builder.cut.balance import copies
+from builder.errors import BuildError
+from builder.label.maps import kept_map, level, read_maps, score
+from builder.label.predictions import read_chunk, read_probabilities
+from builder.recipe.recipe import load_recipe
+from builder.rules.apply import decide
+from builder.rules.class_map import ClassMap
+from builder.rules.keep import Keep, version_classes
+from builder.rules.labelled import LabelledPool, pool_kept, pool_scores, tally
+from builder.rules.objects import DROPPED, IGNORED, KEPT, REASONS, Objects, Thresholds
+from builder.rules.scores import BINS
+from builder.scan.pool import Pool
 from teachers.base import ClassProbabilities, Detections, SemanticMap, TeacherError
 from teachers.masks import decode
 from tests.kinds import CLASSES, KINDS, Says, instances, labelled_by, probabilities, seeded

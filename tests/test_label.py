@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from builder import BuildError
-from builder.label import ModelLabeller, label, pending_chunks
-from builder.pool import Pool, scan
-from builder.predictions import read_chunk
-from builder.replay import Replay
-from builder.store import Store
+from builder.errors import BuildError
+from builder.label.labelling import label_pool, pending_chunks
+from builder.label.model import ModelLabeller
+from builder.label.predictions import read_chunk
+from builder.label.replay.replay import Replay
+from builder.scan.pool import Pool
+from builder.scan.scanner import scan_pool
+from builder.store.store import Store
 from teachers.base import Detections, TeacherError, TeacherOptions, fingerprint
 from tests.pools import tree, write_images, write_results
 
@@ -56,11 +58,11 @@ class Corner:
 @pytest.fixture
 def pool(tmp_path: Path) -> Pool:
     write_images(tmp_path / "pool", 11)
-    return scan(str(tmp_path / "pool"), Store(tmp_path / "store"), chunk_size=5)
+    return scan_pool(str(tmp_path / "pool"), Store(tmp_path / "store"), chunk_size=5)
 
 
 def run(pool: Pool, store: Path, teacher: Corner, **options: Any) -> Any:
-    return label(pool, ModelLabeller(teacher, options.pop("workers", 2)), Store(store), spec="corner", **options)
+    return label_pool(pool, ModelLabeller(teacher, options.pop("workers", 2)), Store(store), spec="corner", **options)
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -91,14 +93,14 @@ def test_a_failing_teacher_is_a_failure_and_what_was_done_stays(tmp_path: Path) 
     write_images(tmp_path / "pool", 10)
     Image.new("RGB", (64, 48), "white").save(tmp_path / "pool" / "image_00007x.png")
     store = Store(tmp_path / "store")
-    pool = scan(str(tmp_path / "pool"), store, chunk_size=5)
+    pool = scan_pool(str(tmp_path / "pool"), store, chunk_size=5)
     with pytest.raises(TeacherError, match="failed on chunk 1: out of memory"):
         run(pool, tmp_path / "store", Corner())
     folder = store.predictions / fingerprint(Corner().description)
     assert [(folder / chunk.digest).is_dir() for chunk in pool.chunks()] == [True, False, False]
     before = tree(folder)
     (tmp_path / "pool" / "image_00007x.png").unlink()  # gone before it was labelled: a row of its own kind
-    done = run(scan(str(tmp_path / "pool"), store, chunk_size=5), tmp_path / "store", Corner())
+    done = run(scan_pool(str(tmp_path / "pool"), store, chunk_size=5), tmp_path / "store", Corner())
     assert (done.chunks_labelled, done.failures) == (2, ())
     assert before.items() <= tree(folder).items()
 
@@ -177,7 +179,7 @@ def replayed(tmp_path: Path, names: list[str], *, listed: list[str] | None = Non
         shutil.copy(tmp_path / "made" / f"image_{n:05d}.jpg", tmp_path / "pool" / name)
     replay = Replay(*write_results(tmp_path, listed or names, **options), TeacherOptions())
     store = Store(tmp_path / "store")
-    return label(scan(str(tmp_path / "pool"), store), replay, store, spec="replay")
+    return label_pool(scan_pool(str(tmp_path / "pool"), store), replay, store, spec="replay")
 
 
 def test_replay_finds_images_below_the_one_folder_of_its_listing(tmp_path: Path) -> None:
@@ -196,16 +198,19 @@ def test_replay_fails_for_images_of_another_size_or_that_are_broken(tmp_path: Pa
     photo.write_bytes(photo.read_bytes()[:-300])
     replay = Replay(*write_results(tmp_path, ["a.jpg"]), TeacherOptions())
     store = Store(tmp_path / "store")
-    assert "cannot be decoded" in label(scan(str(tmp_path / "pool"), store), replay, store, spec="replay").failures[0]
+    assert (
+        "cannot be decoded"
+        in label_pool(scan_pool(str(tmp_path / "pool"), store), replay, store, spec="replay").failures[0]
+    )
 
 
 def test_an_image_that_comes_back_is_labelled(pool: Pool, tmp_path: Path) -> None:
     victim = tmp_path / "pool" / "image_00003.jpg"
     victim.rename(tmp_path / "aside.jpg")
     store = Store(tmp_path / "store")
-    assert run(scan(str(tmp_path / "pool"), store, chunk_size=5), tmp_path / "store", Corner()).failures == ()
+    assert run(scan_pool(str(tmp_path / "pool"), store, chunk_size=5), tmp_path / "store", Corner()).failures == ()
     (tmp_path / "aside.jpg").rename(victim)
-    done = run(scan(str(tmp_path / "pool"), store, chunk_size=5), tmp_path / "store", Corner())
+    done = run(scan_pool(str(tmp_path / "pool"), store, chunk_size=5), tmp_path / "store", Corner())
     assert (done.chunks_labelled, done.failures) == (1, ())
 
 
@@ -219,7 +224,7 @@ def test_damaged_predictions_are_a_sentence(pool: Pool, tmp_path: Path) -> None:
 def test_only_the_first_reasons_are_told_and_all_failures_counted(tmp_path: Path) -> None:
     names = write_images(tmp_path / "pool", 60)
     store = Store(tmp_path / "store")
-    pool = scan(str(tmp_path / "pool"), store, chunk_size=7)
+    pool = scan_pool(str(tmp_path / "pool"), store, chunk_size=7)
     for name in names[1::2]:
         (tmp_path / "pool" / name).unlink()
     done = run(pool, tmp_path / "store", Corner())

@@ -12,11 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from builder import BuildError
-from builder.truth import Truth, TruthError, read_coco, read_pixels
-from students.augment import FIT, Augment
-from students.evaluate import evaluate
-from students.loader import Batch, JointBatches, LoaderError
+from builder.errors import BuildError
+from builder.truth.coco import read_coco
+from builder.truth.records import Truth, TruthError, read_pixels
+from students.augment.scene import FIT, Augment
+from students.data.loader import Batch, JointBatches
+from students.data.streams import LoaderError
+from students.evaluate.measure import evaluate
 from tests.rectangles import COLOURS, RectangleFinder, extent, write_rectangles, write_version
 
 VERSION_CLASSES = ["blue", "red", "green"]

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from students.detection import Target
-from students.losses import DenseForward, JointLoss, StreamSums, assign, detection_sums
-from teachers.networks import Detector, NetworkConfig, build_network
+from students.tasks.detection import Target
+from students.train.losses import DenseForward, JointLoss, StreamSums, assign, detection_sums
+from teachers.networks.config import NetworkConfig
+from teachers.networks.detectors import Detector
+from teachers.networks.networks import build_network
 
 SIZE, CLASSES = 64, ("a", "b", "c")
 FOCAL_OF_ZERO = 0.75 * 0.5**2 * math.log(2)

@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from builder import BuildError, matching
-from builder.matching import IOUS, SIZES, Matches, match_columns, match_images
-from builder.truth import LabelledImage, Truth, read_coco
+from builder.errors import BuildError
+from builder.evidence import matching
+from builder.evidence.matching import SIZES, Matches, match_columns, match_images
+from builder.rules.keep import IOUS
+from builder.truth.coco import read_coco
+from builder.truth.records import LabelledImage, Truth
 from teachers.base import Detections
 
 CLASSES = ("cat", "dog", "bird")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from builder import BuildError
-from builder.build import build
-from builder.garbage import collect
-from builder.manifest import Manifest, read_manifest
-from builder.media import cache_folder, extracted, images_of, unused
-from builder.recipe import load_recipe
-from builder.store import Store
+from builder.build import build_pseudo
+from builder.errors import BuildError
+from builder.recipe.recipe import load_recipe
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.store import Store
+from builder.versions.garbage import collect
+from builder.versions.media import cache_folder, extracted, images_of, unused
 from tests.pools import write_images, write_recipe, write_results
 
 
@@ -26,7 +26,7 @@ def version(tmp_path: Path) -> tuple[Store, Path, Manifest]:
     write_results(tmp_path, names)
     recipe = write_recipe(tmp_path, shards={"max_images": 4})
     store = Store(tmp_path / "store")
-    done = build(load_recipe(recipe), store, root=tmp_path).cut
+    done = build_pseudo(load_recipe(recipe), store, root=tmp_path).cut
     assert done and len(done.manifest.shards) == 2
     return store, done.folder, done.manifest
 

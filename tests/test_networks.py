@@ -18,11 +18,13 @@ from torchvision.models import get_model
 from torchvision.models.detection.retinanet import _default_anchorgen
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from students.augment import FIT
-from teachers import TeacherError, TeacherOptions, load_teacher
-from teachers.base import fingerprint
-from teachers.checkpoint import CheckpointTeacher
-from teachers.networks import NetworkConfig, build_network, load_checkpoint, save_checkpoint
+from students.augment.scene import FIT
+from teachers import load_teacher
+from teachers.base import TeacherError, TeacherOptions, fingerprint
+from teachers.from_checkpoint import CheckpointTeacher
+from teachers.networks.checkpoints import load_checkpoint, save_checkpoint
+from teachers.networks.config import NetworkConfig
+from teachers.networks.networks import build_network
 
 TINY = NetworkConfig(
     arch="fcos",

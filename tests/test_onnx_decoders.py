@@ -16,10 +16,10 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from teachers import TeacherError, TeacherOptions, load_teacher, masks
-from teachers.base import VOID, ClassProbabilities, Detections, SemanticMap
-from teachers.onnx_models import load_onnx
-from teachers.onnx_spec import InputSpec
+from teachers import load_teacher, masks
+from teachers.base import VOID, ClassProbabilities, Detections, SemanticMap, TeacherError, TeacherOptions
+from teachers.from_onnx.models import load_onnx
+from teachers.from_onnx.spec import InputSpec
 
 SIZE = 32
 CLASSES = ["cat", "dog", "cow"]
@@ -357,7 +357,7 @@ def test_strips_of_a_large_map_are_the_whole(tmp_path: Path, monkeypatch: pytest
     teacher = load_onnx(colours(tmp_path, 4, input=content), TeacherOptions())
     image = np.random.default_rng(0).integers(0, 256, (103, 61, 3), np.uint8)
     whole = SemanticMap.of(teacher.predict_probabilities([image])[0])  # type: ignore[attr-defined]
-    monkeypatch.setattr("teachers.onnx_pixels.STRIP", 3 * 61 * 10)
+    monkeypatch.setattr("teachers.from_onnx.pixels.STRIP", 3 * 61 * 10)
     (one,) = teacher.predict([image])
     assert isinstance(one, SemanticMap)
     np.testing.assert_array_equal(one.labels, whole.labels)

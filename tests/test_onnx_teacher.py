@@ -23,10 +23,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.ops import batched_nms
 
-from teachers import TeacherError, TeacherOptions, load_teacher
-from teachers.base import fingerprint
-from teachers.onnx_models import load_onnx
-from teachers.onnx_spec import InputSpec
+from teachers import load_teacher
+from teachers.base import TeacherError, TeacherOptions, fingerprint
+from teachers.from_onnx.models import load_onnx
+from teachers.from_onnx.spec import InputSpec
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "coco_yolox" / "yolox_nano_416.yaml"
 SIZE, STRIDES, CLASSES = 32, (8, 16), ("cat", "dog")

@@ -12,8 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder import BuildError
-from builder.overrides import (
+from builder.errors import BuildError
+from builder.rules.apply import decide
+from builder.rules.keep import Keep
+from builder.rules.objects import DROPPED, IGNORED, KEPT, REASONS, Decision, Objects, Thresholds
+from builder.rules.overrides import (
     APPLIED,
     ORPHANED,
     WAITING,
@@ -25,9 +28,8 @@ from builder.overrides import (
     overrides_digest,
     read_overrides,
 )
-from builder.overruling import Overruled, overrule
-from builder.rules import DROPPED, IGNORED, KEPT, REASONS, Decision, Keep, Objects, Thresholds, decide
-from builder.store import Store
+from builder.rules.overruling import Overruled, overrule
+from builder.store.store import Store
 from tests.pools import tree
 
 A, B = "a" * 64, "b" * 64

@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from builder import build as stages
-from builder.duplicates import near_duplicates
-from builder.files import sha256_file
-from builder.left_out import LeftOut, settle
-from builder.manifest import Manifest, read_manifest
-from builder.pool import Pool, scan
-from builder.store import Store
+from builder.cut.left_out import LeftOut, settle
+from builder.scan.duplicates import near_duplicates
+from builder.scan.pool import Pool
+from builder.scan.scanner import scan_pool
+from builder.store.files import sha256_file
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.store import Store
 from tests.pools import tree, write_images, write_recipe, write_results, write_world
 from tests.test_incremental import build, keys, run, version
 
@@ -282,7 +283,7 @@ def test_settled_images_keep_their_place_and_no_two_that_stay_are_alike(
             pixels = np.random.default_rng(looks[n]).integers(0, 255, (6, 8, 3), dtype=np.uint8)
             large = Image.fromarray(pixels).resize((64, 48), Image.Resampling.NEAREST)
             large.save(folder / "pool" / f"{n:02d}.jpg", quality=95 - n)
-        return scan(str(folder / "pool"), Store(folder / "store"))
+        return scan_pool(str(folder / "pool"), Store(folder / "store"))
 
     old = scanned(range(first))
     out = near_duplicates(old, 4)
@@ -322,7 +323,7 @@ def orphan(pets: Path) -> Path:
 def run_with_report(folder: Path, *more: object) -> Manifest:
     from click.testing import CliRunner
 
-    from builder.cli import main
+    from builder.cli.main import main
 
     arguments = ["build", folder / "recipe.yaml", *more, "--store", folder / "store", "--json"]
     result = CliRunner().invoke(main, list(map(str, arguments)))

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 from scipy.ndimage import label
 
-from builder.polygons import outlines, polygon
+from builder.export.polygons import outlines, polygon
 from teachers.masks import decode
 
 RING = np.pad(np.pad(np.zeros((2, 2), bool), 2, constant_values=True), 1)

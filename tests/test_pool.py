@@ -17,11 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import BuildError
-from builder.files import digest
-from builder.pool import Pool, find_pool, list_size, make_key, scan, scan_entries
-from builder.sources import list_source, read_entry
-from builder.store import Store
+from builder.errors import BuildError
+from builder.scan.pool import Pool, find_pool
+from builder.scan.scanner import list_size, scan_entries, scan_pool
+from builder.scan.sources import list_source, read_entry
+from builder.store.files import digest
+from builder.store.keys import make_key
+from builder.store.store import Store
 from tests.pools import write_images
 
 
@@ -84,10 +86,10 @@ def test_every_kind_of_source_finds_the_same_images(images: Path, tmp_path: Path
         (str(tmp_path / "elsewhere.json"), images, flat),
         (str(tmp_path / "shard-0.tar"), None, [f"shard-0/{name}" for name in flat]),
     ]
-    folder = scan(str(images), store)
+    folder = scan_pool(str(images), store)
     content = {image.name.rpartition("/")[2]: image.sha256 for image in folder.images()}
     for source, root, expected in cases:
-        pool = scan(source, store, images=root)
+        pool = scan_pool(source, store, images=root)
         assert names(pool) == expected, source
         assert all(image.sha256 == content[image.name.rpartition("/")[2]] for image in pool.images()), source
         assert {(image.width, image.height, image.state) for image in pool.images()} == {(64, 48, "ok")}
@@ -96,13 +98,13 @@ def test_every_kind_of_source_finds_the_same_images(images: Path, tmp_path: Path
 
 def test_a_rescan_keeps_old_chunks_appends_new_ones_and_marks_what_is_gone(images: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    before = scan(str(images), store, chunk_size=3)
-    assert scan(str(images), store, chunk_size=3) == before
+    before = scan_pool(str(images), store, chunk_size=3)
+    assert scan_pool(str(images), store, chunk_size=3) == before
     write_images(images, 2, start=20)
     shutil.copy(images / "image_00000.jpg", images / "a_copy.jpg")
     (images / "image_00001.jpg").rename(images / "renamed.jpg")
     os.remove(images / "image_00002.jpg")
-    after = scan(str(images), store, chunk_size=3)
+    after = scan_pool(str(images), store, chunk_size=3)
     old, new = list(before.chunks()), list(after.chunks())
     assert [c.digest for c in new[: len(old)]] == [c.digest for c in old]
     assert [[i.name for i in c.images] for c in new[len(old) :]] == [["image_00020.jpg", "image_00021.jpg"]]
@@ -113,7 +115,7 @@ def test_a_rescan_keeps_old_chunks_appends_new_ones_and_marks_what_is_gone(image
 
 def test_a_limit_makes_a_nested_unbiased_pool_of_its_own(images: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    small, large = (scan(str(images), store, limit=n) for n in (2, 4))
+    small, large = (scan_pool(str(images), store, limit=n) for n in (2, 4))
     assert len(small) == 2 and set(names(small)) < set(names(large)) and small.id != large.id
 
 
@@ -121,7 +123,7 @@ def test_unreadable_images_are_rows(images: Path, tmp_path: Path) -> None:
     (images / "empty.jpg").write_bytes(b"")
     (images / "text.png").write_text("hello")
     (images / "broken_link.jpg").symlink_to(tmp_path / "nowhere")
-    pool = scan(str(images), Store(tmp_path / "store"))
+    pool = scan_pool(str(images), Store(tmp_path / "store"))
     errors = {image.name: image.error for image in pool.images() if image.state == "unreadable"}
     assert errors == {
         "empty.jpg": "empty file",
@@ -143,23 +145,23 @@ def test_unreadable_images_are_rows(images: Path, tmp_path: Path) -> None:
 )
 def test_wrong_sources_say_what_to_give(tmp_path: Path, make: object, message: str) -> None:
     with pytest.raises(BuildError, match=message):
-        scan(str(make(tmp_path)), Store(tmp_path / "store"))  # type: ignore[operator]
+        scan_pool(str(make(tmp_path)), Store(tmp_path / "store"))  # type: ignore[operator]
 
 
 def test_unreadable_twins_are_no_duplicates(images: Path, tmp_path: Path) -> None:
     for n in range(3):
         (images / f"empty_{n}.jpg").write_bytes(b"")
-    pool = scan(str(images), Store(tmp_path / "store"))
+    pool = scan_pool(str(images), Store(tmp_path / "store"))
     assert (pool.count("unreadable"), pool.count("duplicate")) == (3, 0)
 
 
 def test_the_store_and_loops_of_links_are_no_part_of_a_folder(images: Path, tmp_path: Path) -> None:
     store = Store(images / "store")
-    before = scan(str(images), store)
+    before = scan_pool(str(images), store)
     (images / "store" / "datasets").mkdir()
     write_images(images / "store" / "datasets", 1)
     (images / "loop").symlink_to(images)
-    assert scan(str(images), store) == before
+    assert scan_pool(str(images), store) == before
 
 
 def test_a_tar_damaged_at_a_header_is_an_error_not_a_shorter_pool(images: Path, tmp_path: Path) -> None:
@@ -171,18 +173,18 @@ def test_a_tar_damaged_at_a_header_is_an_error_not_a_shorter_pool(images: Path, 
     raw[third] ^= 1
     (tmp_path / "a.tar").write_bytes(bytes(raw))
     with pytest.raises(BuildError, match="uncompressed tar"):
-        scan(str(tmp_path / "a.tar"), Store(tmp_path / "store"))
+        scan_pool(str(tmp_path / "a.tar"), Store(tmp_path / "store"))
 
 
 def test_a_source_is_found_by_its_place_and_whole_before_limited(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path / "store")
-    scan(str(images), store, limit=2)
+    scan_pool(str(images), store, limit=2)
     assert len(find_pool(store, str(images))) == 2
-    whole = scan(str(images), store)
+    whole = scan_pool(str(images), store)
     copy = shutil.copytree(images, tmp_path / "elsewhere" / "pool")
-    scan(str(copy), store)
+    scan_pool(str(copy), store)
     monkeypatch.chdir(tmp_path)
     assert find_pool(store, "pool").id == find_pool(store, "./elsewhere/../pool").id == whole.id
     with pytest.raises(BuildError, match="no pool 'deep'"):
@@ -191,18 +193,18 @@ def test_a_source_is_found_by_its_place_and_whole_before_limited(
 
 def test_a_damaged_pool_is_scanned_anew(images: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    pool = scan(str(images), store)
+    pool = scan_pool(str(images), store)
     (store.pools / pool.id / "pool.parquet").write_bytes(b"PAR1")
-    assert scan(str(images), store) == pool
+    assert scan_pool(str(images), store) == pool
 
 
 def test_what_a_killed_scan_left_behind_is_swept(images: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    pool = scan(str(images), store)
+    pool = scan_pool(str(images), store)
     left = [store.pools / pool.id / ".tmp-pool.parquet-1", store.pools / "sources" / ".tmp-x.json-1"]
     for path in left:
         path.write_bytes(b"half")
-    assert scan(str(images), store) == pool
+    assert scan_pool(str(images), store) == pool
     assert not any(path.exists() for path in left)
 
 
@@ -210,7 +212,7 @@ def test_a_pool_is_read_in_parts_and_knows_its_chunks_unread(images: Path, tmp_p
     shutil.copy(images / "image_00000.jpg", images / "copy.jpg")
     (images / "empty.jpg").write_bytes(b"")
     (images / "link.jpg").symlink_to(tmp_path / "nowhere")
-    pool = scan(str(images), Store(tmp_path / "store"), chunk_size=2)
+    pool = scan_pool(str(images), Store(tmp_path / "store"), chunk_size=2)
     rows, chunks = list(pool.images()), list(pool.chunks())
     assert len(pool) == len(rows) == 11
     assert pool.counts == {"ok": 8, "unreadable": 2, "duplicate": 1, "removed": 0} and pool.lost == 1
@@ -234,7 +236,7 @@ def test_many_chunks_lie_in_groups_that_hold_whole_ones(images: Path, tmp_path: 
             member = tarfile.TarInfo(f"{n:05d}.jpg")
             member.size = len(marked := data[:2] + b"\xff\xfe\x00\x07%05d" % n + data[2:])
             file.addfile(member, io.BytesIO(marked))
-    pool = scan(str(tar), Store(tmp_path / "store"), chunk_size=500)
+    pool = scan_pool(str(tar), Store(tmp_path / "store"), chunk_size=500)
     assert pq.ParquetFile(pool.path).num_row_groups == 3
     assert [name[-9:-4] for name in names(pool)] == [f"{n:05d}" for n in range(9001)]
     for wanted in ([0], [8, 9], [3, 11, 17, 18], [18]):
@@ -245,20 +247,20 @@ def test_many_chunks_lie_in_groups_that_hold_whole_ones(images: Path, tmp_path: 
 def test_a_scan_reads_only_what_changed(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(images / "image_00000.jpg", images / "copy.jpg")
     store, read = Store(tmp_path / "store"), []
-    monkeypatch.setattr("builder.pool.read_entry", lambda entry: read.append(entry.name) or read_entry(entry))
-    before = scan(str(images), store)
+    monkeypatch.setattr("builder.scan.scanner.read_entry", lambda entry: read.append(entry.name) or read_entry(entry))
+    before = scan_pool(str(images), store)
     assert len(read) == 9
     stored = before.path.stat().st_mtime_ns
     read.clear()
-    assert scan(str(images), store) == before and read == [] and before.path.stat().st_mtime_ns == stored
+    assert scan_pool(str(images), store) == before and read == [] and before.path.stat().st_mtime_ns == stored
     os.utime(images / "image_00003.jpg")
     write_images(images, 1, start=70)
-    after = scan(str(images), store)
+    after = scan_pool(str(images), store)
     assert sorted(read) == ["image_00003.jpg", "image_00070.jpg"]
     assert after.counts == before.counts | {"ok": 9}
     read.clear()
     os.remove(images / "image_00000.jpg")  # the one that held the place of its copy
-    last = scan(str(images), store)
+    last = scan_pool(str(images), store)
     assert read == [] and last.count("duplicate") == 0
     assert [image.chunk for image in last.images() if image.name == "copy.jpg"] == [0]
     assert last.index[0].digest == before.index[0].digest
@@ -266,21 +268,21 @@ def test_a_scan_reads_only_what_changed(images: Path, tmp_path: Path, monkeypatc
 
 def test_a_pool_of_an_older_version_keeps_its_chunks(images: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    scan(str(images), store, chunk_size=3)
+    scan_pool(str(images), store, chunk_size=3)
     write_images(images, 3, start=60)
     write_images(images / "deep", 3, start=60)
-    pool = scan(str(images), store, chunk_size=3)
+    pool = scan_pool(str(images), store, chunk_size=3)
     table = pq.read_table(pool.path, partitioning=None).drop_columns(["dhash"]).replace_schema_metadata({})
     pq.write_table(table, pool.path)
     with pytest.raises(BuildError, match=r"another version of Tutelage.*scan its source again"):
         find_pool(store, pool.id)
-    assert scan(str(images), store, chunk_size=3) == pool
+    assert scan_pool(str(images), store, chunk_size=3) == pool
 
 
 def test_two_images_may_not_share_a_name_but_may_be_listed_twice(images: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     (tmp_path / "list.txt").write_text("pool/image_00001.jpg\npool/../pool/image_00001.jpg\npool/image_00000.jpg\n")
-    assert len(scan(str(tmp_path / "list.txt"), store)) == 2
+    assert len(scan_pool(str(tmp_path / "list.txt"), store)) == 2
     os.mkdir(images / "é")
     os.mkdir(images / unicodedata.normalize("NFD", "é"))
     for folder in ("é", unicodedata.normalize("NFD", "é")):
@@ -288,7 +290,7 @@ def test_two_images_may_not_share_a_name_but_may_be_listed_twice(images: Path, t
     if len(os.listdir(images)) == 8:
         pytest.skip("this file system holds the two names to be one")
     with pytest.raises(BuildError, match=r"are named 'é/a.jpg': rename one of .*a.jpg and .*a.jpg"):
-        scan(str(images), store)
+        scan_pool(str(images), store)
 
 
 def test_what_someone_listed_is_scanned_and_found_again(images: Path, tmp_path: Path) -> None:
@@ -307,6 +309,6 @@ def test_what_someone_listed_is_scanned_and_found_again(images: Path, tmp_path: 
 
 def test_the_size_of_a_source_is_told_without_reading_it(images: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    pool = scan(str(images), store)
+    pool = scan_pool(str(images), store)
     assert list_size(str(images), store) == (8, sum(image.bytes for image in pool.images()))
     assert list_size(str(images), store, limit=3)[0] == 3

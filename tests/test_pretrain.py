@@ -19,18 +19,19 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from builder import cli
-from builder.files import TEMPORARY
-from builder.pool import scan
-from builder.store import Store
-from students.pretrain import PretrainRecipe, pretrain
-from students.recipe import TrainRecipe
-from students.run import TrainError
-from students.train import train
-from teachers.backbones import make_backbone
+from builder.cli import main as cli
+from builder.scan.scanner import scan_pool
+from builder.store.files import TEMPORARY
+from builder.store.store import Store
+from students.pretrain.loop import PretrainRecipe, pretrain
+from students.train.errors import TrainError
+from students.train.loop import train
+from students.train.recipe import TrainRecipe
 from teachers.base import TeacherError, TeacherOptions
-from teachers.checkpoint import CheckpointTeacher
-from teachers.networks import NetworkConfig, load_checkpoint
+from teachers.from_checkpoint import CheckpointTeacher
+from teachers.networks.backbones import make_backbone
+from teachers.networks.checkpoints import load_checkpoint
+from teachers.networks.config import NetworkConfig
 from tests.pools import write_images
 
 HALF = (0.5, 0.5, 0.5)
@@ -222,7 +223,7 @@ def test_the_command_pretrains(pool: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["backbone"] == str(tmp_path / "run" / "backbone.safetensors")
     assert "step 2/2  loss" in done.stderr and "accuracy" in done.stderr
-    id = scan(str(images), Store(tmp_path / "store")).id
+    id = scan_pool(str(images), Store(tmp_path / "store")).id
     of_store = write_yaml(tmp_path, id[:12])
     again = runner.invoke(cli.main, ["pretrain", str(of_store), *common[1:-1]])
     assert again.exit_code == 0 and "step" not in again.stderr, again.output  # the same images: it is done

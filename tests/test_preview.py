@@ -12,8 +12,8 @@ import yaml
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from builder.cli import main
-from builder.paint import GREY, class_colour
+from builder.cli.main import main
+from builder.report.paint import GREY, class_colour
 from tests.rectangles import write_rectangles
 from tests.test_train_kinds import ARCHS, NAMES, write_labelled
 

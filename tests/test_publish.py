@@ -20,12 +20,12 @@ import orjson
 import pytest
 from click.testing import CliRunner, Result
 
-from builder.cli import build
-from builder.cli_hub import COMMANDS
-from builder.hub import Hub
-from builder.manifest import Manifest, read_manifest
-from builder.publish import publish
-from builder.store import Store
+from builder.cli.build import build
+from builder.cli.hub import COMMANDS
+from builder.hub.client import Hub
+from builder.hub.publish import publish
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.store import Store
 from tests.hub_server import (
     READER,
     STRANGER,
@@ -315,7 +315,7 @@ def test_two_publishers_at_once(store: Path, hub: Path, monkeypatch: pytest.Monk
 
 
 def reseal(folder: Path, **changes: Any) -> None:
-    from builder.manifest import version_id, write_manifest
+    from builder.store.manifest import version_id, write_manifest
 
     manifest = read_manifest(folder).model_copy(update=changes)
     id = version_id(manifest.classes, manifest.features, [s.sha256 for s in manifest.shards], manifest.tombstones)

@@ -12,10 +12,10 @@ import orjson
 import pytest
 from click.testing import CliRunner, Result
 
-from builder.cli import main
-from builder.cli_hub import COMMANDS
-from builder.manifest import FILE, read_manifest
-from builder.publish import publish
+from builder.cli.hub import COMMANDS
+from builder.cli.main import main
+from builder.hub.publish import publish
+from builder.store.manifest import MANIFEST, read_manifest
 from tests.hub_server import READER, STRANGER, Fault, HubServer, requests_log, set_faults, state_of, use_hub
 from tests.pools import tree, write_images, write_recipe, write_results
 
@@ -141,7 +141,7 @@ def test_a_file_that_was_damaged_on_the_disk_since_is_fetched_again(hub: Path, t
 def edit_manifest(hub: Path, revision: str, **changes: Any) -> None:
     """Put another manifest under a tag that is there."""
     state = state_of(hub, REPO)
-    file = state["commits"][state["tags"][revision]]["files"][FILE]
+    file = state["commits"][state["tags"][revision]]["files"][MANIFEST]
     blob = hub / "blobs" / file["oid"]
     content = orjson.loads(blob.read_bytes()) | changes
     blob.unlink()
@@ -179,7 +179,7 @@ def test_what_is_there_is_not_replaced(published: Path, hub: Path, tmp_path: Pat
     shutil.copytree(published / "store/datasets/pets/v2", store / "datasets/pets/v1")
     said = run("pull", f"{REPO}@v1", store=store, code=1).output
     assert "pets@v1 is here with id" in said and "--name" in said
-    (store / "datasets/pets/v1" / FILE).unlink()
+    (store / "datasets/pets/v1" / MANIFEST).unlink()
     assert "is being built here" in run("pull", f"{REPO}@v1", store=store, code=1).output
     done = json.loads(run("pull", f"{REPO}@v1", "--name", "theirs", "--json", store=store).stdout)
     assert done["version"] == "theirs@v1" and done["id"] == read_manifest(published / "store/datasets/pets/v1").id
@@ -229,7 +229,7 @@ def test_a_gated_repository_and_a_full_window(hub: Path, tmp_path: Path) -> None
 def test_a_repository_without_a_version(hub: Path, tmp_path: Path) -> None:
     state = state_of(hub, REPO)
     for commit in state["commits"].values():
-        commit["files"].pop(FILE, None)
+        commit["files"].pop(MANIFEST, None)
     (hub / "repos" / f"{REPO}.json").write_text(json.dumps(state))
     assert (
         "has no manifest.json: it is no version that Tutelage published"

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from teachers import TeacherError, TeacherOptions, load_teacher
-from teachers.base import ClassProbabilities, Detections, SemanticMap
+from teachers import load_teacher
+from teachers.base import ClassProbabilities, Detections, SemanticMap, TeacherError, TeacherOptions
 
 SOURCE = """
 import numpy as np

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from scenes import Counts, make_scenes
 
-from builder import cli
+from builder.cli import main as cli
 from tests.hub_server import HubServer, use_hub
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
@@ -106,17 +106,18 @@ def test_every_command_is_in_the_readme_and_has_help_worth_reading() -> None:
 def test_the_recipe_reference_lists_every_key() -> None:
     from dataclasses import fields
 
-    from builder.class_map import ClassMap
-    from builder.recipe import PoolOptions, Recipe
-    from builder.rules import Keep
-    from builder.teacher_section import MemberSection, TeacherSection
-    from students.train import TrainRecipe
+    from builder.label.section import MemberSection, TeacherSection
+    from builder.recipe.recipe import PoolOptions, Recipe
+    from builder.rules.class_map import ClassMap
+    from builder.rules.keep import Keep
+    from students.train.recipe import TrainRecipe
     from teachers.base import TeacherOptions, Views
 
     reference = README.partition("## Recipe reference")[2].partition("## The tree")[0]
     listed = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", reference))))  # words of code, not of the prose
-    from builder.gates import Gates
-    from builder.recipe import ImageOptions, LabelOptions, ShardOptions
+    from builder.evidence.gates import Gates
+    from builder.recipe.recipe import ImageOptions, ShardOptions
+    from builder.truth.options import LabelOptions
 
     keys = [*Gates.model_fields, *ImageOptions.model_fields, *LabelOptions.model_fields, *ShardOptions.model_fields]
     keys += [*Recipe.model_fields, *PoolOptions.model_fields, *Keep.model_fields, *TrainRecipe.model_fields]

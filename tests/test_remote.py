@@ -19,19 +19,20 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from builder.cli import main
-from builder.manifest import Manifest, ShardRecord, read_manifest, version_id, write_manifest
-from builder.pseudo_truth import read_labels, version_truth
-from builder.publish import publish
-from builder.remote import Version, open_version
-from builder.shards import read_bytes, read_samples, write_shard
-from builder.store import Store
-from builder.truth import Truth, TruthError, read_coco
-from students.augment import FIT
-from students.evaluate import evaluate
-from students.loader import JointBatches
-from students.streams import WINDOW, LoaderError
-from students.train import train
+from builder.cli.main import main
+from builder.export.as_truth import read_labels, version_truth
+from builder.hub.publish import publish
+from builder.hub.remote import Version, open_version
+from builder.store.manifest import Manifest, ShardRecord, read_manifest, version_id, write_manifest
+from builder.store.shards import read_bytes, read_samples, write_shard
+from builder.store.store import Store
+from builder.truth.coco import read_coco
+from builder.truth.records import Truth, TruthError
+from students.augment.scene import FIT
+from students.data.loader import JointBatches
+from students.data.streams import WINDOW, LoaderError
+from students.evaluate.measure import evaluate
+from students.train.loop import train
 from tests.hub_server import WRITER, Fault, HubServer, requests_log, set_faults, use_hub
 from tests.pools import write_images, write_recipe, write_results
 from tests.rectangles import RectangleFinder, write_rectangles
@@ -110,7 +111,7 @@ def hub(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 @pytest.fixture(autouse=True)
 def now(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is fetched ahead: what was fetched when would be a matter of chance."""
-    monkeypatch.setattr("students.streams.Thread", Idle)
+    monkeypatch.setattr("students.data.streams.Thread", Idle)
 
 
 class Idle:
@@ -223,8 +224,8 @@ def check_whole(joint: JointBatches) -> None:
 
 
 def test_shards_are_fetched_ahead(labelled: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("students.streams.Thread", AtOnce)
-    monkeypatch.setattr("students.streams.WINDOW", 2)
+    monkeypatch.setattr("students.data.streams.Thread", AtOnce)
+    monkeypatch.setattr("students.data.streams.WINDOW", 2)
     version = open_version(REF, Store(tmp_path / "store"))
     joint, plain = batches(labelled, version), batches(labelled, open_version(REF, Store(tmp_path / "plain")))
     joint[0]
@@ -234,17 +235,17 @@ def test_shards_are_fetched_ahead(labelled: Path, hub: Path, tmp_path: Path, mon
     assert len(two_windows) == 4 and set(ahead) <= two_windows
     order = [keys(joint[step].images) for step in range(9)]
     assert len(set(fetched(hub))) == len(fetched(hub)) == SHARDS
-    monkeypatch.setattr("students.streams.Thread", Idle)
+    monkeypatch.setattr("students.data.streams.Thread", Idle)
     assert order == [keys(plain[step].images) for step in range(9)]
 
 
 def test_what_fails_ahead_is_told_when_it_is_needed(
     labelled: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("students.streams.WINDOW", 1)
+    monkeypatch.setattr("students.data.streams.WINDOW", 1)
     version = open_version(REF, Store(tmp_path / "store"))
     batches(labelled, version, batch_size=2)[0]  # its shard is here now, and no other
-    monkeypatch.setattr("students.streams.Thread", AtOnce)
+    monkeypatch.setattr("students.data.streams.Thread", AtOnce)
     set_faults(hub, Fault("/resolve/", status=503, times=999))
     joint = batches(labelled, version, batch_size=2)
     joint[EACH - 1]

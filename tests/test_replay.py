@@ -18,14 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from builder import BuildError
-from builder.cli import main
-from builder.database import binaries
+from builder.browse.database import binaries
+from builder.cli.main import main
 from builder.engine import silent
-from builder.pool import scan
-from builder.predictions import Failure
-from builder.replay import Replay
-from builder.store import Store
+from builder.errors import BuildError
+from builder.label.predictions import Failure
+from builder.label.replay.replay import Replay
+from builder.scan.scanner import scan_pool
+from builder.store.store import Store
 from teachers.base import Detections, TeacherError, TeacherOptions, fingerprint
 
 NAMES = ("a.jpg", "b.jpg", "deep/er/c.png")
@@ -45,7 +45,7 @@ def pool(tmp_path: Path) -> Path:
 def replayed(pool: Path, results: Path, images: Path | None = None, **options: Any) -> dict[str, Any]:
     """Name of each image -> its prediction or failure."""
     replay = Replay(results, images, TeacherOptions(**options), workers=2)
-    chunks = list(scan(str(pool), Store(pool.parent / "store")).chunks())
+    chunks = list(scan_pool(str(pool), Store(pool.parent / "store")).chunks())
     with silent("label", 3) as advance:
         found = [one for part in replay.results(chunks, advance) for one in part]
     names = [image.name for chunk in chunks for image in chunk.images]
@@ -235,7 +235,7 @@ def test_a_fiftyone_field(pool: Path, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Passing a class to strawberry.scalar:DeprecationWarning")  # FiftyOne's
 @pytest.mark.filterwarnings("ignore:No uuidRepresentation is specified:DeprecationWarning")  # mongoengine's
 def test_what_fiftyone_itself_exported(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from builder.viewer import connected
+    from builder.browse.app import connected
 
     monkeypatch.delenv("FIFTYONE_DATABASE_URI", raising=False)
     monkeypatch.setenv("FIFTYONE_CONFIG_PATH", str(tmp_path / "config.json"))

@@ -15,16 +15,17 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from builder import BuildError
-from builder.borderline import CONTEXT, LEAST, MOST, TILE, closest, crops
-from builder.cli import main
-from builder.manifest import Manifest, read_manifest
-from builder.page import bar, percent
-from builder.pictures import contact_sheet, draw_image
-from builder.quality import expected_quality, limits
-from builder.report import FILE, write_report
-from builder.scores import BINS, PoolScores, cell
-from builder.shards import read_bytes, read_samples
+from builder.cli.main import main
+from builder.errors import BuildError
+from builder.report.borderline import CONTEXT, LEAST, MOST, TILE, closest, crops
+from builder.report.index import FILE, write_report
+from builder.report.page import bar
+from builder.report.pictures import contact_sheet, draw_image
+from builder.report.quality import expected_quality, limits
+from builder.rules.scores import BINS, PoolScores, cell
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.shards import read_bytes, read_samples
+from builder.words import percent
 from tests.pools import CLASSES, write_images, write_recipe, write_results, write_world
 
 
@@ -141,7 +142,7 @@ def test_a_page_loads_nothing_and_every_picture_has_words(plain: Path, certified
 
 
 def test_the_same_version_gives_the_same_page_and_the_manifest_knows_it(certified: Path, tmp_path: Path) -> None:
-    from builder.files import sha256_file
+    from builder.store.files import sha256_file
 
     again = build(
         write_world(tmp_path, pool=30, truth=120), tmp_path / "store", "--set", "keep.precision.on_low_support=fallback"

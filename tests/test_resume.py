@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from builder.files import TEMPORARY
+from builder.store.files import TEMPORARY
 from tests.pools import tree, write_images, write_recipe, write_results
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +51,17 @@ class Job:
 
 def start(recipe: Path, store: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     """`build-pseudo` in a process group of its own, as a shell starts it."""
-    command = [sys.executable, "-m", "builder.cli", "build-pseudo", recipe, "--store", store, "--workers=2", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "builder.cli",
+        "build-pseudo",
+        recipe,
+        "--store",
+        store,
+        "--workers=2",
+        "--json",
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([*command, *arguments], start_new_session=True, cwd=ROOT, **pipes, **options)
     STARTED.append(process)

@@ -17,18 +17,19 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from builder import BuildError
-from builder.cli import main
-from builder.documents import Names
-from builder.edits import edits_of
-from builder.files import sha256_file
-from builder.manifest import read_manifest, write_manifest
-from builder.overrides import Box, Override, add_overrides, load_overrides
-from builder.quality import expected_quality
-from builder.review import Edited, Shown, new_version, overrides_of, shown_objects
-from builder.shards import read_bytes, read_samples
-from builder.store import Store
-from builder.verify import problems
+from builder.browse.documents import Names
+from builder.browse.edits import edits_of
+from builder.cli.main import main
+from builder.cut.recall import new_version
+from builder.errors import BuildError
+from builder.report.quality import expected_quality
+from builder.review.objects import Edited, Shown, overrides_of, shown_objects
+from builder.rules.overrides import Box, Override, add_overrides, load_overrides
+from builder.store.files import sha256_file
+from builder.store.manifest import read_manifest, write_manifest
+from builder.store.shards import read_bytes, read_samples
+from builder.store.store import Store
+from builder.versions.verify import problems
 from tests.pools import CLASSES, tree, write_images, write_recipe, write_results, write_world
 
 SHA = "c" * 64
@@ -416,7 +417,7 @@ def test_certified_thresholds_and_calibration_are_taken_over(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 1 << 16])
 def test_what_is_shown_is_what_labels_say(built: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
-    monkeypatch.setattr("builder.review.BATCH", batch)
+    monkeypatch.setattr("builder.review.objects.BATCH", batch)
     images = list(shown_objects(version(built, 1)))
     said = labels(version(built, 1))
     hashes = {label["key"]: label["sha256"] for label in said.values()}

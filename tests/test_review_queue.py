@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import BuildError
-from builder.dhash import BITS
-from builder.manifest import Manifest, read_manifest
-from builder.quality import limits
-from builder.review_queue import NEAR, Candidate, candidates, diverse, queue
-from builder.store import Store
+from builder.errors import BuildError
+from builder.report.quality import limits
+from builder.review.ranking import NEAR, Candidate, candidates, diverse, queue
+from builder.scan.dhash import BITS
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.store import Store
 from tests.reviewed import copied, make_store
 
 
@@ -65,7 +65,7 @@ def test_the_figures_are_those_of_a_sum_by_hand(store: Store) -> None:
 
 
 def test_disagreement_counts_what_changed_since_the_version_before(store: Store) -> None:
-    from builder.diff import diff
+    from builder.versions.diff import diff
 
     folder, manifest = version(store)
     changed = diff(store.version("pets@v1"), folder, limit=100).most_changed

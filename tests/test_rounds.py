@@ -15,24 +15,26 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from builder import BuildError
-from builder.cli import main
-from builder.cut import cut
-from builder.label import ModelLabeller, label
-from builder.manifest import read_manifest
-from builder.plan import Basis
-from builder.pool import scan
-from builder.recipe import load_recipe
-from builder.store import Store
-from builder.truth import read_truth, split
-from students.drift import agreement
-from students.recipe import load_train_recipe
-from students.rounds import run_rounds
-from students.rounds_page import Outcome, Round, conclusion, rounds_page
-from students.run import TrainError
-from students.train import train
+from builder.cli.main import main
+from builder.cut.plan import Basis
+from builder.cut.version import cut_version
+from builder.errors import BuildError
+from builder.label.labelling import label_pool
+from builder.label.model import ModelLabeller
+from builder.recipe.recipe import load_recipe
+from builder.scan.scanner import scan_pool
+from builder.store.manifest import read_manifest
+from builder.store.store import Store
+from builder.truth.read import read_truth
+from builder.truth.records import split
+from students.rounds.drift import agreement
+from students.rounds.loop import run_rounds
+from students.rounds.page import Outcome, Round, conclusion, rounds_page
+from students.train.errors import TrainError
+from students.train.loop import train
+from students.train.recipe import load_train_recipe
 from teachers.base import ClassProbabilities, Detections, Prediction, SemanticMap, TeacherOptions
-from teachers.checkpoint import CheckpointTeacher
+from teachers.from_checkpoint import CheckpointTeacher
 from teachers.images import decode_rgb
 from teachers.masks import bounds, encode
 from tests.kinds import Says, seeded
@@ -46,18 +48,18 @@ PLACES = [(x, y) for x in range(0, 60, 15) for y in range(0, 45, 15)]
 
 def grid(changed: bool, masks: bool, image: np.ndarray, rng: np.random.Generator) -> Detections:
     """12 objects; changed: four of them a pixel off, four of another class, four gone, and one that scores too low."""
-    label = rng.integers(0, 3, 12)
+    label_pool = rng.integers(0, 3, 12)
     xyxy = np.array([[x, y, x + 10, y + 10] for x, y in PLACES], float)
     score = np.full(12, 0.9)
     if changed:
         xyxy[:4, [0, 2]] += 1
-        label[4:8] = 3
+        label_pool[4:8] = 3
         score[8:] = [0.2, 0.2, 0.2, 0.6]
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     planes = [(x >= a) & (x < c) & (y >= b) & (y < d) for a, b, c, d in xyxy]
     codes = encode(np.stack(planes)) if masks else None
     boxes = bounds(codes, HEIGHT, WIDTH) if codes else xyxy
-    return Detections.of(boxes, score, label, width=WIDTH, height=HEIGHT, masks=codes)
+    return Detections.of(boxes, score, label_pool, width=WIDTH, height=HEIGHT, masks=codes)
 
 
 def sure(changed: bool, image: np.ndarray, rng: np.random.Generator) -> ClassProbabilities:
@@ -92,12 +94,12 @@ def versions(folder: Path, kind: str, make: Callable[..., Prediction]) -> tuple[
     """Two versions of one pool: of a teacher, and of the changed one."""
     store, found = Store(folder / "store"), []
     write_images(folder / "pool", 5, size=(WIDTH, HEIGHT))
-    pool = scan(str(folder / "pool"), store, chunk_size=2)
+    pool = scan_pool(str(folder / "pool"), store, chunk_size=2)
     recipe = load_recipe(write_recipe(folder, keep={"score": 0.5}))
     for changed in (False, True):
-        done = label(pool, ModelLabeller(Changing(kind, make, changed=changed), 1), store, spec="says")
+        done = label_pool(pool, ModelLabeller(Changing(kind, make, changed=changed), 1), store, spec="says")
         basis = Basis(pool, store.predictions / done.predictions, recipe, "says")
-        found.append(cut(basis, store, name="pets", provenance={}, workers=1, report=False).folder)
+        found.append(cut_version(basis, store, name="pets", provenance={}, workers=1, report=False).folder)
     return found, store
 
 

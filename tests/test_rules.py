@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from builder import BuildError
-from builder.rules import DROPPED, IGNORED, KEPT, REASONS, Keep, Objects, decide
-from builder.thresholds import Evidence, solve
-from builder.where import Where
+from builder.errors import BuildError
+from builder.evidence.thresholds import Evidence, solve
+from builder.rules.apply import decide
+from builder.rules.keep import Keep
+from builder.rules.objects import DROPPED, IGNORED, KEPT, REASONS, Objects
+from builder.rules.where import Where
 
 CLASSES = ("a", "b")
 

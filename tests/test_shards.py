@@ -10,7 +10,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.shards import BLOCK, ShardError, read_bytes, read_samples, write_shard
+from builder.store.shards import BLOCK, ShardError, read_bytes, read_samples, write_shard
 
 keys = st.lists(
     st.from_regex(r"[A-Za-z0-9_-]{1,40}(/[A-Za-z0-9-]{1,40})?-[0-9a-f]{8}", fullmatch=True), unique=True, max_size=6

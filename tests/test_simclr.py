@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 from sklearn.metrics.pairwise import cosine_similarity
 
-from builder.pool import scan
-from builder.store import Store
-from students.run import TrainError
-from students.simclr import PoolImages, ViewBatches, Views, nt_xent
+from builder.scan.scanner import scan_pool
+from builder.store.store import Store
+from students.pretrain.simclr import PoolImages, ViewBatches, Views, nt_xent
+from students.train.errors import TrainError
 from tests.pools import write_images
 
 
@@ -125,7 +125,10 @@ def test_images_come_in_an_order_that_no_name_decides(pool: Path, tmp_path: Path
     (tmp_path / "other" / "copy.jpg").write_bytes((tmp_path / "other" / "0.jpg").read_bytes())
     (tmp_path / "other" / "broken.jpg").write_bytes(b"no image")
     store = Store(tmp_path / "store")
-    ours, others = PoolImages(scan(str(pool), store)), PoolImages(scan(str(tmp_path / "other"), store, chunk_size=3))
+    ours, others = (
+        PoolImages(scan_pool(str(pool), store)),
+        PoolImages(scan_pool(str(tmp_path / "other"), store, chunk_size=3)),
+    )
     assert ours.sha256 == others.sha256 == sorted(hashes(pool))
     assert np.array_equal(ours[7], others[7])
     (tmp_path / "other" / "3.jpg").write_bytes(b"changed")

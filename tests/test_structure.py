@@ -29,9 +29,9 @@ MAX_FILE, MAX_FUNCTION = 380, 70
 
 
 OWNERS = {
-    "builder.coco": "pycocotools",
-    "builder.viewer": "fiftyone",
-    "builder.publish": "huggingface_hub",
+    "students.evaluate.coco": "pycocotools",
+    "builder.browse.app": "fiftyone",
+    "builder.hub.publish": "huggingface_hub",
 }
 """Modules that import an extra when they are imported."""
 
@@ -77,7 +77,7 @@ def test_the_loader_check_sees_what_is_loaded(tmp_path: Path) -> None:
 def test_help_loads_no_heavy_package(command: str, tmp_path: Path) -> None:
     code = f"""
 import sys
-from builder.cli import {command}
+from builder.cli.main import {command}
 sys.argv = ["tutelage", "--help"]
 try:
     {command}()

@@ -15,18 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from builder.truth import LabelledImage, TruthError
-from students.augment import FIT, S1, Augment
-from students.classification import ClassTarget, class_sums, classification, pseudo_class
-from students.detection import Boxes
-from students.instance import INSTANCE, TERMS, InstanceTarget, Outlined, RegionForward, instance_sums
-from students.losses import JointLoss, StreamSums
-from students.semantic import SEMANTIC, MapTarget, map_sums, pseudo_map
-from students.task import moved, task_of, usual_arch
+from builder.truth.records import LabelledImage, TruthError
+from students.augment.scene import FIT, S1, Augment
+from students.tasks.base import moved
+from students.tasks.choose import task_of, usual_arch
+from students.tasks.classification import ClassTarget, class_sums, classification, pseudo_class
+from students.tasks.detection import Boxes
+from students.tasks.instance import INSTANCE, TERMS, InstanceTarget, Outlined, RegionForward, instance_sums
+from students.tasks.semantic import SEMANTIC, MapTarget, map_sums, pseudo_map
+from students.train.losses import JointLoss, StreamSums
 from teachers.base import VOID
 from teachers.images import ImageError
 from teachers.masks import encode
-from teachers.networks import NetworkConfig, build_network, kind_of
+from teachers.networks.config import NetworkConfig, kind_of
+from teachers.networks.networks import build_network
 
 TINY = NetworkConfig(
     backbone="timm:test_resnet", classes=("a", "b", "c"), size=64, channels=16, head_depth=1, levels=(8, 16)

@@ -19,23 +19,18 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from builder.cli import main
-from builder.coco import evaluate_detections
-from builder.truth import Truth, TruthError, read_truth, truth_digest
-from students.evaluate import evaluate, evaluate_classes, evaluate_maps, evaluate_masks, measure
-from students.measures import calibration_error, class_metrics, confusion, map_metrics
-from teachers.base import (
-    VOID,
-    ClassProbabilities,
-    Detections,
-    SemanticMap,
-    Teacher,
-    TeacherError,
-    TeacherOptions,
-)
-from teachers.checkpoint import CheckpointTeacher
+from builder.cli.main import main
+from builder.truth.read import read_truth
+from builder.truth.records import Truth, TruthError, truth_digest
+from students.evaluate.coco import evaluate_detections
+from students.evaluate.measure import evaluate, evaluate_classes, evaluate_maps, evaluate_masks, measure
+from students.evaluate.measures import calibration_error, class_metrics, confusion, map_metrics
+from teachers.base import VOID, ClassProbabilities, Detections, SemanticMap, Teacher, TeacherError, TeacherOptions
+from teachers.from_checkpoint import CheckpointTeacher
 from teachers.masks import area, decode, encode
-from teachers.networks import NetworkConfig, build_network, load_checkpoint, save_checkpoint
+from teachers.networks.checkpoints import load_checkpoint, save_checkpoint
+from teachers.networks.config import NetworkConfig
+from teachers.networks.networks import build_network
 
 TINY = NetworkConfig(
     backbone="timm:test_resnet", classes=("a", "b", "c"), size=64, channels=16, head_depth=1, levels=(8, 16)

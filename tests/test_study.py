@@ -23,10 +23,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from builder import BuildError
-from builder.cli import main
-from builder.store import Store
-from builder.truth import LabelledImage, Truth
+from builder.cli.main import main
+from builder.errors import BuildError
+from builder.store.store import Store
+from builder.truth.records import LabelledImage, Truth
 from students.study.cell import run_job
 from students.study.data import likenesses, load_data, nested, strata
 from students.study.declared import changed, declare
@@ -35,7 +35,7 @@ from students.study.outcomes import read_outcomes
 from students.study.recipe import StudyRecipe, load_study
 from students.study.results import ARMS, read_results
 from students.study.run import prepare, run_study
-from teachers.networks import FORMAT
+from teachers.networks.checkpoints import FORMAT
 from tests.test_train_kinds import NAMES, make_scene, png, write_labelled
 
 NETWORK = {"arch": "linear", "backbone": "timm:test_resnet", "size": 32, "levels": [4, 8], "norm": "group"}

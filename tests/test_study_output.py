@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from builder import BuildError
-from builder.coco import evaluate_detections
-from builder.files import digest
-from builder.truth import LabelledImage, Truth
-from students.measures import confusion, map_metrics
+from builder.errors import BuildError
+from builder.store.files import digest
+from builder.truth.records import LabelledImage, Truth
+from students.evaluate.coco import evaluate_detections
+from students.evaluate.measures import confusion, map_metrics
 from students.study.axes import Setting, axes, find, index
 from students.study.budget import budget_table, missing_table
 from students.study.claims import Claim, Starts, claims
@@ -38,16 +38,11 @@ from students.study.compare import (
     spread,
 )
 from students.study.declared import declare
-from students.study.outcomes import (
-    read_outcomes,
-    write_box_outcomes,
-    write_class_outcomes,
-    write_map_outcomes,
-)
-from students.study.page import starts, write_report
+from students.study.outcomes import read_outcomes, write_box_outcomes, write_class_outcomes, write_map_outcomes
 from students.study.recipe import StudyRecipe
+from students.study.report.page import starts, write_report
+from students.study.report.tables import Table, contrast_table, markdown, measured, tables
 from students.study.results import CellResult, in_order, read_results, write_results
-from students.study.tables import Table, contrast_table, markdown, measured, tables
 from teachers.base import Detections
 
 ARMS = ("supervised", "longer", "self-training")

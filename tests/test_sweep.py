@@ -1,4 +1,4 @@
-"""Operating points: counts against plain sums, intervals against builder.estimate's inputs, density."""
+"""Operating points: counts against plain sums, intervals against builder.evidence.estimate's inputs, density."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.estimate import interval
-from builder.scores import BINS, PoolScores, cell
-from builder.sweep import LADDER, density_step, sweep
+from builder.evidence.estimate import interval
+from builder.evidence.sweep import LADDER, density_step, sweep
+from builder.rules.scores import BINS, PoolScores, cell
 from tests.test_calibrate import some_matches
 
 

@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture
 
-from builder import BuildError
-from builder.cli import main
-from builder.manifest import Manifest, read_manifest
-from builder.rules import IGNORED, KEPT, Keep, Objects, decide
-from builder.scores import BINS, PoolScores, cell
-from builder.thresholds import Evidence, high_component, solve
+from builder.cli.main import main
+from builder.errors import BuildError
+from builder.evidence.thresholds import Evidence, high_component, solve
+from builder.rules.apply import decide
+from builder.rules.keep import Keep
+from builder.rules.objects import IGNORED, KEPT, Objects
+from builder.rules.scores import BINS, PoolScores, cell
+from builder.store.manifest import Manifest, read_manifest
 from tests.pools import CLASSES, write_world
 
 

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torchvision.models import get_model, get_model_weights, list_models, segmentation
 from torchvision.transforms import functional
 
-from teachers import TeacherError, TeacherOptions, load_teacher
-from teachers.base import ClassProbabilities, SemanticMap, fingerprint
-from teachers.torchvision_pixels import TorchvisionClassifier, TorchvisionSegmenter
-from teachers.torchvision_weights import state_sha256
+from teachers import load_teacher
+from teachers.base import ClassProbabilities, SemanticMap, TeacherError, TeacherOptions, fingerprint
+from teachers.from_torchvision.pixels import TorchvisionClassifier, TorchvisionSegmenter
+from teachers.from_torchvision.weights import state_sha256
 
 SMALL = "mobilenet_v3_small"
 LRASPP, DEEPLAB, FCN = "lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "fcn_resnet50"

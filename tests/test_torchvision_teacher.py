@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import get_model, get_model_weights
 
-from teachers import Detections, TeacherError, TeacherOptions, load_teacher, masks
-from teachers.base import fingerprint
-from teachers.torchvision_models import TorchvisionDetector, load_torchvision
-from teachers.torchvision_weights import state_sha256
+from teachers import load_teacher, masks
+from teachers.base import Detections, TeacherError, TeacherOptions, fingerprint
+from teachers.from_torchvision.detectors import TorchvisionDetector, load_torchvision
+from teachers.from_torchvision.weights import state_sha256
 
 RETINANET, FCOS, SSDLITE = "retinanet_resnet50_fpn", "fcos_resnet50_fpn", "ssdlite320_mobilenet_v3_large"
 FASTER, MASK = "fasterrcnn_mobilenet_v3_large_320_fpn", "maskrcnn_resnet50_fpn"

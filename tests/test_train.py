@@ -19,17 +19,18 @@ from accelerate import PartialState
 from click.testing import CliRunner
 from torch import multiprocessing
 
-from builder import BuildError
-from builder.cli import main
-from builder.store import Store
-from builder.truth import read_coco
-from students.evaluate import evaluate
-from students.recipe import TrainRecipe
-from students.run import TrainError
-from students.train import train
+from builder.cli.main import main
+from builder.errors import BuildError
+from builder.store.store import Store
+from builder.truth.coco import read_coco
+from students.evaluate.measure import evaluate
+from students.train.errors import TrainError
+from students.train.loop import train
+from students.train.recipe import TrainRecipe
 from teachers.base import TeacherError, TeacherOptions
-from teachers.checkpoint import CheckpointTeacher
-from teachers.networks import NetworkConfig, load_checkpoint
+from teachers.from_checkpoint import CheckpointTeacher
+from teachers.networks.checkpoints import load_checkpoint
+from teachers.networks.config import NetworkConfig
 from tests.rectangles import write_rectangles, write_version
 
 NETWORK = {"backbone": "timm:test_resnet", "size": 64, "channels": 16, "head_depth": 1, "levels": [8, 16]}

@@ -14,22 +14,26 @@ import pytest
 import torch
 from PIL import Image
 
-from builder import BuildError
-from builder.files import sha256_file
-from builder.manifest import Manifest, ShardRecord, version_id, write_manifest
-from builder.shards import write_shard
-from builder.store import Store
-from builder.truth import Truth, read_truth
-from students.augment import FIT
-from students.evaluate import measure
-from students.loader import JointBatches, LoaderError
-from students.recipe import TrainRecipe
-from students.task import Task, task_of
-from students.train import train
+from builder.errors import BuildError
+from builder.store.files import sha256_file
+from builder.store.manifest import Manifest, ShardRecord, version_id, write_manifest
+from builder.store.shards import write_shard
+from builder.store.store import Store
+from builder.truth.read import read_truth
+from builder.truth.records import Truth
+from students.augment.scene import FIT
+from students.data.loader import JointBatches
+from students.data.streams import LoaderError
+from students.evaluate.measure import measure
+from students.tasks.base import Task
+from students.tasks.choose import task_of
+from students.train.loop import train
+from students.train.recipe import TrainRecipe
 from teachers.base import TeacherOptions
-from teachers.checkpoint import CheckpointTeacher
+from teachers.from_checkpoint import CheckpointTeacher
 from teachers.masks import encode
-from teachers.networks import NetworkConfig, build_network
+from teachers.networks.config import NetworkConfig
+from teachers.networks.networks import build_network
 
 SIZE = 32
 COLOURS = {"blue": (0, 0, 250), "green": (0, 250, 0), "red": (250, 0, 0)}

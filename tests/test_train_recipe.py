@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from builder import BuildError
-from students.recipe import TrainRecipe, load_train_recipe
-from students.run import TrainError
-from students.train import learning_rate
+from builder.errors import BuildError
+from students.train.errors import TrainError
+from students.train.loop import learning_rate
+from students.train.recipe import TrainRecipe, load_train_recipe
 
 
 def test_learning_rate_rises_and_falls() -> None:

@@ -14,17 +14,17 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from builder.cli import main
-from builder.recipe import load_recipe
-from teachers import TeacherError, TeacherOptions, load_teacher
-from teachers.base import fingerprint
+from builder.cli.main import main
+from builder.recipe.recipe import load_recipe
+from teachers import load_teacher
+from teachers.base import TeacherError, TeacherOptions, fingerprint
 
 torch = pytest.importorskip("torch")
 tf = pytest.importorskip("transformers")
 
 from teachers import masks  # noqa: E402
-from teachers.transformers_models import TransformersTeacher  # noqa: E402
-from teachers.transformers_outputs import Cut, class_planes, find_masks, unpadded  # noqa: E402
+from teachers.from_transformers.models import TransformersTeacher  # noqa: E402
+from teachers.from_transformers.outputs import Cut, class_planes, find_masks, unpadded  # noqa: E402
 from tests.tiny_transformers import CLASSES, save  # noqa: E402
 
 PROMPTS = {"a red car": "car", "blue cell": "cell", "cars": "car"}

@@ -11,17 +11,16 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from builder import BuildError
-from builder.sources import find_image_root
-from builder.truth import (
+from builder.errors import BuildError
+from builder.scan.sources import find_image_root
+from builder.truth.coco import read_coco
+from builder.truth.read import read_detection, read_truth
+from builder.truth.records import (
     Truth,
     TruthError,
     check_detection,
     entries,
-    read_coco,
-    read_detection,
     read_pixels,
-    read_truth,
     split,
     subset,
     truth_digest,

@@ -17,14 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-import builder.repair
-from builder.cli import build
-from builder.cli_versions import COMMANDS
-from builder.files import sha256_file
-from builder.manifest import Manifest, read_manifest, version_id, write_manifest
-from builder.shards import read_bytes, read_samples, write_shard
-from builder.store import Store
-from builder.verify import bad_shards, problems
+from builder.cli.build import build
+from builder.cli.versions import COMMANDS
+from builder.store.files import sha256_file
+from builder.store.manifest import Manifest, read_manifest, version_id, write_manifest
+from builder.store.shards import read_bytes, read_samples, write_shard
+from builder.store.store import Store
+from builder.versions import repair as repairing
+from builder.versions.verify import bad_shards, problems
 from tests.pools import write_images, write_recipe, write_results
 
 GROUP = click.Group(commands=[*COMMANDS, build])
@@ -207,7 +207,7 @@ def test_repair_is_asked_for_the_bad_shards_alone(version: Path, made: Path, mon
         asked.append(numbers)
         shutil.copytree(made / "datasets" / "pets" / "v1", folder, dirs_exist_ok=True)
 
-    monkeypatch.setattr(builder.repair, "repair", stand_in)
+    monkeypatch.setattr(repairing, "repair", stand_in)
     store = version.parents[2]
     assert run("verify", "pets", "--repair", store=store).exit_code == 0 and asked == []
     (version / "data" / "train-000001.tar").write_bytes(b"junk")

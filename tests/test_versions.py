@@ -16,9 +16,9 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from builder.cli import build
-from builder.cli_versions import COMMANDS
-from builder.manifest import Manifest, read_manifest, version_id, write_manifest
+from builder.cli.build import build
+from builder.cli.versions import COMMANDS
+from builder.store.manifest import Manifest, read_manifest, version_id, write_manifest
 from tests.pools import tree, write_images, write_recipe, write_results
 
 GROUP = click.Group(commands=[*COMMANDS, build])
@@ -212,7 +212,7 @@ def test_tombstoned_images_count_as_not_there(store: Path) -> None:
 
 
 def written(folder: Path) -> list[str]:
-    from builder.shards import read_samples
+    from builder.store.shards import read_samples
 
     return [s.key for path in sorted((folder / "data").glob("*.tar")) for s in read_samples(path)]
 

@@ -19,18 +19,19 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from builder.browse_load import load
-from builder.build import build
-from builder.cli_browse import browse
-from builder.database import binaries
-from builder.manifest import read_manifest
-from builder.publish import publish
-from builder.recipe import load_recipe
-from builder.remote import Version, open_version
-from builder.review import Edited, overrides_of, shown_objects
-from builder.store import Store
-from builder.truth import read_truth, split
-from builder.viewer import app, connected, read_edits
+from builder.browse.app import app, connected, read_edits
+from builder.browse.database import binaries
+from builder.browse.load import load
+from builder.build import build_pseudo
+from builder.cli.browse import browse
+from builder.hub.publish import publish
+from builder.hub.remote import Version, open_version
+from builder.recipe.recipe import load_recipe
+from builder.review.objects import Edited, overrides_of, shown_objects
+from builder.store.manifest import read_manifest
+from builder.store.store import Store
+from builder.truth.read import read_truth
+from builder.truth.records import split
 from tests.hub_server import HubServer, use_hub
 from tests.pools import write_images, write_recipe, write_results, write_world
 
@@ -68,7 +69,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         keep = {"score": score, "ignore": 0.3, "calibration": "temperature"}
         content = yaml.safe_load(recipe.read_text()) | {"keep": keep, "shards": {"max_images": 12}}
         recipe.write_text(yaml.safe_dump(content))
-        build(load_recipe(recipe), store, root=root, report=False)
+        build_pseudo(load_recipe(recipe), store, root=root, report=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("FIFTYONE_DATABASE_URI", raising=False)
         patch.setenv("FIFTYONE_CONFIG_PATH", str(root / "config.json"))
@@ -409,7 +410,7 @@ def test_an_image_of_which_nothing_was_predicted_takes_what_is_drawn(tmp_path: P
     names = write_images(tmp_path / "pool", 4)
     write_results(tmp_path, names, empty=2)
     store = world.store
-    build(load_recipe(write_recipe(tmp_path, name="blank")), store, root=tmp_path, report=False)
+    build_pseudo(load_recipe(write_recipe(tmp_path, name="blank")), store, root=tmp_path, report=False)
     version = open_version("blank@v1", store)
     loaded = world.load(version)
     assert len(loaded) == 4 and loaded.count_sample_tags()["empty"] >= 2
@@ -428,7 +429,7 @@ def test_left_out_images_are_shown_from_where_they_lie(tmp_path: Path, world: Wo
     write_results(tmp_path, [*names, "image_twin.jpg"], empty=1)
     images = {"drop_empty": True, "near_duplicates": 6}
     recipe = write_recipe(tmp_path, name="thinned", images=images, keep={"score": 0.9})
-    build(load_recipe(recipe), world.store, root=tmp_path, report=False)
+    build_pseudo(load_recipe(recipe), world.store, root=tmp_path, report=False)
     version = open_version("thinned@v1", world.store)
     counts = version.manifest.images
     assert counts["near_duplicate"] == 1 and counts["empty"] > 1
@@ -497,8 +498,8 @@ def test_a_taken_port_is_named(world: World) -> None:
 def test_a_server_that_does_not_start_says_where_to_look(
     world: World, dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from builder import BuildError
-    from builder.database import free_port
+    from builder.browse.database import free_port
+    from builder.errors import BuildError
 
     monkeypatch.setattr("sys.executable", "/bin/false")
     with (

@@ -19,21 +19,20 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from builder import BuildError
-from builder.browse_load import load
-from builder.build import build
-from builder.cli_review import review
-from builder.database import binaries
-from builder.documents import Names
-from builder.edits import edits_of
-from builder.recipe import load_recipe
-from builder.remote import Version, open_version
-from builder.shards import read_bytes, read_samples
-from builder.store import Store
-from builder.verify import problems
-from builder.viewer import connected
-from teachers import TeacherOptions
-from teachers.base import Detections, Prediction
+from builder.browse.app import connected
+from builder.browse.database import binaries
+from builder.browse.documents import Names
+from builder.browse.edits import edits_of
+from builder.browse.load import load
+from builder.build import build_pseudo
+from builder.cli.review import review
+from builder.errors import BuildError
+from builder.hub.remote import Version, open_version
+from builder.recipe.recipe import load_recipe
+from builder.store.shards import read_bytes, read_samples
+from builder.store.store import Store
+from builder.versions.verify import problems
+from teachers.base import Detections, Prediction, TeacherOptions
 from teachers.images import decode_rgb
 from teachers.masks import area, decode
 from tests.kinds import CLASSES, KINDS, Says, instances, probabilities
@@ -150,7 +149,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 keep={"score": score, "ignore": 0.4},
                 shards={"max_images": 5},
             )
-            build(load_recipe(recipe), store, root=own, report=False, allow_code=True, workers=2)
+            build_pseudo(load_recipe(recipe), store, root=own, report=False, allow_code=True, workers=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("FIFTYONE_DATABASE_URI", raising=False)
         patch.setenv("FIFTYONE_CONFIG_PATH", str(root / "config.json"))
@@ -351,7 +350,7 @@ def test_images_without_a_kept_class_are_reviewed_in_the_app(world: World) -> No
     root = world.root / "classification"
     keep = {"score": 0.85, "ignore": 0.4}
     recipe = write_recipe(root, name="unsure", keep=keep, teacher={"spec": f"python:{__name__}:classification"})
-    build(load_recipe(recipe), world.store, root=root, report=False, allow_code=True, workers=2)
+    build_pseudo(load_recipe(recipe), world.store, root=root, report=False, allow_code=True, workers=2)
     dataset = world.load("unsure@v1")
     assert run(world, "queue", "unsure@v1", "--budget", "20", "--to", "app").exit_code == 0
     left_out = dataset.match({"shard": None})

@@ -26,8 +26,10 @@ from teachers.base import (
     Views,
     fingerprint,
 )
-from teachers.networks import NetworkConfig, build_network, save_checkpoint
-from teachers.views import View, ViewsTeacher
+from teachers.fused.views import View, ViewsTeacher
+from teachers.networks.checkpoints import save_checkpoint
+from teachers.networks.config import NetworkConfig
+from teachers.networks.networks import build_network
 
 CLASSES = ("red", "green")
 

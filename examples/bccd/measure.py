@@ -14,11 +14,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from builder.build import load_model
-from builder.coco import precision_recall, read_kept
-from builder.recipe import load_recipe
-from builder.truth import Truth, read_coco
-from students.evaluate import evaluate
+from builder.label.load import load_model
+from builder.recipe.recipe import load_recipe
+from builder.truth.coco import read_coco
+from builder.truth.records import Truth
+from students.evaluate.coco import precision_recall, read_kept
+from students.evaluate.measure import evaluate
 from teachers.base import Detections
 
 

@@ -14,7 +14,8 @@ import os
 import sys
 from pathlib import Path
 
-from builder.truth import read_coco, subset
+from builder.truth.coco import read_coco
+from builder.truth.records import subset
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DATA = Path(os.environ.get("TUTELAGE_DATA", ROOT.parent / "shared" / "data")) / "bccd"

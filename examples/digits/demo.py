@@ -17,8 +17,8 @@ from pathlib import Path
 
 from scenes import Counts, make_scenes
 
-from builder.files import write_file
-from builder.store import Store
+from builder.store.files import write_file
+from builder.store.store import Store
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent

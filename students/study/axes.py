@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from builder import BuildError
+from builder.errors import BuildError
 from students.study.results import ARMS, CellResult, in_order
 
 

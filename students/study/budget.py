@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from builder.page import count
+from builder.words import count
 from students.study.axes import Axes, Cells, described
+from students.study.report.tables import NONE, Table
 from students.study.results import CellResult
-from students.study.tables import NONE, Table
 
 
 def budget_table(cells: Cells, axes: Axes) -> Table:

@@ -11,26 +11,26 @@ from typing import Any
 import numpy as np
 import orjson
 
-from builder.coco import align_classes
-from builder.files import write_file
-from builder.folders import read_mask
-from builder.recipe import PoolOptions
-from builder.store import Store
-from builder.truth import Truth, read_pixels
-from students.evaluate import evaluate
-from students.measures import class_metrics, confusion, map_metrics
-from students.recipe import TrainRecipe
-from students.run import LOG, STATE
+from builder.recipe.recipe import PoolOptions
+from builder.store.files import write_file
+from builder.store.store import Store
+from builder.truth.folders import read_mask
+from builder.truth.records import Truth, read_pixels
+from students.evaluate.coco import align_classes
+from students.evaluate.measure import evaluate
+from students.evaluate.measures import class_metrics, confusion, map_metrics
 from students.study.data import POOL, image_root, read_labelled, subset_folder, subset_labels
 from students.study.grid import PRETRAIN, RESULT, STORE, TEACHER, TOLD, Job
 from students.study.outcomes import write_box_outcomes, write_class_outcomes, write_map_outcomes
 from students.study.recipe import CONTINUED, LABELLED_BY_TEACHER, WITH_OTHERS, LabelSet, StudyRecipe
 from students.study.results import CellResult
 from students.study.versions import Made, make
-from students.train import train
+from students.train.loop import train
+from students.train.recipe import TrainRecipe
+from students.train.run import LOG, STATE
 from teachers.base import VOID, ClassProbabilities, SemanticMap, TeacherOptions
-from teachers.checkpoint import CheckpointTeacher
-from teachers.weights import BACKBONE
+from teachers.from_checkpoint import CheckpointTeacher
+from teachers.networks.weights import BACKBONE
 
 PER_IMAGE, RUN = "per_image.parquet", "run"
 CEILING, PLACEBO = "ceiling", "placebo"
@@ -53,7 +53,7 @@ def run_job(study: StudyRecipe, out: Path, job: Job) -> None:
 
 
 def _pretrain(study: StudyRecipe, out: Path, job: Job) -> dict[str, Any]:
-    from students.pretrain import pretrain
+    from students.pretrain.loop import pretrain
 
     recipe = study.pretraining(job.cell.init, job.cell.seed)
     run = pretrain(recipe, out / job.folder / RUN, Store(out / STORE))

@@ -16,7 +16,7 @@ from typing import Literal
 
 from students.study.axes import Axes, Cells, Setting, find, share, shares
 from students.study.compare import LEAST, Comparison, Contrast, average, compare, compare_all
-from students.study.tables import measured
+from students.study.report.tables import measured
 
 Verdict = Literal["holds here", "holds in part", "does not hold", "not shown", "direction only", "not tested"]
 

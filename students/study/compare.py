@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from builder import BuildError
+from builder.errors import BuildError
 from students.study.axes import Cells, Setting, described, partner
 from students.study.outcomes import read_outcomes
 from students.study.results import CellResult, in_order

@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 
 from builder.build import scan_recipe
-from builder.duplicates import leaks, shared
 from builder.engine import Track, default_workers, silent
-from builder.files import canonical_json, digest, new_folder
-from builder.folders import IGNORE, read_mask
-from builder.holdout import Labels, load_labels
-from builder.pool import Pool
-from builder.store import Store
-from builder.truth import LabelledImage, Truth, TruthError, read_truth
+from builder.evidence.holdout import Labels, load_labels
+from builder.scan.duplicates import leaks, shared
+from builder.scan.pool import Pool
+from builder.store.files import canonical_json, digest, new_folder
+from builder.store.store import Store
+from builder.truth.folders import IGNORE, read_mask
+from builder.truth.read import read_truth
+from builder.truth.records import LabelledImage, Truth, TruthError
 from students.study.recipe import LabelSet, StudyRecipe
-from teachers.networks import read_meta
-from teachers.weights import pretrained_on
+from teachers.networks.checkpoints import read_meta
+from teachers.networks.weights import pretrained_on
 
 JSON, TABLE, STEMS, POOL = "labels.json", "labels.csv", "stems.txt", "pool.json"
 ALIKE = 4

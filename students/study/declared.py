@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from builder.files import canonical_json, write_file
+from builder.store.files import canonical_json, write_file
 from students.study.recipe import StudyRecipe
 from students.study.worker import RECIPE
 

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from builder import BuildError
-from builder.files import digest, sha256_file
-from builder.holdout import Labels
-from builder.pool import Pool
+from builder.errors import BuildError
+from builder.evidence.holdout import Labels
+from builder.scan.pool import Pool
+from builder.store.files import digest, sha256_file
 from students.study.data import Data, label_name
 from students.study.recipe import LABELLED_BY_TEACHER, SUPERVISED, WITH_OTHERS, WITH_TEACHER, Start, StudyRecipe
-from teachers.backbones import DEFAULT
-from teachers.networks import read_meta
+from teachers.networks.backbones import DEFAULT
+from teachers.networks.checkpoints import read_meta
 
 RESULT, TOLD, STORE = "result.json", "told.json", "store"
 """In a study's folder: what a job came to, in its own; the versions that say what people said; the store."""

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from builder import BuildError
-from builder.coco import MAX_DETECTIONS, ClassMatches, average_precision, match_classes
-from builder.files import new_file
-from builder.truth import Truth
+from builder.errors import BuildError
+from builder.store.files import new_file
+from builder.truth.records import Truth
+from students.evaluate.coco import MAX_DETECTIONS, ClassMatches, average_precision, match_classes
 from teachers.base import Detections
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
 
 IOUS = np.linspace(0.5, 0.95, 10)
 """COCO's thresholds; bit t of a detection's `right` and `counted` is of IOUS[t]."""
@@ -48,8 +49,8 @@ class MapOutcomes:
     union: np.ndarray
 
     def metric(self, weights: np.ndarray) -> np.ndarray:
-        """mIoU for each row of `weights`, as students.measures.map_metrics, over the classes with a pixel in the drawn
-        images; NaN without any; float64 (draws,)."""
+        """mIoU for each row of `weights`, as students.evaluate.measures.map_metrics, over the classes with a pixel in
+        the drawn images; NaN without any; float64 (draws,)."""
         right, union = weights @ self.intersection, weights @ self.union
         iou = np.divide(right, union, out=np.zeros(union.shape), where=union > 0)
         classes = np.count_nonzero(union, axis=1)
@@ -58,7 +59,7 @@ class MapOutcomes:
 
 @dataclass(frozen=True)
 class BoxOutcomes:
-    """matches: one per class (builder.coco)."""
+    """matches: one per class (students.evaluate.coco)."""
 
     names: tuple[str, ...]
     matches: tuple[ClassMatches, ...]
@@ -77,7 +78,7 @@ def write_class_outcomes(path: Path, names: Sequence[str], right: np.ndarray) ->
 
 
 def write_map_outcomes(path: Path, names: Sequence[str], confusions: Sequence[np.ndarray]) -> None:
-    """confusions: of each image, int64 (classes, classes + 1) as students.measures.confusion gives it."""
+    """confusions: of each image, int64 (classes, classes + 1) as students.evaluate.measures.confusion gives it."""
     counts = np.stack(confusions).astype(np.int64)
     right = np.diagonal(counts, axis1=1, axis2=2)
     union = counts.sum(axis=2) + counts[:, :, :-1].sum(axis=1) - right
@@ -85,8 +86,9 @@ def write_map_outcomes(path: Path, names: Sequence[str], confusions: Sequence[np
 
 
 def write_box_outcomes(path: Path, truth: Truth, predictions: Sequence[Detections]) -> None:
-    """predictions: one per image of the truth, with labels in its classes (students.evaluate.measure gives them).
-    A detection keeps its class, its place among all of that class by falling score, and the IoUs it is right at."""
+    """predictions: one per image of the truth, with labels in its classes (students.evaluate.measure.measure gives
+    them). A detection keeps its class, its place among all of that class by falling score, and the IoUs it is right
+    at."""
     objects = np.zeros((len(truth.images), len(truth.classes)), np.int64)
     found: list[list[tuple[int, int, int, int]]] = [[] for _ in truth.images]
     bits = 1 << np.arange(len(IOUS))

@@ -17,17 +17,20 @@ from pydantic import (
     model_validator,
 )
 
-from builder.recipe import ImageOptions, LabelOptions, PoolOptions, Recipe, ShardOptions, explain, read_yaml
-from builder.rules import Keep
+from builder.label.section import TeacherSection, root
+from builder.recipe.reading import explain, read_yaml
+from builder.recipe.recipe import ImageOptions, PoolOptions, Recipe, ShardOptions
+from builder.rules.keep import Keep
 from builder.sections import Section
-from builder.store import NAME
-from builder.teacher_section import TeacherSection, root
-from students.recipe import TrainRecipe
-from students.run import TrainError
-from teachers.backbones import DEFAULT
+from builder.store.store import NAME
+from builder.truth.options import LabelOptions
+from students.train.errors import TrainError
+from students.train.recipe import TrainRecipe
+from teachers.networks.backbones import DEFAULT
 
 if TYPE_CHECKING:
-    from students.pretrain import PretrainRecipe
+    from students.pretrain.loop import PretrainRecipe
+
 
 Arm = Literal[
     "supervised",
@@ -53,7 +56,8 @@ SUPERVISED = frozenset({"supervised", "longer", "continued"})
 
 
 class LabelSet(Section):
-    """Labels, or just their `path` (builder.truth.read_truth). images: the folder of their files, where elsewhere."""
+    """Labels, or just their `path` (builder.truth.read.read_truth). images: the folder of their files, where
+    elsewhere."""
 
     path: Path
     images: Path | None = None
@@ -92,7 +96,7 @@ class BuildSection(Section):
 
 class Start(Section):
     """A way to begin: random weights (nothing), `pretrained` (a file, or DEFAULT; see NetworkConfig), `checkpoint` (a
-    run), or `pretrain`, the keys of a pre-training without labels (students.pretrain) on the pool, one a seed."""
+    run), or `pretrain`, the keys of a pre-training without labels (students.pretrain.loop) on the pool, one a seed."""
 
     pretrained: str | None = None
     checkpoint: Path | None = None
@@ -227,7 +231,7 @@ class StudyRecipe(Section):
     def pretraining(self, init: str, seed: int) -> PretrainRecipe:
         """The pre-training of a start that has one, on the pool, of the network that is trained afterwards. Raises
         ValueError."""
-        from students.pretrain import PretrainRecipe
+        from students.pretrain.loop import PretrainRecipe
 
         if self.pool is None:
             raise ValueError(f"grid.init.{init} pre-trains on the pool, but there is no pool: add it")

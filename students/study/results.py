@@ -8,13 +8,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder import BuildError
-from builder.files import new_file
+from builder.errors import BuildError
+from builder.store.files import new_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FILE = "results.parquet"
+
+RESULTS = "results.parquet"
 ARMS = (
     "supervised",
     "longer",

@@ -14,10 +14,10 @@ from typing import Any
 import orjson
 
 from builder.engine import Track, silent
-from builder.files import canonical_json, digest, locked, write_file
-from builder.holdout import Labels
-from builder.recipe import PoolOptions
-from builder.store import Store
+from builder.evidence.holdout import Labels
+from builder.recipe.recipe import PoolOptions
+from builder.store.files import canonical_json, digest, locked, write_file
+from builder.store.store import Store
 from students.study.budget import lasting
 from students.study.data import (
     POOL,
@@ -90,7 +90,7 @@ def run_study(
         failed = _run(study, out, pending, workers, tell, track) if pending else {}
         results = tuple(found for job in in_grid if (found := _result(study, out, job, data)))
         if results:
-            from students.study.page import write_report
+            from students.study.report.page import write_report
 
             write_report(results, study, out, alike)
     return Ran(results, failed, len(pending) - len(failed), len(in_grid) - len(results))

@@ -12,13 +12,13 @@ import numpy as np
 import orjson
 from PIL import Image
 
-from builder.build import build
-from builder.files import canonical_json, digest, locked, new_folder, write_file
-from builder.folders import IGNORE, read_mask
-from builder.recipe import PoolOptions, Recipe
-from builder.store import Store
-from builder.teacher_section import TeacherSection
-from builder.truth import LabelledImage, Truth
+from builder.build import build_pseudo
+from builder.label.section import TeacherSection
+from builder.recipe.recipe import PoolOptions, Recipe
+from builder.store.files import canonical_json, digest, locked, new_folder, write_file
+from builder.store.store import Store
+from builder.truth.folders import IGNORE, read_mask
+from builder.truth.records import LabelledImage, Truth
 from students.study.data import coco, table
 
 CROWD = 0.4
@@ -45,7 +45,7 @@ def make(recipe: Recipe, store: Store) -> Made:
         if note.is_file():
             return Made(**orjson.loads(note.read_bytes()))
         before = time.perf_counter()
-        cut = build(recipe, store, workers=1, report=False).cut
+        cut = build_pseudo(recipe, store, workers=1, report=False).cut
         assert cut is not None  # nothing but the whole build was asked for
         manifest = cut.manifest
         share = manifest.objects["predicted"] if manifest.kind == "semantic" else 1
@@ -76,7 +76,7 @@ def told(
 
 
 def _write(folder: Path, truth: Truth, pairs: Sequence[tuple[LabelledImage, str]]) -> None:
-    """The labels as stored predictions (builder.replay_formats)."""
+    """The labels as stored predictions (builder.label.replay.formats)."""
     match truth.kind:
         case "classification":
             sure = np.eye(len(truth.classes), dtype=np.int64)

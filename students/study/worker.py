@@ -38,7 +38,7 @@ def _listen(lines: SimpleQueue[str]) -> None:
 
 def _do(out: Path, line: str) -> str:
     """The error of a job, a sentence, or nothing."""
-    from builder import BuildError
+    from builder.errors import BuildError
     from students.study.cell import run_job
     from students.study.grid import from_json
     from students.study.recipe import StudyRecipe

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from builder.cli import main
+from builder.cli.main import main
 
 FILE = Path(__file__).with_name("golden.json")
 GROUPS = ("bytes", "derived", "calibrated")

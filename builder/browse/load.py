@@ -1,0 +1,320 @@
+"""Versions as one FiftyOne dataset: its schema, its samples, its evaluation and its views.
+
+Takes the fiftyone module from builder.browse.app, which alone imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from builder.browse.documents import (
+    AGREEMENT,
+    CHANGES,
+    FIGURES,
+    REASONS,
+    TRUTH_FIELD,
+    Document,
+    Names,
+    fields_of,
+    sample,
+)
+from builder.browse.images import pictures
+from builder.browse.kinds import ShownKind, declare, declare_more, evaluate, name_pixels, shown_kind
+from builder.browse.maps import pool_planes
+from builder.browse.pictures import Picture
+from builder.browse.truth import Mark, truth_pictures
+from builder.browse.views import save_views
+from builder.cut.left_out import LEFT_OUT
+from builder.cut.version import LABELS_FILE
+from builder.engine import Track, silent
+from builder.errors import BuildError
+from builder.hub.remote import Version
+from builder.store.files import digest
+from builder.store.manifest import MANIFEST, read_manifest
+from builder.store.store import Store
+from builder.versions.diff import diff
+from builder.versions.media import cache_folder, extracted, images_of
+
+FORMAT = 2
+"""Raised whenever a dataset would be made otherwise, so that an old one is not shown for a new one."""
+INFO = "tutelage"
+"""Key of `dataset.info` under which stands what the dataset was made from."""
+MOST_CHANGED = 500
+"""Images, at most, in the view of those with most changes."""
+COLOURS = {"pseudo": "#009e73", "ignored": "#e69f00", "teacher": "#999999", TRUTH_FIELD: "#0072b2"}
+"""Of Okabe and Ito's palette, as builder.report.pictures has them."""
+HIDDEN = ("teacher", "confidence")
+"""Fields that are not drawn until they are asked for."""
+
+Note = Callable[[str], None]
+"""Takes a sentence about what cannot be shown."""
+Said = tuple[Picture, Document, list[str]]
+"""An image, the fields that a version sets, and its tags."""
+
+
+def dataset_name(versions: Sequence[Version], limit: int | None = None) -> str:
+    """`tutelage-NAME-v3-ID8`; of several versions, all of them."""
+    parts = [f"{v.manifest.name}-{v.manifest.version}-{v.manifest.id[:8]}" for v in versions]
+    return "-".join(["tutelage", *parts, *([f"limit{limit}"] if limit else [])])
+
+
+def load(
+    fo: Any,
+    store: Store,
+    versions: Sequence[Version],
+    *,
+    limit: int | None = None,
+    reload: bool = False,
+    track: Track = silent,
+    note: Note = lambda sentence: None,
+) -> str:
+    """Put versions into one dataset, unless it is there already, and return its name.
+
+    With several versions each has its fields, tags and views under its number (`pseudo_v1`, `pseudo_v2`). limit: so
+    many images of each. reload: make it anew, with which everything that people did in it is lost. Raises BuildError
+    if a version cannot be read, or is given twice, and for versions of different kinds.
+    """
+    suffixes = _suffixes(versions)
+    _check_alike(versions)
+    name = dataset_name(versions, limit)
+    info = {
+        "format": FORMAT,
+        "versions": [
+            {"ref": v.ref, "id": v.manifest.id, "suffix": s, "files": digest(v.manifest.files)}
+            for v, s in zip(versions, suffixes, strict=True)
+        ],
+    }
+    files = [extracted(store, v.folder, v.manifest, track, v.shard) for v in versions]
+    cache = {"cache": str(cache_folder(store).absolute())}
+    if fo.dataset_exists(name):
+        dataset = fo.load_dataset(name)
+        known = dict(dataset.info.get(INFO) or {})
+        if not reload and {**known, **cache} == {**info, **cache}:
+            _relocate(dataset, known, cache["cache"])
+            return name
+        fo.delete_dataset(name)
+    dataset = fo.Dataset(name, persistent=True)
+    try:
+        dataset.media_type = "image"
+        dataset.default_classes = list(dict.fromkeys(c for v in versions for c in v.manifest.classes))
+        for n, (version, suffix, paths) in enumerate(zip(versions, suffixes, files, strict=True)):
+            _load_version(fo, dataset, store, version, Names(suffix), paths, limit, n > 0, track, note)
+        for n, (version, suffix) in enumerate(zip(versions, suffixes, strict=True)):
+            before = versions[n - 1] if n else _before(store, version) if len(versions) == 1 else None
+            changed = _count_changes(fo, dataset, before, version, Names(suffix), note) if before else None
+            agree = dataset.has_sample_field(Names(suffix)(AGREEMENT[0]))
+            save_views(dataset, Names(suffix), version.manifest.kind, agree=agree, changed=changed)
+        _dress(fo, dataset, shown_kind(versions[0].manifest.kind), suffixes)
+        dataset.info[INFO] = info | cache  # last: a dataset without it is not complete
+        dataset.save()
+    except BaseException:
+        fo.delete_dataset(name)
+        raise
+    return name
+
+
+def _check_alike(versions: Sequence[Version]) -> None:
+    """Raise BuildError for versions that cannot share fields: of different kinds, or maps of different classes."""
+    first = versions[0]
+    for other in versions[1:]:
+        if other.manifest.kind != first.manifest.kind:
+            raise BuildError(
+                f"{first.ref} holds {first.manifest.kind} labels and {other.ref} {other.manifest.kind} labels: browse "
+                "them one after the other"
+            )
+        if first.manifest.kind == "semantic" and other.manifest.classes != first.manifest.classes:
+            raise BuildError(
+                f"the maps of {first.ref} and {other.ref} have different classes: browse them one after the other"
+            )
+
+
+def _suffixes(versions: Sequence[Version]) -> list[str]:
+    if len(versions) == 1:
+        return [""]
+    one = len({v.manifest.name for v in versions}) == 1
+    found = [
+        "_" + (v.manifest.version if one else f"{v.manifest.name}_{v.manifest.version}").replace("-", "_")
+        for v in versions
+    ]
+    for n, suffix in enumerate(found):
+        if suffix in found[:n]:
+            raise BuildError(f"{versions[n].ref} is given twice: give different versions")
+    return found
+
+
+def _relocate(dataset: Any, known: Mapping[str, Any], cache: str) -> None:
+    """Point the samples to the store's files where they are now."""
+    if known["cache"] != cache:
+        fields = ["filepath"]
+        for field in dataset.get_field_schema(flat=True):
+            if field.endswith((".mask_path", ".map_path")) and ".detections." not in field:
+                fields.append(field)
+        for field in fields:
+            change = {"$replaceOne": {"input": f"${field}", "find": known["cache"], "replacement": cache}}
+            dataset._sample_collection.update_many({field: {"$type": "string"}}, [{"$set": {field: change}}])
+        dataset.info[INFO] = {**known, "cache": cache}
+        dataset.save()
+
+
+def _load_version(
+    fo: Any,
+    dataset: Any,
+    store: Store,
+    version: Version,
+    names: Names,
+    files: Mapping[str, Path],
+    limit: int | None,
+    merge: bool,
+    track: Track,
+    note: Note,
+) -> None:
+    """Declare the fields of a version, and write its samples. merge: into those of other versions, where they are."""
+    manifest, kind = version.manifest, shown_kind(version.manifest.kind)
+    images = images_of(version.folder, manifest, version.shard)
+    blocks = pictures(store, version.folder, manifest, files, images, limit)
+    for file in (LABELS_FILE, LEFT_OUT):
+        if file in manifest.files:
+            version.file(file)  # fetched, where it lies elsewhere
+    planes = pool_planes(store, version, track) if manifest.kind == "semantic" else lambda media: None
+    declare(fo, dataset, kind, names)
+    optional: set[str] = set()
+    total = manifest.samples if limit is None else min(limit, manifest.samples)
+    with track("load", total) as advance, _written(dataset, merge) as write:
+        for block in blocks:
+            for picture in block[:1]:
+                optional |= {*picture.objects.optional, *(["calibrated"] if picture.objects.calibrated else [])}
+            shown = [replace(picture, planes=planes(picture.media)) for picture in block]
+            write([(picture, *fields_of(picture, kind.labels(picture), names, version.ref)) for picture in shown])
+            advance(len(block))
+        try:
+            for labelled in truth_pictures(store, manifest, limit):
+                write([_labelled(picture, mark, kind, names, version.ref) for picture, mark in labelled])
+        except BuildError as error:
+            note(f"ground truth of {version.ref} is not shown: {error}")
+    declare_more(fo, dataset, kind, names, optional)
+    if manifest.kind == "semantic":
+        teacher = (manifest.provenance.get("teacher") or {}).get("description") or {}
+        name_pixels(dataset, names, manifest.classes, teacher.get("classes", manifest.classes))
+    if dataset.match_tags("truth"):
+        evaluate(dataset, kind, names, manifest.classes, masks=manifest.kind == "instance")
+
+
+def _labelled(picture: Picture, mark: Mark, kind: ShownKind, names: Names, ref: str) -> Said:
+    said, tags = fields_of(picture, kind.labels(picture), names, ref)
+    truth = kind.mark(mark, picture.media)
+    return picture, said | ({TRUTH_FIELD: truth} if truth else {}), tags
+
+
+@contextmanager
+def _written(dataset: Any, merge: bool) -> Iterator[Callable[[Sequence[Said]], None]]:
+    """A function that writes samples while the next ones are made. merge: it looks for samples that are there."""
+    collection, id = dataset._sample_collection, dataset._doc.id
+    if merge:
+        collection.create_index("key")
+
+    def put(batch: Sequence[Said]) -> None:
+        now = datetime.now(UTC).replace(tzinfo=None)  # as FiftyOne writes it
+        old = _there(collection, batch) if merge else {}
+        fresh = [sample(*said, id, now) for said in batch if _identity(said) not in old]
+        if fresh:
+            collection.insert_many(fresh, ordered=True)
+        if old:
+            from pymongo import UpdateOne
+
+            changes = [
+                UpdateOne({"_id": old[identity]}, {"$set": mine, "$addToSet": {"tags": {"$each": said[2]}}})
+                for said in batch
+                if (identity := _identity(said)) in old
+                # human labels stay, with what the first version's evaluation wrote at them
+                for mine in [{field: value for field, value in said[1].items() if field != TRUTH_FIELD}]
+            ]
+            collection.bulk_write(changes, ordered=False)
+
+    waiting: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as thread:
+
+        def write(batch: Sequence[Said]) -> None:
+            if waiting:
+                waiting.pop().result()
+            if batch:
+                waiting.append(thread.submit(put, batch))
+
+        yield write
+        write([])
+
+
+def _identity(said: Said) -> tuple[str, str, bool]:
+    media = said[0].media
+    return media.key, media.sha256, media.state == "truth"
+
+
+def _there(collection: Any, batch: Sequence[Said]) -> dict[tuple[str, str, bool], Any]:
+    keys = [said[0].media.key for said in batch]
+    known = collection.find({"key": {"$in": keys}}, {"key": 1, "sha256": 1, "tags": 1})
+    wanted = {_identity(said) for said in batch}
+    found = {(one["key"], one["sha256"], "truth" in one["tags"]): one["_id"] for one in known}
+    return {identity: id for identity, id in found.items() if identity in wanted}
+
+
+def _before(store: Store, version: Version) -> Version | None:
+    """The parent of a version, else the one before it in its dataset, as far as the store has it."""
+    manifest = version.manifest
+    parent = manifest.provenance.get("parent") or {}
+    folders = [f for f in store.versions(manifest.name) if (f / MANIFEST).is_file()]
+    older = [f for f in folders if int(f.name[1:]) < int(manifest.version[1:])]
+    for folder in reversed(older):
+        found = Version(folder, read_manifest(folder))
+        if not parent or found.manifest.id == parent.get("id"):
+            return found
+    return None
+
+
+def _count_changes(fo: Any, dataset: Any, before: Version, version: Version, names: Names, note: Note) -> str | None:
+    """Note at each of the images with most changes how many of its labels changed since `before`; its name."""
+    from pymongo import UpdateOne
+
+    try:
+        found = diff(before.folder, version.folder, limit=MOST_CHANGED).most_changed
+    except BuildError as error:
+        note(f"what changed since {before.ref} is not shown: {error}")
+        return None
+    dataset.add_sample_field(names(CHANGES[0]), fo.IntField, description=CHANGES[1])
+    collection = dataset._sample_collection
+    collection.create_index("key")
+    counts = {key: changes.weight[0] for key, changes in found.items() if changes.weight[0]}
+    updates = [
+        UpdateOne({"key": key, names("shard"): {"$exists": True}}, {"$set": {names(CHANGES[0]): count}})
+        for key, count in counts.items()
+    ]
+    if updates:
+        collection.bulk_write(updates, ordered=False)
+    return before.ref
+
+
+def _dress(fo: Any, dataset: Any, kind: ShownKind, suffixes: Sequence[str]) -> None:
+    """Colours as in Tutelage's reports, every raw prediction hidden until asked for, and what matters on top."""
+    shown = [field + suffix for suffix in suffixes for field in kind.fields if field not in HIDDEN]
+    colours = {field + suffix: COLOURS[field] for suffix in suffixes for field in kind.fields if field in COLOURS}
+    colours[TRUTH_FIELD] = COLOURS[TRUTH_FIELD]
+    if len(suffixes) > 1:  # in one colour they could not be told apart: FiftyOne finds one for each
+        colours = {path: colour for path, colour in colours.items() if not path.startswith("pseudo")}
+    config = dataset.app_config
+    config.color_scheme = fo.ColorScheme(
+        color_by="field" if kind.truth == "Detections" else "value",
+        fields=[{"path": path, "fieldColor": colour} for path, colour in colours.items()],
+    )
+    config.active_fields = fo.ActiveFields(exclude=False, paths=[TRUTH_FIELD, *shown])
+    groups = {group.name: group for group in fo.DatasetAppConfig.default_sidebar_groups(dataset)}
+    ours = [*FIGURES, REASONS[0], AGREEMENT[0], CHANGES[0], "why"]
+    mine = [field + suffix for suffix in suffixes for field in ours if dataset.has_sample_field(field + suffix)]
+    first = [groups.pop(name) for name in ("tags", "labels")]
+    for group in groups.values():
+        group.expanded, group.paths = False, [path for path in group.paths if path not in mine]
+    rest = [group for group in groups.values() if group.paths]
+    config.sidebar_groups = [*first, fo.SidebarGroupDocument(name="scores", paths=mine), *rest]

@@ -1,0 +1,162 @@
+"""The labelled images that a version was measured on, with the labels and with what its thresholds keep there.
+
+Only the tune half: who looks at the certify half, and then changes a recipe, spoils the certificate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from builder.browse.maps import drawable, truth_planes
+from builder.browse.pictures import Columns, Evidence, Media, Picture, likeliest, pictures_of
+from builder.cut.kinds.boxes import OUTCOMES
+from builder.cut.kinds.maps import summed
+from builder.errors import BuildError
+from builder.evidence.holdout import Labels
+from builder.evidence.matching import check_kind, shared_classes
+from builder.evidence.thresholds import with_ignore
+from builder.label.predictions import read_probabilities
+from builder.rules.apply import decide
+from builder.rules.calibrator import Calibrator
+from builder.rules.keep import Keep
+from builder.rules.labelled import LabelledPool
+from builder.rules.objects import REASONS, Decision, Group, Objects, Thresholds
+from builder.scan.pool import Chunk, read_pool
+from builder.store.manifest import Manifest
+from builder.store.store import Store
+from builder.truth.folders import read_mask
+from builder.truth.read import read_truth
+from builder.truth.records import LabelledImage, Truth, TruthError, split
+from teachers.base import VOID
+
+TRUTH = "truth"
+OPTIONAL = ("agree", "rle", "pixels")
+"""Columns that the teacher may have given."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What people marked in an image, a list a column. box: xywh, shares of the image's sides; crowd: it counts neither
+    as found nor as missed (COCO's crowds, VOC's difficult objects); masks: run-length codes. Of a classified image:
+    label has its class, if it shows one, and nothing else is there. plane: its map, uint8 (H, W), in the version's
+    classes, as builder.browse.maps shifts them."""
+
+    label: list[str]
+    box: list[list[float]]
+    crowd: list[bool]
+    masks: Sequence[bytes] | None = None
+    plane: np.ndarray | None = None
+
+
+def truth_pictures(store: Store, manifest: Manifest, limit: int | None = None) -> Iterator[list[tuple[Picture, Mark]]]:
+    """The images of the tune half, as far as the teacher labelled them, in blocks; nothing where there is no truth.
+
+    Raises BuildError if labels, pool or predictions are no longer there, or are not those of the version.
+    """
+    inputs = manifest.provenance.get("inputs") or {}
+    id = (inputs.get("references") or {}).get(TRUTH)
+    if id is None or inputs.get(TRUTH) is None:
+        return
+    labels = _labels(store, manifest, id)
+    check_kind(labels.truth, manifest.kind, labels.source)  # type: ignore[arg-type]
+    tune, _ = split(labels.truth)
+    marked = {image.name: image for image in tune.images[:limit]}
+    thresholds = with_ignore(
+        keep := Keep.model_validate(inputs["keep"]),
+        [Group.model_validate(group) for group in manifest.provenance["thresholds"]],
+        manifest.classes,
+    )
+    calibration = manifest.provenance.get("calibration")
+    calibrate = Calibrator.model_validate(calibration) if calibration else None
+    predictions = store.predictions / inputs["predictions"]
+    labelled = LabelledPool(labels.pool, predictions, tuple(manifest.classes), keep, calibrate)
+    evidence = Evidence(manifest)
+    for chunk in labels.pool.chunks():
+        objects, decision, states = _decided(manifest, labelled, chunk, thresholds)
+        wanted = [n for n, name in enumerate(chunk.rows["name"].to_pylist()) if states[n] == "ok" and name in marked]
+        media = _media(chunk, wanted, labelled, manifest)
+        shown = pictures_of(media, _columns(objects, decision, len(states), wanted), evidence)
+        if manifest.kind == "semantic":
+            planes = truth_planes(labelled, chunk, thresholds, wanted)
+            shown = [replace(picture, planes=own) for picture, own in zip(shown, planes, strict=True)]
+        yield [(picture, _mark(marked[picture.media.name], labels.truth, manifest)) for picture in shown]
+
+
+def _decided(
+    manifest: Manifest, labelled: LabelledPool, chunk: Chunk, thresholds: Thresholds
+) -> tuple[Objects, Decision, list[str]]:
+    if manifest.kind == "semantic":
+        return summed(labelled, [chunk], thresholds)
+    objects, states = labelled.load([chunk])
+    return objects, decide(objects, labelled.keep, thresholds, labelled.classes), states
+
+
+def _columns(objects: Objects, decision: Decision, images: int, wanted: Sequence[int]) -> Columns:
+    """Of the objects of a chunk's `images` those on the wanted ones, which are counted from 0."""
+    place = np.full(images, -1)
+    place[wanted] = np.arange(len(wanted))
+    order = np.argsort(objects.image, kind="stable")
+    order = order[place[objects.image[order]] >= 0]
+    optional = {name: column for name in OPTIONAL if (column := getattr(objects, name, None)) is not None}
+    return Columns(
+        place[objects.image[order]],
+        objects.label[order],
+        objects.score[order],
+        None if objects.calibrated is None else objects.calibrated[order],
+        objects.boxes[order],
+        np.array(OUTCOMES, object)[decision.outcome[order]],
+        np.array(REASONS, object)[decision.reason[order]],
+        {name: column[order].tolist() for name, column in optional.items()},
+    )
+
+
+def _media(chunk: Chunk, wanted: Sequence[int], labelled: LabelledPool, manifest: Manifest) -> list[Media]:
+    likely: dict[int, str] = {}
+    if manifest.kind == "classification" and labelled.mapped is None:
+        stored = read_probabilities(labelled.predictions / chunk.digest, len(labelled.classes))
+        places = range(len(labelled.classes))
+        likely = {n: likeliest(labelled.classes, places, stored[n].tolist()) for n in wanted}
+    found = ((n, chunk.images[n]) for n in wanted)
+    return [Media(i.key, i.name, i.sha256, i.uri, i.width, i.height, TRUTH, likely=likely.get(n)) for n, i in found]
+
+
+def _mark(image: LabelledImage, truth: Truth, manifest: Manifest) -> Mark:
+    if manifest.kind == "classification":
+        return Mark([] if image.label is None else [truth.classes[image.label]], [], [])
+    if manifest.kind == "semantic":
+        table = np.full(VOID + 1, VOID, np.uint8)
+        ours = shared_classes(manifest.classes, truth, "semantic")
+        table[: len(ours)] = np.where(ours < 0, VOID, ours)
+        return Mark([], [], [], plane=drawable(table[read_mask(image, len(truth.classes))]))
+    sides = np.array([image.width, image.height] * 2, np.float64)
+    boxes = np.concatenate([image.boxes[:, :2], image.boxes[:, 2:] - image.boxes[:, :2]], axis=1) / sides
+    labels = [truth.classes[n] for n in image.labels]
+    return Mark(labels, boxes.tolist(), (image.crowd | image.difficult).tolist(), image.masks)
+
+
+def _labels(store: Store, manifest: Manifest, id: str) -> Labels:
+    """The labels that were scanned into the pool of this id, where they lay then."""
+    section = (manifest.provenance.get("recipe") or {}).get(TRUTH) or {}
+    source = str(section.get("source") or TRUTH)
+    problem: BuildError | None = None
+    for path in sorted((store.pools / "sources").glob("*.json")):
+        pointer: Mapping[str, str] = orjson.loads(path.read_bytes())
+        if pointer.get("pool") == id and "labels" in pointer:
+            images = Path(pointer["images"]) if pointer.get("images") else None
+            format: Any = pointer.get("format")
+            outlines = manifest.kind == "instance"
+            try:
+                truth = read_truth(Path(pointer["labels"]), images, format, section.get("group"), outlines)
+            except TruthError as error:  # labels of another kind may be of the same images
+                problem = error
+                continue
+            found = Labels(truth, read_pool(store, id), source)
+            if found.digest == manifest.provenance["inputs"][TRUTH]:
+                return found
+    raise problem or BuildError(f"labels {source} are not those that {manifest.name}@{manifest.version} was built with")

@@ -1,0 +1,5 @@
+"""`python -m builder.cli`: the same as `tutelage`."""
+
+from builder.cli.main import main
+
+main()

@@ -1,0 +1,200 @@
+"""`tutelage scan`, `label` and `build` (the same as `build-pseudo`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from builder.cli.options import allow_code_option, json_option, open_store, sentences, store_option, workers_option
+from builder.cli.output import bar, emit, rows
+from builder.cli.show import build_text, describe_built, describe_label
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command()
+@click.argument("source")
+@click.option("--images", type=click.Path(path_type=Path), help="Where the files of a COCO JSON lie, if not beside it.")
+@click.option("--limit", type=click.IntRange(1), help="Scan only N images: a smaller pool with an id of its own.")
+@store_option
+@workers_option
+@json_option
+@click.option("--dry-run", is_flag=True, help="Only count what would be scanned.")
+def scan(
+    source: str,
+    images: Path | None,
+    limit: int | None,
+    store_root: str,
+    workers: int | None,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Scan SOURCE into a pool: a folder, a glob, a list (.txt), a COCO JSON or tars.
+
+    A second scan reads only what changed; images that are new go into new chunks, so nothing is labelled twice.
+    """
+    with sentences():
+        if dry_run:
+            from builder.scan.scanner import list_size
+
+            count, size = list_size(source, open_store(store_root), images, limit)
+            emit(as_json, {"images": count, "bytes": size}, f"{count} images, {size / 1e6:.1f} MB; nothing written")
+            return
+        from builder.scan.pool import describe
+        from builder.scan.scanner import scan_pool
+
+        pool = scan_pool(source, open_store(store_root), images=images, limit=limit, workers=workers, track=bar)
+        emit(as_json, value := describe(pool), rows(*value.items()))
+
+
+def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
+        click.option(
+            "--teacher",
+            "spec",
+            required=True,
+            help="torchvision:NAME, onnx:MODEL.onnx, transformers:DIR_OR_ID, checkpoint:RUN, python:MODULE:FACTORY or "
+            "replay:RESULTS.",
+        ),
+        click.option(
+            "--floor", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Lowest score stored."
+        ),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Any other teacher option of a recipe, e.g. nms_iou=0.6.",
+        ),
+        allow_code_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def teacher_section(spec: str, floor: float, overrides: tuple[str, ...]) -> Any:
+    from builder.recipe.recipe import parse_teacher
+
+    return parse_teacher(spec, (f"floor={floor}", *overrides))
+
+
+@click.command()
+@click.argument("pool")
+@teacher_options
+@click.option(
+    "--max-failure-rate",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Share of unreadable images above which the exit code is 1.",
+)
+@click.option("--retry-failures", is_flag=True, help="Label again the chunks that hold images which could not be read.")
+@store_option
+@workers_option
+@json_option
+@click.option("--dry-run", is_flag=True, help="Only count what would be labelled.")
+def label(
+    pool: str,
+    spec: str,
+    floor: float,
+    overrides: tuple[str, ...],
+    allow_code: bool,
+    max_failure_rate: float,
+    retry_failures: bool,
+    store_root: str,
+    workers: int | None,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Let a teacher label POOL (an id prefix or a scanned source). Chunks that are labelled are not labelled again."""
+    with sentences():
+        from builder.label.labelling import check_failures, label_pool, pending_chunks
+        from builder.label.load import load_labeller
+        from builder.scan.pool import find_pool
+
+        store = open_store(store_root)
+        found = find_pool(store, pool)
+        section = teacher_section(spec, floor, overrides)
+        labeller = load_labeller(section, workers, allow_code)
+        if dry_run:
+            pending = pending_chunks(found, labeller, store, retry_failures)
+            count = {"chunks": len(pending), "images": sum(found.index[n].images for n in pending)}
+            emit(
+                as_json,
+                count,
+                f"{count['images']} images in {count['chunks']} chunks would be labelled; nothing written",
+            )
+            return
+        done = label_pool(
+            found, labeller, store, spec=spec, license=section.license, retry_failures=retry_failures, track=bar
+        )
+        emit(as_json, vars(done), describe_label(done))
+        check_failures(done, max_failure_rate)
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the recipe, e.g. --set keep.score=0.6.",
+)
+@click.option(
+    "--only", type=click.Choice(["scan", "label", "cut"]), help="Stop after scan or label; cut: never call the teacher."
+)
+@click.option("--limit", type=click.IntRange(1), help="Use only N images of the pool.")
+@click.option("--retry-failures", is_flag=True, help="Label again what holds images that could not be read.")
+@click.option("--max-failure-rate", type=click.FloatRange(0, 1), help="Override the recipe's.")
+@click.option("--report/--no-report", default=True, show_default=True, help="Write report/index.html into the version.")
+@allow_code_option
+@store_option
+@workers_option
+@json_option
+@click.option("--dry-run", is_flag=True, help="Only check the recipe.")
+def build(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    only: Literal["scan", "label", "cut"] | None,
+    limit: int | None,
+    retry_failures: bool,
+    max_failure_rate: float | None,
+    report: bool,
+    allow_code: bool,
+    store_root: str,
+    workers: int | None,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Run every stage of RECIPE that is not already done: scan, label, cut. (The same as `build-pseudo RECIPE`.)
+
+    Interrupted in any way, the same command goes on where it stopped. New rules never call the teacher again.
+    """
+    with sentences():
+        from builder.build import build_pseudo
+        from builder.recipe.recipe import load_recipe
+
+        extra = [f"pool.limit={limit}"] if limit else []
+        extra += [f"max_failure_rate={max_failure_rate}"] if max_failure_rate is not None else []
+        loaded = load_recipe(recipe, (*overrides, *extra))
+        if dry_run:
+            emit(as_json, {"recipe": loaded.model_dump(mode="json")}, f"recipe {loaded.name} is valid; nothing written")
+            return
+        built = build_pseudo(
+            loaded,
+            open_store(store_root),
+            root=recipe.parent,
+            only=only,
+            retry_failures=retry_failures,
+            workers=workers,
+            report=report,
+            allow_code=allow_code,
+            track=bar,
+        )
+        emit(as_json, describe_built(built), build_text(built))

@@ -1,0 +1,70 @@
+"""The commands that hand a version to people and to other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from builder.cli.options import json_option, sentences, store_option, workers_option
+from builder.cli.output import bar, emit, rows
+
+
+@click.command()
+@click.argument("version")
+@click.option("--open", "show", is_flag=True, help="Open it in the browser.")
+@store_option
+@workers_option
+@json_option
+def report(version: str, show: bool, store_root: str, workers: int | None, as_json: bool) -> None:
+    """Say where VERSION's report page lies: what is in it, why, and how good it is. Made now if it was left out."""
+    with sentences():
+        from builder.cut.version import REPORT
+        from builder.engine import default_workers
+        from builder.store.store import Store
+        from builder.versions.repair import write_missing_report
+
+        store = Store(store_root)
+        page = store.version(version) / REPORT
+        if not page.is_file():
+            write_missing_report(page.parent.parent, store, workers or default_workers(), bar)
+        emit(as_json, {"report": str(page)}, str(page))
+        if show:
+            click.launch(str(page))
+
+
+@click.command()
+@click.argument("version")
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--format", type=click.Choice(["coco", "yolo", "voc", "masks", "classes"]), required=True, help="What to write."
+)
+@click.option("--no-images", is_flag=True, help="Write labels only; they name images as the pool's source does.")
+@store_option
+@json_option
+def export(
+    version: str,
+    out: Path,
+    format: Literal["coco", "yolo", "voc", "masks", "classes"],
+    no_images: bool,
+    store_root: str,
+    as_json: bool,
+) -> None:
+    """Write VERSION's images and labels into the new folder OUT, for tools that read COCO, YOLO or Pascal VOC.
+
+    Scores are kept: `score` in COCO and VOC, a folder `predictions` beside YOLO's `labels`. Ignored objects become
+    crowds in COCO and difficult ones in VOC; YOLO cannot say them. Masks are run lengths in COCO and polygons in YOLO.
+    Maps go into a folder of masks, image classes into a folder for each.
+    """
+    with sentences():
+        from builder.export.export import export_version as run_export
+        from builder.store.manifest import read_manifest
+        from builder.store.store import Store
+
+        folder = Store(store_root).version(version)
+        done = run_export(folder, out, format, images=not no_images, track=bar)
+        if format == "voc" and read_manifest(folder).kind == "instance":
+            click.echo("voc has the boxes of masks alone: --format coco or yolo writes the masks", err=True)
+        value = {"out": str(out), "format": format, **vars(done)}
+        emit(as_json, value, rows(*((name.replace("_", " "), figure) for name, figure in value.items())))

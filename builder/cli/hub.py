@@ -1,0 +1,103 @@
+"""The commands about the Hub: publish, pull."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from builder.cli.options import json_option, sentences, store_option, workers_option
+from builder.cli.output import bar, emit, rows
+from builder.words import size_text
+
+if TYPE_CHECKING:
+    from builder.hub.publish import Published
+    from builder.hub.pull import Pulled
+
+
+@click.command()
+@click.argument("version")
+@click.argument("repo", metavar="ORG/NAME")
+@click.option("--private", is_flag=True, help="Make the repository private, where it is made now.")
+@click.option("--revision", "branch", default="main", show_default=True, help="Branch that gets the version.")
+@store_option
+@workers_option
+@json_option
+@click.option("--dry-run", is_flag=True, help="Only say what would be sent and deleted.")
+def publish(
+    version: str,
+    repo: str,
+    private: bool,
+    branch: str,
+    store_root: str,
+    workers: int | None,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Publish VERSION as the dataset ORG/NAME on the Hugging Face Hub.
+
+    All files are sent ahead, then one commit shows them, then a tag named like the version (v3) makes it citable: no
+    reader ever sees half of it. What the Hub has is not sent again. You need a token that may write (`hf auth login`).
+    """
+    with sentences():
+        from builder.engine import default_workers
+        from builder.hub.publish import publish as send
+        from builder.store.store import Store
+
+        folder = Store(store_root).version(version)
+        workers = workers or default_workers()
+        done = send(folder, repo, private=private, branch=branch, dry_run=dry_run, workers=workers, track=bar)
+        for warning in done.warnings:
+            click.echo(f"warning: {warning}", err=True)
+        emit(as_json, asdict(done), _published(done))
+
+
+def _published(done: Published) -> str:
+    said = {
+        "published": f"published as {done.repo}@{done.tag}",
+        "finished": f"was committed before; {done.repo}@{done.tag} now stands for it",
+        "there": f"nothing to do: {done.repo}@{done.tag} is this version",
+        "would": "nothing sent: this is what would be",
+    }
+    lines: list[tuple[str, object]] = [("version", f"{done.version}  id {done.id[:12]}"), ("done", said[done.state])]
+    if done.state in ("published", "would"):
+        lines.append(("sent", f"{len(done.sent)} files, {size_text(done.bytes)}; {done.unchanged} were there already"))
+    if done.state == "would":
+        lines += [("send", name) for name in done.sent]
+    lines += [("delete", name) for name in done.deleted]
+    lines.append(("address", f"{done.address}/tree/{done.tag}"))
+    return rows(*lines)
+
+
+@click.command()
+@click.argument("ref", metavar="ORG/NAME[@VERSION]")
+@click.option("--name", help="Name of the dataset in the store, if not its own.")
+@store_option
+@json_option
+@click.option("--dry-run", is_flag=True, help="Only say what would be fetched.")
+def pull(ref: str, name: str | None, store_root: str, as_json: bool, dry_run: bool) -> None:
+    """Bring a published version into the store, every file checked against its manifest.
+
+    ORG/NAME@v3 is a version, @TAG, @BRANCH or @COMMIT what that stands for; without one the newest on main is taken.
+    """
+    with sentences():
+        from builder.hub.pull import pull as fetch
+        from builder.store.store import Store
+
+        done = fetch(ref, Store(store_root), name=name, dry_run=dry_run, track=bar)
+        emit(as_json, asdict(done) | {"folder": str(done.folder)}, _pulled(done))
+
+
+def _pulled(done: Pulled) -> str:
+    files = f"{done.fetched} files, {size_text(done.bytes)} of shards"
+    said = {
+        "pulled": f"{files} fetched now",
+        "there": "nothing to do: the store has this version",
+        "would": f"nothing fetched: {files} would be",
+    }
+    version = f"{done.version}  id {done.id[:12]}"
+    return rows(("version", version), ("folder", done.folder), ("done", said[done.state]))
+
+
+COMMANDS = (publish, pull)

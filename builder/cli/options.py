@@ -1,0 +1,82 @@
+"""What every command shares: its options, its store, and errors as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from builder.store.store import Store
+
+if TYPE_CHECKING:
+    pass
+
+
+def open_store(root: str) -> Store:
+    from builder.store.store import Store
+
+    return Store(root)
+
+
+EXTRAS = dict.fromkeys(("torch", "torchvision", "timm", "accelerate", "safetensors"), "torch") | {
+    "onnxruntime": "onnx",
+    "transformers": "transformers",
+    "pycocotools": "coco",
+    "huggingface_hub": "hub",
+    "fiftyone": "fiftyone",
+    "bson": "fiftyone",
+    "pymongo": "fiftyone",
+}
+"""Import name -> the extra of this package that brings it."""
+
+
+class Failed(click.ClickException):
+    """The work or a gate failed: exit code 1."""
+
+    exit_code = 1
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Turn what a user can mend into one sentence and exit code 1; what they cannot stays a traceback."""
+    from builder.errors import BuildError
+    from teachers.base import TeacherError
+
+    try:
+        yield
+    except (BuildError, TeacherError) as error:
+        raise Failed(" ".join(str(error).split())) from None
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise Failed(f"this needs {error.name}, which is not installed: pip install 'tutelage[{extra}]'") from None
+    except BrokenPipeError:
+        raise  # the reader of our output went away (`| head`): click ends quietly
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise Failed(
+            f"{error.strerror or error}{where}: what is finished is kept; mend that and run the same command again"
+        ) from None
+    except KeyboardInterrupt:
+        raise Failed("interrupted: what is finished is kept; run the same command again to go on") from None
+
+
+store_option = click.option(
+    "--store",
+    "store_root",
+    default="./store",
+    envvar="TUTELAGE_STORE",
+    show_default=True,
+    show_envvar=True,
+    help="Folder of pools, predictions and versions.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+workers_option = click.option(
+    "--workers", type=click.IntRange(1), default=None, help="Threads that read, decode and write.  [default: all cores]"
+)
+
+allow_code_option = click.option("--allow-code", is_flag=True, help="Let a teacher python:MODULE:FACTORY run its code.")

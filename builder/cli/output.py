@@ -1,0 +1,109 @@
+"""What commands print: bars, tables, and results for people or machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from builder.engine import Advance
+
+
+@contextmanager
+def bar(description: str, total: int) -> Iterator[Advance]:
+    """A progress bar with rate and time left on a terminal's stderr; nothing elsewhere, and nothing for no work."""
+    if not sys.stderr.isatty() or not total:
+        yield lambda n: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:>8}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(description, total=total, rate="")
+
+        def advance(n: int) -> None:
+            progress.advance(task, n)
+            speed = progress.tasks[task].speed
+            progress.update(task, rate=f"{speed:.1f}/s" if speed else "")
+
+        yield advance
+
+
+def emit(as_json: bool, value: dict[str, Any], text: str) -> None:
+    """The result on stdout: JSON for machines, or text for people."""
+    click.echo(json.dumps(value) if as_json else text)
+
+
+def rows(*pairs: tuple[str, object]) -> str:
+    """Aligned `name  value` lines."""
+    width = max(len(name) for name, _ in pairs)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in pairs)
+
+
+def show_metrics(metrics: Mapping[str, Any], of_class: str = "AP") -> None:
+    """The summary figures, then the classes from best to worst by what `of_class` names; -1, pycocotools' "no such
+    object", as a dash."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    def figure(value: float) -> str:
+        return f"{value:.3f}" if value >= 0 else "-"
+
+    click.echo("  ".join(f"{name} {figure(value)}" for name, value in metrics.items() if name != "per_class"))
+    ranked = sorted(((v, name) for name, v in metrics["per_class"].items() if v >= 0), reverse=True)
+    table = Table("class", of_class)
+    for value, name in ranked[:20]:
+        table.add_row(escape(name), figure(value))
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    if len(ranked) > 20:
+        click.echo(f"and {len(ranked) - 20} more classes: --json shows all")
+
+
+@contextmanager
+def step_bar(steps: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A bar with loss and rate over training steps; without a terminal a line every tenth of the way."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("   train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
+        left = (TextColumn("left"), TimeRemainingColumn())
+        with Progress(*columns, *left, console=Console(stderr=True)) as progress:
+            task = progress.add_task("train", total=steps, figures="")
+            yield lambda record: progress.update(task, completed=record["step"], figures=_figures(record))
+        return
+
+    def line(record: Mapping[str, Any]) -> None:
+        if record["step"] % max(1, steps // 10) == 0 or record["step"] == steps:
+            click.echo(f"step {record['step']}/{steps}  {_figures(record)}", err=True)
+
+    yield line
+
+
+def _figures(record: Mapping[str, Any]) -> str:
+    if "accuracy" in record:  # of a pre-training
+        return f"loss {record['loss']:.3f}  accuracy {record['accuracy']:.2f}  {record['images_per_s']:.0f} images/s"
+    pseudo = f" pseudo {record['pseudo']:.3f}" if record["pseudo_positives"] else ""
+    return f"loss {record['human']:.3f}{pseudo}  {record['images_per_s']:.0f} images/s"

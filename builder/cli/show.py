@@ -1,0 +1,167 @@
+"""`tutelage show`, and a version's facts as lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from builder.cli.options import json_option, open_store, sentences, store_option
+from builder.cli.output import emit, rows
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    from builder.build import Built
+    from builder.label.labelling import Labelled
+    from builder.store.manifest import Manifest
+
+
+@click.command()
+@click.argument("ref", metavar="VERSION|PREDICTIONS|POOL")
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a PNG with kept, ignored and dropped boxes of some images.",
+)
+@store_option
+@json_option
+def show(ref: str, picture: Path | None, store_root: str, as_json: bool) -> None:
+    """Say what is in a version (NAME, NAME@v3 or a folder), in predictions or in a pool (id prefixes)."""
+    with sentences():
+        store = open_store(store_root)
+        if store.match(store.predictions, ref):
+            from builder.label.predictions import describe, find_predictions
+
+            emit(as_json, value := describe(store, find_predictions(store, ref)), rows(*value.items()))
+            return
+        if store.match(store.pools, ref):
+            from builder.scan.pool import describe as describe_pool
+            from builder.scan.pool import find_pool
+
+            emit(as_json, value := describe_pool(find_pool(store, ref)), rows(*value.items()))
+            return
+        from builder.store.manifest import read_manifest
+
+        folder = store.version(ref)
+        manifest = read_manifest(folder)
+        if picture:
+            from builder.report.pictures import contact_sheet
+
+            contact_sheet(folder, manifest, picture)
+        if as_json:
+            click.echo(manifest.model_dump_json())
+            return
+        from builder.review import audits
+
+        audited = audits.latest(store, manifest)
+        show_version(folder, manifest, [("audit", audits.sentence(audited, manifest.kind))] if audited else [])
+
+
+def describe_label(done: Labelled) -> str:
+    did = (
+        f"{done.images_labelled} of {done.images} images labelled now"
+        if done.images_labelled
+        else f"nothing to do: all {done.images} images are labelled"
+    )
+    return rows(("predictions", done.predictions), ("labelled", did), ("unreadable", done.failed))
+
+
+def describe_built(built: Built) -> dict[str, Any]:
+    value: dict[str, Any] = {"pool": built.pool.id, "images": len(built.pool)}
+    if built.labelled:
+        value |= {
+            "predictions": built.labelled.predictions,
+            "images_labelled": built.labelled.images_labelled,
+            "failures": list(built.labelled.failures),
+        }
+    if built.cut:
+        manifest = built.cut.manifest
+        value |= {
+            "version": f"{manifest.name}@{manifest.version}",
+            "id": manifest.id,
+            "path": str(built.cut.folder),
+            "shards_written": built.cut.shards_written,
+            "samples": manifest.samples,
+            "objects": manifest.objects,
+            "overrides": manifest.provenance.get("overrides"),
+            "image_states": manifest.images,
+            "kept": manifest.kept,
+            "ignored": manifest.ignored,
+        }
+    return value
+
+
+def build_text(built: Built) -> str:
+    lines: list[tuple[str, object]] = [("pool", f"{built.pool.id[:12]}  {len(built.pool)} images")]
+    if built.labelled:
+        done = built.labelled
+        now = f"{done.images_labelled or 'none'} labelled now, {done.failed} unreadable"
+        lines.append(("label", f"{done.predictions[:12]}  {now}"))
+    if built.cut:
+        manifest, wrote = built.cut.manifest, built.cut.shards_written
+        lines += version_lines(manifest)
+        lines.append(("folder", built.cut.folder))
+        did = (
+            f"{wrote} of {len(manifest.shards)} shards written now"
+            if wrote
+            else "nothing to do: this version was already complete"
+        )
+        lines.append(("done", did))
+    return rows(*lines)
+
+
+def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
+    from builder.report.quality import expected_quality
+    from builder.rules.overrides import describe
+
+    told = [gate for gate in manifest.provenance.get("gates", []) if gate["status"] != "ok"]
+    told_apart = ("written", "pool", "tombstone")
+    left_out = [f"{n} {state}" for state, n in manifest.images.items() if n and state not in told_apart]
+    if manifest.tombstones:
+        left_out.append(f"{manifest.stored} in the shards, {len(manifest.tombstones)} of them to be skipped")
+    why = ", ".join(
+        f"{n} {reason}" for reason, n in manifest.objects.items() if n and reason not in ("kept", "predicted")
+    )
+    return [
+        ("version", f"{manifest.name}@{manifest.version}  id {manifest.id[:12]}"),
+        ("images", f"{manifest.samples} written" + "".join(f", {text}" for text in left_out)),
+        (
+            "objects",
+            f"{manifest.kept} kept, {manifest.ignored} ignored of {manifest.objects['predicted']} predicted"
+            + (f" ({why})" if why else ""),
+        ),
+        *([("review", describe(overrides))] if (overrides := manifest.provenance.get("overrides")) else []),
+        ("quality", expected_quality(manifest)[0]),
+        *((gate["name"], f"{gate['status']}: {gate['message']}") for gate in told),
+    ]
+
+
+def show_version(folder: Path, manifest: Manifest, more: Sequence[tuple[str, object]] = ()) -> None:
+    """A version's facts, `more` of them after its own, and its classes."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    size = sum(shard.bytes for shard in manifest.shards)
+    lines = version_lines(manifest)
+    lines += [
+        ("shards", f"{len(manifest.shards)}, {size / 1e6:.1f} MB"),
+        ("teacher", manifest.provenance["teacher"]["spec"]),
+        ("folder", folder),
+    ]
+    if parent := manifest.provenance.get("parent"):
+        removed = f", {len(manifest.tombstones)} images removed since" if manifest.tombstones else ""
+        lines.append(("parent", f"{parent['version']}  id {parent['id'][:12]}{removed}"))
+    click.echo(rows(*lines, *more))
+    table = Table("class", "predicted", "kept", "ignored")
+    ranked = sorted(manifest.per_class.items(), key=lambda item: -item[1]["kept"])
+    for name, counts in ranked[:20]:
+        table.add_row(escape(name), *(str(counts[column]) for column in ("predicted", "kept", "ignored")))
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    if len(ranked) > 20:
+        click.echo(f"and {len(ranked) - 20} more classes: --json shows all")

@@ -1,0 +1,145 @@
+"""The command that runs a study: teachers, students and baselines over a grid, to tables with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from builder.cli.options import json_option, sentences
+from builder.cli.output import bar, emit, rows
+
+if TYPE_CHECKING:
+    from students.study.grid import Budget, Cell
+    from students.study.recipe import StudyRecipe
+    from students.study.run import Estimate
+
+
+@click.command()
+@click.argument("recipe", metavar="STUDY.yaml", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the study.  [default: runs/studies/NAME]",
+)
+@click.option(
+    "--workers", type=click.IntRange(1), help="Cells at a time, a process each.  [default: one a GPU, else one a core]"
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. --set seeds=1.")
+@click.option(
+    "--only", multiple=True, metavar="KEY=VALUE", help="Only these cells, e.g. --only arm=supervised --only seed=0,1."
+)
+@json_option
+@click.option("--dry-run", is_flag=True, help="Only show the grid, what each arm costs, and the time, once a cell ran.")
+def study(
+    recipe: Path,
+    out: Path | None,
+    workers: int | None,
+    overrides: tuple[str, ...],
+    only: tuple[str, ...],
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Run the paper's grid: augmentation x initialisation x label fraction x arm x seed.
+
+    Every cell is trained once and measured once, with its last weights; what is done is skipped, so the same command
+    goes on with a study that was broken off, and tries failed cells again. The folder gets results.parquet, tables.md,
+    plots and index.html.
+    """
+    with sentences():
+        from students.study.recipe import load_study
+
+        loaded = load_study(recipe, overrides)
+        out = out or Path("runs/studies") / loaded.name
+        if dry_run:
+            _show_plan(loaded, out, only, as_json)
+            return
+        from builder.errors import BuildError
+        from students.study.run import run_study
+
+        ran = run_study(
+            loaded, out, workers=workers, only=only, tell=lambda line: click.echo(line, err=True), track=bar
+        )
+        value = {"out": str(out), "done": ran.done, "failed": dict(ran.failed), "waiting": ran.waiting}
+        value |= {"cells": sum(result.done for result in ran.results)}
+        page = out / "index.html"
+        shown = [("study", out), ("cells", f"{value['cells']} with a figure, {ran.waiting} not run yet")]
+        emit(as_json, value, rows(*shown, *([("page", page)] if ran.results else [])))
+        if ran.failed:
+            job, reason = next(iter(ran.failed.items()))
+            raise BuildError(
+                f"{len(ran.failed)} jobs failed ({job}: {reason}): mend that and run the same command again, "
+                "which does only what is missing"
+            )
+
+
+def _show_plan(loaded: StudyRecipe, out: Path, only: Sequence[str], as_json: bool) -> None:
+    from builder.scan.scanner import list_size
+    from builder.store.store import Store
+    from students.study.data import read_labelled
+    from students.study.grid import budget, cells, choose
+    from students.study.run import estimate
+
+    chosen = choose(cells(loaded), only)
+    pool = loaded.pool
+    images = 0
+    if pool:
+        beside = Path(pool.images) if pool.images else None
+        images, _ = list_size(pool.source, Store(out / "store"), beside, pool.limit)
+    labelled = len(read_labelled(loaded.labelled).images)
+    costs = budget(loaded, chosen, images, labelled)
+    time = estimate(loaded, out, chosen)
+    if as_json:
+        emit(True, _plan_json(chosen, costs, time), "")
+    else:
+        _plan_text(loaded, out, chosen, costs, time)
+
+
+def _plan_json(chosen: Sequence[Cell], costs: Sequence[Budget], time: Estimate) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "cells": len(chosen),
+        "steps": time.steps,
+        "teacher_steps": time.teacher_steps,
+        "core_seconds": time.seconds,
+        "budget": [asdict(cost) | {"total": cost.total} for cost in costs],
+        "grid": [asdict(cell) for cell in chosen],
+    }
+
+
+def _plan_text(loaded: StudyRecipe, out: Path, chosen: Sequence[Cell], costs: Sequence[Budget], time: Estimate) -> None:
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = loaded.grid
+    minutes = "unknown until a first cell has run (--only seed=0 --only arm=supervised)"
+    if time.seconds is not None:
+        minutes = f"{time.seconds / 60:.0f} minutes of one core or GPU, labelling left out"
+    click.echo(
+        rows(
+            ("folder", out),
+            ("augment", ", ".join(grid.augment)),
+            ("init", ", ".join(grid.init)),
+            ("fractions", ", ".join(f"{fraction:g}" for fraction in grid.fractions)),
+            ("alpha", ", ".join(f"{alpha:g}" for alpha in grid.alpha)),
+            ("seeds", loaded.seeds),
+            ("measured on", f"{loaded.measure}, with the last weights"),
+            (
+                "cells",
+                f"{len(chosen)}, {time.steps} steps, and {time.teacher_steps} of their teachers and pre-trainings",
+            ),
+            ("time", minutes),
+        )
+    )
+    columns = ("arm", "cells", "steps", "teacher's", "steps in all", "human/step", "beside/step", "labelled by teacher")
+    table = Table(*columns)
+    for cost in costs:
+        counts = (cost.networks, cost.steps, cost.teacher_steps, cost.total, cost.human, cost.beside)
+        table.add_row(cost.arm, *map(str, counts), str(cost.labelled_by_teacher))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    click.echo("equal in all arms: images a step, resolution, augmentation, schedule, checkpoint rule; nothing written")

@@ -1,0 +1,266 @@
+"""The commands that train a student and measure it: pretrain, train, evaluate."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from builder.cli.options import allow_code_option, json_option, sentences, store_option
+from builder.cli.output import bar, emit, rows, show_metrics, step_bar
+
+if TYPE_CHECKING:
+    from students.train.recipe import TrainRecipe
+
+
+@click.command()
+@click.argument("recipe", metavar="TRAIN.yaml", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder.  [default: runs/TRAIN]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. --set steps=2000.")
+@click.option("--seed", type=click.IntRange(0), help="Override the recipe's seed.")
+@allow_code_option
+@store_option
+@json_option
+@click.option("--dry-run", is_flag=True, help="Only check the recipe.")
+def train(
+    recipe: Path,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    allow_code: bool,
+    store_root: str,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Train a student, supervised or jointly with pseudo-labelled versions.
+
+    The run folder gets the weights (safetensors), meta.json and a log; use it as the next teacher with
+    `--teacher checkpoint:RUN`. An interrupted run goes on from its last save. On several GPUs start it with
+    `accelerate launch -m builder.cli train TRAIN.yaml`. With `rounds` in the recipe each student labels the pool
+    for the next one; OUT then holds a run folder for each round and rounds.html.
+    """
+    with sentences():
+        from accelerate import PartialState
+
+        from builder.store.store import Store
+        from students.train.loop import train as run_training
+        from students.train.recipe import load_train_recipe
+        from students.train.run import clip_rate
+
+        loaded = load_train_recipe(recipe, (*overrides, *([f"seed={seed}"] if seed is not None else [])))
+        if dry_run:
+            emit(as_json, {"recipe": loaded.model_dump(mode="json")}, f"{recipe} is valid; nothing written")
+            return
+        out = out or Path("runs") / recipe.stem
+        if loaded.rounds:
+            _train_rounds(loaded, out, store_root, allow_code, as_json)
+            return
+        speaks = PartialState().is_main_process  # of several that `accelerate launch` starts
+        with step_bar(loaded.steps) if speaks else nullcontext() as progress:
+            run_training(loaded, out, Store(store_root), progress)
+        if speaks:
+            if (share := clip_rate(out)) > 0.5:
+                click.echo(
+                    f"warning: the ratio of the two losses was clipped in {share:.0%} of the steps: the pseudo-labels "
+                    f"are far easier, or harder, than the human ones; try an alpha below {loaded.alpha:g}",
+                    err=True,
+                )
+            emit(as_json, {"run": str(out), "steps": loaded.steps}, rows(("run", out), ("steps", loaded.steps)))
+
+
+def _train_rounds(recipe: TrainRecipe, out: Path, store_root: str, allow_code: bool, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from builder.store.store import Store
+    from students.rounds.loop import run_rounds
+    from students.rounds.page import COLUMNS, conclusion, rounds_rows
+
+    outcome = run_rounds(recipe, out, Store(store_root), track=bar, steps=step_bar, allow_code=allow_code)
+    best = out / f"round-{outcome.best}"
+    if as_json:
+        emit(True, {"run": str(best), **asdict(outcome)}, "")
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*COLUMNS)
+    for row in rounds_rows(outcome):
+        table.add_row(*map(escape, row))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    click.echo(rows(("best", best), ("why", conclusion(outcome)), ("page", out / "rounds.html")))
+
+
+@click.command()
+@click.argument("recipe", metavar="PRETRAIN.yaml", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder.  [default: runs/PRETRAIN]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. --set steps=2000.")
+@click.option("--seed", type=click.IntRange(0), help="Override the recipe's seed.")
+@store_option
+@json_option
+@click.option("--dry-run", is_flag=True, help="Only check the recipe.")
+def pretrain(
+    recipe: Path,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    store_root: str,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Train a backbone on a pool, without labels (SimCLR).
+
+    The run folder gets backbone.safetensors, which a training starts from with `network.pretrained:
+    RUN/backbone.safetensors`, meta.json and a log. An interrupted run goes on from its last save.
+    """
+    with sentences():
+        from builder.store.store import Store
+        from students.pretrain.loop import load_pretrain_recipe
+        from students.pretrain.loop import pretrain as run_pretraining
+
+        loaded = load_pretrain_recipe(recipe, (*overrides, *([f"seed={seed}"] if seed is not None else [])))
+        if dry_run:
+            emit(as_json, {"recipe": loaded.model_dump(mode="json")}, f"{recipe} is valid; nothing written")
+            return
+        out = out or Path("runs") / recipe.stem
+        with step_bar(loaded.steps) as progress:
+            run_pretraining(loaded, out, Store(store_root), progress)
+        weights = out / "backbone.safetensors"
+        value = {"run": str(out), "steps": loaded.steps, "backbone": str(weights)}
+        emit(as_json, value, rows(("run", out), ("steps", loaded.steps), ("backbone", weights)))
+
+
+@click.command()
+@click.argument("ref", metavar="RUN|TEACHER|RECIPE.yaml")
+@click.option(
+    "--truth",
+    required=True,
+    help="Labels: COCO JSON, VOC, YOLO, folders of classes or of masks, or a version (NAME@v3, hf://ORG/NAME@v3).",
+)
+@click.option("--images", type=click.Path(path_type=Path), help="Where its files lie, if not beside it.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A teacher option (nms_iou=0.6), or a recipe's key."
+)
+@click.option(
+    "--results", type=click.Path(path_type=Path, dir_okay=False), help="Write the detections as COCO results."
+)
+@click.option("--masks", is_flag=True, help="Measure the masks, too, of a teacher and COCO labels that have them.")
+@allow_code_option
+@store_option
+@json_option
+def evaluate(
+    ref: str,
+    truth: str,
+    images: Path | None,
+    overrides: tuple[str, ...],
+    results: Path | None,
+    masks: bool,
+    allow_code: bool,
+    store_root: str,
+    as_json: bool,
+) -> None:
+    """How well a run folder, any teacher (onnx:…) or that of a recipe (an ensemble) does on labelled images.
+
+    Boxes and masks: COCO's figures (pycocotools). Maps: mean intersection over union and the share of right pixels.
+    Classes of images: accuracy and expected calibration error. It warns of images that a run was trained on.
+    """
+    with sentences():
+        from builder.errors import BuildError
+        from builder.export.as_truth import read_labels
+        from builder.label.load import load_model
+        from builder.recipe.recipe import load_recipe, parse_teacher
+        from builder.store.files import canonical_json, write_file
+        from builder.store.store import Store
+        from students.evaluate.measure import measure, trained_on
+
+        labelled = read_labels(truth, images, Store(store_root), bar, outlines=masks)
+        floor = ("floor=0.01",) if labelled.kind == "detection" else ()  # else all is measured
+        recipe = Path(ref) if ref.endswith((".yaml", ".yml")) and ":" not in ref else None
+        spec = ref if ":" in ref else f"checkpoint:{ref}"
+        if recipe:
+            section = load_recipe(recipe, overrides).rooted(recipe.parent).teacher
+        else:
+            section = parse_teacher(spec, (*floor, *overrides))
+        if results and labelled.kind != "detection":
+            raise BuildError(f"--results are boxes, but {truth} holds {labelled.kind} labels: leave it out")
+        teacher = load_model(section, allow_code)
+        with bar("evaluate", len(labelled.images)) as advance:
+            metrics, found = measure(teacher, labelled, progress=advance)
+        if seen := trained_on(teacher, labelled):
+            total = len(labelled.images)
+            click.echo(f"warning: it was trained on {seen} of these {total} images: measure it on others", err=True)
+        if results:
+            from students.evaluate.coco import write_results
+
+            write_file(results, canonical_json(write_results(labelled, found)))
+        if as_json:
+            emit(True, {**metrics, **({"trained_on": seen} if seen else {})}, "")
+        else:
+            show_metrics(metrics, {"detection": "AP", "semantic": "IoU", "classification": "accuracy"}[labelled.kind])
+
+
+@click.command("preview-augment")
+@click.argument("sources", metavar="TRAIN.yaml|IMAGES...", nargs=-1, required=True)
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    type=click.Choice(["S1", "S2", "S3", "S4"]),
+    help="One of the paper's; may be repeated.  [default: the recipe's; of images all four]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="augment.png",
+    show_default=True,
+    help="The picture; of several policies one each, with its name at the end.",
+)
+@click.option("--count", type=click.IntRange(1, 64), default=8, show_default=True, help="Images, a row each.")
+@click.option(
+    "--size", type=click.IntRange(8, 4096), default=512, show_default=True, help="Of IMAGES: network's input."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Other draws of the same policy.")
+@json_option
+def preview_augment(
+    sources: tuple[str, ...],
+    policies: tuple[str, ...],
+    out: Path,
+    count: int,
+    size: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Picture what an augmentation does to images and their labels.
+
+    With a training recipe its labelled images are shown with what the network would learn of them; else images (files,
+    folders or globs) without labels.
+    """
+    with sentences():
+        from builder.store.files import new_file
+        from students.augment.preview import image_subject, labelled_subject, preview
+        from students.augment.scene import AugmentRecipe
+        from students.train.recipe import load_train_recipe
+
+        if out.suffix.lower() != ".png":
+            raise click.UsageError(f"--out {out} is to be a PNG: give it a name that ends in .png")
+        recipe = None
+        if Path(sources[0]).suffix in (".yaml", ".yml"):
+            if len(sources) > 1:
+                raise click.UsageError(f"{sources[0]} is a recipe, which has its images: leave out {sources[1]}")
+            recipe = load_train_recipe(Path(sources[0]))
+        subject = labelled_subject(recipe, count) if recipe else image_subject(sources, count, size)
+        sections = {name: AugmentRecipe.model_validate(name) for name in policies or ("S1", "S2", "S3", "S4")}
+        if recipe and not policies:
+            sections = {recipe.augment.policy: recipe.augment}
+        flip = 0.0 if recipe and not recipe.flip else 0.5
+        written = {}
+        for name, section in sections.items():
+            path = out if len(sections) == 1 else out.with_stem(f"{out.stem}-{name}")
+            picture = preview(subject, section.build(flip, subject.task.kind), f"Augment-{name}", seed)
+            with new_file(path) as file:
+                picture.save(file, "PNG")
+            written[name] = str(path)
+        emit(as_json, {"pictures": written}, rows(*written.items()))

@@ -1,0 +1,1 @@
+"""Pool, predictions and rules become a version."""

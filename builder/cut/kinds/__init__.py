@@ -1,0 +1,1 @@
+"""What a kind of labels is at the cut: a file for each, chosen in `kind`."""

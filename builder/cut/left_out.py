@@ -1,0 +1,87 @@
+"""Which images of a pool may not be used: the file `left_out.csv` of a version, and how it comes about."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from builder.errors import BuildError
+from builder.scan.census import OK
+from builder.scan.duplicates import Settled, leaks, near_duplicates
+from builder.scan.pool import Pool
+
+LEFT_OUT = "left_out.csv"
+LEAK, NEAR_DUPLICATE = "leak", "near_duplicate"
+HEAD = ["state", "sha256", "why"]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Pool images that may not be used, SHA-256 -> sentence: those that are also labelled, truth or test ones, or
+    nearly so, and those that are nearly the same as an earlier one."""
+
+    leaks: Mapping[str, str]
+    near_duplicates: Mapping[str, str]
+
+    def table(self) -> str:
+        """CSV: what became of each image, its SHA-256, and why."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(HEAD)
+        for sha256, state in sorted(self.states.items()):
+            writer.writerow([state, sha256, self.leaks.get(sha256) or self.near_duplicates[sha256]])
+        return out.getvalue()
+
+    @property
+    def states(self) -> dict[str, str]:
+        return {**dict.fromkeys(self.near_duplicates, NEAR_DUPLICATE), **dict.fromkeys(self.leaks, LEAK)}
+
+
+def read_left_out(path: Path) -> LeftOut:
+    """What `LeftOut.table` wrote. Raises BuildError if the file is not there, or is not such a table."""
+    try:
+        head, *rows = csv.reader(io.StringIO(path.read_bytes().decode()))
+        found = {
+            state: {sha256: why for kind, sha256, why in rows if kind == state} for state in (LEAK, NEAR_DUPLICATE)
+        }
+    except (OSError, ValueError, csv.Error):
+        head = []
+    if head != HEAD:
+        raise BuildError(f"{path} cannot be read: repair its version with `tutelage verify --repair`")
+    return LeftOut(found[LEAK], found[NEAR_DUPLICATE])
+
+
+def find_left_out(
+    pool: Pool,
+    references: Mapping[str, Pool],
+    leak_distance: int | None,
+    near: int | None,
+    settled: Settled | None = None,
+) -> LeftOut:
+    """references: the labelled, truth and test sets. Distances in bits of the images' hashes; leak_distance of None:
+    equal bytes only; near of None: near-duplicates may stay. settled: near-duplicates that were decided before."""
+    return LeftOut(
+        leaks(pool, dict(sorted(references.items())), leak_distance) if references else {},
+        near_duplicates(pool, near, settled) if near is not None else {},
+    )
+
+
+def settle(pool: Pool, before: Pool, left_out: LeftOut) -> Settled | None:
+    """What is settled of `pool` for a version that goes on from one over the older scan `before`, which left out these:
+    every image that was readable there stays in, or out. None if `before` is no older scan of the same images. Leaks
+    are not settled, since they are looked for among other images."""
+    old, now = ([chunk.digest for chunk in side.index] for side in (before, pool))
+    if now[: len(old)] != old:
+        return None
+    parts = [
+        np.array([s == OK and sha not in left_out.leaks for s, sha in zip(*columns, strict=True)], bool)
+        for table in before.tables(("state", "sha256"))
+        if (columns := [column.to_pylist() for column in table.columns])
+    ]
+    rows = np.concatenate([np.zeros(0, bool), *parts])
+    return Settled(rows[: sum(chunk.images for chunk in before.index)], left_out.near_duplicates)

@@ -1,0 +1,81 @@
+"""A version that another one goes on from, and what follows from it for the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from builder.cut.left_out import LEFT_OUT, LeftOut, read_left_out, settle
+from builder.errors import BuildError
+from builder.scan.duplicates import Settled
+from builder.scan.pool import Pool, read_pool
+from builder.store.files import sha256_file
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.store import Store
+
+OF = " of "
+"""Between the name of a reference and the parent version it was taken over from."""
+
+
+@dataclass(frozen=True)
+class ParentVersion:
+    """A version to go on from, the pool it was cut from, and their store."""
+
+    folder: Path
+    manifest: Manifest
+    pool: Pool
+    store: Store = field(repr=False)
+
+    @property
+    def ref(self) -> str:
+        return f"{self.manifest.name}@{self.manifest.version}"
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Of its build (Basis.inputs)."""
+        found: dict[str, Any] = self.manifest.provenance["inputs"]
+        return found
+
+    @cached_property
+    def references(self) -> dict[str, Pool]:
+        """The sets that had to stay out of it. Raises BuildError if one is no longer in the store."""
+        found = {}
+        for name, id in sorted(self.inputs["references"].items()):
+            try:
+                found[name if OF in name else f"{name}{OF}{self.ref}"] = read_pool(self.store, id)
+            except BuildError:
+                raise BuildError(
+                    f"pool {id[:12]}, the {name} images of parent {self.ref}, is gone, so leaks of them would pass: "
+                    f"give it as {name.partition(OF)[0]} in the recipe to scan it again, or set resolve: true"
+                ) from None
+        return found
+
+    def left_out(self) -> LeftOut:
+        """Raises BuildError if that is not what it was."""
+        path = self.folder / LEFT_OUT
+        if LEFT_OUT not in self.manifest.files:
+            return LeftOut({}, {})
+        if not path.is_file() or sha256_file(path) != self.manifest.files[LEFT_OUT]:
+            raise BuildError(f"{path} is damaged: run `tutelage verify --repair {self.ref}` first")
+        return read_left_out(path)
+
+
+def find_parent(ref: str, store: Store, id: str | None = None) -> ParentVersion:
+    """The version to go on from, with its pool. Raises BuildError if either is not in the store, or not of this id."""
+    folder = store.version(ref)
+    manifest = read_manifest(folder)
+    if id not in (None, manifest.id):
+        raise BuildError(f"parent {ref} has id {manifest.id[:12]}, not {str(id)[:12]}: it is another version")
+    if "plan" not in manifest.provenance:
+        raise BuildError(f"parent {ref} was built by an older Tutelage: build it again, then go on from that")
+    return ParentVersion(folder, manifest, read_pool(store, manifest.provenance["inputs"]["pool"]), store)
+
+
+def settled_by(parent: ParentVersion, pool: Pool, near: int | None) -> Settled | None:
+    """Near-duplicates of `pool` as the parent decided them, so that its shards stay as they are even where the image
+    is gone that another looked like; None where it asked for another distance."""
+    if near is None or parent.inputs["images"]["near_duplicates"] != near:
+        return None
+    return settle(pool, parent.pool, parent.left_out())

@@ -1,0 +1,331 @@
+"""All that is decided before a version's first shard is written: which images, which thresholds, and whether at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builder.cut.left_out import LeftOut, find_left_out
+from builder.cut.parent import OF, ParentVersion, settled_by
+from builder.cut.samples import FORMAT
+from builder.engine import Track
+from builder.errors import BuildError
+from builder.evidence import gates
+from builder.evidence.holdout import Halves, Labels, count_use, halves
+from builder.evidence.matching import Matches
+from builder.evidence.thresholds import Evidence, solve, with_ignore
+from builder.kinds import NOUNS
+from builder.label.predictions import read_failures, read_meta
+from builder.recipe.recipe import Recipe, ShardOptions
+from builder.rules.apply import WHERE_FALSE
+from builder.rules.calibrator import Calibrator
+from builder.rules.keep import Keep, class_map, version_classes
+from builder.rules.labelled import LabelledPool, Tally, pool_kept, pool_scores, tally
+from builder.rules.objects import Group, Thresholds
+from builder.rules.overrides import Override, check_labels, overrides_digest
+from builder.rules.scores import PoolScores
+from builder.scan.pool import Pool
+from builder.store.files import digest
+from builder.store.store import Store
+from teachers.base import Kind
+
+UNSEEN = ("format", "shards", "licenses", "overrides")
+"""Inputs of a version that have no say in what is seen of the labels."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a version is made from: a pool, a teacher's predictions of it (their folder) and of human labels, the sets
+    that must stay out (labelled, truth, test), the parent, and the recipe's options.
+
+    trained_on: SHA-256 of the images that the teacher was trained on, where it says so. license: of the teacher.
+    overrides: what people said of its objects, sorted.
+    """
+
+    pool: Pool
+    predictions: Path
+    options: Recipe
+    spec: str
+    truth: Labels | None = None
+    references: Mapping[str, Pool] = field(default_factory=dict)
+    parent: ParentVersion | None = None
+    trained_on: frozenset[str] = frozenset()
+    overrides: tuple[Override, ...] = ()
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        return read_meta(self.predictions)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return version_classes(self.options.keep, self.meta["description"])
+
+    @property
+    def kind(self) -> Kind:
+        kind: Kind = self.meta["description"]["kind"]
+        return kind
+
+    @property
+    def floor(self) -> float:
+        return float(self.meta["description"]["floor"])
+
+    @property
+    def takes_over(self) -> bool:
+        """Whether thresholds are the parent's."""
+        return self.parent is not None and not self.options.resolve
+
+    @property
+    def guarded(self) -> dict[str, Pool]:
+        """All sets that must stay out: `references`, and those behind thresholds that are taken over."""
+        known = {pool.id for pool in self.references.values()}
+        inherited = self.parent.references if self.parent and self.takes_over else {}
+        return {**self.references, **{name: pool for name, pool in inherited.items() if pool.id not in known}}
+
+    def inputs(self) -> dict[str, Any]:
+        """All that decides a version, JSON-ready: two builds with equal inputs are the same version.
+
+        Raises BuildError if chunks of the pool have no predictions.
+        """
+        missing = sum(not (self.predictions / chunk.digest).is_dir() for chunk in self.pool.index)
+        if missing:
+            raise BuildError(
+                f"{missing} chunks of pool {self.pool.id[:12]} have no predictions of {self.predictions.name[:12]}: "
+                "label it first"
+            )
+        absent = [
+            [chunk.digest, [failed.position for failed in read_failures(self.predictions / chunk.digest)]]
+            for chunk in self.pool.index
+        ]
+        options = self.options
+        unset = {"classes"} if options.keep.classes is None else set[str]()  # so that older versions are found
+        return {
+            "format": FORMAT,
+            "pool": self.pool.id,
+            "predictions": self.predictions.name,
+            "keep": options.keep.model_dump(exclude=unset),
+            **{name: getattr(options, name).model_dump() for name in ("images", "shards", "gates")},
+            "licenses": [options.pool.license, options.teacher.license],
+            "unlabelled": digest([[chunk, positions] for chunk, positions in absent if positions]),
+            "truth": self.truth.digest if self.truth else self._parents_truth,
+            "references": {name: pool.id for name, pool in sorted(self.guarded.items())},
+            "parent": self.parent.manifest.id if self.parent else None,
+            "resolve": options.resolve,
+            "overrides": overrides_digest(self.overrides),
+        }
+
+    @property
+    def _parents_truth(self) -> str | None:
+        return self.parent.inputs["truth"] if self.parent and self.takes_over else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was decided, and the evidence for it. balance: images kept of each class, where `keep.balance` repeats and
+    thins them."""
+
+    labelled: LabelledPool
+    thresholds: Thresholds
+    scores: PoolScores
+    tune: Matches | None
+    calibration: Calibrator | None
+    findings: Sequence[gates.Finding]
+    truth: Mapping[str, Any] | None
+    left_out: LeftOut
+    basis: Basis
+    balance: tuple[int, ...] | None = None
+
+    def provenance(self) -> dict[str, Any]:
+        basis = self.basis
+        licences = {"source": basis.options.pool.license, "teacher": basis.options.teacher.license}
+        parent = basis.parent
+        return {
+            "teacher": {**basis.meta, "spec": basis.spec, "license": licences["teacher"]},
+            "licences": licences,
+            "thresholds": [group.model_dump() for group in self.thresholds.groups],
+            "calibration": self.calibration.model_dump() if self.calibration else None,
+            "truth": self.truth,
+            "gates": [finding.record() for finding in self.findings],
+            "overrides": None,
+            "parent": parent
+            and {
+                "version": parent.ref,
+                "id": parent.manifest.id,
+                "pool": parent.pool.id,
+                "thresholds": "taken over" if basis.takes_over else "solved again",
+            },
+        } | ({} if self.balance is None else {"balance": self.balance})
+
+
+def decide_all(basis: Basis, store: Store, inputs: Mapping[str, Any], workers: int, track: Track) -> Plan:
+    """Find what must stay out, solve the thresholds, count what they do to the whole pool, and ask the gates.
+
+    Raises BuildError for rules that do not fit the teacher or cannot be certified, and GateFailed.
+    """
+    options = basis.options
+    check_parent(basis)
+    check_labels(basis.overrides, basis.classes, "correct it in the store's reviews, or set review: false")
+    if basis.kind == "semantic" and basis.overrides:
+        raise BuildError(
+            f"dataset {basis.options.name} has {len(basis.overrides)} overrides of boxes, which say nothing of a map's "
+            "pixels: set review: false, or give this dataset another name"
+        )
+    near = options.images.near_duplicates
+    settled = settled_by(basis.parent, basis.pool, near) if basis.parent and basis.takes_over else None
+    left_out = find_left_out(basis.pool, basis.guarded, options.gates.leak_distance, near, settled)
+    findings = [gates.leak(options.gates, left_out.leaks)] if basis.guarded else []
+    findings += [one for one in [gates.teacher_overlap(options.gates, overlap(basis))] if one and basis.trained_on]
+    if options.keep.classes and (mapped := class_map(options.keep, basis.meta["description"])):
+        findings.append(gates.unmapped(mapped.unnamed, options.keep.classes.others, len(mapped.teacher)))
+    gates.stop_at_failure(findings)
+    split = halves(basis.truth, basis.predictions, options.keep) if basis.truth else None
+    calibration = _calibration(basis, split.tune if split else None)
+    if split and calibration:
+        split = split.calibrated(calibration)
+    labelled = LabelledPool(basis.pool, basis.predictions, basis.classes, options.keep, calibration, left_out.states)
+    scores = pool_scores(labelled, workers, track)
+    uses = 0
+    if split and options.keep.precision and not basis.takes_over:  # before: a build that fails now has looked, too
+        use = digest({name: value for name, value in inputs.items() if name not in UNSEEN})
+        uses = count_use(store, split.images, use)
+    thresholds = _thresholds(basis, labelled, scores, split, workers)
+    shared = split.tune.shared if split else np.ones(len(basis.classes), bool)
+    counted = tally(labelled, thresholds, shared, workers, track)
+    findings += _findings(basis, counted, scores, thresholds, split)
+    gates.stop_at_failure(findings)
+    truth = None
+    if split and not basis.takes_over:
+        truth = split.used(uses, thresholds)
+    if basis.takes_over and basis.parent:  # the evidence for its thresholds is the parent's
+        truth = basis.parent.manifest.provenance.get("truth")
+    return Plan(
+        labelled,
+        thresholds,
+        scores,
+        split.tune if split else None,
+        calibration,
+        findings,
+        truth,
+        left_out,
+        basis,
+        _balance(basis, counted),
+    )
+
+
+def _balance(basis: Basis, counted: Tally) -> tuple[int, ...] | None:
+    """Images kept of each class, which decide how often each is written: the parent's, where its thresholds are, so
+    that its shards serve again."""
+    if basis.kind != "classification" or basis.options.keep.balance is None:
+        return None
+    if basis.takes_over and basis.parent:
+        return tuple(basis.parent.manifest.provenance["balance"])
+    return tuple(counted.per_class["kept"].tolist())
+
+
+def check_parent(basis: Basis) -> None:
+    """Raise BuildError if the parent's thresholds, or what is certified of them, do not fit what this version is made
+    from."""
+    if not basis.takes_over or basis.parent is None:
+        return
+    ref, inputs = basis.parent.ref, basis.parent.inputs
+    if inputs["predictions"] != basis.predictions.name:
+        raise BuildError(
+            f"parent {ref} was cut from another teacher's predictions, whose scores mean something else: "
+            "set resolve: true to solve the thresholds again"
+        )
+    now, before = (keep.model_dump() for keep in (basis.options.keep, Keep.model_validate(inputs["keep"])))
+    changed = [f"keep.{key}" for key in now if now[key] != before[key]]
+    changed += ["truth"] if basis.truth and basis.truth.digest != inputs["truth"] else []
+    if changed:
+        raise BuildError(
+            f"{changed[0]} differs from that of parent {ref}, whose thresholds are taken over: "
+            "set resolve: true to solve them again, or restore it"
+        )
+
+
+def overlap(basis: Basis) -> dict[str, list[str]]:
+    """truth or test -> names of its images that the teacher says it was trained on."""
+    return {
+        name: [image.name for image in pool.images() if image.sha256 in basis.trained_on]
+        for name, pool in basis.guarded.items()
+        if name.partition(OF)[0] in ("truth", "test")
+    }
+
+
+def _calibration(basis: Basis, tune: Matches | None) -> Calibrator | None:
+    from builder.evidence.calibrate import fit
+
+    if basis.options.keep.calibration == "none":
+        return None
+    if basis.takes_over and basis.parent:
+        return Calibrator.model_validate(basis.parent.manifest.provenance["calibration"])
+    if tune is None:
+        raise BuildError("keep.calibration is fitted on human labels, and there are none: add truth: LABELS")
+    iou = basis.options.keep.precision.iou if basis.options.keep.precision else 0.5
+    return fit(tune, basis.options.keep.calibration, iou)
+
+
+def _thresholds(
+    basis: Basis, labelled: LabelledPool, scores: PoolScores, split: Halves | None, workers: int
+) -> Thresholds:
+    keep = basis.options.keep
+    if basis.takes_over and basis.parent:
+        groups = [Group.model_validate(group) for group in basis.parent.manifest.provenance["thresholds"]]
+        return with_ignore(keep, groups, basis.classes)
+    kept = partial(pool_kept, labelled, workers=workers)
+    return solve(
+        keep,
+        Evidence(
+            basis.classes,
+            basis.floor,
+            scores=scores,
+            per_image=split.per_image(scores) if split else None,
+            certify=split.certify if split else None,
+            pool_kept=kept,
+        ),
+    )
+
+
+def _findings(
+    basis: Basis, counted: Tally, scores: PoolScores, thresholds: Thresholds, split: Halves | None
+) -> list[gates.Finding]:
+    options, classes, noun = basis.options.gates, basis.classes, NOUNS[basis.kind]
+    kept = dict(zip(classes, counted.per_class["kept"].tolist(), strict=True))
+    refused = int(counted.reasons[WHERE_FALSE:].sum())  # after the threshold, which is as far as evidence goes
+    images = counted.images.get("ok", 0)
+    wanted = [c for n, c in enumerate(classes) if split is None or split.objects[n] > 0]
+    found = [
+        gates.min_precision(options, thresholds.groups, kept, refused, noun),
+        gates.coverage(options, kept, wanted, noun) if images else None,
+    ]
+    if split:
+        per_class, expected = counted.per_class["kept"], split.per_image(scores)
+        size = scores.per_image if basis.kind == "semantic" else None
+        found.append(gates.density(options, classes, per_class, images, expected, split.objects, noun, size))
+        found.append(gates.shift(options, counted.sample, split.sample(thresholds)))
+    return [finding for finding in found if finding]
+
+
+def ranges(pool: Pool, options: ShardOptions, parent: ParentVersion | None) -> Iterator[range]:
+    """The chunks of each shard: the parent's shards where its pool's chunks are the first of this one's, then whole
+    consecutive chunks, as many as fit into original image bytes and images, at least one."""
+    start = 0
+    if parent:
+        plan = parent.manifest.provenance.get("plan", [])
+        last = plan[-1][1] if plan else 0
+        before, now = ([chunk.digest for chunk in side.index[:last]] for side in (parent.pool, pool))
+        if before == now:
+            yield from (range(first, stop) for first, stop in plan)
+            start = last
+    size = images = 0
+    for n, chunk in enumerate(pool.index[start:], start):
+        size, images = size + chunk.bytes, images + chunk.images
+        if n > start and (size > options.max_mb * 1_000_000 or images > options.max_images):
+            yield range(start, n)
+            start, size, images = n, chunk.bytes, chunk.images
+    if start < len(pool.index):
+        yield range(start, len(pool.index))

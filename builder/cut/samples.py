@@ -1,0 +1,358 @@
+"""One shard of a version: predictions and rules to samples, their tar, and what happened to every object."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import orjson
+
+from builder.cut.kinds.boxes import objects_by_image, outlined
+from builder.cut.kinds.classes import balanced, classes_of
+from builder.cut.kinds.maps import pixels_by_image, summed, taught_maps
+from builder.cut.label_table import write_labels
+from builder.engine import until
+from builder.errors import BuildError
+from builder.kinds import DETECTION, LabelKind
+from builder.rules.apply import decide
+from builder.rules.keep import RULES
+from builder.rules.labelled import LabelledPool
+from builder.rules.objects import IGNORED, KEPT, REASONS, Decision, Objects, Thresholds
+from builder.rules.overrides import Override
+from builder.rules.overruling import Overruled, overrule, overrule_classes
+from builder.rules.scores import counted
+from builder.scan.census import OK, REMOVED
+from builder.scan.pool import Chunk, PoolImage
+from builder.store.files import digest, new_file, sha256_file, sync_folder, write_file
+from builder.store.keys import copy_key
+from builder.store.manifest import ShardRecord
+from builder.store.shards import ShardError, ShardFile, read_samples, write_shard
+from teachers.images import ImageError, encode_upright
+
+FORMAT = 4
+"""Raised whenever the same inputs would give other bytes, so that an old claim is not taken for a new build."""
+WRITTEN, EMPTY, TOMBSTONE = "written", "empty", "tombstone"
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A version whose shards may serve again: its folder, and its shards by name. renewed: keys of images whose bytes
+    changed since, so that the key stands for another image now and the old sample may not stay."""
+
+    folder: Path
+    shards: Mapping[str, ShardRecord]
+    renewed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What all shards of a version share. folder: of the version. labelled: the pool, with its calibration and the
+    images to leave out. extension: of its images. parents: whose shards are looked at in turn. tombstones: keys of
+    removed images that are written all the same, for a repair. overrides: by SHA-256 of their image. balance: images
+    kept of each class of the whole pool, where `keep.balance` repeats and thins them."""
+
+    folder: Path
+    labelled: LabelledPool
+    thresholds: Thresholds
+    drop_empty: bool
+    extension: str
+    parents: tuple[Parent, ...] = ()
+    tombstones: frozenset[str] = frozenset()
+    overrides: Mapping[str, Sequence[Override]] = field(default_factory=dict)
+    kind: LabelKind = DETECTION
+    balance: tuple[int, ...] | None = None
+
+    @cached_property
+    def rules(self) -> str:
+        """Digest of what, beside the images, decides what is written of them."""
+        unset = {"classes"} if self.labelled.keep.classes is None else set()  # so that older shards still serve
+        keep = self.labelled.keep.model_dump(exclude={*RULES, "ignore", "calibration", *unset})
+        calibrate = self.labelled.calibrate
+        sides = [
+            np.where(np.isfinite(side), side, -1).tolist() for side in (self.thresholds.keep, self.thresholds.ignore)
+        ]
+        told = [FORMAT, self.labelled.predictions.name, keep, sides, self.thresholds.top_box, self.drop_empty]
+        told += [self.extension, calibrate.model_dump() if calibrate else None]
+        if self.balance is not None and self.labelled.keep.balance:
+            told.append([self.labelled.keep.balance.images, list(self.balance)])
+        return digest(told)
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """All that one worker needs to write one shard. chunks: of the pool."""
+
+    number: int
+    chunks: range
+    writing: Writing
+
+    @property
+    def name(self) -> str:
+        return f"train-{self.number:06d}.tar"
+
+    @property
+    def record(self) -> Path:
+        """Says, once it is there, that the shard is complete, and what is in it."""
+        return self.writing.folder / ".work" / f"{self.number:06d}.json"
+
+    @property
+    def labels(self) -> Path:
+        """This shard's part of labels.parquet."""
+        return self.record.with_suffix(".parquet")
+
+
+def write_job(job: ShardJob, stop: Event) -> int:
+    """Write a shard, its part of labels.parquet and, last, the record that says so. Returns its images.
+
+    If the parent version has the same shard, its file is taken as it is, with images that were removed since: their
+    keys become tombstones.
+    """
+    writing = job.writing
+    chunks = list(writing.labelled.pool.chunks(job.chunks.start, job.chunks.stop))
+    images = [image for chunk in chunks for image in chunk.images]
+    written: ShardFile | None = None
+    chosen = _choose(writing, chunks, images, frozenset(i.sha256 for i in images if i.key in writing.tombstones))
+    for parent in writing.parents:
+        shard = parent.shards.get(job.name)
+        if shard is None or shard.chunks != (job.chunks.start, job.chunks.stop):
+            continue
+        gone = _still_there(parent, job, images)
+        with_gone = chosen if gone == chosen.gone else _choose(writing, chunks, images, gone)
+        if with_gone.inputs == shard.inputs and _take(parent, job, shard):
+            chosen, written = with_gone, ShardFile(shard.samples, shard.bytes, shard.sha256)
+            break
+    if chosen.places and not written:
+        samples = _samples(writing, chunks, images, chosen)
+        written = write_shard(writing.folder / "data" / job.name, until(stop, samples))
+    write_labels(job.labels, writing.kind, [image.key for image in images], chosen.made)
+    record = {
+        "shard": _shard_record(job, written, chosen) if written else None,
+        "tombstones": [key for n in chosen.tombstones for key in chosen.keys(n, images)],
+        "images": Counter(chosen.fate),
+        "overrides": [[asdict(one), state] for one, state in _settled(chosen, images)],
+        **_counts(chosen, len(writing.labelled.classes)),
+    }
+    write_file(job.record, orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY))
+    return len(images)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What rules and people make of a shard's images. labels: of the teacher's objects, with `image`, before anybody
+    changed them. gone: SHA-256 of removed images that count as if they were there. fate: what becomes of each image.
+    places: of those that are written. inputs: digest of all that decides the bytes. repeats: how many samples an image
+    becomes, where that is not one, by its position. labelled: as it was looked at."""
+
+    made: Overruled
+    label: np.ndarray
+    image: np.ndarray
+    pixels: np.ndarray | None
+    labelled: LabelledPool
+    repeats: Mapping[int, int]
+    gone: frozenset[str]
+    fate: list[str]
+    places: list[int]
+    inputs: str
+
+    @property
+    def tombstones(self) -> list[int]:
+        return [n for n in self.places if self.fate[n] == TOMBSTONE]
+
+    def keys(self, place: int, images: Sequence[PoolImage]) -> list[str]:
+        """Of the samples that an image becomes."""
+        return [copy_key(images[place].key, number) for number in range(self.repeats.get(place, 1))]
+
+
+def _choose(writing: Writing, chunks: Sequence[Chunk], images: Sequence[PoolImage], gone: frozenset[str]) -> _Chosen:
+    labelled = replace(writing.labelled, revived=gone)
+    objects, decision, states = _decided(writing, labelled, chunks)
+    said = {
+        n: writing.overrides[image.sha256]
+        for n, image in enumerate(images if writing.overrides else ())
+        if states[n] == OK and image.sha256 in writing.overrides
+    }
+    made, repeats = _overruled(writing, objects, decision, said, images)
+    kept = np.bincount(made.objects.image[made.decision.outcome == KEPT], minlength=len(states))
+    drop_empty = writing.drop_empty or writing.kind.name == "classification"  # no class, no `cls`
+    places = [n for n, state in enumerate(states) if state == OK and (kept[n] or not drop_empty)]
+    written = set(places)
+    fate = [
+        state if state != OK else REMOVED if image.state == REMOVED else EMPTY
+        for state, image in zip(states, images, strict=True)
+    ]
+    for n in written:
+        fate[n] = TOMBSTONE if images[n].state == REMOVED else WRITTEN
+    told = [[images[n].key, images[n].name, images[n].sha256, *map(asdict, said.get(n, ()))] for n in places]
+    inputs = hashlib.sha256(writing.rules.encode() + orjson.dumps(told)).hexdigest()
+    return _Chosen(made, objects.label, objects.image, objects.pixels, labelled, repeats, gone, fate, places, inputs)
+
+
+def _decided(writing: Writing, labelled: LabelledPool, chunks: Sequence[Chunk]) -> tuple[Objects, Decision, list[str]]:
+    """The teacher's objects, what rules make of them, and the images' states; of maps sums of pixels."""
+    if writing.kind.name == "semantic":
+        return summed(labelled, chunks, writing.thresholds)
+    objects, states = labelled.load(chunks)
+    return objects, decide(objects, labelled.keep, writing.thresholds, labelled.classes), states
+
+
+def _overruled(
+    writing: Writing,
+    objects: Objects,
+    decision: Decision,
+    said: Mapping[int, Sequence[Override]],
+    images: Sequence[PoolImage],
+) -> tuple[Overruled, Mapping[int, int]]:
+    """What people make of that, and how many samples an image becomes."""
+    classes, balance = writing.labelled.classes, writing.labelled.keep.balance
+    match writing.kind.name:
+        case "classification":
+            made = overrule_classes(objects, decision, said, classes)
+            if balance and writing.balance is not None:
+                return balanced(made, images, balance.images, np.array(writing.balance))
+            return made, {}
+        case "instance":
+            return outlined(overrule(objects, decision, said, classes)), {}
+        case _:
+            return overrule(objects, decision, said, classes), {}
+
+
+def _settled(chosen: _Chosen, images: Sequence[PoolImage]) -> list[tuple[Override, str]]:
+    """What became of the overrides of these images, tombstoned ones left out."""
+    gone = {images[n].sha256 for n in chosen.tombstones}
+    return [(one, state) for one, state in chosen.made.states.items() if one.sha256 not in gone]
+
+
+def _still_there(parent: Parent, job: ShardJob, images: Sequence[PoolImage]) -> frozenset[str]:
+    """SHA-256 of removed images whose samples lie in the parent's shard of this name."""
+    removed = {image.key: image.sha256 for image in images if image.state == REMOVED}
+    if not removed:
+        return frozenset()
+    try:
+        keys = [sample.key for sample in read_samples(parent.folder / "data" / job.name)]
+    except (ShardError, OSError):
+        return frozenset()  # damaged: `_take` will not have it
+    return frozenset(removed[key] for key in keys if key in removed and key not in parent.renewed)
+
+
+def _take(parent: Parent, job: ShardJob, record: ShardRecord) -> bool:
+    """Link the parent's shard into place; False if it is not what its manifest says."""
+    source, target = parent.folder / "data" / job.name, job.writing.folder / "data" / job.name
+    if not source.is_file() or sha256_file(source) != record.sha256:
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)  # versions never change: both may be the same file
+    except OSError:
+        with open(source, "rb") as old, new_file(target) as file:
+            shutil.copyfileobj(old, file)
+    sync_folder(target.parent)  # before the record says that it is there
+    return True
+
+
+def _counts(chosen: _Chosen, classes: int) -> dict[str, Any]:
+    """Objects by reason and by class and outcome, without those of tombstoned images, which nobody is to read."""
+    objects, decision = chosen.made.objects, chosen.made.decision
+    there = ~np.isin(objects.image, chosen.tombstones)
+    rows = {
+        "predicted": (chosen.label, ~np.isin(chosen.image, chosen.tombstones), chosen.pixels),
+        "kept": (objects.label, there & (decision.outcome == KEPT), objects.pixels),
+        "ignored": (objects.label, there & (decision.outcome == IGNORED), objects.pixels),
+    }
+    return {
+        "reasons": _number(decision.reason, there, objects.pixels, len(REASONS)),
+        "per_class": {
+            name: _number(label, mask & (label >= 0), pixels, classes) for name, (label, mask, pixels) in rows.items()
+        },
+    }
+
+
+def _number(values: np.ndarray, rows: np.ndarray, pixels: np.ndarray | None, length: int) -> np.ndarray:
+    """How often each value occurs among these rows; of maps in pixels."""
+    return counted(values[rows], None if pixels is None else pixels[rows], length)
+
+
+def _shard_record(job: ShardJob, written: ShardFile, chosen: _Chosen) -> dict[str, Any]:
+    def count(places: Sequence[int], code: int) -> int:
+        mine = (chosen.made.decision.outcome == code) & np.isin(chosen.made.objects.image, places)
+        pixels = chosen.made.objects.pixels
+        return int(mine.sum() if pixels is None else pixels[mine].sum(dtype=np.int64))
+
+    return ShardRecord(
+        name=job.name,
+        bytes=written.bytes,
+        sha256=written.sha256,
+        samples=written.samples,
+        kept=count(chosen.places, KEPT),
+        ignored=count(chosen.places, IGNORED),
+        tombstones=sum(chosen.repeats.get(n, 1) for n in chosen.tombstones),
+        skipped_kept=count(chosen.tombstones, KEPT),
+        skipped_ignored=count(chosen.tombstones, IGNORED),
+        chunks=(job.chunks.start, job.chunks.stop),
+        inputs=chosen.inputs,
+    ).model_dump()
+
+
+Members = list[tuple[str, bytes]]
+
+
+def _samples(
+    writing: Writing, chunks: Sequence[Chunk], images: Sequence[PoolImage], chosen: _Chosen
+) -> Iterator[tuple[str, Members]]:
+    """The key and the members of each sample: the image's bytes, its label JSON, and what else its kind has."""
+    for place, (said, rest) in zip(chosen.places, _labels(writing, chunks, len(images), chosen), strict=True):
+        head, data = described(images[place], writing.extension)
+        for number, key in enumerate(chosen.keys(place, images)):
+            label = head | {"key": key} | ({"copy": number} if writing.kind.name == "classification" else {}) | said
+            members = [(writing.extension, data), ("json", orjson.dumps(label, option=orjson.OPT_SERIALIZE_NUMPY))]
+            yield key, members + rest
+
+
+def _labels(
+    writing: Writing, chunks: Sequence[Chunk], images: int, chosen: _Chosen
+) -> Iterator[tuple[dict[str, Any], Members]]:
+    """For each image that is written, what its kind adds to its label JSON and to its members."""
+    labelled, made, member = chosen.labelled, chosen.made, writing.kind.member
+    match writing.kind.name:
+        case "semantic":
+            pixels = pixels_by_image(made.objects, made.decision, images)
+            maps = taught_maps(labelled, chunks, writing.thresholds, chosen.places)
+            for place, data in zip(chosen.places, maps, strict=True):
+                yield {"pixels": pixels[place]}, [(member, data)]
+        case "classification":
+            for said, cls in classes_of(labelled, chunks, made, chosen.places):
+                yield said, [(member, cls)]
+        case kind:
+            objects = objects_by_image(made, images, masks=kind == "instance")
+            for place in chosen.places:
+                yield {"objects": objects[place]}, []
+
+
+def described(image: PoolImage, extension: str) -> tuple[dict[str, Any], bytes]:
+    """What every label JSON says of an image, and the bytes that are written of it. Raises
+    BuildError if it is not what was scanned, or cannot be re-encoded."""
+    data = image.read()
+    reencoded = "format" if image.format != extension else "upright" if image.orientation != 1 else "none"
+    if reencoded != "none":
+        try:
+            data = encode_upright(data, extension)
+        except ImageError as error:
+            raise BuildError(f"{image.uri} cannot be re-encoded: it {error}") from None
+    label = {
+        "key": image.key,
+        "name": image.name,
+        "sha256": image.sha256,
+        "width": image.width,
+        "height": image.height,
+        "reencoded": reencoded,
+    }
+    return label, data

@@ -1,0 +1,222 @@
+"""Cut a version: pool + predictions + rules → shards, labels.parquet, card, report, manifest.
+
+The shard is the unit of work and of resume. Its samples depend on the pool alone (whole chunks, up to `max_mb` and
+`max_images`), so a threshold never moves an image to another shard. What is finished lies in `.work/` until the
+manifest is written. What is decided before the first shard is written is builder.cut.plan's.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from builder.cut.label_table import join_labels
+from builder.cut.left_out import LEFT_OUT
+from builder.cut.plan import Basis, Plan, decide_all, ranges
+from builder.cut.samples import EMPTY, WRITTEN, Parent, ShardJob, Writing, write_job
+from builder.engine import Track, run, silent
+from builder.errors import BuildError
+from builder.kinds import kind_of
+from builder.report.card import card
+from builder.report.card_chart import CHART, classes_chart
+from builder.rules.objects import ADDED, REASONS
+from builder.rules.overrides import OVERRIDES, by_image, dump_overrides, settled, summary
+from builder.scan.census import DUPLICATE, REMOVED, UNREADABLE
+from builder.scan.pool import Pool
+from builder.store.files import digest, discard, locked, sha256_file, write_file
+from builder.store.manifest import MANIFEST, Manifest, ShardRecord, as_read, read_manifest, version_id, write_manifest
+from builder.store.store import Store
+
+CARD, REPORT, LABELS_FILE, WORK = "README.md", "report/index.html", "labels.parquet", ".work"
+WRITABLE = {"jpg", "png", "webp"}
+"""Formats that an image can be brought to."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A complete version, and how many of its shards this run wrote (0: all was there) or took from the parent."""
+
+    folder: Path
+    manifest: Manifest
+    shards_written: int
+
+
+def cut_version(
+    basis: Basis,
+    store: Store,
+    *,
+    name: str,
+    provenance: Mapping[str, Any],
+    workers: int,
+    report: bool = True,
+    track: Track = silent,
+) -> Cut:
+    """The version of dataset `name` for this basis: built, finished, or found complete.
+
+    Raises BuildError for rules that do not fit the teacher, unlabelled chunks, or an image that changed since its scan,
+    and GateFailed before anything is written.
+    """
+    inputs = basis.inputs()
+    folder = store.claim(name, digest(inputs))
+    with held(folder):
+        if not folder.is_dir():  # collected as abandoned in the moment before we held it
+            raise BuildError(f"another process removed {name}@{folder.name}: run this again")
+        if (folder / MANIFEST).exists():
+            shutil.rmtree(folder / WORK, ignore_errors=True)
+            return Cut(folder, read_manifest(folder), 0)
+        try:
+            plan = decide_all(basis, store, inputs, workers, track)
+        except BuildError:
+            if not (folder / "data").exists():  # the number is free again, for the recipe that mends it
+                discard(folder)
+            raise
+        jobs = shard_jobs(basis, plan, folder)
+        pending = [job for job in jobs if not job.record.exists()]
+        with track("cut", sum(basis.pool.index[n].images for job in pending for n in job.chunks)) as advance:
+            for images_done in run(write_job, pending, workers):
+                advance(images_done)
+        said = {**provenance, **plan.provenance(), "inputs": inputs}
+        said["plan"] = [[job.chunks.start, job.chunks.stop] for job in jobs]
+        manifest = _finish(folder, jobs, basis, plan, said, name, report)
+        shutil.rmtree(folder / WORK)
+    return Cut(folder, manifest, len(pending))
+
+
+def held(folder: Path) -> AbstractContextManager[None]:
+    """A version's folder for us alone, rid of what a killed build left half-written."""
+    sweep = [folder, folder / "data", folder / WORK, folder / "report"]
+    return locked(folder.parent / f".lock-{folder.name}", f"{folder.parent.name}@{folder.name}", sweep=sweep)
+
+
+def shard_jobs(basis: Basis, plan: Plan, folder: Path) -> list[ShardJob]:
+    """One job a shard: the parent's shards first, over the same chunks, then new ones."""
+    options = basis.options
+    parent = basis.parent
+    parents = (parent_shards(parent.folder, parent.manifest, basis.pool),) if parent else ()
+    extension = _extension(basis)
+    writing = Writing(
+        folder,
+        plan.labelled,
+        plan.thresholds,
+        options.images.drop_empty,
+        extension,
+        parents,
+        overrides=by_image(basis.overrides),
+        kind=kind_of(basis.kind),
+        balance=plan.balance,
+    )
+    plan_of_chunks = ranges(basis.pool, options.shards, basis.parent)
+    return [ShardJob(number, chunks, writing) for number, chunks in enumerate(plan_of_chunks)]
+
+
+def parent_shards(folder: Path, manifest: Manifest, pool: Pool) -> Parent:
+    """What shards over `pool`, a later scan, may take from this version."""
+    columns = ("key", "state")
+
+    def keys(removed: bool) -> Iterator[str]:
+        for table in pool.tables(columns):
+            rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+            yield from (key for key, state in rows if (state == REMOVED) == removed)
+
+    gone = set(keys(removed=True))
+    renewed = frozenset(key for key in keys(removed=False) if key in gone) if gone else frozenset[str]()
+    return Parent(folder, {shard.name: shard for shard in manifest.shards}, renewed)
+
+
+def _extension(basis: Basis) -> str:
+    """The extension of all images of the version: the parent's, whose shards are to serve, or the pool's own format if
+    it has one (that can be written upright)."""
+    parent, asked = basis.parent, basis.options.shards.image_format
+    if parent and basis.takes_over and parent.inputs["shards"]["image_format"] == asked:
+        inherited = parent.manifest.features[0]
+        if inherited in WRITABLE:
+            return inherited
+    formats = {format for format, _ in basis.pool.formats}
+    rotated = any(is_rotated for _, is_rotated in basis.pool.formats)
+    if len(formats) == 1 and (not rotated or formats <= WRITABLE):
+        return formats.pop()
+    return asked
+
+
+def _finish(
+    folder: Path,
+    jobs: Sequence[ShardJob],
+    basis: Basis,
+    plan: Plan,
+    provenance: dict[str, Any],
+    name: str,
+    report: bool,
+) -> Manifest:
+    """Join the shards' records: labels.parquet, card, report, and the manifest, which makes the version complete."""
+    pool = basis.pool
+    records = [orjson.loads(job.record.read_bytes()) for job in jobs]
+    shards = [ShardRecord.model_validate(record["shard"]) for record in records if record["shard"]]
+    images = sum((Counter(record["images"]) for record in records), Counter[str]())
+    images[DUPLICATE] += pool.count(DUPLICATE)
+    images[UNREADABLE] += pool.lost
+    if not shards:
+        discard(folder)
+        raise BuildError(
+            f"nothing to write for {name}: of {len(pool)} images "
+            + ", ".join(f"{n} are {s}" for s, n in images.items() if n)
+            + ": lower the thresholds, or give other images"
+        )
+    join_labels(folder / LABELS_FILE, [job.labels for job in jobs])
+    kind, classes = jobs[0].writing.kind, list(basis.classes)
+    features = [jobs[0].writing.extension, "json", *([kind.member] if kind.member else [])]
+    reasons = np.sum([record["reasons"] for record in records], axis=0)
+    totals = {
+        o: np.sum([record["per_class"][o] for record in records], axis=0) for o in ("predicted", "kept", "ignored")
+    }
+    tombstones = sorted(key for record in records for key in record["tombstones"])
+    states = [WRITTEN, EMPTY, UNREADABLE, DUPLICATE, REMOVED]
+    states += sorted(set(images) - {*states}) if tombstones or plan.labelled.excluded else []
+    if basis.overrides:
+        fates = settled(basis.overrides, records)
+        write_file(folder / OVERRIDES, dump_overrides(basis.overrides, fates))
+        provenance["overrides"] = summary(fates)
+    manifest = Manifest(
+        name=name,
+        version=folder.name,
+        id=version_id(classes, features, [s.sha256 for s in shards], tombstones),
+        kind=kind.name,
+        classes=classes,
+        features=features,
+        shards=shards,
+        tombstones=tombstones,
+        images={s: images[s] for s in states} | {"pool": len(pool)},
+        objects={reason: int(n) for reason, n in zip(REASONS, reasons, strict=True)}
+        | {"predicted": int(reasons.sum() - reasons[ADDED])},
+        per_class={c: {o: int(totals[o][n]) for o in totals} for n, c in enumerate(classes)},
+        files={},
+        provenance=provenance,
+    )
+    return seal(folder, manifest, plan, report)
+
+
+def seal(folder: Path, manifest: Manifest, plan: Plan, report: bool) -> Manifest:
+    """Write card and report from the manifest, and last the manifest with their hashes. Both are made from what a
+    reader of the manifest will see, so that a repair gives the same bytes."""
+    manifest = as_read(manifest)
+    write_file(folder / CARD, card(manifest).encode())
+    write_file(folder / CHART, classes_chart(manifest))
+    names = [LABELS_FILE, CARD, CHART, *([OVERRIDES] if manifest.provenance["overrides"] else [])]
+    if plan.left_out.states:
+        write_file(folder / LEFT_OUT, plan.left_out.table().encode())
+        names.append(LEFT_OUT)
+    if report:
+        from builder.report.index import write_report
+
+        write_report(folder, manifest, plan.scores, plan.tune)
+        names.append(REPORT)
+    manifest = manifest.model_copy(update={"files": {name: sha256_file(folder / name) for name in names}})
+    write_manifest(folder, manifest)
+    return manifest

@@ -1,0 +1,1 @@
+"""What human labels say of predictions: matches, calibration, certified thresholds, gates."""

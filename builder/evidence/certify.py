@@ -1,0 +1,191 @@
+"""Thresholds for a precision one may stand behind: Korn-Graubard bounds along a fixed sequence, and exact bets.
+
+Scanning thresholds for the lowest that looks good enough is peeking, and the boxes of an image are not independent.
+Here the thresholds to try come from the pool's scores alone, are tried from high to low until the first failure, and
+images (or declared units) are what is counted. H0 at a threshold: E[target K - C] >= 0 for the K kept and C correct
+objects of a unit, that is: precision <= target.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from builder.evidence.bounds import Bound, bets, effective_units, fewest_units, korn_graubard, needed
+from builder.rules.keep import Precision
+from builder.rules.objects import Group
+from builder.rules.scores import BINS, PoolScores, counted
+
+if TYPE_CHECKING:  # matching needs rules, whose options are made of those here
+    from builder.evidence.matching import Matches
+
+
+STEP = 1.15
+"""Factor from one expected support to the next along the fixed sequence."""
+OWN_THRESHOLD = 6
+"""A class has its own threshold from this many times the fewest objects that can pass."""
+PoolKept = Callable[[Sequence[int], np.ndarray], list[np.ndarray]]
+"""(labels, float32 thresholds (J,)) -> J int arrays: at k, pool images with exactly k objects of these classes from
+that threshold on."""
+
+
+def solve(matches: Matches, scores: PoolScores, options: Precision, floor: float, pool_kept: PoolKept) -> list[Group]:
+    """Thresholds of all groups of classes, with their evidence; each class stands in one group.
+
+    matches: of the certify half alone. scores: of the pool, after the same NMS and cap. floor: the teacher's, where the
+    sequences end. pool_kept: asked for `bound: exact` alone. Groups: those with their own threshold in class order,
+    then those that share one, then the classes without human labels. Nothing accepted: threshold None, with a reason.
+    """
+    b = needed(options.target, options.delta)
+    shares = share_out(matches, scores, options.over, OWN_THRESHOLD * b)
+    delta = options.delta / max(1, len(shares)) if options.family == "all" else options.delta
+    table = np.full(len(matches.classes), -1)
+    for position, labels in enumerate(shares):
+        table[labels] = position
+    rows = np.flatnonzero(matches.counted[matches.ious.index(options.iou)] & (table[matches.label] >= 0))
+    group = table[matches.label[rows]]
+    order = np.lexsort((-matches.score[rows], group))
+    rows, ends = rows[order], np.searchsorted(group[order], np.arange(len(shares) + 1))
+    found = []
+    for position, labels in enumerate(shares):
+        own = rows[ends[position] : ends[position + 1]]
+        found.append(_solve_group(matches, own, scores, labels, options, delta, floor, pool_kept))
+    unknown = [name for name, shared in zip(matches.classes, matches.shared, strict=True) if not shared]
+    if unknown:
+        found.append(_group(unknown, options, reason="no human labels for it"))
+    return found
+
+
+def share_out(matches: Matches, scores: PoolScores, over: str, enough: float) -> list[list[int]]:
+    """Which of the classes with human labels share a threshold, from the pool's scores alone."""
+    labels = np.flatnonzero(matches.shared).tolist()
+    if over == "version":
+        return [labels] if labels else []
+    if over == "class":
+        return [[label] for label in labels]
+    rich = [label for label in labels if support(matches, scores, [label]) >= enough]
+    rest = [label for label in labels if label not in set(rich)]
+    return [[label] for label in rich] + ([rest] if rest else [])
+
+
+def support(matches: Matches, scores: PoolScores, labels: Sequence[int]) -> float:
+    """S: the correct objects of these classes to expect on the truth images, if scores are probabilities; of maps, the
+    images that show one of them, since pixels of an image are not worth more than it."""
+    if matches.weight is not None:
+        best = scores.best[list(labels)].sum(axis=0)
+        shown = float(best @ (np.arange(BINS + 1) / BINS)) / max(1, scores.images)
+        return matches.images * min(1.0, shown)
+    return matches.images * float(scores.total[list(labels)].sum()) / max(1, scores.images)
+
+
+def sequence(above: np.ndarray, images: float, expected: float, b: int, floor: float) -> np.ndarray:
+    """Thresholds to try, float32 (J,) falling, from the pool alone.
+
+    above: int (BINS + 1,), pool objects from score k / BINS on. images: truth images over pool images. The j-th keeps
+    k0 1.15^j objects of the truth in expectation, k0 = expected / 3 within [1.3 b, 3 b]; the last is the floor, the
+    first edge at or above it.
+    """
+    last = min(BINS, math.ceil(np.float32(floor) * BINS))
+    counts = above[last:] * images
+    start = min(max(expected / 3, 1.3 * b), 3 * b)
+    steps = max(0, math.ceil(math.log(counts[0] / start) / math.log(STEP))) if counts[0] > start else 0
+    wanted = start * STEP ** np.arange(steps)
+    reached = np.searchsorted(-counts, -wanted, side="right") - 1  # the highest edge that keeps so many
+    edges = np.unique(np.append(np.maximum(reached, 0), 0))[::-1] + last
+    return (edges / BINS).astype(np.float32)
+
+
+def _solve_group(
+    matches: Matches,
+    rows: np.ndarray,
+    scores: PoolScores,
+    labels: list[int],
+    options: Precision,
+    delta: float,
+    floor: float,
+    pool_kept: PoolKept,
+) -> Group:
+    """The group of these classes; `rows`: its counted predictions by falling score."""
+    b, expected = needed(options.target, delta), support(matches, scores, labels)
+    thresholds = sequence(scores.above(labels), matches.images / max(1, scores.images), expected, b, floor)
+    pool = pool_kept(labels, thresholds) if options.bound == "exact" else None
+    walked = _walk(matches, rows, thresholds, pool, options, delta)
+    names = [matches.classes[label] for label in labels]
+    facts: dict[str, Any] = {"delta": delta, "units": len(np.unique(matches.unit)), "support": expected, "needed": b}
+    bound = walked.bound
+    if not walked.accepted:
+        noun = "objects" if matches.weight is None else "pixels"
+        reason = _why_not(noun, walked.threshold, bound, b, delta, options.target)
+        return _group(names, options, **facts, reason=reason)
+    facts |= {"kept": bound.kept, "correct": bound.correct, "effective": bound.effective}
+    facts |= {"p_value": bound.p_value, "lower": bound.lower, "certified": True}
+    return _group(names, options, walked.threshold, **facts)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Where a walk along a fixed sequence ended: the last step accepted, or, if none was, the one that failed."""
+
+    accepted: bool
+    threshold: float
+    bound: Bound
+
+
+def _walk(
+    matches: Matches,
+    rows: np.ndarray,
+    thresholds: np.ndarray,
+    pool: list[np.ndarray] | None,
+    options: Precision,
+    delta: float,
+) -> _Step:
+    """Along the fixed sequence up to the first failure. First steps at which the units of a map are too few are passed
+    over, which depends on what is kept alone, not on what is right."""
+    ends = np.searchsorted(-matches.score[rows], -thresholds, side="right").tolist()
+    place, right = matches.image[rows], matches.right[matches.ious.index(options.iou), rows]
+    if pool is None:
+        present, place = np.unique(matches.unit[place], return_inverse=True)
+    count = len(present) if pool is None else matches.images
+    kept, correct = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    weight, fewest = matches.weights(rows), fewest_units(options.target, delta)
+    found = _Step(False, float(thresholds[0]), Bound(0, 0, None, 1.0, 0.0))
+    for step, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        new = slice(start, end)
+        hit = right[new]
+        kept += counted(place[new], None if weight is None else weight[new], count)
+        correct += counted(place[new][hit], None if weight is None else weight[new][hit], count)
+        if weight is not None and (units := effective_units(kept)) < fewest:
+            if found.accepted:
+                return found
+            few = Bound(int(kept.sum()), int(correct.sum()), units, 1.0, 0.0)
+            found = _Step(False, float(thresholds[step]), few)
+            continue
+        if pool is None:
+            bound = korn_graubard(kept, correct, options.target, delta)
+        else:
+            bound = bets(kept, correct, matches.unit, pool[step], options.target, delta)
+        if not bound.p_value <= delta:  # nor NaN
+            return found if found.accepted else _Step(False, float(thresholds[step]), bound)
+        found = _Step(True, float(thresholds[step]), bound)
+    return found
+
+
+def _group(names: list[str], options: Precision, threshold: float | None = None, **evidence: Any) -> Group:
+    asked = {"delta": options.delta, "target": options.target, "iou": options.iou, "bound": options.bound}
+    return Group(classes=names, rule="precision", threshold=threshold, **(asked | evidence))
+
+
+def _why_not(noun: str, threshold: float, bound: Bound, b: int, delta: float, target: float) -> str:
+    scored = f" with a score of {threshold:.3f} or more" if threshold > 0 else ""
+    seen = f"of {bound.kept} {noun}{scored} {bound.correct} are right"
+    if bound.kept < b:
+        return f"{seen}, and at least {b} are needed"
+    ones, least = ("equal images", fewest_units(target, delta)) if noun == "pixels" else ("independent ones", b)
+    if bound.effective is not None and bound.effective < least:
+        worth = f"count as {bound.effective:.1f} {ones}, and {least} are needed"
+        return f"{seen}, but those of one image or group are alike: they {worth}"
+    return f"{seen}, which does not show a precision of {target:g} (p-value {bound.p_value:.2g}, not below {delta:g})"

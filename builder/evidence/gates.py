@@ -1,0 +1,196 @@
+"""What must hold before anything of a version is written: leaks, overlap with the teacher, density, coverage, shift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+
+from builder.errors import BuildError
+from builder.evidence.estimate import shift as measure_shift
+from builder.rules.objects import Group
+from builder.rules.scores import PoolSample
+from builder.sections import Section
+from builder.words import percent
+
+Level = Annotated[
+    Literal["off", "warn", "fail"],
+    BeforeValidator(lambda value: "off" if value is False else value),  # YAML reads a bare `off` as false
+]
+FEW = 10
+"""Labelled objects of a class below which its density is not compared."""
+
+
+class Density(Section):
+    """Kept boxes per image of a class against the labels', as a ratio of either to the other. null: never."""
+
+    warn: Annotated[float, Field(gt=1)] | None = 2.0
+    fail: Annotated[float, Field(gt=1)] | None = None
+
+
+class Gates(Section):
+    """The `gates` section of a recipe.
+
+    on_leak: what becomes of pool images that are also in labelled, truth or test: left out and listed, or a failure.
+    leak_distance: bits in which the hashes of an image and its near-duplicate may differ; null: equal bytes only.
+    teacher_overlap: truth or test images that the teacher was trained on. density: see Density. min_precision: lowest
+    certified precision that every class with kept boxes must have; a warning where rules after the threshold, which no
+    certificate covers, refuse some. coverage: a class of which nothing is kept.
+    shift: the teacher's predictions on the labelled images are unlike those on the pool.
+    """
+
+    on_leak: Literal["drop", "fail"] = "drop"
+    leak_distance: Annotated[int, Field(ge=0, le=16)] | None = 4
+    teacher_overlap: Level = "fail"
+    density: Density = Density()
+    min_precision: Annotated[float, Field(gt=0, lt=1)] | None = None
+    coverage: Level = "warn"
+    shift: Level = "warn"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a gate found. status: ok, warn or fail; message: one sentence."""
+
+    name: str
+    status: str
+    message: str
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class GateFailed(BuildError):
+    """A version that may not be. Nothing of it was written."""
+
+
+def stop_at_failure(findings: Sequence[Finding]) -> None:
+    """Raise GateFailed, naming every gate that failed."""
+    failed = [finding for finding in findings if finding.status == "fail"]
+    if failed:
+        raise GateFailed("; ".join(f"gate {finding.name} failed: {finding.message}" for finding in failed))
+
+
+def leak(gates: Gates, leaked: Mapping[str, str]) -> Finding:
+    """leaked: SHA-256 -> sentence."""
+    if not leaked:
+        return Finding("leak", "ok", "no image of the pool is also in labelled, truth or test")
+    status = "fail" if gates.on_leak == "fail" else "warn"
+    some = "; ".join([*leaked.values()][:5]) + ("; …" if len(leaked) > 5 else "")
+    did = "leave them out with gates.on_leak: drop" if status == "fail" else "left out"
+    return Finding("leak", status, f"{len(leaked)} pool images are also in labelled, truth or test: {did} ({some})")
+
+
+def teacher_overlap(gates: Gates, seen: Mapping[str, Sequence[str]]) -> Finding | None:
+    """seen: truth or test -> names of its images that the teacher was trained on."""
+    if gates.teacher_overlap == "off":
+        return None
+    hit = {what: names for what, names in seen.items() if names}
+    if not hit:
+        return Finding("teacher_overlap", "ok", "the teacher's record names no image of truth or test")
+    told = ", ".join(f"{len(names)} of {what} ({names[0]} first)" for what, names in hit.items())
+    advice = "take them out of the labels, or say gates.teacher_overlap: warn"
+    return Finding("teacher_overlap", gates.teacher_overlap, f"the teacher was trained on images of {told}: {advice}")
+
+
+def unmapped(names: Sequence[str], others: str | None, classes: int) -> Finding:
+    """names: the teacher's classes, of so many, that `keep.classes` does not name; others: what it says of them."""
+    if not names:
+        return Finding("classes", "ok", f"keep.classes names all {classes} classes of the teacher")
+    did = {"drop": "dropped", "ignore": "made ignore regions"}.get(others or "keep", "kept under their own names")
+    told = f"{len(names)} of the teacher's {classes} classes are not named and {did} ({_some(names)})"
+    advice = "" if others else ": name them, or say with keep.classes.others what becomes of them"
+    return Finding("classes", "ok" if others else "warn", f"{told}{advice}")
+
+
+def density(
+    gates: Gates,
+    classes: Sequence[str],
+    kept: np.ndarray,
+    images: int,
+    per_image: np.ndarray,
+    support: np.ndarray,
+    noun: str = "boxes",
+    size: float | None = None,
+) -> Finding | None:
+    """kept: int (C,) boxes on `images` pool images; per_image: float (C,), NaN where unknown, of `support` objects.
+    noun: what these are (builder.kinds.NOUNS). size: of maps, the pixels of an image, of which they are told as shares.
+    """
+    limits = [limit for limit in (gates.density.warn, gates.density.fail) if limit is not None]
+    if not limits or not images:
+        return None
+    told = np.flatnonzero((support >= FEW) & (per_image > 0))
+    ours = np.maximum(kept[told], 0.5) / images
+    ratio = np.maximum(ours / per_image[told], per_image[told] / ours)
+    far = told[ratio > min(limits)]
+    if not len(far):
+        return Finding("density", "ok", f"{noun} per image within a factor of {min(limits):g} of the labels'")
+    fail = gates.density.fail is not None and bool((ratio > gates.density.fail).any())
+    worst = far[np.argsort(-ratio[np.isin(told, far)], kind="stable")]
+
+    def told_as(number: float) -> str:
+        return f"{number:.2f} per image" if size is None else f"{percent(number / size)} of the pixels"
+
+    some = "; ".join(
+        f"{classes[c]} {told_as(kept[c] / images)}, {told_as(per_image[c])} in the labels" for c in worst[:5]
+    )
+    more = "; …" if len(worst) > 5 else ""
+    return Finding("density", "fail" if fail else "warn", f"{len(far)} classes differ from the labels ({some}{more})")
+
+
+def min_precision(
+    gates: Gates, groups: Sequence[Group], kept: Mapping[str, int], refused: int, noun: str = "boxes"
+) -> Finding | None:
+    """kept: boxes by class; refused: boxes that `where`, size or uncertainty took from those above their threshold."""
+    if gates.min_precision is None:
+        return None
+    short = [
+        name
+        for group in groups
+        for name in group.classes
+        if kept[name] and not (group.certified and (group.target or 0) >= gates.min_precision)
+    ]
+    if not short:
+        said = f"every class with kept {noun} is certified for {gates.min_precision:g}"
+        if refused:
+            said += f" at its threshold, but where, min_size or uncertainty then refused {refused} {noun}"
+            return Finding("min_precision", "warn", f"{said}, and no certificate covers the mix that is left")
+        return Finding("min_precision", "ok", said)
+    return Finding(
+        "min_precision",
+        "fail",
+        f"{len(short)} classes with kept {noun} are not certified for {gates.min_precision:g} ({_some(short)}): "
+        "set keep.precision, add labels, or drop these classes",
+    )
+
+
+def coverage(gates: Gates, kept: Mapping[str, int], wanted: Sequence[str], noun: str = "boxes") -> Finding | None:
+    """wanted: classes that should have boxes: those of the labels, else the teacher's."""
+    if gates.coverage == "off":
+        return None
+    missing = [name for name in wanted if not kept.get(name)]
+    if not missing:
+        return Finding("coverage", "ok", f"all {len(wanted)} classes have kept {noun}")
+    return Finding(
+        "coverage", gates.coverage, f"{len(missing)} of {len(wanted)} classes have no kept {noun} ({_some(missing)})"
+    )
+
+
+def shift(gates: Gates, pool: PoolSample, truth: PoolSample) -> Finding | None:
+    """Whether the teacher behaves on the labelled images as on the pool (builder.evidence.estimate.shift)."""
+    if gates.shift == "off" or not len(pool.boxes) or not len(truth.boxes):
+        return None
+    found = [measure for measure in measure_shift(pool, truth).measures if measure.warn]
+    if not found:
+        return Finding("shift", "ok", "no alarm, which is no evidence that labels and pool are alike")
+    told = "; ".join(
+        f"{m.name} {m.truth:.3g} on the labels, {m.pool:.3g} on the pool (p = {m.p_value:.3f})" for m in found
+    )
+    return Finding("shift", gates.shift, f"the labelled images are unlike the pool: {told}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -1,0 +1,221 @@
+"""Held-out human labels in two halves: `tune`, to look at freely, and `certify`, of which every use is counted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from builder.engine import Track
+from builder.errors import BuildError
+from builder.evidence.calibrate import calibrated
+from builder.evidence.estimate import interval
+from builder.evidence.matching import Matches, check_kind
+from builder.evidence.stored import match_stored
+from builder.label.predictions import read_meta
+from builder.rules.calibrator import Calibrator
+from builder.rules.keep import IOUS, Keep
+from builder.rules.labelled import sample_columns
+from builder.rules.objects import Thresholds
+from builder.rules.scores import PoolSample, PoolScores, counted
+from builder.scan.pool import Pool
+from builder.scan.scanner import scan_entries
+from builder.store.files import canonical_json, digest, locked, sync_folder, write_file
+from builder.store.store import Store
+from builder.truth.options import LabelOptions
+from builder.truth.read import read_truth
+from builder.truth.records import Truth, entries, split, truth_digest
+
+IMAGES = "images.json"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Human labels and their images as a scanned pool, which the teacher has labelled. source: as the recipe says."""
+
+    truth: Truth
+    pool: Pool
+    source: str
+
+    @property
+    def digest(self) -> str:
+        """Of the labels and the bytes of their images, wherever they lie."""
+        return _digest(self.truth, self.pool)
+
+
+def _digest(truth: Truth, pool: Pool) -> str:
+    shas = _sha256s(pool)
+    known = replace(truth, images=[image for image in truth.images if image.name in shas])
+    units = digest(sorted([shas[image.name], image.unit] for image in known.images))
+    return digest([truth_digest(known, shas), units])
+
+
+def _sha256s(pool: Pool) -> dict[str, str]:
+    return {image.name: image.sha256 for image in pool.images() if image.sha256}
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Predictions on both halves, matched with the labels. digest: of the certify half; images: SHA-256 of its own."""
+
+    labels: Labels
+    tune: Matches
+    certify: Matches
+    digest: str
+    images: tuple[str, ...]
+
+    @property
+    def objects(self) -> np.ndarray:
+        """Labelled objects, or of maps pixels, of each class that count, in the tune half; int64 (C,)."""
+        known = self.tune.object_counts & (self.tune.object_label >= 0)
+        return counted(self.tune.object_label[known], self.tune.object_weights(known), len(self.tune.classes))
+
+    def per_image(self, scores: PoolScores) -> np.ndarray:
+        """The same for an image, float64 (C,); NaN for a class that the labels do not know. Of maps, the pixels of a
+        pool image with the labels' shares of classes, since the images of both need not be of one size."""
+        of, scale = max(1, self.tune.images), 1.0
+        if self.tune.weight is not None:
+            labelled = self.tune.object_weights(self.tune.object_counts)
+            of, scale = max(1, 0 if labelled is None else int(labelled.sum())), scores.per_image
+        return np.where(self.tune.shared, self.objects / of * scale, np.nan)
+
+    def calibrated(self, calibration: Calibrator) -> Halves:
+        """The same matches with calibrated scores."""
+        tune, certify = (calibrated(half, calibration) for half in (self.tune, self.certify))
+        return replace(self, tune=tune, certify=certify)
+
+    def sample(self, thresholds: Thresholds) -> PoolSample:
+        """The teacher's predictions on the tune half, for the test of shift."""
+        tune = self.tune
+        above = tune.score >= _limits(tune, thresholds, tune.image, tune.label)
+        return PoolSample(*sample_columns(tune.image, tune.score, above, tune.weight, tune.images))
+
+    def used(self, uses: int, thresholds: Thresholds) -> dict[str, Any]:
+        """What the manifest says of the labels. uses: of the certify half, where the thresholds were solved on it
+        (`count_use`), else 0: others are measured on the tune half, so that certify stays unseen for the recipe that
+        needs it."""
+        return {
+            "source": self.labels.source,
+            "images": len(self.labels.truth.images),
+            "tune": self.tune.images,
+            "certify": self.certify.images,
+            "left_out": self.tune.left_out + self.certify.left_out,
+            "digest": self.digest,
+            "uses": uses,
+            "measured": None if uses else measure(self.tune, thresholds, IOUS[0]),
+        }
+
+
+def halves(labels: Labels, predictions: Path, keep: Keep) -> Halves:
+    """Match both halves. Raises BuildError if the labels are of another kind than the predictions, one half has no
+    image, or none of its images has predictions."""
+    check_kind(labels.truth, read_meta(predictions)["description"]["kind"], labels.source)
+    if not any(len(one.labels) or one.label is not None or one.mask for one in labels.truth.images):
+        raise BuildError(
+            f"labels {labels.source} have {len(labels.truth.images)} images and not one object: "
+            "check that the objects of these images are in there"
+        )
+    parts = split(labels.truth)
+    for name, part in zip(("tune", "certify"), parts, strict=True):
+        if not part.images:
+            raise BuildError(
+                f"none of the {len(labels.truth.images)} labelled images of {labels.source} falls into the {name} half "
+                "(whole units do): add labelled images, or smaller units"
+            )
+    tune, certify = (match_stored(part, labels.pool, predictions, keep) for part in parts)
+    shas = _sha256s(labels.pool)
+    images = tuple(shas[image.name] for image in parts[1].images if image.name in shas)
+    return Halves(labels, tune, certify, _digest(parts[1], labels.pool), images)
+
+
+def _limits(matches: Matches, thresholds: Thresholds, image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """The score that a prediction of class `label` on `image` must reach; float32, as long as these."""
+    limit = thresholds.keep[label]
+    if not thresholds.top_box:
+        return limit
+    best = np.zeros(matches.images, np.float32)
+    np.maximum.at(best, matches.image, matches.score)
+    return np.minimum(limit, best[image])
+
+
+def measure(matches: Matches, thresholds: Thresholds, iou: float, level: float = 0.9) -> dict[str, Any]:
+    """Precision of what thresholds keep, with the two-sided interval for thresholds that were not chosen on these
+    labels, and recall of the teacher's classes; null where nothing is kept, or there is nothing to find."""
+    row = IOUS.index(iou)
+    kept = (matches.score >= _limits(matches, thresholds, matches.image, matches.label)) & matches.counted[row]
+    units = int(matches.unit.max(initial=-1)) + 1
+    per_unit = [
+        counted(matches.unit[matches.image[rows]], matches.weights(rows), units)
+        for rows in (kept, kept & matches.right[row])
+    ]
+    total, right = (int(counts.sum()) for counts in per_unit)
+    known = matches.object_counts & (matches.object_label >= 0)
+    image, label = matches.object_image[known], matches.object_label[known]
+    hit = matches.found[row][known] >= _limits(matches, thresholds, image, label)  # NaN: not found
+    weight = matches.object_weights(known)
+    low, high = interval(per_unit[0], per_unit[1], level)
+    return {
+        "iou": iou,
+        "level": level,
+        "kept": total,
+        "correct": right,
+        "precision": right / total if total else None,
+        "low": low,
+        "high": high,
+        "recall": float(np.average(hit, weights=weight)) if len(hit) else None,
+    }
+
+
+def count_use(store: Store, images: Collection[str], use: str) -> int:
+    """Note, durably, that a use looks at the labelled images of these SHA-256, and return how many uses so far, this
+    one included, looked at any of them. use: 64 hex digits; the same ones again are the same use.
+
+    `certify/DIGEST/` holds the list of images that DIGEST is of, and an empty file for each use of just those. A use is
+    written before others are counted, so that of two at a time that overlap at least one sees both.
+    """
+    mine = sorted(set(images))
+    root = store.root / "certify"
+    half = root / digest(mine)
+    with locked(half / ".lock", "the uses of the certify half", sweep=[half], wait=True):
+        if not (half / IMAGES).exists():
+            write_file(half / IMAGES, canonical_json(mine))
+        if not (half / use).exists():
+            write_file(half / use, b"")
+        sync_folder(root)
+    seen = [path.parent for path in root.glob(f"*/{IMAGES}") if not _listed(path).isdisjoint(mine)]
+    return len({other for folder in seen for other in store.ids(folder)})
+
+
+def _listed(path: Path) -> set[str]:
+    try:
+        return set(orjson.loads(path.read_bytes()))
+    except orjson.JSONDecodeError:
+        raise BuildError(f"{path} is damaged, and uses of the labels are counted by it: restore it") from None
+
+
+def with_outlines(labels: Labels, options: LabelOptions, kind: str) -> Labels:
+    """The labels as predictions of this kind need them: for masks, the outlines of their objects are read as well.
+    options: that they were loaded with. Raises BuildError if they have none."""
+    return replace(labels, truth=_read(options, outlines=True)) if kind == "instance" else labels
+
+
+def _read(options: LabelOptions, outlines: bool = False) -> Truth:
+    images = Path(options.images) if options.images else None
+    return read_truth(Path(options.source), images, options.format, options.group, outlines)
+
+
+def load_labels(options: LabelOptions, store: Store, *, written: str, workers: int | None, track: Track) -> Labels:
+    """Read human labels and scan their images into a pool of their own. written: the source as the recipe has it."""
+    truth = _read(options)
+    if not truth.images:
+        raise BuildError(f"labels {written} name no image: give labels with images, or leave them out")
+    key = {"labels": os.path.abspath(options.source), "images": options.images and os.path.abspath(options.images)}
+    pool = scan_entries(
+        entries(truth), {**key, "format": options.format}, store, source=options.source, workers=workers, track=track
+    )
+    return Labels(truth, pool, written)

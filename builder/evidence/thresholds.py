@@ -1,0 +1,249 @@
+"""Where thresholds come from: the rules of self-training's papers, each a pure function of the same evidence.
+
+Which of them a recipe uses is `Keep.rule`. All act on confidences, that is on calibrated scores where the recipe asks
+for calibration. Thresholds that come from the pool's scores lie on edges of builder.rules.scores, so that they count
+exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from builder.errors import BuildError
+from builder.evidence.matching import Matches
+from builder.rules.keep import Density, Keep, Mixture
+from builder.rules.objects import Group, Thresholds
+from builder.rules.scores import BINS, PoolScores
+
+EVERY_OTHER = "*"
+STEP = 0.01
+"""Of Noisy Student's walk down."""
+FEW = 4
+"""Scores below which Consistent-Teacher fits no mixture."""
+ROUNDS = 200
+"""Of expectation maximisation, at most."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What rules may look at. classes: the version's; floor: the teacher's. scores: of the whole pool. per_image:
+    float64 (C,), objects of each class on a labelled image, NaN for a class the labels do not know; of maps, its pixels
+    on a pool image (builder.evidence.holdout.Halves.per_image).
+    certify: predictions on the half of the labels that thresholds are certified on. pool_kept: see
+    builder.evidence.certify.solve."""
+
+    classes: tuple[str, ...]
+    floor: float
+    scores: PoolScores | None = None
+    per_image: np.ndarray | None = None
+    certify: Matches | None = None
+    pool_kept: Callable[[Sequence[int], np.ndarray], list[np.ndarray]] | None = None
+
+
+def solve(keep: Keep, evidence: Evidence) -> Thresholds:
+    """The thresholds a recipe asks for. Raises BuildError for an unknown class, a class without a threshold, one below
+    the teacher's floor (nothing below it was stored), and a precision that cannot be certified."""
+    match keep.rule:
+        case "score":
+            groups = fixed(keep, evidence)
+        case "precision":
+            groups = precision(keep, evidence)
+        case "density":
+            groups = density(keep, evidence)
+        case "balance":
+            groups = balance(keep, evidence)
+        case "mixture":
+            groups = mixture(keep, evidence)
+        case _:
+            groups = top_box(keep, evidence)
+    return with_ignore(keep, groups, evidence.classes)
+
+
+def with_ignore(keep: Keep, groups: Sequence[Group], classes: Sequence[str]) -> Thresholds:
+    """Groups as arrays, each with its ignore threshold: the rule's own, else `keep.ignore`."""
+    place = {name: position for position, name in enumerate(classes)}
+    score = np.full(len(classes), np.inf, np.float32)
+    given = score if keep.ignore is None else _per_class(keep.ignore, classes, "ignore")
+    ignore = np.minimum(given, np.inf).astype(np.float32)
+    for group in groups:
+        members = [place[name] for name in group.classes]
+        if group.threshold is not None:
+            score[members] = group.threshold
+        if group.ignore is not None:
+            ignore[members] = group.ignore
+    return Thresholds(score, np.minimum(ignore, score), tuple(groups), top_box=keep.rule == "top_box")
+
+
+def fixed(keep: Keep, evidence: Evidence) -> list[Group]:
+    """`score`: set by hand (Zoph et al. .5, Unbiased Teacher .7, Soft Teacher .9)."""
+    score = _per_class(keep.score or 0.0, evidence.classes, "score")
+    lowest = float(score.min(initial=1.0))
+    if lowest < np.float32(evidence.floor):
+        raise BuildError(
+            f"keep.score {lowest:g} lies below the floor {evidence.floor:g} down to which the teacher's predictions "
+            f"are stored: raise keep.score, or lower teacher.floor and label again"
+        )
+    return [
+        Group(classes=[name for name, own in zip(evidence.classes, score, strict=True) if own == value],
+              rule="score", threshold=float(value))
+        for value in np.unique(score)
+    ]  # fmt: skip
+
+
+def top_box(keep: Keep, evidence: Evidence) -> list[Group]:
+    """`top_box` (STAC, arXiv 2005.04757): min(threshold, best score of the image), so that no image with a prediction
+    stays without a box; promises nothing about their precision."""
+    return [Group(classes=list(evidence.classes), rule="top_box", threshold=_float32(keep.top_box or 0.0))]
+
+
+def precision(keep: Keep, evidence: Evidence) -> list[Group]:
+    """`precision`: the lowest threshold along a fixed sequence that certifies it (builder.evidence.certify)."""
+    from builder.evidence.certify import solve as certify
+
+    options = keep.precision
+    if options is None or evidence.certify is None or evidence.scores is None or evidence.pool_kept is None:
+        raise BuildError(
+            "keep.precision is solved on held-out labels, and there are none: add truth: LABELS, or set keep.score"
+        )
+    groups = certify(evidence.certify, evidence.scores, options, evidence.floor, evidence.pool_kept)
+    missed = [group for group in groups if not group.certified]
+    if missed and options.on_low_support == "fail":
+        listed = "; ".join(f"{_names(group.classes)}: {group.reason}" for group in missed[:3])
+        raise BuildError(
+            f"a precision of {options.target:g} cannot be certified for {sum(len(g.classes) for g in missed)} of "
+            f"{len(evidence.classes)} classes ({listed}{'; …' if len(missed) > 3 else ''}): add labelled images, lower "
+            "keep.precision.target, or say with keep.precision.on_low_support what to do: fallback (to a score) or "
+            "drop (this look at the certify half is counted: another recipe on the same images has no guarantee)"
+        )
+    if options.on_low_support == "fallback":
+        score = max(options.fallback, evidence.floor)
+        return [g if g.certified else g.model_copy(update={"threshold": _float32(score)}) for g in groups]
+    return groups
+
+
+def density(keep: Keep, evidence: Evidence) -> list[Group]:
+    """`density` (LabelMatch, arXiv 2206.06608): N_c, the boxes that the labels' density lets expect on the pool; kept
+    are the best `share` of N_c, ignored the rest of N_c. Of image classes these are images, of maps pixels."""
+    options, scores = keep.density or Density(), _scores(evidence, "density")
+    if evidence.per_image is None:
+        raise BuildError("keep.density takes its counts from labels, and the recipe names none: add truth: LABELS")
+    low = max(options.min, evidence.floor)
+    groups = []
+    for label, name in enumerate(evidence.classes):
+        expected = evidence.per_image[label] * scores.images
+        if not expected > 0:
+            why = "no human labels for it" if np.isnan(expected) else "the labels hold no such object"
+            groups.append(Group(classes=[name], rule="density", threshold=None, reason=why))
+            continue
+        above = scores.above([label])
+        threshold, ignore = (_at_count(above, n, low) for n in (options.share * expected, expected))
+        groups.append(
+            Group(classes=[name], rule="density", threshold=threshold, ignore=ignore, support=float(expected))
+        )
+    return groups
+
+
+def balance(keep: Keep, evidence: Evidence) -> list[Group]:
+    """`balance` (Noisy Student, arXiv 1911.04252): the threshold walks down in steps of .01 until enough images hold a
+    box of the class, or show it. Copies of rare ones are made where a sample has one label (builder.cut.balance)."""
+    options, scores = keep.balance, _scores(evidence, "balance")
+    if options is None:
+        raise BuildError("keep.balance.images is missing: say how many images a class needs")
+    groups = []
+    for label, name in enumerate(evidence.classes):
+        images = np.cumsum(scores.best[label][::-1])[::-1]
+        lowest = max(options.min, evidence.floor)
+        steps = np.arange(round(1 / STEP), int(np.floor(lowest / STEP)) - 1, -1) * STEP
+        edges = np.ceil(np.maximum(steps, lowest) * BINS).astype(np.int64)
+        enough = np.flatnonzero(images[edges] >= options.images)
+        edge = edges[enough[0]] if len(enough) else edges[-1]
+        reason = "" if len(enough) else f"{images[edge]} of {options.images} images at the lowest threshold"
+        groups.append(Group(classes=[name], rule="balance", threshold=edge / BINS, reason=reason))
+    return groups
+
+
+def mixture(keep: Keep, evidence: Evidence) -> list[Group]:
+    """`mixture` (Consistent-Teacher, arXiv 2209.01589): two Gaussians over a class's scores."""
+    options, scores = keep.mixture or Mixture(), _scores(evidence, "mixture")
+    groups = []
+    for label, name in enumerate(evidence.classes):
+        edge = high_component(scores.objects[label])
+        if edge is None and options.few == "fail":
+            raise BuildError(
+                f"keep.mixture finds no two components in the {scores.objects[label].sum()} scores of class {name!r}: "
+                "give keep.score for it, or set keep.mixture.few=drop"
+            )
+        threshold = None if edge is None else max(edge / BINS, float(np.ceil(evidence.floor * BINS)) / BINS)
+        reason = "too few scores for two components" if edge is None else ""
+        groups.append(Group(classes=[name], rule="mixture", threshold=threshold, reason=reason))
+    return groups
+
+
+def high_component(counts: np.ndarray) -> int | None:
+    """Consistent-Teacher's threshold over a histogram of scores, int64 (BINS + 1,): the lowest cell that belongs to the
+    higher of two Gaussians and lies at or above the cell where that one is likeliest; None for fewer than 4 scores, or
+    scores that are all one.
+
+    Expectation maximisation from means at the lowest and highest score, equal weights, and the variance of all.
+    """
+    cells = np.flatnonzero(counts)
+    weight = counts[cells].astype(np.float64)
+    x = (cells + 0.5) / BINS
+    if weight.sum() < FEW or len(cells) < 2:
+        return None
+    mean, share = np.array([x[0], x[-1]]), np.array([0.5, 0.5])
+    variance = np.full(2, max(np.average((x - np.average(x, weights=weight)) ** 2, weights=weight), 1e-6))
+    belongs = np.zeros((2, len(x)))
+    for _ in range(ROUNDS):
+        density = share[:, None] / np.sqrt(variance)[:, None]
+        density = density * np.exp(-((x - mean[:, None]) ** 2) / (2 * variance[:, None])) + 1e-300
+        before, belongs = belongs, density / density.sum(axis=0)
+        mass = belongs @ weight
+        mean = (belongs @ (weight * x)) / mass
+        variance = np.maximum((belongs * (x - mean[:, None]) ** 2) @ weight / mass, 1e-6)
+        share = mass / mass.sum()
+        if np.abs(belongs - before).max() < 1e-6:
+            break
+    high = int(mean.argmax())
+    likeliest = cells[np.abs(x - mean[high]).argmin()]
+    members = cells[(belongs[high] > 0.5) & (cells >= likeliest)]
+    return int(members[0]) if len(members) else None
+
+
+def _scores(evidence: Evidence, rule: str) -> PoolScores:
+    if evidence.scores is None:
+        raise BuildError(f"keep.{rule} needs the pool's scores: label the pool first")
+    return evidence.scores
+
+
+def _at_count(above: np.ndarray, count: float, low: float) -> float:
+    """The lowest edge, not below `low`, at which at most `count` predictions are left; ties stay together."""
+    enough = np.flatnonzero(above <= count)
+    edge = enough[0] if len(enough) else BINS
+    return max(int(edge), int(np.ceil(low * BINS))) / BINS
+
+
+def _per_class(value: float | Mapping[str, float], classes: Sequence[str], what: str) -> np.ndarray:
+    if not isinstance(value, Mapping):
+        return np.full(len(classes), value, np.float32)
+    known = f"its classes are {', '.join(classes[:12])}{', …' if len(classes) > 12 else ''}"
+    for name in value:
+        if name not in classes and name != EVERY_OTHER:
+            raise BuildError(f"keep.{what} names class {name!r}, which the teacher does not know: {known}")
+    for name in classes:
+        if name not in value and EVERY_OTHER not in value:
+            raise BuildError(
+                f"keep.{what} gives no number for class {name!r}: add it, or {EVERY_OTHER!r} for all others"
+            )
+    return np.array([value.get(name, value.get(EVERY_OTHER)) for name in classes], np.float32)
+
+
+def _float32(value: float) -> float:
+    return float(np.float32(value))
+
+
+def _names(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:3]) + (f" and {len(classes) - 3} more" if len(classes) > 3 else "")

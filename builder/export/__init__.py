@@ -1,0 +1,1 @@
+"""A version in another tool's format: a file for each."""

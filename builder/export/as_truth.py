@@ -1,0 +1,89 @@
+"""A version as labels: kept objects are the objects, ignored regions count neither way, as COCO's crowds do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from builder.engine import Track, silent
+from builder.hub.remote import Version, is_remote, open_version
+from builder.kinds import SEMANTIC, kind_of
+from builder.store.manifest import MANIFEST
+from builder.store.shards import read_bytes
+from builder.store.store import Store
+from builder.truth.read import read_truth
+from builder.truth.records import LabelledImage, Truth, TruthError
+from builder.versions.media import ShardImage, extracted, images_of
+
+
+def read_labels(source: str, images: Path | None, store: Store, track: Track = silent, outlines: bool = False) -> Truth:
+    """Labels to evaluate on: human ones (`read_truth`; outlines: see there), or those of a version:
+    `hf://org/name@v3`, its folder, or `NAME@VERSION` of the store. images: where the files of human labels lie, if not
+    in their place.
+
+    Raises TruthError for labels that cannot be used, and BuildError for a version that is not there.
+    """
+    path = Path(source)
+    if is_remote(source) or (path / MANIFEST).is_file() or ("@" in source and not path.exists()):
+        return version_truth(open_version(source, store), store, track)
+    return read_truth(path, images, outlines=outlines)
+
+
+def version_truth(version: Version, store: Store, track: Track = silent) -> Truth:
+    """The images of a version, from the store's cache of image files, with their labels; void pixels of maps and
+    ignored objects count neither way. Raises TruthError for a version without images, and BuildError as reading its
+    shards does."""
+    manifest = version.manifest
+    kind = kind_of(manifest.kind)
+    with track("fetch", sum(shard.bytes for shard in manifest.shards)) as advance:
+        for shard in manifest.shards:
+            version.shard(shard)
+            advance(shard.bytes)
+    files = extracted(store, version.folder, manifest, track)
+    maps = extracted(store, version.folder, manifest, track, extension=kind.member) if kind == SEMANTIC else None
+    images = []
+    for number, image in enumerate(images_of(version.folder, manifest), 1):
+        label = orjson.loads(read_bytes(image.shard, image.label))
+        mask = maps[image.key] if maps else None
+        images.append(_labelled(number, image, files[image.key], label, mask))
+    if not images:
+        raise TruthError(f"{version.ref} holds no images: there is nothing to evaluate on")
+    ids = range(len(manifest.classes)) if not kind.overlaps else range(1, len(manifest.classes) + 1)
+    told = kind.name if kind.name != "instance" else "detection"
+    return Truth(tuple(manifest.classes), images, tuple(ids), kind=told)
+
+
+def _labelled(number: int, image: ShardImage, path: Path, label: dict[str, Any], mask: Path | None) -> LabelledImage:
+    """One image with its boxes, and masks, if it has any; else with its class or its map."""
+    objects = label.get("objects", {})
+    known = np.array(objects.get("category", []), np.int64) >= 0  # else a region that the class map ignores
+    boxes = np.array(objects.get("bbox", []), np.float32).reshape(-1, 4)[known]
+    boxes[:, 2:] += boxes[:, :2]
+    codes = objects.get("segmentation")
+    return LabelledImage(
+        image.name,
+        path,
+        image.width,
+        image.height,
+        boxes,
+        np.array(objects.get("category", []), np.int16)[known],
+        np.array(objects.get("ignore", []), bool)[known],
+        np.array(objects.get("area", []), np.float32)[known],
+        number,
+        np.zeros(len(boxes), bool),
+        label=label.get("label"),
+        mask=mask,
+        masks=None if codes is None else _masks(codes, known, image),
+    )
+
+
+def _masks(codes: Sequence[str], known: np.ndarray, image: ShardImage) -> tuple[bytes, ...]:
+    """Codes; of a region without a mask an empty one."""
+    from teachers.masks import encode
+
+    nothing = encode(np.zeros((1, image.height, image.width), bool))[0]
+    return tuple(code.encode() or nothing for code, ours in zip(codes, known.tolist(), strict=True) if ours)

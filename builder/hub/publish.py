@@ -1,0 +1,277 @@
+"""Publish a version on the Hub: every blob first, then one commit, then its tag.
+
+So a reader of the branch sees the old version or the new one, and `v3` stands for one version for ever. Whatever is
+interrupted goes on: what was uploaded is not sent again, and a commit that lacks its tag gets it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from threading import Event
+from typing import Any, Literal
+
+from builder.engine import Track, run, silent
+from builder.errors import BuildError
+from builder.evidence.gates import Finding, stop_at_failure
+from builder.hub.client import Hub
+from builder.hub.remote import remote_manifest
+from builder.hub.repository import MAIN, HubError, Outdated, RemoteFile, check_branch, parse_ref
+from builder.report.quality import UNKNOWN, licences
+from builder.store.files import sha256_file
+from builder.store.manifest import MANIFEST, Manifest, read_manifest
+
+SHARDS = "data/train-*.tar"
+"""What readers of a repository take for shards, by the card."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What became of it. state: published; finished (the commit was there, its tag was not); there (all was); or would
+    (a dry run). commit: that the tag stands for, "" in a dry run. sent: files the repository did not have, `bytes`
+    together; unchanged: how many it had; deleted: files that are no longer in the version."""
+
+    version: str
+    id: str
+    repo: str
+    tag: str
+    address: str
+    state: Literal["published", "finished", "there", "would"]
+    commit: str = ""
+    sent: list[str] = field(default_factory=list)
+    bytes: int = 0
+    unchanged: int = 0
+    deleted: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file of a version. name: below the version, and in the repository."""
+
+    name: str
+    path: Path
+    sha256: str
+    bytes: int
+
+
+def publish(
+    folder: Path,
+    repo: str,
+    *,
+    private: bool = False,
+    branch: str = MAIN,
+    dry_run: bool = False,
+    workers: int = 1,
+    track: Track = silent,
+) -> Published:
+    """Publish the version in `folder` to the dataset `repo` (`org/name`), which is made if it is not there, `private`
+    or not. branch: that the commit goes to, made if it is not there: from main, or, if that holds a later version, from
+    where main began.
+
+    Raises GateFailed if a gate failed when the version was built, BuildError for a version whose files are not those of
+    its manifest, and HubError: another version under this tag, a repository with other contents, somebody else who
+    publishes meanwhile, and all that the Hub refuses.
+    """
+    if "@" in repo or parse_ref(repo).repo != repo:
+        raise HubError(f"{repo!r} is no dataset on the Hub: write ORG/NAME, without a version")
+    check_branch(branch)
+    manifest = read_manifest(folder)
+    gates = manifest.provenance.get("gates") or []
+    stop_at_failure([Finding(gate["name"], gate["status"], gate["message"]) for gate in gates])
+    files = checked_files(folder, manifest, workers, track)
+    hub = Hub(repo)
+    hub.need_token()
+    is_private = hub.private()
+    if private and is_private is False:
+        raise HubError(f"{repo} is public already: make it private on its page first, or publish without --private")
+    ref, warnings = f"{manifest.name}@{manifest.version}", list(_warnings(manifest))
+    told = Published(ref, manifest.id, repo, manifest.version, hub.address, "would", warnings=warnings)
+    if is_private is None:
+        if dry_run:
+            return replace(told, **_Changes(files, [], 0).told())
+        hub.create(private)
+    return _into(hub, branch, manifest, files, told, dry_run, track)
+
+
+def _into(
+    hub: Hub,
+    branch: str,
+    manifest: Manifest,
+    files: Sequence[LocalFile],
+    told: Published,
+    dry_run: bool,
+    track: Track,
+) -> Published:
+    refs = hub.refs()
+    if manifest.version in refs.tags:
+        return replace(told, state="there", commit=_same(hub, manifest), unchanged=len(files))
+    if branch not in refs.branches:
+        if MAIN not in refs.branches:
+            raise HubError(f"{hub.repo} has no branch main: publish to another repository")
+        refs.branches[branch] = _start(hub, refs.branches[MAIN], manifest)
+        if not dry_run:
+            hub.create_branch(branch, refs.branches[branch])
+    head = refs.branches[branch]
+    done = _committed(hub, head, manifest, files)
+    if done:
+        if not dry_run:
+            _tag(hub, manifest, done)
+        return replace(told, state="would" if dry_run else "finished", commit=done, unchanged=len(files))
+    changes = _changes(hub, head, branch, manifest, files)
+    if dry_run:
+        return replace(told, **changes.told())
+    commit = _commit(hub, branch, head, manifest, files, changes, track)
+    _tag(hub, manifest, commit)
+    return replace(told, state="published", commit=commit, **changes.told())
+
+
+def checked_files(folder: Path, manifest: Manifest, workers: int = 1, track: Track = silent) -> list[LocalFile]:
+    """Every file of a version, by name, after its hash was compared with the manifest's. Raises BuildError for the
+    first that differs. What else lies in the folder is no part of it."""
+    named = {f"data/{shard.name}": shard.sha256 for shard in manifest.shards} | manifest.files
+    todo = [(name, sha256, folder / name) for name, sha256 in sorted(named.items())]
+    ref = f"{manifest.name}@{manifest.version}"
+    advice = f"run `tutelage verify --repair {ref}`"
+
+    def check(job: tuple[str, str, Path], stop: Event) -> LocalFile:
+        name, sha256, path = job
+        if not path.is_file():
+            raise BuildError(f"{name} of {ref} is missing: {advice}")
+        if sha256_file(path) != sha256:
+            raise BuildError(f"{name} of {ref} is not the file of its manifest: {advice}")
+        return LocalFile(name, path, sha256, path.stat().st_size)
+
+    files = []
+    with track("check", sum(path.stat().st_size for _, _, path in todo if path.is_file())) as advance:
+        for file in run(check, todo, workers):
+            files.append(file)
+            advance(file.bytes)
+    path = folder / MANIFEST
+    return [*files, LocalFile(MANIFEST, path, sha256_file(path), path.stat().st_size)]
+
+
+@dataclass(frozen=True)
+class _Changes:
+    sent: Sequence[LocalFile]
+    deleted: list[str]
+    unchanged: int
+
+    def told(self) -> dict[str, Any]:
+        """As fields of Published."""
+        size = sum(file.bytes for file in self.sent)
+        names = [file.name for file in self.sent]
+        return {"sent": names, "bytes": size, "deleted": self.deleted, "unchanged": self.unchanged}
+
+
+def _warnings(manifest: Manifest) -> Iterator[str]:
+    for what, name in (("source", "source images"), ("teacher", "teacher")):
+        if licences(manifest)[what] == UNKNOWN:
+            yield f"the licence of the {name} is unknown: find out whether you may share this version"
+
+
+def _same(hub: Hub, manifest: Manifest) -> str:
+    """The commit of the version's tag. Raises HubError if it holds another version."""
+    tag = manifest.version
+    commit = hub.resolve(tag)
+    theirs = remote_manifest(hub, commit)[1]
+    if (theirs.name, theirs.id) != (manifest.name, manifest.id):
+        raise HubError(
+            f"{hub.repo}@{tag} is {theirs.name} with id {theirs.id[:12]}, not {manifest.name} with {manifest.id[:12]}, "
+            "and never changes: build the next version, or publish to another repository"
+        )
+    return commit
+
+
+def _title(manifest: Manifest) -> str:
+    return f"{manifest.name}@{manifest.version}, id {manifest.id[:12]}"
+
+
+def _committed(hub: Hub, head: str, manifest: Manifest, files: Sequence[LocalFile]) -> str:
+    """A commit up to `head` that holds this version whole, of a run that was killed before the tag; "" for none."""
+    for commit, title in hub.commits(head):
+        if title == _title(manifest) and not _missing(hub.tree(commit), files):
+            return commit
+    return ""
+
+
+def _start(hub: Hub, main: str, manifest: Manifest) -> str:
+    """The commit that a new branch for this version begins at: that of main, or, if main holds a later version, the
+    one that main began at."""
+    if MANIFEST in hub.tree(main) and _number(remote_manifest(hub, main)[1]) > _number(manifest):
+        *_, (main, _) = hub.commits(main)
+    return main
+
+
+def _number(manifest: Manifest) -> int:
+    return int(manifest.version[1:])
+
+
+def _changes(hub: Hub, head: str, branch: str, manifest: Manifest, files: Sequence[LocalFile]) -> _Changes:
+    """What the commit has to bring about. Raises HubError for a repository that holds something else, or a later
+    version of the same, which readers of the branch are not to lose."""
+    tree = hub.tree(head)
+    names = {file.name for file in files}
+    gone: set[str] = set()
+    if MANIFEST in tree:
+        theirs = remote_manifest(hub, head)[1]
+        if theirs.name != manifest.name:
+            raise HubError(
+                f"{hub.repo} holds versions of {theirs.name}, not of {manifest.name}: publish to another one"
+            )
+        if _number(theirs) > _number(manifest):
+            raise HubError(
+                f"{branch} of {hub.repo} holds {theirs.version}, which is later than {manifest.version}: publish to a "
+                "new branch with --revision"
+            )
+        gone = {*theirs.files, *(f"data/{shard.name}" for shard in theirs.shards)}
+    elif other := [path for path in tree if path.startswith("data/") or path.endswith((".tar", ".parquet"))]:
+        raise HubError(f"{hub.repo} holds {other[0]}, and no version of Tutelage: publish to a repository of its own")
+    gone |= {path for path in tree if fnmatchcase(path, SHARDS)}
+    changed = _missing(tree, files)
+    return _Changes(changed, sorted(gone & set(tree) - names), len(files) - len(changed))
+
+
+def _missing(tree: Mapping[str, RemoteFile], files: Sequence[LocalFile]) -> list[LocalFile]:
+    """The files that a tree does not hold as they are."""
+    return [file for file in files if file.name not in tree or not _equal(file, tree[file.name])]
+
+
+def _equal(file: LocalFile, remote: RemoteFile) -> bool:
+    if remote.sha256 or remote.bytes != file.bytes:
+        return remote.sha256 == file.sha256
+    data = file.path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == remote.blob  # git's id of a small file
+
+
+def _commit(
+    hub: Hub,
+    branch: str,
+    head: str,
+    manifest: Manifest,
+    files: Sequence[LocalFile],
+    changes: _Changes,
+    track: Track,
+) -> str:
+    additions = hub.additions([(file.name, file.path, file.sha256) for file in changes.sent])
+    with track("upload", sum(file.bytes for file in changes.sent)) as advance:
+        hub.upload(additions, branch, advance)
+    try:
+        commit = hub.commit(additions, changes.deleted, title=_title(manifest), branch=branch, parent=head)
+    except Outdated:  # by ourselves, if the answer to our commit was lost
+        commit = _committed(hub, hub.refs().branches[branch], manifest, files)
+        if not commit:
+            raise
+    if missing := _missing(hub.tree(commit), files):
+        raise HubError(
+            f"{hub.repo} did not take {missing[0].name}: remove the .gitignore that keeps it out, then run this again"
+        )
+    return commit
+
+
+def _tag(hub: Hub, manifest: Manifest, commit: str) -> None:
+    if not hub.tag(manifest.version, commit):  # another process was faster
+        _same(hub, manifest)

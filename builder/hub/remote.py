@@ -1,0 +1,141 @@
+"""A version wherever it lies: in the store, or on the Hub, whose files are then fetched when they are first needed.
+
+What is fetched comes to lie in `store/remote/ORG/NAME/DIGEST/`, laid out like a version; a file has its name there only
+once its SHA-256 is that of the manifest. DIGEST is the manifest's own, since versions with one id may have different
+cards and reports. Whatever is missing there is fetched again, so the folder may go at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from builder.errors import BuildError
+from builder.hub.client import Hub
+from builder.hub.repository import PREFIX, HubError, Ref, parse_ref
+from builder.store.files import locked, sha256_file, sync_folder, write_file
+from builder.store.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
+from builder.store.store import CLAIM, NAME, VERSION, Store
+
+WORK = ".work"
+OURS = (MANIFEST, CLAIM)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a version is fetched from. ref: as it was asked for; commit: what that stood for."""
+
+    ref: Ref
+    commit: str
+
+
+@dataclass(frozen=True)
+class Version:
+    """A complete version. folder: with its manifest, and where its other files lie or come to lie. origin: None for one
+    that is all here. sound: names of fetched files whose hash was checked. `shard` and `file` raise HubError and
+    OSError."""
+
+    folder: Path
+    manifest: Manifest
+    origin: Origin | None = None
+    sound: set[str] = field(default_factory=set, compare=False, repr=False)
+
+    @property
+    def ref(self) -> str:
+        return f"{PREFIX}{self.origin.ref}" if self.origin else f"{self.manifest.name}@{self.manifest.version}"
+
+    def shard(self, record: ShardRecord) -> Path:
+        """The file of one of the manifest's shards, fetched if it was not here yet or the disk has damaged it."""
+        return self.here(f"data/{record.name}", record.sha256)
+
+    def file(self, name: str) -> Path:
+        """Another file of the version by its name in `manifest.files`, in the same way. Raises HubError if it has no
+        such file."""
+        if name not in self.manifest.files:
+            raise HubError(f"{self.ref} has no {name}: it has {', '.join(self.manifest.files) or 'shards only'}")
+        return self.here(name, self.manifest.files[name])
+
+    def here(self, name: str, sha256: str) -> Path:
+        """The file of this name and SHA-256 (hex), which the manifest states."""
+        path = self.folder / name
+        if self.origin and not self._is_sound(name, sha256, path):
+            self._fetch(self.origin, name, sha256, path)
+        return path
+
+    def _is_sound(self, name: str, sha256: str, path: Path) -> bool:
+        """Whether a fetched file is here, and whole. It is read once: nobody can repair it but by fetching it again."""
+        if path.is_file() and name not in self.sound and sha256_file(path) == sha256:
+            self.sound.add(name)
+        return path.is_file() and name in self.sound
+
+    def _fetch(self, origin: Origin, name: str, sha256: str, path: Path) -> None:
+        work = self.folder / WORK / name.replace("/", "%")
+        with locked(work.with_name(f".lock-{work.name}"), f"{name} of {self.ref}", sweep=[], wait=True):
+            if self._is_sound(name, sha256, path):  # another process was faster
+                return
+            shutil.rmtree(work, ignore_errors=True)  # of a killed one
+            work.mkdir(parents=True)
+            try:
+                fetched = Hub(origin.ref.repo).download(origin.commit, name, work)
+                if sha256_file(fetched) != sha256:
+                    raise HubError(
+                        f"{name} of {self.ref} is not the file of its manifest: ask its publisher to look at it"
+                    )
+                sync_folder(fetched)  # of a file it syncs the contents
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(fetched, path)
+                sync_folder(path.parent)
+                self.sound.add(name)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+
+
+def is_remote(ref: str) -> bool:
+    return ref.startswith(PREFIX)
+
+
+def open_version(ref: str, store: Store, *, write: bool = True) -> Version:
+    """The version that `ref` names: on the Hub (`hf://org/name@v3`, `hf://org/name` for the newest), else in the store
+    (`Store.version`). Of one on the Hub only the manifest is fetched, and not even that kept if there is nothing to
+    `write`. Raises BuildError if there is none, or if it is not a version as Tutelage publishes them."""
+    if not is_remote(ref):
+        folder = store.version(ref)
+        return Version(folder, read_manifest(folder))
+    wanted = parse_ref(ref)
+    hub = Hub(wanted.repo)
+    origin = Origin(wanted, hub.resolve(wanted.revision))
+    contents, manifest = remote_manifest(hub, origin.commit)
+    folder = store.root / "remote" / wanted.repo / hashlib.sha256(contents).hexdigest()
+    if write and (not (folder / MANIFEST).is_file() or (folder / MANIFEST).read_bytes() != contents):
+        write_file(folder / MANIFEST, contents)
+    return Version(folder, manifest, origin)
+
+
+def remote_manifest(hub: Hub, commit: str) -> tuple[bytes, Manifest]:
+    """The manifest of a repository at a commit: its bytes, and what they say. Raises HubError if it has none, one that
+    does not fit its id, or one that names files outside of the version."""
+    with TemporaryDirectory(prefix="tutelage-") as temporary:
+        path = hub.download(commit, MANIFEST, Path(temporary))
+        try:
+            contents, manifest = path.read_bytes(), read_manifest(path.parent)
+        except BuildError:
+            raise HubError(
+                f"{MANIFEST} of {hub.repo} at {commit[:12]} is damaged or of a newer Tutelage: update, or publish it "
+                "again"
+            ) from None
+    names = [*manifest.files, *(f"data/{shard.name}" for shard in manifest.shards)]
+    strange = [name for name, times in Counter(names).items() if times > 1 or not _lies_inside(name)]
+    if strange or not (NAME.fullmatch(manifest.name) and VERSION.fullmatch(manifest.version)):
+        raise HubError(f"{MANIFEST} of {hub.repo} at {commit[:12]} names {strange or manifest.name!r}: do not use it")
+    return contents, manifest
+
+
+def _lies_inside(name: str) -> bool:
+    """Whether a file of a version may have this name: below it, neither hidden nor one that the store makes."""
+    return bool(re.fullmatch(r"[\w-][\w.-]{0,127}(/[\w-][\w.-]{0,127}){0,3}", name, re.ASCII)) and name not in OURS

@@ -1,0 +1,1 @@
+"""A teacher labels chunks; what it says is stored raw."""

@@ -1,0 +1,32 @@
+"""What labels chunks: a model, or results that another tool stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from builder.engine import Advance
+from builder.label.maps import PackedMap
+from builder.label.predictions import Failure
+from builder.scan.pool import Chunk, PoolImage
+from teachers.base import Prediction
+
+Result = Prediction | PackedMap | Failure
+
+
+class Labeller(Protocol):
+    """What labels chunks: a model over decoded images, or a replay of stored results."""
+
+    @property
+    def description(self) -> Mapping[str, Any]: ...
+
+    @property
+    def runtime(self) -> Mapping[str, Any]: ...
+
+    def lists(self, image: PoolImage) -> bool:
+        """Whether an image that failed as unlisted, under another name perhaps, would not fail so now."""
+        ...
+
+    def results(self, chunks: Iterable[Chunk], advance: Advance) -> Iterator[list[Result]]:
+        """One list per chunk, one entry per image, both in order. Raises TeacherError when the model fails."""
+        ...

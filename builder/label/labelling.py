@@ -1,0 +1,186 @@
+"""Let a teacher label the chunks of a pool. What is done stays done: only chunks without predictions are labelled."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from builder.engine import Track, silent
+from builder.errors import BuildError
+from builder.label.labeller import Labeller, Result
+from builder.label.maps import PackedMap, pack
+from builder.label.predictions import MAX_ERRORS, UNLISTED, FailedImage, Failure, read_failures, write_chunk, write_meta
+from builder.label.predictions import REMOVED as REMOVED_STATUS
+from builder.scan.census import OK, REMOVED, UNREADABLE
+from builder.scan.pool import Chunk, Pool, PoolImage
+from builder.store.files import discard, locked
+from builder.store.store import Store
+from teachers.base import ClassProbabilities, Detections, Prediction, SemanticMap, TeacherError, fingerprint
+
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "detection": Detections,
+    "instance": Detections,
+    "classification": ClassProbabilities,
+    "semantic": (SemanticMap, PackedMap),
+}
+"""What a teacher of each kind gives for an image."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What a label run did. Chunks and images over the whole pool; failures: name and reason of the first images that
+    cannot be read; failed: how many they are."""
+
+    predictions: str
+    chunks: int
+    chunks_labelled: int
+    images: int
+    images_labelled: int
+    failures: tuple[str, ...]
+    failed: int
+
+    @property
+    def failure_rate(self) -> float:
+        return self.failed / max(1, self.images)
+
+
+def label_pool(
+    pool: Pool,
+    labeller: Labeller,
+    store: Store,
+    *,
+    spec: str,
+    license: str = "unknown",
+    retry_failures: bool = False,
+    track: Track = silent,
+) -> Labelled:
+    """Label every chunk of `pool` that has no predictions of this teacher yet; `retry_failures` does those with failed
+    images again. Raises TeacherError if the teacher fails: the chunks before stay."""
+    name = fingerprint(labeller.description)
+    folder = store.predictions / name
+    with store.in_use(), locked(folder / ".lock", f"predictions {name[:12]}", sweep=[folder]):
+        write_meta(
+            folder,
+            {"spec": spec, "license": license} | {k: dict(getattr(labeller, k)) for k in ("description", "runtime")},
+        )
+        pending = pending_chunks(pool, labeller, store, retry_failures)
+        labelled = 0
+        if pending:
+            with track("label", sum(pool.index[number].images for number in pending)) as advance:
+                for chunk, results in zip(
+                    pool.pick(pending), labeller.results(pool.pick(pending), advance), strict=True
+                ):
+                    _check(results, chunk, labeller)
+                    discard(folder / chunk.digest)
+                    write_chunk(folder / chunk.digest, chunk, results)
+                    labelled += sum(image.state != REMOVED for image in chunk.images)
+        failures = _failures(pool, folder)
+        some = tuple(islice(failures, MAX_ERRORS))
+        failed = len(some) + sum(1 for _ in failures)
+    used = pool.count(OK) + pool.count(UNREADABLE)
+    return Labelled(name, len(pool.index), len(pending), used, labelled, some, failed)
+
+
+def pending_chunks(pool: Pool, labeller: Labeller, store: Store, retry_failures: bool = False) -> list[int]:
+    """The numbers of the chunks that `label` would label: new ones, those with an image that came back after it had
+    been removed or is listed under its new name, and those with images that could not be read, if these are to be
+    tried again."""
+    folder = store.predictions / fingerprint(labeller.description)
+    done = set(os.listdir(folder)) if folder.is_dir() else set()
+    new = {number for number, facts in enumerate(pool.index) if facts.digest not in done}
+    again = {
+        chunk.index
+        for chunk, failures in _failing(pool, folder, (n for n in range(len(pool.index)) if n not in new))
+        if any(
+            (image := chunk.images[failed.position]).state != REMOVED
+            and (
+                retry_failures
+                or failed.status == REMOVED_STATUS
+                or (failed.status == UNLISTED and labeller.lists(image))
+            )
+            for failed in failures
+        )
+    }
+    return sorted(new | again)
+
+
+def _failing(pool: Pool, folder: Path, numbers: Iterable[int]) -> Iterator[tuple[Chunk, list[FailedImage]]]:
+    """Of the labelled chunks with these rising numbers, those with failures. Only their rows of the pool are read."""
+    failures: deque[list[FailedImage]] = deque()
+
+    def failing() -> Iterator[int]:
+        for number in numbers:
+            if found := read_failures(folder / pool.index[number].digest):
+                failures.append(found)
+                yield number
+
+    for chunk in pool.pick(failing()):
+        yield chunk, failures.popleft()
+
+
+def _failures(pool: Pool, folder: Path) -> Iterator[str]:
+    """Name and reason of each image of the pool that cannot be read."""
+    for chunk, failures in _failing(pool, folder, range(len(pool.index))):
+        for failed in failures:
+            if chunk.images[failed.position].state != REMOVED:
+                yield f"{chunk.images[failed.position].name}: {failed.error}"
+    if pool.lost:
+        for table in pool.tables(("name", "chunk", "state", "error")):
+            for name, chunk, state, error in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                if chunk < 0 and state == UNREADABLE:
+                    yield f"{name}: {error}"
+
+
+def _check(results: Sequence[Result], chunk: Chunk, labeller: Labeller) -> None:
+    description = labeller.description
+    kind, classes = description["kind"], len(description["classes"])
+    for image, result in zip(chunk.images, results, strict=True):
+        if isinstance(result, Failure):
+            continue
+        if not isinstance(result, KINDS[kind]):
+            raise TeacherError(f"the teacher says it gives {kind} labels, but gave {image.name} {_kind_of(result)}")
+        if wrong := _wrong(result, image, kind, classes):
+            raise TeacherError(f"the teacher gave {image.name} {wrong}")
+
+
+def _wrong(result: Prediction | PackedMap, image: PoolImage, kind: str, classes: int) -> str:
+    """What is wrong with the prediction of an image, "" if nothing is."""
+    if isinstance(result, ClassProbabilities):
+        count = len(result.probabilities)
+        return "" if count == classes else f"{count} probabilities for its {classes} classes"
+    if isinstance(result, SemanticMap | PackedMap):
+        packed = pack(result) if isinstance(result, SemanticMap) else result
+        if packed.size != (image.width, image.height):
+            size = f"{packed.size[0]}x{packed.size[1]}"
+            return f"a map of {size} pixels, and it has {image.width}x{image.height}: maps must be of the image's size"
+        labels = packed.label
+    else:
+        if kind == "instance" and len(result) and result.masks is None:
+            return "boxes without masks"
+        labels = result.labels
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        return f"a label outside its {classes} classes"
+    return ""
+
+
+def _kind_of(result: Prediction | PackedMap) -> str:
+    return next(kind for kind, types in KINDS.items() if isinstance(result, types))
+
+
+class TooManyFailures(BuildError):
+    """More images than allowed cannot be read. What is done is kept."""
+
+
+def check_failures(labelled: Labelled, max_failure_rate: float) -> None:
+    """Raise TooManyFailures if more than that share of the images could not be read."""
+    if labelled.failure_rate > max_failure_rate:
+        some = "; ".join(labelled.failures[:3]) + ("; …" if labelled.failed > 3 else "")
+        raise TooManyFailures(
+            f"{labelled.failed} of {labelled.images} images cannot be read "
+            f"({labelled.failure_rate:.1%}, allowed {max_failure_rate:.1%}): mend them and "
+            f"--retry-failures, or raise --max-failure-rate ({some})"
+        )

@@ -1,0 +1,46 @@
+"""The model, the ensemble or the stored results that a teacher section names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builder.errors import BuildError
+from builder.label.labeller import Labeller
+from builder.label.model import ModelLabeller
+from builder.label.section import TeacherSection
+from teachers.base import Teacher
+
+
+def load_labeller(teacher: TeacherSection, workers: int | None = None, allow_code: bool = False) -> Labeller:
+    """The model or the replay that a teacher section names. allow_code: see load_teacher."""
+    family, _, argument = (teacher.spec or "").partition(":")
+    if family == "replay" and argument:
+        from builder.label.replay.replay import Replay
+
+        return Replay(Path(argument), Path(teacher.images) if teacher.images else None, teacher.options, workers)
+    if teacher.images is not None:
+        raise BuildError(f"teacher.images = {teacher.images!r} is for replay: teachers only: remove it")
+    return ModelLabeller(load_model(teacher, allow_code), workers)
+
+
+def load_model(teacher: TeacherSection, allow_code: bool = False) -> Teacher:
+    """The model, or the ensemble of models, that a teacher section names. Raises TeacherError."""
+    from teachers import load_teacher
+
+    if teacher.ensemble is None:
+        return load_teacher(teacher.name, teacher.options, allow_code=allow_code)
+    from teachers.fused.ensemble import IOU, EnsembleTeacher, Member
+
+    members = [
+        Member(load_teacher(member.spec, member.options, allow_code=allow_code), member.weight, member.classes)
+        for member in teacher.ensemble
+    ]
+    options = teacher.options
+    boxes = members[0].teacher.description["kind"] in ("detection", "instance")  # the rest is stored whole
+    floor = options.floor if boxes else None
+    fused = EnsembleTeacher(members, teacher.iou or IOU, floor, options.max_detections)
+    if options.tta is None:
+        return fused
+    from teachers.fused.views import ViewsTeacher
+
+    return ViewsTeacher(fused, options.tta, options.max_detections)

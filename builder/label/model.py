@@ -1,0 +1,93 @@
+"""A model labels chunks: images decoded ahead, in batches of fixed order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+
+import numpy as np
+
+from builder.engine import Advance, default_workers, in_order
+from builder.label.labeller import Result
+from builder.label.maps import pack
+from builder.label.predictions import REMOVED as REMOVED_STATUS
+from builder.label.predictions import Failure
+from builder.scan.census import REMOVED
+from builder.scan.pool import Chunk, ImageChanged, PoolImage
+from teachers.base import Prediction, SemanticMap, Teacher, TeacherError
+from teachers.images import ImageError, decode_rgb
+
+
+class ModelLabeller:
+    """A model over images decoded in `workers` threads, which run ahead of it by a few batches (memory stays flat).
+
+    Batches are `teacher.batch_size` consecutive readable images of one chunk, so neither workers nor an interruption
+    change which images meet in a batch.
+    """
+
+    def __init__(self, teacher: Teacher, workers: int | None = None) -> None:
+        self.teacher = teacher
+        self.description = teacher.description
+        self.runtime = dict(teacher.runtime) | {"batch_size": teacher.batch_size}
+        self.workers = workers or default_workers()
+
+    def lists(self, image: PoolImage) -> bool:
+        return True
+
+    def results(self, chunks: Iterable[Chunk], advance: Advance) -> Iterator[list[Result]]:
+        ahead = 2 * self.teacher.batch_size + self.workers
+        for chunk, decoded in decode_ahead(chunks, self.workers, ahead):
+            results: list[Result] = []
+            batch: list[np.ndarray] = []
+            places: list[int] = []
+            for place, pixels in enumerate(decoded):
+                results.append(pixels if isinstance(pixels, Failure) else Failure("not labelled"))
+                if not isinstance(pixels, Failure):
+                    batch.append(pixels)
+                    places.append(place)
+                if len(batch) == self.teacher.batch_size or (batch and place == len(chunk) - 1):
+                    for where, found in zip(places, self._predict(batch, chunk), strict=True):
+                        # maps of a whole chunk, unpacked, would fill the memory
+                        results[where] = pack(found) if isinstance(found, SemanticMap) else found
+                    batch, places = [], []
+                advance(1)
+            yield results
+
+    def _predict(self, batch: Sequence[np.ndarray], chunk: Chunk) -> Sequence[Prediction]:
+        try:
+            found = self.teacher.predict(batch)
+        except TeacherError as error:
+            raise TeacherError(f"the teacher failed on chunk {chunk.index}: {error}") from error
+        if len(found) != len(batch):
+            raise TeacherError(f"the teacher gave {len(found)} results for {len(batch)} images of chunk {chunk.index}")
+        return found
+
+
+def decode_ahead(
+    chunks: Iterable[Chunk], workers: int, ahead: int
+) -> Iterator[tuple[Chunk, Iterator[np.ndarray | Failure]]]:
+    """Each chunk with its decoded images in order, which are to be used up before the next chunk is asked for. At most
+    `ahead` images wait; the chunks they are of are all that is held."""
+    begun: deque[Chunk] = deque()
+
+    def images() -> Iterator[PoolImage]:
+        for chunk in chunks:
+            begun.append(chunk)
+            yield from chunk.images
+
+    decoded = in_order(_decode, images(), workers, ahead)
+    for first in decoded:
+        chunk = begun.popleft()
+        yield chunk, chain([first], islice(decoded, len(chunk) - 1))
+
+
+def _decode(image: PoolImage) -> np.ndarray | Failure:
+    if image.state == REMOVED:
+        return Failure("removed from its source before it was labelled", REMOVED_STATUS)
+    try:
+        return decode_rgb(image.read())
+    except ImageChanged as error:
+        return Failure(error.reason)
+    except ImageError as error:
+        return Failure(str(error))

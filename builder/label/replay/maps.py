@@ -1,0 +1,58 @@
+"""Semantic maps in a folder: a pair of PNGs for each image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from builder.errors import BuildError, brief
+from builder.label.replay.stored import Stored, digest_files
+from builder.truth.listing import list_images, read_lines
+from teachers.base import VOID, SemanticMap, TeacherOptions
+
+
+def read_maps(folder: Path, options: TeacherOptions) -> Stored:
+    """A folder with classes.txt (a class a line), `labels/STEM.png` and `confidence/STEM.png`, where STEM is the path
+    of the image without its extension. Both are 8-bit grey (or palette) and as large as the image: positions in
+    classes.txt, 255 for none, and 255 times the probability. Raises BuildError for what is missing, and on reading for
+    maps of another size or with a value that is no class."""
+    options.refuse("maps, which are stored whole", "floor", "max_detections", "classes")
+    classes = tuple(read_lines(folder / "classes.txt"))
+    if not 0 < len(classes) <= VOID or len(set(classes)) < len(classes):
+        raise BuildError(f"{folder / 'classes.txt'} has {len(classes)} lines: give 1 to {VOID} different classes")
+    labels, confidence = (
+        {name.removesuffix(".png"): path for name, path in list_images(folder / part).items()}
+        for part in ("labels", "confidence")
+    )
+    if lonely := sorted(labels.keys() ^ confidence.keys()):
+        there, lacks = ("labels", "confidence") if lonely[0] in labels else ("confidence", "labels")
+        raise BuildError(f"{folder / there} has {brief(lonely[0])}.png, but {lacks} has not: add it, or take it out")
+
+    def read(name: str, width: int, height: int) -> SemanticMap:
+        planes = [_plane(paths[name], width, height) for paths in (labels, confidence)]
+        wrong = np.setdiff1d(planes[0], [*range(len(classes)), VOID])
+        if len(wrong):
+            raise BuildError(
+                f"{labels[name]} has the value {wrong[0]}, but classes.txt {len(classes)} classes: correct it"
+            )
+        return SemanticMap(*planes)
+
+    files = [folder / "classes.txt", *labels.values(), *confidence.values()]
+    digests = {"results": digest_files(folder, files), "images": None}
+    return Stored("semantic", classes, dict.fromkeys(labels), read, f"{folder.name}/labels", digests, stems=True)
+
+
+def _plane(path: Path, width: int, height: int) -> np.ndarray:
+    """uint8 (H, W)."""
+    try:
+        with Image.open(path) as file:
+            if file.mode not in ("L", "P"):
+                raise BuildError(f"{path} has pixels of mode {file.mode}: save it as an 8-bit grey PNG")
+            values = np.array(file)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BuildError(f"{path} cannot be read ({brief(error)}): replace it") from None
+    if values.shape != (height, width):
+        raise BuildError(f"{path} is {values.shape[1]}x{values.shape[0]}, but its image {width}x{height}: correct it")
+    return values

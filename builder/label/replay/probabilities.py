@@ -1,0 +1,67 @@
+"""Class probabilities in a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+
+from builder.errors import BuildError, brief
+from builder.label.replay.stored import Stored
+from builder.store.files import sha256_file
+from teachers.base import ClassProbabilities, TeacherOptions
+
+NAME = "name"
+
+
+def read_probabilities(path: Path, options: TeacherOptions) -> Stored:
+    """A CSV whose first line is `name` and the classes, and each other an image's name and the probability of each
+    class, 0 to 1, which need not sum to 1. Raises BuildError, naming the line, for anything else."""
+    options.refuse("class probabilities, which are stored whole", "floor", "max_detections", "classes")
+    places: dict[str, int] = {}
+    rows: list[np.ndarray] = []
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            lines = csv.reader(file, strict=True)
+            header = [column.strip() for column in next(lines, [])]
+            classes = tuple(header[1:])
+            if header[:1] != [NAME] or not classes or len(set(header)) < len(header) or "" in header:
+                raise BuildError(
+                    f"{path} begins with {brief(','.join(header))!r}: begin with name and the classes, all different"
+                )
+            for line in lines:
+                if not line:
+                    continue
+                name = unicodedata.normalize("NFC", line[0])
+                if name in places:
+                    raise BuildError(f"{path}: line {lines.line_num} has {brief(repr(name))} again: keep one")
+                places[name] = len(rows)
+                rows.append(_values(line[1:], len(classes), f"{path}: line {lines.line_num}"))
+    except OSError as error:
+        raise BuildError(f"{path} cannot be read ({error.strerror}): give an existing file") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise BuildError(f"{path} is no CSV file in UTF-8 ({brief(error)}): correct it") from None
+    return Stored(
+        "classification",
+        classes,
+        dict.fromkeys(places),
+        lambda name, width, height: ClassProbabilities(rows[places[name]]),
+        path.name,
+        {"results": sha256_file(path), "images": None},
+    )
+
+
+def _values(cells: list[str], count: int, where: str) -> np.ndarray:
+    """float32 (count,)."""
+    if len(cells) != count:
+        raise BuildError(f"{where} has {len(cells)} probabilities for {count} classes: correct it")
+    try:
+        values = np.array([float(cell) for cell in cells])
+    except ValueError as error:
+        raise BuildError(f"{where} holds no number ({brief(error)}): correct it") from None
+    wrong = np.flatnonzero(~((values >= 0) & (values <= 1)))
+    if len(wrong):
+        raise BuildError(f"{where} has the probability {values[wrong[0]]:g}, outside 0..1: correct it")
+    return values.astype(np.float32)

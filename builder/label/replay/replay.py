@@ -1,0 +1,84 @@
+"""Stored predictions of others, replayed as if a teacher made them now."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builder.engine import Advance, default_workers
+from builder.label.labeller import Result
+from builder.label.model import decode_ahead
+from builder.label.predictions import UNLISTED, Failure
+from builder.label.replay.formats import read_stored
+from builder.scan.pool import Chunk, PoolImage
+from teachers.base import TeacherOptions
+
+AHEAD = 64
+"""Decoded images that may wait."""
+NO_MODEL = ("nms_iou", "top_k", "min_size", "max_size", "upscale", "dtype", "weights", "masks", "jitter", "tta")
+"""Options that only a model has."""
+
+
+class Replay:
+    """What other tools predicted (see builder.label.replay.formats.read_stored for the formats) as a Labeller.
+
+    results, images: the stored predictions and, where the format needs it, the file that lists their images. An image
+    that is not listed fails, as does one that cannot be decoded or is not of the listed size. Names are relative to the
+    pool's source, or all below one folder that the pool's are relative to, or the paths of the files themselves.
+    Raises BuildError for files that do not fit each other.
+    """
+
+    def __init__(self, results: Path, images: Path | None, options: TeacherOptions, workers: int | None = None) -> None:
+        options.refuse("replay", *NO_MODEL, "task", "prompts")
+        self._stored = stored = read_stored(results, images, options)
+        self.classes = stored.classes
+        folder = os.path.commonpath([os.path.dirname(name) for name in stored.sizes]) if _alike(stored.sizes) else ""
+        self._prefix = f"{folder.rstrip('/')}/" if folder else ""
+        self._workers = workers or default_workers()
+        self.description: Mapping[str, Any] = {
+            "kind": stored.kind,
+            "family": "replay",
+            "classes": list(stored.classes),
+            "floor": options.floor if stored.kind in ("detection", "instance") else 0.0,
+            "max_detections": options.max_detections,
+            **stored.digests,
+        }
+        self.runtime: Mapping[str, Any] = {}
+
+    def lists(self, image: PoolImage) -> bool:
+        """Predictions are stored by the images' bytes, but listed by their names, which can be mended."""
+        listed = self._find(image)
+        return listed is not None and self._stored.sizes[listed] in (None, (image.width, image.height))
+
+    def _find(self, image: PoolImage) -> str | None:
+        """Its name in the listing."""
+        names = [image.name, *([image.uri] if not image.offset else []), self._prefix + image.name]
+        if self._stored.stems:
+            names = [os.path.splitext(name)[0] for name in names]
+        return next((name for name in names if name in self._stored.sizes), None)
+
+    def results(self, chunks: Iterable[Chunk], advance: Advance) -> Iterator[list[Result]]:
+        for chunk, decoded in decode_ahead(chunks, self._workers, AHEAD):
+            yield [self._result(image, pixels) for image, pixels in zip(chunk.images, decoded, strict=True)]
+            advance(len(chunk))
+
+    def _result(self, image: PoolImage, pixels: np.ndarray | Failure) -> Result:
+        if isinstance(pixels, Failure):
+            return pixels
+        listed, stored = self._find(image), self._stored
+        if listed is None:
+            return Failure(f"not among the images of {stored.listing}{stored.hint}", UNLISTED)
+        size = stored.sizes[listed] or (image.width, image.height)
+        if size != (image.width, image.height):
+            told = f"is {image.width}x{image.height}, but {size[0]}x{size[1]} in {stored.listing}"
+            return Failure(told, UNLISTED)
+        return stored.read(listed, *size)
+
+
+def _alike(names: Iterable[str]) -> bool:
+    """Whether names can share a folder: there are some, all relative or all absolute."""
+    return len({name.startswith("/") for name in names}) == 1

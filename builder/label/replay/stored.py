@@ -1,0 +1,178 @@
+"""What every format of stored predictions becomes."""
+
+from __future__ import annotations
+
+import codecs
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeGuard
+
+import numpy as np
+import orjson
+
+from builder.errors import BuildError, brief
+from builder.store.files import digest, sha256_file
+from teachers.base import Detections, Kind, Prediction, TeacherError, TeacherOptions
+
+StoredFormat = Literal["coco", "label_studio", "fiftyone", "yolo", "csv", "maps"]
+Size = tuple[int, int]
+"""Width and height, pixels of the upright image."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Predictions of others for the images they list.
+
+    sizes: of each listed image by its name, None where the format does not say; stems: the names have no extension.
+    read: name, width, height -> its prediction; raises BuildError. listing: what lists the images, for errors; hint:
+    what else to do about one that is not listed. digests: SHA-256 of what decides the predictions, by what it is.
+    """
+
+    kind: Kind
+    classes: tuple[str, ...]
+    sizes: Mapping[str, Size | None]
+    read: Callable[[str, int, int], Prediction]
+    listing: str
+    digests: Mapping[str, str | None]
+    stems: bool = False
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The objects of one image. rows: float64 (N, 6): x1, y1, x2, y2, score, label (-1: no class).
+
+    masks: N codes of the whole image, or polygons `[x, y, …]` in shares of its sides; None where there are boxes only.
+    """
+
+    rows: np.ndarray
+    masks: Sequence[bytes | Sequence[float]] | None = None
+
+
+NOTHING = Found(np.zeros((0, 6)))
+SLACK = 0.05
+"""Share of an image's side by which a model's boxes may reach beyond it."""
+
+
+def objects_reader(
+    found: Mapping[str, Found], options: TeacherOptions, path: Path, *, relative: bool
+) -> Callable[[str, int, int], Detections]:
+    """`Stored.read` of boxes and masks. relative: boxes are in shares of the image's sides. path: for errors."""
+
+    def read(name: str, width: int, height: int) -> Detections:
+        one = found.get(name, NOTHING)
+        boxes, scores, labels = one.rows[:, :4], one.rows[:, 4], one.rows[:, 5]
+        codes = None
+        if relative:
+            boxes = boxes * np.array([width, height, width, height], np.float64)
+        if one.masks is not None:
+            from teachers import masks
+
+            try:
+                codes = [m if isinstance(m, bytes) else _draw(m, width, height) for m in one.masks]
+            except TeacherError as error:
+                raise BuildError(f"{path}: {brief(name)}: {error}: correct it") from None
+            boxes = masks.bounds(codes, height, width)
+        floor, limit = options.floor, options.max_detections
+        return Detections.of(boxes, scores, labels, width=width, height=height, floor=floor, limit=limit, masks=codes)
+
+    return read
+
+
+def _draw(polygon: Sequence[float], width: int, height: int) -> bytes:
+    from teachers import masks
+
+    return masks.from_segmentation([(np.reshape(polygon, (-1, 2)) * [width, height]).ravel().tolist()], height, width)
+
+
+def objects(
+    kind: Kind,
+    classes: tuple[str, ...],
+    sizes: Mapping[str, Size | None],
+    found: Mapping[str, Found],
+    options: TeacherOptions,
+    path: Path,
+    *,
+    digests: Mapping[str, str | None],
+    listing: str = "",
+    relative: bool = False,
+    stems: bool = False,
+    hint: str = "",
+) -> Stored:
+    """Boxes or masks of the listed images. Raises BuildError for classes that are not different names, and for boxes
+    that are not what they should be."""
+    if not classes or len(set(classes)) < len(classes):
+        raise BuildError(f"{path} has the classes {brief(', '.join(classes))!r}: give one or more different names")
+    if kind == "detection":
+        _check_boxes(found, sizes, path, relative=relative)
+    if kind == "instance":  # an image without objects has masks, too: none
+        found = {name: Found(NOTHING.rows, ()) for name in sizes} | dict(found)
+    read = objects_reader(found, options, path, relative=relative)
+    return Stored(kind, classes, sizes, read, listing or path.name, digests, stems, hint)
+
+
+def _check_boxes(found: Mapping[str, Found], sizes: Mapping[str, Size | None], path: Path, *, relative: bool) -> None:
+    """Raise BuildError for a box whose sides are below 0, for boxes in shares where pixels are meant, and if most boxes
+    reach beyond their images by more than SLACK, which corners do that are read as sides."""
+    names = [name for name in found if relative or sizes.get(name)]
+    if not names:
+        return
+    boxes = np.concatenate([found[name].rows[:, :4] for name in names])
+    count = [len(found[name].rows) for name in names]
+    extent = np.repeat([(1, 1) if relative else sizes[name] or (1, 1) for name in names], count, axis=0)
+    turned = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1))
+    if len(turned):
+        raise BuildError(f"{path}: {brief(_owner(names, count, turned[0]))} has a box with a side below 0: correct it")
+    if not relative and len(boxes) and boxes.max() <= 1 < extent.min():
+        raise BuildError(
+            f"{path}: all boxes lie inside one pixel: give x, y, width and height in pixels, not in shares"
+        )
+    far = (boxes[:, :2] < -SLACK * extent) | (boxes[:, 2:] > (1 + SLACK) * extent)
+    beyond = np.flatnonzero(far.any(axis=1))
+    if 2 * len(beyond) > len(boxes):
+        unit = "shares of the image" if relative else "pixels"
+        raise BuildError(
+            f"{path}: {len(beyond)} of {len(boxes)} boxes, first on {brief(_owner(names, count, beyond[0]))}, reach "
+            f"beyond their images: give x, y, width and height in {unit}, not two corners"
+        )
+
+
+def _owner(names: Sequence[str], count: Sequence[int], row: int) -> str:
+    """Whose box a row is of all, `count` of each name."""
+    return names[int(np.searchsorted(np.cumsum(count), row, side="right"))]
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Of a JSON file: a finite number, not true or false."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def label_places(seen: Iterable[str], options: TeacherOptions, path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Classes, those of the options, else all that were seen, sorted; and the position of each. Raises BuildError for
+    one that the options do not name, and for none at all."""
+    names = set(seen)
+    classes = options.classes or tuple(sorted(names))
+    if unknown := sorted(names - set(classes)):
+        raise BuildError(
+            f"{path} has the class {brief(repr(unknown[0]))}, which the option classes does not name: add it"
+        )
+    if not classes or len(set(classes)) < len(classes):
+        raise BuildError(f"{path} names no class: set the teacher option classes to different names")
+    return classes, {name: n for n, name in enumerate(classes)}
+
+
+def digest_files(root: Path, files: Sequence[Path]) -> str:
+    """SHA-256 of the names below `root` and the content of all these files, whatever their order."""
+    return digest(sorted([file.relative_to(root).as_posix(), sha256_file(file)] for file in files))
+
+
+def load_json(path: Path) -> Any:
+    """The content of a JSON file. Raises BuildError."""
+    try:
+        return orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
+    except OSError as error:
+        raise BuildError(f"{path} cannot be read ({error.strerror}): give an existing file") from None
+    except orjson.JSONDecodeError as error:
+        raise BuildError(f"{path} is not JSON ({error})") from None

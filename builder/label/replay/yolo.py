@@ -1,0 +1,108 @@
+"""YOLO text files with confidences, as Ultralytics' `save_txt=True save_conf=True` writes them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from builder.errors import BuildError, brief
+from builder.label.replay.stored import Found, Stored, digest_files, objects
+from builder.store.files import sha256_file
+from builder.truth.listing import read_lines
+from builder.truth.records import NO_CLASSES
+from builder.truth.yolo import NO_LABELS, SLACK, find_yaml, read_names
+from teachers.base import TeacherOptions
+
+Row = tuple[float, list[float]]
+"""Confidence and polygon or cx, cy, w, h, in shares of the image's sides."""
+
+
+def read_yolo_predictions(folder: Path, images: Path | None, options: TeacherOptions) -> Stored:
+    """A folder of `STEM.txt`, also in folders, each of the image of that path without its extension: rows of `class cx
+    cy w h confidence`, shares of the image's sides, or, for masks, `class x1 y1 x2 y2 x3 y3 … confidence`.
+
+    The classes are the option `classes`, else the `names` of a data.yaml in the folder or one of the three above. An
+    empty file says that nothing was found. Tools write no file for such an image, so that `images`, a list (.txt) with
+    an image a line, is needed to tell it from one that was not looked at. Raises BuildError for a row that is none.
+    """
+    files = {
+        _stem(path.relative_to(folder)): path for path in sorted(folder.rglob("*.txt")) if path.stem not in NO_LABELS
+    }
+    classes, place = _classes(folder, options)
+    parsed = {stem: _read_rows(path, place) for stem, path in files.items()}
+    shapes = {len(row[1][1]) == 4 for rows in parsed.values() for row in rows}
+    if len(shapes) > 1:
+        raise BuildError(f"{folder} has rows of boxes and rows of polygons: give predictions of one model")
+    masked = shapes == {False}
+    found = {stem: _found(rows, masked) for stem, rows in parsed.items() if rows}
+    listed = [_stem(Path(line)) for line in read_lines(images)] if images else list(files)
+    if images and (lonely := sorted(set(files) - set(listed))):
+        raise BuildError(f"{files[lonely[0]]} is of an image that {images} does not list: add it")
+    return objects(
+        "instance" if masked else "detection",
+        classes,
+        dict.fromkeys(listed),
+        found,
+        options,
+        folder,
+        digests={
+            "results": digest_files(folder, list(files.values())),
+            "images": sha256_file(images) if images else None,
+        },
+        listing=images.name if images else folder.name,
+        relative=True,
+        stems=True,
+        hint="" if images else " (if nothing was found there, list it in `images`)",
+    )
+
+
+def _stem(path: Path) -> str:
+    return unicodedata.normalize("NFC", path.with_suffix("").as_posix())
+
+
+def _classes(folder: Path, options: TeacherOptions) -> tuple[tuple[str, ...], dict[int, int]]:
+    """The classes, and the place of each number in them, -1 for one that is no class."""
+    names = options.classes
+    ids, names = read_names(find_yaml(folder.absolute())) if names is None else (tuple(range(len(names))), names)
+    classes = tuple(name for name in names if name not in NO_CLASSES)
+    where = {name: n for n, name in enumerate(classes)}
+    return classes, {id: where.get(name, -1) for id, name in zip(ids, names, strict=True)}
+
+
+def _found(rows: list[tuple[int, Row]], masked: bool) -> Found:
+    kept = [(place, *row) for place, row in rows if place >= 0]
+    table = np.zeros((len(kept), 6))
+    table[:, 4], table[:, 5] = [row[1] for row in kept], [row[0] for row in kept]
+    if masked:
+        return Found(table, [row[2] for row in kept])
+    x, y, w, h = np.reshape([row[2] for row in kept], (-1, 4)).T
+    table[:, :4] = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1)
+    return Found(table)
+
+
+def _read_rows(path: Path, place: Mapping[int, int]) -> list[tuple[int, Row]]:
+    found = []
+    for number, line in enumerate(read_lines(path), 1):
+        where = f"{path}: row {number}"
+        try:
+            category, *values = (float(part) for part in line.split())
+        except ValueError:
+            raise BuildError(f"{where} is {brief(repr(line))}, not class cx cy w h confidence: correct it") from None
+        if len(values) == 4:
+            raise BuildError(f"{where} has no confidence: predict with save_conf=True")
+        if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
+            raise BuildError(
+                f"{where} has {len(values)} numbers behind its class, not cx cy w h confidence: correct it"
+            )
+        if category not in place:
+            raise BuildError(f"{where} has class {brief(line.split()[0])}, which has no name: add it to the names")
+        *shape, score = values
+        wrong = next((value for value in shape if not -SLACK <= value <= 1 + SLACK), None)
+        if wrong is not None or not 0 <= score <= 1:
+            what = f"the confidence {score:g}" if wrong is None else f"{wrong:g}, no share of the image"
+            raise BuildError(f"{where} has {what}, outside 0..1: correct it")
+        found.append((place[int(category)], (score, shape)))
+    return found

@@ -1,0 +1,1 @@
+"""What `build-pseudo` reads, checked whole."""

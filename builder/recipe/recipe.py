@@ -1,0 +1,120 @@
+"""What `build-pseudo` reads: a recipe, checked whole before any work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from builder.errors import BuildError
+from builder.evidence.gates import Gates
+from builder.label.section import TeacherSection, root
+from builder.recipe.reading import SHORT, explain, read_yaml, with_settings
+from builder.rules.keep import Keep
+from builder.sections import Section
+from builder.store.store import NAME
+from builder.truth.options import LabelOptions
+
+
+class PoolOptions(Section):
+    """The `pool` section, or just its `source`. images: the folder of a COCO JSON's files. limit: a smaller pool.
+    license: of the images."""
+
+    source: str
+    images: str | None = None
+    limit: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    chunk: Annotated[int, Field(ge=1, le=2**20)] = 512
+    license: str = "unknown"
+
+
+class ImageOptions(Section):
+    """The `images` section. drop_empty: leave out images on which nothing is kept. near_duplicates: leave out images
+    whose hash differs from an earlier one's in at most so many bits."""
+
+    drop_empty: bool = False
+    near_duplicates: Annotated[int, Field(ge=0, le=16)] | None = None
+
+
+class ShardOptions(Section):
+    """The `shards` section. max_mb, max_images: image megabytes and images in a shard, in whole chunks, at least one.
+    image_format: what a pool of mixed formats is brought to (a pool of one format keeps its bytes)."""
+
+    max_mb: Annotated[int, Field(ge=1, le=2**20)] = 256
+    max_images: Annotated[int, Field(ge=1, le=2**20)] = 10_000
+    image_format: Literal["jpg", "png", "webp"] = "jpg"
+
+
+class Recipe(Section):
+    """A whole recipe, as written: `rooted` makes its paths lead from where we run.
+
+    truth: held-out human labels, for calibration and certified thresholds. test, labelled: never looked at, only kept
+    out of the pool. parent: the version that this one goes on from; its thresholds are taken over unless `resolve`.
+    review: whether what people said of this dataset's objects (builder.rules.overrides) is put into force.
+    """
+
+    name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+    pool: PoolOptions
+    teacher: TeacherSection
+    truth: LabelOptions | None = None
+    test: LabelOptions | None = None
+    labelled: LabelOptions | None = None
+    keep: Keep = Field(default_factory=Keep.default)
+    gates: Gates = Gates()
+    parent: str | None = None
+    resolve: bool = False
+    review: bool = True
+    images: ImageOptions = ImageOptions()
+    shards: ShardOptions = ShardOptions()
+    max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+    @field_validator(*SHORT, mode="before")
+    @classmethod
+    def _short_form(cls, value: Any, info: Any) -> Any:
+        return {SHORT[info.field_name]: value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _has_labels(self) -> Recipe:
+        for key in ("precision", "density"):
+            if self.truth is None and self.parent is None and getattr(self.keep, key) is not None:
+                raise ValueError(f"keep.{key} needs held-out human labels: add truth: LABELS")
+        if self.truth is None and self.parent is None and self.keep.calibration != "none":
+            raise ValueError("keep.calibration needs held-out human labels: add truth: LABELS")
+        if self.resolve and self.parent is None:
+            raise ValueError("resolve is about a parent's thresholds: add parent: NAME@vN, or remove it")
+        return self
+
+    def rooted(self, folder: Path) -> Recipe:
+        """The same recipe with its relative paths, which are relative to `folder`, made to lead from here."""
+        places = {
+            name: section.model_copy(
+                update={"source": root(section.source, folder), "images": root(section.images, folder)}
+            )
+            for name in ("pool", "truth", "test", "labelled")
+            if (section := getattr(self, name)) is not None
+        }
+        return self.model_copy(update={"teacher": self.teacher.rooted(folder), **places})
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a YAML file, with `key.key=value` overrides (values are YAML).
+
+    Raises BuildError, in one sentence that names the key, for anything that is not as `Recipe` says.
+    """
+    content = read_yaml(path, overrides)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise BuildError(f"recipe {path}: {explain(error)}") from None
+
+
+def parse_teacher(spec: str, overrides: Sequence[str]) -> TeacherSection:
+    """A teacher section from a spec and `key=value` options, as the command line gives them. Raises BuildError."""
+    content: dict[str, Any] = {"spec": spec}
+    for override in overrides:
+        with_settings(content, override)
+    try:
+        return TeacherSection.model_validate(content)
+    except ValidationError as error:
+        raise BuildError(f"teacher {spec}: {explain(error)}") from None

@@ -1,0 +1,1 @@
+"""What a person sees of a version: card, page, pictures."""

@@ -1,0 +1,223 @@
+"""The dataset card of a version: YAML that `datasets` obeys, and what a reader should know before using it.
+
+What may be said of its precision is builder.report.quality's to say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from builder.kinds import kind_of
+from builder.report.card_chart import CHART
+from builder.report.card_features import features
+from builder.report.card_terms import licence_terms, size_category
+from builder.report.quality import (
+    UNKNOWN,
+    certificate,
+    expected_quality,
+    groups,
+    keep_section,
+    licences,
+    short_members,
+    used,
+    uses,
+)
+from builder.rules.overrides import PAST, describe
+from builder.store.manifest import Manifest
+
+
+def card(manifest: Manifest) -> str:
+    """The dataset card as Markdown with a YAML head that `datasets.load_dataset` obeys."""
+    head = yaml.safe_dump(_head(manifest), sort_keys=False, allow_unicode=True)
+    people = sum(manifest.objects.get(reason, 0) for reason in PAST.values())
+    kind = kind_of(manifest.kind)
+    whose = f"; people decided on {people} of them" if people else ", not a person"
+    intro = (
+        f"{manifest.distinct} images with pseudo-labels: {kind.labels}{whose}.\n"
+        f"{manifest.kept} {kind.noun} are kept, {manifest.ignored} are {kind.ignored}."
+    )
+    if copies := manifest.samples - manifest.distinct:
+        intro += f"\n{copies} samples more are copies of images of rare classes."
+    if manifest.tombstones:
+        intro += (
+            f"\nThe shards hold {manifest.stored} images, {len(manifest.tombstones)} of them to be skipped: see "
+            "Removed images. All figures below are without those."
+        )
+    sections = [
+        f"# {_text(manifest.name)} {_text(manifest.version)}\n\n{intro}",
+        "\n".join(_origin(manifest)),
+        "## Expected quality\n" + "\n\n".join(_text(paragraph) for paragraph in expected_quality(manifest)),
+        "## Thresholds\n" + _threshold_table(manifest),
+        "## Rules\n" + _rules(manifest),
+        f"## Counts\n![{kind.noun.capitalize()} of each class that are kept, ignored and dropped]({CHART})\n\n"
+        + _counts(manifest),
+        *_gates(manifest),
+        "## Known limits\n" + "\n".join(f"- {limit}" for limit in _known_limits(manifest)),
+        *_tombstones(manifest),
+        _use(manifest),
+    ]
+    return f"---\n{head}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _head(manifest: Manifest) -> dict[str, Any]:
+    size = sum(shard.bytes for shard in manifest.shards)
+    split = {"name": "train", "num_examples": manifest.stored, "num_bytes": size}  # load_dataset skips none
+    return {
+        "pretty_name": f"{manifest.name} {manifest.version}",
+        "task_categories": [kind_of(manifest.kind).task],
+        "annotations_creators": ["machine-generated"],
+        **licence_terms(licences(manifest)["source"]),
+        "size_categories": [size_category(manifest.stored)],
+        "source_datasets": ["original"],
+        "tags": ["pseudo-labels", "webdataset", "tutelage"],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.tar"}]}],
+        "dataset_info": {
+            "features": features(manifest),
+            "splits": [split],
+            "download_size": size,
+            "dataset_size": size,
+        },
+        "teacher": {
+            "spec": (manifest.provenance.get("teacher") or {}).get("spec", UNKNOWN),
+            "revision": (manifest.provenance.get("inputs") or {}).get("predictions", UNKNOWN),
+            "license": licences(manifest)["teacher"],
+        },
+    }
+
+
+def _origin(manifest: Manifest) -> Iterator[str]:
+    provenance = manifest.provenance
+    inputs = provenance.get("inputs") or {}
+    yield f"- version id: `{manifest.id}`"
+    if parent := provenance.get("parent"):
+        yield f"- parent: {_text(parent['version'])}, id `{parent['id']}`"
+    spec = (provenance.get("teacher") or {}).get("spec", UNKNOWN)
+    yield f"- teacher: `{spec}` (fingerprint `{inputs.get('predictions', '')[:12]}`)"
+    if truth := provenance.get("truth"):
+        yield (
+            f"- truth: {truth.get('images', '?')} labelled images ({truth.get('tune', '?')} to tune, "
+            f"{truth.get('certify', '?')} to certify, {used(manifest)})"
+        )
+    if overrides := provenance.get("overrides"):
+        yield f"- review: {_text(describe(overrides))}"
+    told = licences(manifest)
+    for what, name in (("source", "source images"), ("teacher", "teacher")):
+        flag = " (**nobody said: find out before you share this version**)" if told[what] == UNKNOWN else ""
+        yield f"- licence of the {name}: {_text(told[what])}{flag}"
+
+
+def _threshold_table(manifest: Manifest) -> str:
+    rows = ["| classes | rule | keep from | certified | n | K | C | n* | p | lower bound |", "|" + "---|" * 10]
+    for group in groups(manifest):
+        cells = [
+            _text(short_members(group.classes)),
+            group.rule,
+            _number(group.threshold),
+            certificate(manifest, group),
+        ]
+        cells += [_number(v) for v in (group.units, group.kept, group.correct, group.effective)]
+        cells += [_number(group.p_value), _number(group.lower)]
+        rows.append("| " + " | ".join(cells) + " |")
+    notes = (
+        f"\n\nn: labelled images or units; K, C: {kind_of(manifest.kind).noun} kept and right on them; n\\*: their "
+        f"effective number; p and lower bound: of the certified step. Uses of the certify half: {uses(manifest)}."
+    )
+    return "\n".join(rows) + (notes if manifest.provenance.get("truth") else "")
+
+
+def _rules(manifest: Manifest) -> str:
+    keep = {name: value for name, value in keep_section(manifest).items() if value is not None}
+    return "\n".join(f"- `{name}`: {_text(_plain(value))}" for name, value in keep.items())
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _counts(manifest: Manifest) -> str:
+    classes = "\n".join(
+        f"| {_text(c)} | {n['predicted']} | {n['kept']} | {n['ignored']} |" for c, n in manifest.per_class.items()
+    )
+    reasons = "\n".join(f"| {reason} | {n} |" for reason, n in manifest.objects.items() if n)
+    images = "\n".join(f"| {state} | {n} |" for state, n in manifest.images.items() if n)
+    kind = kind_of(manifest.kind)
+    noun = "objects" if kind.overlaps else kind.noun
+    return (
+        f"| class | predicted | kept | ignored |\n|---|---|---|---|\n{classes}\n\n"
+        f"| why | {noun} |\n|---|---|\n{reasons}\n\n| images | count |\n|---|---|\n{images}"
+    )
+
+
+def _gates(manifest: Manifest) -> Iterator[str]:
+    gates = manifest.provenance.get("gates") or []
+    told = [gate for gate in gates if gate["status"] != "ok"]
+    if told:
+        lines = "\n".join(f"- **{gate['status']}**, {_text(gate['name'])}: {_text(gate['message'])}" for gate in told)
+        yield f"## Gates\n{len(gates) - len(told)} of {len(gates)} passed.\n\n{lines}"
+
+
+def _known_limits(manifest: Manifest) -> Iterator[str]:
+    kind = kind_of(manifest.kind)
+    yield from kind.limits
+    if not any(group.certified for group in groups(manifest)):
+        yield f"No precision is certified: look at some {kind.noun} before you train on them."
+    empty = [name for name, counts in manifest.per_class.items() if not counts["kept"]]
+    if empty:
+        yield f"Nothing is kept of {len(empty)} of {len(manifest.classes)} classes: {_text(short_members(empty))}."
+    lost = {s: n for s, n in manifest.images.items() if n and s not in ("written", "tombstone", "pool")}
+    if lost:
+        yield "Images of the pool that are not here: " + ", ".join(f"{n} {_text(s)}" for s, n in lost.items()) + "."
+
+
+def _tombstones(manifest: Manifest) -> Iterator[str]:
+    if manifest.tombstones:
+        yield (
+            f"## Removed images\n{len(manifest.tombstones)} images left the pool after a version before this one. "
+            "Their samples still stand in the shards, which are that version's byte for byte: **skip their keys**. "
+            f"`load_dataset` and its `num_examples` count all {manifest.stored} samples of the shards.\n"
+            "```python\nimport json\nfrom pathlib import Path\n\n"
+            'gone = set(json.loads(Path("manifest.json").read_text())["tombstones"])\n'
+            'rows = rows.filter(lambda key: key not in gone, input_columns="__key__")  # datasets\n'
+            'samples = samples.select(lambda sample: sample["__key__"] not in gone)  # webdataset\n```'
+        )
+
+
+def _use(manifest: Manifest) -> str:
+    image, kind = manifest.features[0], kind_of(manifest.kind)
+    shown = f'rows[0]["{kind.member}"]' if kind.member else f'rows[0]["json"]["{kind.fields[0]}"]'
+    calibrated = (
+        "`score` is the teacher's, `calibrated` the same after calibration on labels, on which the thresholds act.\n"
+        if manifest.provenance.get("calibration") is not None
+        else ""
+    )
+    return f"""## Use
+`ORG/NAME` stands for this dataset's name on the Hub, `FOLDER` for a copy of it on the disk.
+```python
+from datasets import load_dataset
+rows = load_dataset("ORG/NAME", revision="{manifest.version}", split="train")  # or ("FOLDER", split="train")
+rows[0]["{image}"], {shown}
+
+import webdataset
+samples = webdataset.WebDataset("FOLDER/data/train-000000.tar", shardshuffle=False).decode("pil")
+```
+```sh
+tutelage pull ORG/NAME@{manifest.version}      # into a store, every file checked
+hf download --repo-type dataset --revision {manifest.version} --local-dir FOLDER ORG/NAME
+```
+To train on it with Tutelage without pulling it, its recipe says `pseudo: ["hf://ORG/NAME@{manifest.version}"]`.
+
+{kind.read}{calibrated}`reencoded` says whether the image bytes are
+not those whose SHA-256 is `sha256` (turned upright, or brought to one format)."""
+
+
+def _number(value: float | int | None) -> str:
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def _text(text: str) -> str:
+    """A text as it may stand in Markdown, a table's cell included: on one line, nothing in it taken for markup."""
+    return re.sub(r"([\\`*_<>|]|(?<=\])\()", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,135 @@
+"""Maps and masks as pictures: a colour for each class, void grey."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from builder.store.manifest import Manifest
+from builder.store.shards import read_bytes, read_samples
+from teachers.base import VOID
+
+FIRST = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#8c564b", "#7f3c8d", "#1b4d3e")
+"""Of the first classes, told apart by the colour-blind as far as so many can be; others follow the golden angle."""
+GREY = "#9aa1ab"
+"""Of void."""
+STRENGTH = 0.72
+"""How much of a map covers its image, the rest shows through."""
+WIDTH = 470
+"""Pixels of the picture of a map and its image, side by side."""
+SHOWN = 24
+"""Classes in a legend."""
+
+
+def class_colour(label: int) -> str:
+    """`#rrggbb`, always the same for a position in the class list."""
+    if label < len(FIRST):
+        return FIRST[label]
+    red, green, blue = colorsys.hls_to_rgb(label * 0.618034 % 1, (0.36, 0.52, 0.68)[label % 3], 0.75)
+    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
+
+
+def map_legend(manifest: Manifest) -> list[tuple[str, str]]:
+    """Name and colour of the classes with kept pixels, those with the most first, and of void."""
+    kept = [manifest.per_class[name]["kept"] for name in manifest.classes]
+    order = sorted((n for n, count in enumerate(kept) if count), key=lambda n: (-kept[n], n))
+    named = [(manifest.classes[n], class_colour(n)) for n in order[:SHOWN]]
+    more = [(f"and {len(order) - SHOWN} more", "#ffffff")] if len(order) > SHOWN else []
+    return [*named, *more, ("void", GREY)]
+
+
+def painted(picture: Image.Image, plane: bytes) -> Image.Image:
+    """A map (the bytes of a `seg.png`) in its classes' colours over its image, in shades of grey, of any size."""
+    table = [channel for n in range(VOID) for channel in _rgb(class_colour(n))] + [*_rgb(GREY)]
+    with Image.open(io.BytesIO(plane)) as file:
+        labels = file.resize(picture.size, Image.Resampling.NEAREST)
+    labels.putpalette(table)
+    return Image.blend(picture.convert("L").convert("RGB"), labels.convert("RGB"), STRENGTH)
+
+
+def _rgb(colour: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(colour[1:]))
+
+
+def outline_masks(shown: Image.Image, codes: Sequence[bytes], size: tuple[int, int], colours: Sequence[str]) -> None:
+    """Tint masks (run-length codes of an image of `size`, width and height) in a picture of it of any size, and draw
+    their outlines; empty codes are passed over."""
+    from teachers.masks import decode
+
+    for code, colour in zip(codes, colours, strict=True):
+        if not code:
+            continue
+        (mask,) = decode([code], size[1], size[0])
+        inside = Image.fromarray(mask.astype(np.uint8) * 255).resize(shown.size, Image.Resampling.NEAREST)
+        tint(shown, inside, colour)
+
+
+def tint(shown: Image.Image, inside: Image.Image, colour: str, thick: int = 1) -> None:
+    """Tint what lies inside (255 of 0 to 255, of the picture's size), and draw its outline `thick` pixels wide."""
+    paint = Image.new("RGB", shown.size, colour)
+    shown.paste(paint, mask=inside.point(lambda value: value // 4))
+    edge = np.asarray(inside) > 0
+    core = edge.copy()
+    for _ in range(thick):
+        before = core.copy()
+        for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
+            core &= np.roll(before, step, axis)
+    shown.paste(paint, mask=Image.fromarray((edge & ~core).astype(np.uint8) * 255))
+
+
+def map_pictures(folder: Path, manifest: Manifest, most: int) -> Iterator[tuple[str, bytes]]:
+    """Key, and JPEG of image and map side by side, of so many images spread evenly over a version, tombstones left
+    out."""
+    gone, total = set(manifest.tombstones), manifest.samples
+    wanted = {n * total // min(most, total) for n in range(min(most, total))} if total > 0 else set[int]()
+    position = -1
+    for shard in manifest.shards:
+        tar = folder / "data" / shard.name
+        for sample in read_samples(tar):
+            if sample.key in gone:
+                continue
+            position += 1
+            if position in wanted:
+                image, plane = (read_bytes(tar, sample.members[name]) for name in (manifest.features[0], "seg.png"))
+                yield sample.key, _side_by_side(image, plane)
+
+
+def _side_by_side(image: bytes, plane: bytes) -> bytes:
+    with Image.open(io.BytesIO(image)) as file:
+        picture = file.convert("RGB")
+    width = WIDTH // 2 - 2
+    picture = picture.resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS)
+    page = Image.new("RGB", (WIDTH, picture.height), "white")
+    page.paste(picture, (0, 0))
+    page.paste(painted(picture, plane), (WIDTH - width, 0))
+    out = io.BytesIO()
+    page.save(out, "JPEG", quality=85, subsampling=0)
+    return out.getvalue()
+
+
+def legend_strip(manifest: Manifest, width: int) -> Image.Image:
+    """The legend of a map as a picture of this width."""
+    return colour_strip(map_legend(manifest), width)
+
+
+def colour_strip(legend: Sequence[tuple[str, str]], width: int) -> Image.Image:
+    """Names and their colours as a picture of this width."""
+    rows, x, y = [], 8, 6
+    font = ImageFont.load_default(13)
+    for name, colour in legend:
+        step = 34 + 7 * len(name)
+        if x + step > width and x > 8:
+            x, y = 8, y + 20
+        rows.append((x, y, name, colour))
+        x += step
+    strip = Image.new("RGB", (width, y + 24), "white")
+    draw = ImageDraw.Draw(strip)
+    for x, y, name, colour in rows:
+        draw.rectangle([x, y + 2, x + 14, y + 14], fill=colour, outline="#56616d")
+        draw.text((x + 20, y), name, fill="black", font=font)
+    return strip

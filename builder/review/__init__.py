@@ -1,0 +1,1 @@
+"""People correct a version, with any tool."""

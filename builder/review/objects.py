@@ -1,0 +1,234 @@
+"""What people said of a version's objects, wherever they said it, as overrides, and the version that comes of it."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from builder.errors import BuildError
+from builder.label.predictions import BOX
+from builder.rules.overrides import MATCH, Action, Box, Override, by_image, overlaps
+from builder.store.manifest import Manifest, read_manifest
+from builder.versions.media import ShardPath, images_of
+
+if TYPE_CHECKING:
+    pass
+
+
+MOVED = 0.5
+"""Pixels by which a side of a box must differ before a person is taken to have moved it: tools round."""
+BATCH = 1 << 16
+"""Rows of labels.parquet that are held at a time."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An object as a reviewer sees it. id: `KEY#N`, N its row among those of its image in labels.parquet; sha256: of
+    the image's original bytes; outcome: kept, ignored or dropped; score: what thresholds act on."""
+
+    id: str
+    key: str
+    sha256: str
+    label: str
+    box: Box
+    score: float
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Edited:
+    """An object as it comes back from a person. id: that of the shown object, None for one that the person drew.
+    verdict: what a tag says of it, None where only its label or box may have changed."""
+
+    id: str | None
+    key: str
+    label: str
+    box: Box
+    verdict: Literal["accept", "reject"] | None
+    author: str
+
+
+def overrides_of(
+    shown: Iterable[Shown], edited: Iterable[Edited], images: Mapping[str, str], authors: Mapping[str, str]
+) -> list[Override]:
+    """What the differences between what was shown and what came back say, sorted.
+
+    images: key -> SHA-256 of those that came back; objects of others do not count. authors: by key, who rejected the
+    kept objects that did not come back. A verdict of `reject` counts before a change; a changed box (by more than MOVED
+    pixels) is a move, with its label; a changed label a relabel. Where an object came back several times, the closest
+    is it and the others are added. A kept object that was left as it was beside one of these (see `_left_beside`) is
+    accepted. Raises BuildError for an object that was never shown.
+    """
+    known = {one.id: one for one in shown if one.key in images}
+    back: dict[str, list[Edited]] = {}
+    found: list[Override] = []
+    left: dict[str, list[Edited]] = {}
+    for one in edited:
+        if one.key not in images:
+            continue
+        if one.id is None:
+            found += _drawn(one, images[one.key])
+        elif one.id in known and known[one.id].key == one.key:
+            back.setdefault(one.id, []).append(one)
+        else:
+            raise BuildError(
+                f"object {one.id!r} of image {one.key} is none that was shown: pull with the version that was reviewed"
+            )
+    for id, was in known.items():
+        copies = _closest_first(was, back.get(id, []))
+        if copies:
+            found += (verdict := _verdict(was, copies[0]))
+            if not verdict and was.outcome == "kept":
+                left.setdefault(was.sha256, []).append(replace(copies[0], box=was.box))
+        elif was.outcome == "kept":
+            found.append(Override(was.sha256, was.box, "reject", was.label, None, authors[was.key]))
+        found += (drawn for one in copies[1:] for drawn in _drawn(one, was.sha256))
+    said = by_image(found)
+    found += [one for sha256, some in left.items() for one in _left_beside(said.get(sha256, ()), some)]
+    return sorted(set(found), key=lambda one: one.order)
+
+
+def _left_beside(said: Sequence[Override], left: Sequence[Edited]) -> Iterator[Override]:
+    """What must be said of the kept objects of an image that a person saw and left, since builder.rules.overruling
+    would drop them otherwise: they overlap by MATCH or more what was rejected, added or given their class."""
+    if not said:
+        return
+    boxes = [one.box for one in left]
+    overlap = np.maximum(*(overlaps(side, boxes) for side in ([o.box for o in said], [o.result for o in said])))
+    for n, m in np.argwhere(overlap >= MATCH):
+        one, kept = said[n], left[m]
+        if kept.label == one.label or (one.action == "reject" and kept.label == one.before):
+            yield Override(one.sha256, kept.box, "accept", kept.label, None, kept.author)
+
+
+def on_image(box: Box, width: float, height: float) -> Box:
+    """The part of a box that lies on the image, as the next version will show it: by its box an override is found
+    again. A box that lies beside the image stays what it is."""
+    x1, x2 = (min(max(x, 0.0), width) for x in (box[0], box[2]))
+    y1, y2 = (min(max(y, 0.0), height) for y in (box[1], box[3]))
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else box
+
+
+def _drawn(one: Edited, sha256: str) -> list[Override]:
+    """The box that a person drew, unless it was refused or is a mere click."""
+    empty = one.box[2] <= one.box[0] or one.box[3] <= one.box[1]
+    if one.verdict == "reject" or empty:
+        return []
+    return [Override(sha256, one.box, "add", one.label, one.box, one.author)]
+
+
+def _verdict(was: Shown, now: Edited) -> list[Override]:
+    """What one object that came back says of the one that was shown."""
+    moved = max(abs(a - b) for a, b in zip(was.box, now.box, strict=True)) > MOVED
+    action: Action | None = now.verdict
+    if now.verdict != "reject":
+        action = "move" if moved else "relabel" if now.label != was.label else now.verdict
+    if action is None:
+        return []
+    label = was.label if action == "reject" else now.label
+    drawn = now.box if action == "move" else None
+    return [Override(was.sha256, was.box, action, label, drawn, now.author, "" if label == was.label else was.label)]
+
+
+def _closest_first(was: Shown, copies: Iterable[Edited]) -> list[Edited]:
+    def distance(one: Edited) -> tuple[Any, ...]:
+        moved = max(abs(a - b) for a, b in zip(was.box, one.box, strict=True))
+        return moved, one.label != was.label, one.label, one.box, one.verdict or "", one.author
+
+    return sorted(copies, key=distance)
+
+
+def check_reviewable(manifest: Manifest) -> None:
+    """Raise BuildError for a version of maps: what people say of objects says nothing of pixels."""
+    if manifest.kind == "semantic":
+        raise BuildError(
+            f"{manifest.name}@{manifest.version} holds maps, which people cannot put right object by object: look at "
+            "them with `tutelage browse`"
+        )
+
+
+def shown_objects(
+    folder: Path,
+    keys: Collection[str] | None = None,
+    shard_path: ShardPath | None = None,
+    elsewhere: Mapping[str, str] | None = None,
+) -> Iterator[list[Shown]]:
+    """The objects of a version, dropped ones too, image by image in the order of labels.parquet; images without objects
+    are passed over. keys: of the only images to look at. shard_path: as in builder.versions.media.images_of. elsewhere:
+    SHA-256 by key of images that may be in no shard, where nothing on them is kept.
+
+    Streams; of each image 40 bytes are held. Raises BuildError if a shard or labels.parquet cannot be read.
+    """
+    manifest = read_manifest(folder)
+    check_reviewable(manifest)
+    wanted = None if keys is None else frozenset(keys)
+    hashes, digests = array("Q"), bytearray()
+    left = dict(elsewhere or {})
+    for image in images_of(folder, manifest, shard_path):
+        if wanted is None or image.key in wanted:
+            left.pop(image.key, None)
+            hashes.append(_hash(image.key))
+            digests += bytes.fromhex(image.sha256)
+    for key, sha256 in left.items():
+        hashes.append(_hash(key))
+        digests += bytes.fromhex(sha256)
+    order = np.argsort(np.frombuffer(hashes, np.uint64)) if hashes else np.zeros(0, np.int64)
+    ordered = np.frombuffer(hashes, np.uint64)[order] if hashes else np.zeros(0, np.uint64)
+    for key, rows in _rows_by_image(folder / "labels.parquet"):
+        place = int(np.searchsorted(ordered, np.uint64(_hash(key))))
+        if place == len(ordered) or ordered[place] != _hash(key):
+            continue
+        at = 32 * int(order[place])
+        yield _shown(key, digests[at : at + 32].hex(), rows, manifest.classes)
+
+
+def _hash(key: str) -> int:
+    """64 bits of a key; that two of a million are alike happens once in thirty million versions."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest())
+
+
+def _shown(key: str, sha256: str, rows: list[Sequence[Any]], classes: Sequence[str]) -> list[Shown]:
+    return [
+        Shown(
+            f"{key}#{n}",
+            key,
+            sha256,
+            classes[label],
+            (x1, y1, x2, y2),
+            score if calibrated is None else calibrated,
+            outcome,
+        )
+        for n, (label, score, calibrated, x1, y1, x2, y2, outcome) in enumerate(rows)
+        if label >= 0  # else of a class of the teacher that is none of the version
+    ]
+
+
+def _rows_by_image(path: Path) -> Iterator[tuple[str, list[Sequence[Any]]]]:
+    """Of each image in turn the label, score, calibrated score, box and outcome of its rows, which stand together."""
+    columns = ["label", "score", "calibrated", *BOX, "outcome"]
+    open_key, rows = None, list[Sequence[Any]]()
+    try:
+        with pq.ParquetFile(path, read_dictionary=["key"]) as file:
+            for batch in file.iter_batches(BATCH, columns=["key", *columns], use_threads=False):
+                names, codes = batch["key"].dictionary.to_pylist(), batch["key"].indices.to_numpy()
+                values = list(zip(*(batch[name].to_pylist() for name in columns), strict=True))
+                cuts = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
+                for a, b in pairwise(cuts):
+                    if a < b and names[codes[a]] != open_key:
+                        if open_key is not None:
+                            yield open_key, rows
+                        open_key, rows = names[codes[a]], []
+                    rows += values[a:b]
+    except (OSError, pa.ArrowException):
+        raise BuildError(f"{path} cannot be read: run `tutelage verify --repair` on the version") from None
+    if open_key is not None:
+        yield open_key, rows

@@ -1,0 +1,28 @@
+"""Annotations that people made in another tool, read with the right reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from builder.review.exchange import AnnotationError, Answer
+
+CHUNK = 4096
+"""Bytes in which the kind of a file shows."""
+
+
+def read_annotations(path: Path, author: str) -> Iterator[Answer]:
+    """The images that came back in a file: Label Studio's JSON export, or CVAT's XML or ZIP, told by its first bytes.
+    author: where the file names none. Raises AnnotationError if it is neither, or not as it should be."""
+    from builder.review.cvat import read_cvat
+    from builder.review.label_studio import read_label_studio
+
+    with open(path, "rb") as file:
+        begins = file.read(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip()[:2]
+    if begins == b"PK" or begins[:1] == b"<":
+        return read_cvat(path, author)
+    if begins[:1] in (b"[", b"{"):
+        return read_label_studio(path, author)
+    raise AnnotationError(
+        f"{path} is neither JSON nor XML nor a ZIP: give Label Studio's JSON export, or CVAT's of CVAT for images 1.1"
+    )

@@ -1,0 +1,246 @@
+"""Overrides put into force on a teacher's objects, after the rules have decided: pure functions over columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from builder.rules.apply import NMS
+from builder.rules.objects import (
+    ACCEPTED,
+    ADDED,
+    DROPPED,
+    KEPT,
+    MOVED,
+    REJECTED,
+    RELABELLED,
+    SUPERSEDED,
+    Decision,
+    Objects,
+)
+from builder.rules.overrides import APPLIED, MATCH, ORPHANED, WAITING, Box, Override
+from teachers.boxes import iou_matrix
+
+REASON = {"accept": ACCEPTED, "relabel": RELABELLED, "move": MOVED}
+
+
+@dataclass(frozen=True)
+class Overruled:
+    """objects: with the labels and boxes that people gave them; added ones stand last of their image. decision: of
+    each. states: what became of each override (builder.rules.overrides.APPLIED, ORPHANED or WAITING)."""
+
+    objects: Objects
+    decision: Decision
+    states: Mapping[Override, str]
+
+    @property
+    def human(self) -> np.ndarray:
+        """Whose fate people decided, bool (N,)."""
+        return self.decision.reason >= ACCEPTED
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The teacher's own, bool (N,): all but what people added."""
+        return self.decision.reason != ADDED
+
+
+def overrule(
+    objects: Objects, decision: Decision, said: Mapping[int, Sequence[Override]], classes: Sequence[str]
+) -> Overruled:
+    """What `decide` made of these objects, put right by people. said: position of an image -> its overrides.
+
+    Each override meets at most one object of its image and each object at most one override: boxes that overlap by an
+    IoU of at least MATCH, whatever the class (an `add`: of its class), the closest first; see `_pairs`.
+    accept, relabel, move: the object is kept with their label and box; without an object they are orphaned.
+    reject: the object is dropped, and so is every other of its label that overlaps the box as much, that no other
+    override speaks for and that is no more confident, which a lower threshold would bring back in its place.
+    add: an object of score 1. What a person gave a class that the teacher did not give it supersedes the teacher's
+    other objects of that class there. Independent of the order of rows and overrides. kept + ignored + dropped is
+    what was predicted and what was added.
+    """
+    if not said:
+        return Overruled(objects, decision, {})
+    work = _Work(objects, decision, classes)
+    for image, overrides in sorted(said.items()):
+        work.put_right(image, sorted(set(overrides), key=lambda one: one.order))
+    return work.done()
+
+
+def overrule_classes(
+    objects: Objects, decision: Decision, said: Mapping[int, Sequence[Override]], classes: Sequence[str]
+) -> Overruled:
+    """`overrule` of image classes, one object an image, whatever its box: the last of its overrides that changes the
+    class decides, else the last. A reject meets the class that was refused alone; it waits where the teacher names
+    another one."""
+    label, outcome, reason = objects.label.copy(), decision.outcome.copy(), decision.reason.copy()
+    row_of = {image: row for row, image in enumerate(objects.image.tolist())} if said else {}
+    states: dict[Override, str] = {}
+    for image, overrides in sorted(said.items()):
+        row = row_of.get(image)
+        for one in sorted(set(overrides), key=lambda one: (one.before != one.label, *one.order)):
+            states[one] = WAITING if one.action == "reject" else ORPHANED
+            if row is None or (one.action == "reject" and label[row] != classes.index(one.label)):
+                continue
+            states[one] = APPLIED
+            if one.action == "reject":
+                outcome[row], reason[row] = DROPPED, REJECTED
+                continue
+            same = label[row] == classes.index(one.label)
+            outcome[row], reason[row] = KEPT, ACCEPTED if same else RELABELLED
+            label[row] = classes.index(one.label)
+    return Overruled(replace(objects, label=label), Decision(outcome, reason), states)
+
+
+class _Work:
+    """Columns that are being changed, image by image."""
+
+    def __init__(self, objects: Objects, decision: Decision, classes: Sequence[str]) -> None:
+        self.old, self.was = objects, decision
+        self.place = {name: n for n, name in enumerate(classes)}
+        self.label, self.boxes = objects.label.copy(), objects.boxes.copy()
+        self.outcome, self.reason = decision.outcome.copy(), decision.reason.copy()
+        self.order = np.argsort(objects.image, kind="stable")
+        self.image = objects.image[self.order]
+        self.added: list[tuple[int, int, Box]] = []
+        self.states: dict[Override, str] = {}
+
+    def put_right(self, image: int, overrides: Sequence[Override]) -> None:
+        first, last = np.searchsorted(self.image, [image, image + 1])
+        rows = self.order[first:last]
+        partner = _pairs(overrides, self.old, self.was, rows, self.place)
+        free = np.setdiff1d(rows, [row for row in partner if row >= 0])
+        gone: list[tuple[Override, int]] = []
+        new: list[tuple[Box, int]] = []
+        for one, row in zip(overrides, partner, strict=True):
+            drawn = self._inside(one.result, image)
+            if one.action == "reject":
+                self.states[one] = APPLIED if row >= 0 else WAITING
+                if row >= 0:
+                    self._drop(np.array([row]), REJECTED)
+                    gone.append((one, row))
+                continue
+            if drawn is None or (row < 0 and one.action != "add"):
+                self.states[one] = ORPHANED
+                continue
+            self.states[one] = APPLIED
+            label = self.place[one.label]
+            if one.action == "add":
+                self.added.append((image, label, drawn))
+                if row >= 0:
+                    self._drop(np.array([row]), SUPERSEDED)
+            else:
+                self.outcome[row], self.reason[row], self.label[row] = KEPT, REASON[one.action], label
+                if one.action == "move":
+                    self.boxes[row] = drawn
+            if row < 0 or self.old.label[row] != label:
+                new.append((drawn, label))
+        for box, label in new:
+            self._drop(self._there(free, box, [label]), SUPERSEDED)
+        for one, row in gone:
+            labels = {int(self.old.label[row]), *(self.place.get(name, -1) for name in (one.label, one.before))}
+            near = self._there(free, one.box, sorted(labels))
+            weaker = self.old.confidence[near] <= self.old.confidence[row]
+            self._drop(near[weaker & (self.reason[near] != SUPERSEDED)], REJECTED)
+
+    def done(self) -> Overruled:
+        old, decision = self.old, Decision(self.outcome, self.reason)
+        objects = replace(old, label=self.label, boxes=self.boxes)
+        if self.added:
+            objects, decision = self._with_added(objects, decision)
+        return Overruled(objects, decision, self.states)
+
+    def _with_added(self, objects: Objects, decision: Decision) -> tuple[Objects, Decision]:
+        count = len(self.added)
+        ones = np.ones(count, np.float32)
+        image = np.concatenate([objects.image, [image for image, _, _ in self.added]]).astype(objects.image.dtype)
+        order = np.argsort(image, kind="stable")
+        boxes = np.array([box for _, _, box in self.added], np.float32)
+        label = np.array([label for _, label, _ in self.added], objects.label.dtype)
+        code = np.full(count, ADDED, np.uint8)
+        return replace(
+            objects,
+            image=image[order],
+            label=np.concatenate([objects.label, label])[order],
+            score=np.concatenate([objects.score, ones])[order],
+            boxes=np.concatenate([objects.boxes, boxes])[order],
+            calibrated=None if objects.calibrated is None else np.concatenate([objects.calibrated, ones])[order],
+            **self._optional(count, order),
+        ), Decision(
+            np.concatenate([decision.outcome, np.full(count, KEPT, np.uint8)])[order],
+            np.concatenate([decision.reason, code])[order],
+        )
+
+    def _optional(self, count: int, order: np.ndarray) -> dict[str, Any]:
+        """The columns that only some teachers give; what people added has none of it."""
+        filler: dict[str, Any] = {"uncertainty": np.nan, "rle": b"", "quality": np.nan, "agree": 0, "aside": 0}
+        filler["teacher_label"] = -1
+        old = {name: column for name in filler if (column := getattr(self.old, name)) is not None}
+        return {
+            name: np.concatenate([column, np.full(count, filler[name], column.dtype)])[order]
+            for name, column in old.items()
+        }
+
+    def _inside(self, box: Box, image: int) -> Box | None:
+        """The part of a box that lies on the image, None if nothing does."""
+        width, height = self.old.image_size[image].tolist()
+        x1, x2 = (min(max(x, 0.0), width) for x in (box[0], box[2]))
+        y1, y2 = (min(max(y, 0.0), height) for y in (box[1], box[3]))
+        clipped = np.array([x1, y1, x2, y2], np.float32)  # as it will be stored
+        return (x1, y1, x2, y2) if clipped[2] > clipped[0] and clipped[3] > clipped[1] else None
+
+    def _there(self, rows: np.ndarray, box: Box, labels: Sequence[int]) -> np.ndarray:
+        """Those of the teacher's objects `rows` that have one of these labels and overlap a box by MATCH or more."""
+        overlap = _overlap([box], self.old.boxes[rows])[0]
+        return rows[(overlap >= MATCH) & np.isin(self.old.label[rows], labels)]
+
+    def _drop(self, rows: np.ndarray, reason: int) -> None:
+        self.outcome[rows], self.reason[rows] = DROPPED, reason
+
+
+def _pairs(
+    overrides: Sequence[Override],
+    objects: Objects,
+    decision: Decision,
+    rows: np.ndarray,
+    place: Mapping[str, int],
+) -> list[int]:
+    """For each override the row of its object among `rows`, -1 if there is none.
+
+    Pairs are taken from the best down: not suppressed by NMS before suppressed (its survivor stands for it), higher IoU
+    (equal to 1e-3), the class that was shown, kept before ignored before dropped, higher confidence, and then by
+    columns, so that the order of rows decides nothing.
+    """
+    partner = [-1] * len(overrides)
+    if not len(rows) or not overrides:
+        return partner
+    overlap = _overlap([one.box for one in overrides], objects.boxes[rows])
+    before = np.array([place.get(one.before, -1) for one in overrides])
+    adds = np.array([one.action == "add" for one in overrides])
+    same = before[:, None] == objects.label[rows][None]
+    which, at = np.nonzero((overlap >= MATCH) & (same | ~adds[:, None]))
+    row = rows[at]
+    columns = (
+        *objects.boxes[row].T,
+        objects.label[row],
+        -objects.score[row],
+        which,
+        -objects.confidence[row],
+        decision.outcome[row],
+        ~same[which, at],
+        -np.rint(overlap[which, at] * 1000),
+        decision.reason[row] == NMS,
+    )
+    taken = set[int]()
+    for n in np.lexsort(columns).tolist():
+        if partner[which[n]] < 0 and row[n] not in taken:
+            partner[which[n]] = int(row[n])
+            taken.add(row[n])
+    return partner
+
+
+def _overlap(boxes: Sequence[Box], others: np.ndarray) -> np.ndarray:
+    """IoU of every box with each of `others` (M, 4): float64 (N, M)."""
+    return iou_matrix(np.array(boxes, np.float64).reshape(-1, 4), others.astype(np.float64))

@@ -1,0 +1,247 @@
+"""A pool: a stable, hashed list of images, cut into chunks. It is a file that is read as a stream: memory does not grow
+with the number of its images.
+"""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from builder.errors import BuildError
+from builder.scan.census import DUPLICATE, FIELDS, OK, REMOVED, UNREADABLE
+from builder.store.store import Store
+
+CHUNK_SIZE = 512
+ROWS = 4096
+"""Rows, at least, in a row group of pool.parquet, which holds whole chunks: what is read at a time."""
+NUMBERS = {"orientation": pa.int8(), "width": pa.int32(), "height": pa.int32(), "chunk": pa.int32()}
+NUMBERS |= dict.fromkeys(("offset", "bytes", "mtime_ns"), pa.int64())
+SCHEMA = pa.schema([(name, NUMBERS.get(name, pa.string())) for name in FIELDS])
+SUMMARY = "summary"
+"""Where the file's own metadata keep what is said about chunks, formats and counts, as JSON."""
+
+
+class ImageChanged(BuildError):
+    """An image is no longer what was scanned. reason: why, without the image's name."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class PoolImage:
+    """One row of a pool.
+
+    key: name in shards. name: path relative to the source, NFC. sha256: hex, of the bytes as they came ("" if not
+    readable). uri, offset, bytes, mtime_ns: the file, and where in it (a tar member starts past 0). width, height:
+    upright pixels (0 if unreadable). format: extension of teachers.images.FORMATS. orientation: EXIF. dhash: hex, see
+    builder.scan.dhash ("" if there is none). chunk: -1 outside all chunks. state: ok, unreadable (with error),
+    duplicate (of an earlier sha256) or removed.
+    """
+
+    key: str
+    name: str
+    sha256: str
+    uri: str
+    offset: int
+    bytes: int
+    mtime_ns: int
+    width: int = 0
+    height: int = 0
+    format: str = ""
+    orientation: int = 1
+    dhash: str = ""
+    chunk: int = -1
+    state: str = OK
+    error: str = ""
+
+    def read(self) -> builtins.bytes:
+        """The image's bytes, as they were scanned. The hash is computed again only if the file's size or time is not
+        that of the scan. Raises ImageChanged."""
+        try:
+            with open(self.uri, "rb", buffering=0) as file:  # unbuffered: half the time of opening a small file
+                status = os.fstat(file.fileno())
+                data = os.pread(file.fileno(), self.bytes, self.offset)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ImageChanged(
+                f"image {self.uri} can no longer be read ({reason}): restore it, or scan again", reason
+            ) from None
+        same_time = status.st_mtime_ns == self.mtime_ns
+        same_size = len(data) == self.bytes and self.offset + self.bytes <= status.st_size
+        if self.offset == 0:  # a whole file; a tar's members start behind a header
+            same_size = status.st_size == self.bytes
+        if not same_size or (not same_time and hashlib.sha256(data).hexdigest() != self.sha256):
+            raise ImageChanged(
+                f"image {self.uri} changed since it was scanned: scan its source again",
+                "changed since it was scanned: scan again",
+            )
+        return data
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The unit of labelling and of resume. `digest`: SHA-256 over the images' SHA-256s in order. `rows`: SCHEMA."""
+
+    index: int
+    digest: str
+    rows: pa.Table
+
+    def __len__(self) -> int:
+        return int(self.rows.num_rows)
+
+    @cached_property
+    def images(self) -> tuple[PoolImage, ...]:
+        return tuple(_images(self.rows))
+
+
+@dataclass(frozen=True)
+class ChunkFacts:
+    """What is known of a chunk without reading it. images: removed ones included. bytes: of all its images' files."""
+
+    digest: str
+    images: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A scanned pool: a handle on `path`, whose rows are in order of chunks; those outside all chunks come last.
+
+    counts: images by state. index: of each chunk, in order. formats: of the readable images, removed ones left out:
+    (format, whether the EXIF orientation is another than 1). lost: unreadable images that are in no chunk.
+    """
+
+    id: str
+    source: str
+    path: Path
+    counts: Mapping[str, int]
+    index: tuple[ChunkFacts, ...] = field(repr=False)
+    formats: frozenset[tuple[str, bool]]
+    lost: int
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+    def count(self, state: str) -> int:
+        return self.counts.get(state, 0)
+
+    def chunks(self, first: int = 0, last: int | None = None) -> Iterator[Chunk]:
+        """The chunks from `first` up to, but not including, `last`."""
+        return self.pick(range(first, len(self.index) if last is None else min(last, len(self.index))))
+
+    def pick(self, chunks: Iterable[int]) -> Iterator[Chunk]:
+        """The chunks of these numbers, which rise."""
+        starts = list(accumulate((facts.images for facts in self.index), initial=0))
+        with self._opened() as file:
+            groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+            ends = list(accumulate(groups))
+            group, rows = -1, SCHEMA.empty_table()
+            for number in chunks:
+                wanted = group
+                while wanted < 0 or ends[wanted] <= starts[number]:
+                    wanted += 1
+                if wanted != group:
+                    group, rows = wanted, self._group(file, wanted)
+                place = starts[number] - (ends[group] - groups[group])
+                facts = self.index[number]
+                yield Chunk(number, facts.digest, rows.slice(place, facts.images))
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """All rows (these columns of them) in order, a few thousand at a time."""
+        with self._opened() as file:
+            for group in range(file.num_row_groups):
+                yield self._group(file, group, columns)
+
+    def images(self) -> Iterator[PoolImage]:
+        """All rows in order."""
+        for table in self.tables():
+            yield from _images(table)
+
+    def _opened(self) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self.path)
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(self.id, error) from None
+
+    def _group(self, file: pq.ParquetFile, number: int, columns: Sequence[str] | None = None) -> pa.Table:
+        try:
+            return file.read_row_group(number, columns=columns, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(self.id, error) from None
+
+
+def _images(table: pa.Table) -> Iterator[PoolImage]:
+    return map(PoolImage, *(table[name].to_pylist() for name in FIELDS))
+
+
+def _unreadable(id: str, error: object) -> BuildError:
+    return BuildError(f"pool {id[:12]} cannot be read ({error}): scan its source again")
+
+
+def read_pool(store: Store, id: str) -> Pool:
+    """The pool of this full id. Raises BuildError if it is not in the store or damaged."""
+    path = store.pools / id / "pool.parquet"
+    try:
+        with pq.ParquetFile(path) as file:
+            metadata, names = file.metadata.metadata or {}, file.schema_arrow.names
+        if SUMMARY.encode() not in metadata or list(FIELDS) != names:
+            raise _unreadable(id, "it is of another version of Tutelage")
+        summary = orjson.loads(metadata[SUMMARY.encode()])
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(id, error) from None
+    return Pool(
+        id,
+        metadata.get(b"source", b"").decode(),
+        path,
+        {state: summary["counts"].get(state, 0) for state in (OK, UNREADABLE, DUPLICATE, REMOVED)},
+        tuple(ChunkFacts(*facts) for facts in summary["chunks"]),
+        frozenset((format, rotated) for format, rotated in summary["formats"]),
+        summary["lost"],
+    )
+
+
+def describe(pool: Pool) -> dict[str, Any]:
+    """Counts of a pool, and of what cannot be used of it, with the first few reasons."""
+    value: dict[str, Any] = {"pool": pool.id, "source": pool.source, "images": len(pool), "chunks": len(pool.index)}
+    value |= pool.counts
+    if pool.count(UNREADABLE):
+        rows = (
+            row
+            for table in pool.tables(("name", "state", "error"))
+            for row in zip(*(column.to_pylist() for column in table.columns), strict=True)
+        )
+        errors = (f"{name}: {error}" for name, state, error in rows if state == UNREADABLE)
+        value["errors"] = list(islice(errors, 20))
+    return value
+
+
+def find_pool(store: Store, name: str) -> Pool:
+    """A pool by id prefix, or by the source it was scanned from."""
+    matches = store.match(store.pools, name)
+    if len(matches) == 1:
+        return read_pool(store, matches[0])
+    if len(matches) > 1:
+        raise BuildError(f"pool {name!r} is ambiguous ({', '.join(m[:12] for m in matches)}): give more of the id")
+    pointers = [orjson.loads(path.read_bytes()) for path in sorted((store.pools / "sources").glob("*.json"))]
+    scans = [pointer for pointer in pointers if pointer.get("source") == os.path.abspath(name)]
+    scans = [pointer for pointer in scans if pointer.get("limit") is None] or scans
+    if len(scans) == 1:
+        return read_pool(store, scans[0]["pool"])
+    if scans:
+        raise BuildError(
+            f"{name!r} was scanned in several ways: give one of {', '.join(s['pool'][:12] for s in scans)}"
+        )
+    raise BuildError(f"no pool {name!r} in {store.root}: run `tutelage scan {name}` first")

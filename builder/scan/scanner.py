@@ -1,0 +1,152 @@
+"""Scan a source of images into a pool: a stable, hashed list with safe keys, cut into chunks.
+
+A re-scan reads only files whose size or time changed, keeps every old chunk as it was and appends new images in new
+chunks; images that are gone stay as rows with state `removed`, so that a chunk's digest, and with it the teacher's work
+on it, never changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing
+from dataclasses import asdict, astuple, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from builder.engine import Track, default_workers, in_order, silent
+from builder.errors import BuildError
+from builder.scan.census import FIELDS, UNREADABLE, Census, Row
+from builder.scan.dhash import dhash
+from builder.scan.pool import CHUNK_SIZE, ROWS, SCHEMA, SUMMARY, Pool, PoolImage, read_pool
+from builder.scan.sources import Entry, list_source, read_entry
+from builder.store.files import canonical_json, digest, locked, new_file, write_file
+from builder.store.keys import make_key
+from builder.store.store import Store
+from teachers.images import ImageError, read_header
+
+
+def scan_pool(
+    source: str,
+    store: Store,
+    *,
+    images: Path | None = None,
+    limit: int | None = None,
+    chunk_size: int = CHUNK_SIZE,
+    workers: int | None = None,
+    track: Track = silent,
+) -> Pool:
+    """Read a source (folder, glob, list, COCO JSON, tars) into the store's pools and return the pool.
+
+    `images`: where a COCO JSON's files lie. `limit`: only that many images, those with the smallest hash of their name:
+    an unbiased sample, nested for growing limits, with an id of its own. `chunk_size`: images in a
+    new chunk. Raises BuildError for an empty source, or one in which two images share a name.
+    """
+    key = {"source": os.path.abspath(source), "images": images and os.path.abspath(images), "limit": limit}
+    entries = list_source(source, images, store.root)
+    return scan_entries(
+        entries, key, store, source=source, limit=limit, chunk_size=chunk_size, workers=workers, track=track
+    )
+
+
+def scan_entries(
+    entries: Iterable[Entry],
+    pointer_key: Mapping[str, Any],
+    store: Store,
+    *,
+    source: str,
+    limit: int | None = None,
+    chunk_size: int = CHUNK_SIZE,
+    workers: int | None = None,
+    track: Track = silent,
+) -> Pool:
+    """`scan` of the images that someone listed. `pointer_key`: JSON values that name the listing, so that the next scan
+    with an equal key builds on this one; `source`: what to call it in messages."""
+    pointer = store.pools / "sources" / f"{digest(pointer_key)}.json"
+    workers = workers or default_workers()
+    with store.in_use(), closing(Census()) as census:
+        total = census.enlist(entries, source, limit)
+        if not total:
+            raise BuildError(f"no images in {source}: give a folder, a glob, a list (.txt), a COCO JSON or tars")
+        before = _before(store, pointer, census)
+        with track("scan", total) as advance:
+            advance(census.known())
+            for row in in_order(_row, census.unread(), workers, 4 * workers):
+                census.add([row])
+                advance(1)
+        if before and before.source == source and census.is_unchanged():
+            with _alone(store, before.path.parent, pointer):
+                return before
+        census.arrange(chunk_size)
+        return _write(census, store, pointer, pointer_key, source)
+
+
+def list_size(source: str, store: Store, images: Path | None = None, limit: int | None = None) -> tuple[int, int]:
+    """How many images a scan would find, and their bytes; nothing is read of them. Raises BuildError as `scan` does."""
+    with closing(Census()) as census:
+        return census.enlist(list_source(source, images, store.root), source, limit), census.size
+
+
+def _before(store: Store, pointer: Path, census: Census) -> Pool | None:
+    """Tell the census what the last scan of this source found: nothing if there was none, or its pool is damaged. A
+    pool without hashes, of an older Tutelage, keeps its chunks; its images are read again."""
+    try:
+        id = str(orjson.loads(pointer.read_bytes())["pool"])
+        with pq.ParquetFile(store.pools / id / "pool.parquet") as file:
+            old = "dhash" not in file.schema_arrow.names
+            columns = [name for name in FIELDS if name != "dhash" or not old]
+            parts = (file.read_row_group(n, columns=columns, use_threads=False) for n in range(file.num_row_groups))
+            census.remember(chain.from_iterable(map(_rows, parts)))
+    except (OSError, orjson.JSONDecodeError, pa.ArrowException, KeyError):
+        census.forget()
+        return None
+    try:
+        return read_pool(store, id)
+    except BuildError:
+        return None
+
+
+def _rows(table: pa.Table) -> Iterator[Row]:
+    none = [None] * table.num_rows
+    return zip(*(table[name].to_pylist() if name in table.column_names else none for name in FIELDS), strict=True)
+
+
+def _row(entry: Entry) -> Row:
+    row = PoolImage(make_key(entry.name), **asdict(entry), sha256="")
+    try:
+        data = read_entry(entry)
+    except OSError as error:
+        return astuple(replace(row, state=UNREADABLE, error=error.strerror or str(error)))
+    row = replace(row, sha256=hashlib.sha256(data).hexdigest())
+    try:
+        head = read_header(data)
+    except ImageError as error:
+        return astuple(replace(row, state=UNREADABLE, error=str(error)))
+    size = replace(row, width=head.width, height=head.height, format=head.format, orientation=head.orientation)
+    return astuple(replace(size, dhash=dhash(data, head.orientation)))
+
+
+def _write(census: Census, store: Store, pointer: Path, pointer_key: Mapping[str, Any], source: str) -> Pool:
+    id, summary = census.summary()
+    folder = store.pools / id
+    schema = SCHEMA.with_metadata({"source": source, SUMMARY: canonical_json(summary)})
+    with _alone(store, folder, pointer):
+        with (
+            new_file(folder / "pool.parquet") as file,
+            pq.ParquetWriter(file, schema, compression="zstd") as writer,
+        ):
+            for rows in census.groups([images for _, images, _ in summary["chunks"]], ROWS):
+                columns = dict(zip(FIELDS, zip(*rows, strict=True), strict=True))
+                writer.write_table(pa.table(columns, schema=SCHEMA))
+        write_file(pointer, canonical_json({**pointer_key, "pool": id}))
+    return read_pool(store, id)
+
+
+def _alone(store: Store, folder: Path, pointer: Path) -> AbstractContextManager[None]:
+    return locked(store.pools / ".lock", "the pools", sweep=[folder, pointer.parent], wait=True)

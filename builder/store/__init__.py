@@ -1,0 +1,1 @@
+"""How anything reaches the disk whole, and what a version says of itself."""

@@ -1,0 +1,110 @@
+"""How anything reaches the disk: written under a temporary name, synced, renamed. A reader sees all of it or none."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from builder.errors import BuildError
+
+TEMPORARY = ".tmp-"
+"""Prefix of every unfinished file and folder; whoever holds the lock of the folder around it may remove them."""
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """An open file that becomes `path`, synced, when the block ends well, and nothing when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """`path` with these bytes, atomically and durably."""
+    with new_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A fresh folder that becomes `path`, with its files synced, when the block ends well; nothing when it does not.
+
+    Raises FileExistsError (or OSError ENOTEMPTY) if another process put a folder there first: the claim is exclusive.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for entry in (*temporary.rglob("*"), temporary):
+            sync_folder(entry)  # of a file it syncs the contents
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder, if it is there; it leaves its name at once, so that no reader finds a part of it."""
+    if folder.exists():
+        grave = folder.with_name(f"{TEMPORARY}{folder.name}-{os.getpid()}-old")
+        folder.rename(grave)
+        shutil.rmtree(grave)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(lock: Path, what: str, *, sweep: Sequence[Path], wait: bool = False) -> Iterator[None]:
+    """Hold the lock file alone, and sweep what a killed holder left half-written directly below the folders `sweep`.
+    The kernel frees the lock of a dead process. If another one holds it: `wait`, or raise BuildError naming `what`."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise BuildError(f"another process is working on {what}: wait for it to end, then run this again") from None
+        for path in (path for folder in sweep for path in folder.glob(f"{TEMPORARY}*")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        yield
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces: equal values give equal bytes. Raises ValueError for NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest(value: Any) -> str:
+    """SHA-256, hex, of `canonical_json(value)`."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256, hex, of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,190 @@
+"""Deterministic WebDataset shards: USTAR tars (POSIX.1-1988) whose bytes depend on nothing but keys and contents.
+
+Members of a sample are adjacent and named `KEY.EXTENSION`; owner, group and time are 0, the mode is 0644. The reader is
+as strict as the writer: a tar cut at a member boundary, which other readers take for a shorter set, is an error here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from builder.store.files import new_file
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+KEY = re.compile(r"[A-Za-z0-9_/-]{1,90}(-r[1-9][0-9]{0,2})?")
+"""Of an image, or of a copy of it (builder.store.keys.copy_key)."""
+BUFFER = 1 << 20
+"""Bytes that are joined, hashed and written at once; more would leave the processor's cache."""
+AHEAD = 4
+"""Buffers that may wait for the hash, which is slower than writing."""
+WRITEBACK = 8 << 20
+"""Bytes after which the disk is told to begin with them."""
+MAX_MEMBER = 8**11 - 1
+"""Bytes: what eleven octal digits of a USTAR header can say."""
+
+_ZERO_FIELDS = b"0000644\0" + b"0000000\0" + b"0000000\0"  # mode, uid, gid
+_TAIL = (
+    b"00000000000\0" + b"        " + b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
+)  # mtime, checksum, type, link, …
+_FIXED_SUM = sum(_ZERO_FIELDS) + sum(_TAIL)
+
+
+class ShardError(Exception):
+    """A shard that is not what this module writes: damaged, cut, or of another origin."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in a tar: `offset` and `size` of its contents, in bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The members of one image by extension (`jpg`, `json`, …), in the order they are stored."""
+
+    key: str
+    members: dict[str, Member]
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """What was written: samples in it, bytes and SHA-256 (hex) of the file."""
+
+    samples: int
+    bytes: int
+    sha256: str
+
+
+def header(name: str, size: int) -> bytes:
+    """The 512-byte USTAR header of a regular file; `name` is ASCII, at most 100 bytes. Raises ValueError."""
+    raw = name.encode("ascii")
+    if len(raw) > 100 or not 0 <= size <= MAX_MEMBER:
+        raise ValueError(f"a tar member of {size} bytes named {name!r} does not fit a USTAR header")
+    octal = b"%011o\0" % size
+    checksum = _FIXED_SUM + sum(raw) + sum(octal)
+    return b"".join((raw.ljust(100, b"\0"), _ZERO_FIELDS, octal, _TAIL[:12], b"%06o\0 " % checksum, _TAIL[20:]))
+
+
+def write_shard(path: Path, samples: Iterable[tuple[str, Sequence[tuple[str, bytes]]]]) -> ShardFile:
+    """Write `(key, [(extension, contents), …])` samples as one tar; it appears under `path` whole or not at all.
+
+    The same samples give the same bytes. Hashing runs beside writing. Raises ValueError for a key that could merge or
+    split samples in a reader (dots, more than 90 characters) and OSError as the disk does.
+    """
+    count = 0
+    with new_file(path) as file, ThreadPoolExecutor(1) as thread:
+        out = _HashedFile(file, thread)
+        parts: list[bytes] = []
+        waiting = 0
+        for key, members in samples:
+            if not KEY.fullmatch(key):
+                raise ValueError(f"shard key {key!r} must be 1 to 90 characters of A-Z a-z 0-9 _ / -")
+            for extension, contents in members:
+                parts += (header(f"{key}.{extension}", len(contents)), contents, bytes(-len(contents) % BLOCK))
+                waiting += len(contents)
+            count += 1
+            if waiting >= BUFFER:
+                out.write(b"".join(parts))
+                parts, waiting = [], 0
+        out.write(b"".join((*parts, END)))
+        return ShardFile(count, out.bytes, out.sha256())
+
+
+class _HashedFile:
+    """A file whose SHA-256 is computed in a thread beside writing (hashlib and write both release the GIL), and which
+    the disk begins to take long before it is complete, so that fsync finds little left to do."""
+
+    def __init__(self, file: IO[bytes], thread: ThreadPoolExecutor) -> None:
+        self.bytes = 0
+        self._file, self._thread, self._digest = file, thread, hashlib.sha256()
+        self._hashing: deque[Future[None]] = deque()
+        self._on_its_way = 0
+
+    def write(self, blob: bytes) -> None:
+        if len(self._hashing) == AHEAD:
+            self._hashing.popleft().result()
+        self._hashing.append(self._thread.submit(self._digest.update, blob))
+        self._file.write(blob)
+        self.bytes += len(blob)
+        begun = self.bytes - self._on_its_way
+        if begun >= WRITEBACK and hasattr(os, "posix_fadvise"):
+            # Linux starts to write what is said not to be needed, and drops it from memory only where that is done
+            os.posix_fadvise(self._file.fileno(), self._on_its_way, begun, os.POSIX_FADV_DONTNEED)
+            self._on_its_way = self.bytes
+
+    def sha256(self) -> str:
+        while self._hashing:
+            self._hashing.popleft().result()
+        return self._digest.hexdigest()
+
+
+def read_members(path: Path) -> Iterator[Member]:
+    """The members of a shard in order, by their headers alone. Raises ShardError where the tar is damaged or cut."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        offset = 0
+        while True:
+            block = os.pread(file.fileno(), BLOCK, offset)
+            if block == END[:BLOCK]:
+                if os.pread(file.fileno(), BLOCK, offset + BLOCK) != END[BLOCK:] or size != offset + 2 * BLOCK:
+                    raise ShardError(f"{path.name}: the end of the archive is damaged")
+                return
+            member = _parse_header(block, offset, path)
+            offset = member.offset + member.size + -member.size % BLOCK
+            if offset > size:
+                raise ShardError(f"{path.name}: cut inside {member.name}")
+            yield member
+
+
+def _parse_header(block: bytes, offset: int, path: Path) -> Member:
+    if len(block) < BLOCK:
+        raise ShardError(f"{path.name}: cut at byte {offset}, before its end-of-archive mark")
+    try:
+        name = block[:100].rstrip(b"\0").decode("ascii")
+        member = Member(name, offset + BLOCK, int(block[124:135], 8))
+        intact = header(name, member.size) == block
+    except ValueError:
+        intact = False
+    if not intact:
+        raise ShardError(f"{path.name}: the header at byte {offset} is damaged or not Tutelage's")
+    return member
+
+
+def read_samples(path: Path) -> Iterator[Sample]:
+    """The samples of a shard in order. Raises ShardError for damage, a member without extension or a repeated one."""
+    key, members = "", dict[str, Member]()
+    for member in read_members(path):
+        stem, dot, extension = member.name.partition(".")
+        if not dot or not KEY.fullmatch(stem):
+            raise ShardError(f"{path.name}: member {member.name!r} is not KEY.EXTENSION")
+        if stem != key and members:
+            yield Sample(key, members)
+            members = {}
+        if extension in members:
+            raise ShardError(f"{path.name}: member {member.name!r} stands twice")
+        key = stem
+        members[extension] = member
+    if members:
+        yield Sample(key, members)
+
+
+def read_bytes(path: Path, member: Member) -> bytes:
+    """The contents of one member. Raises ShardError if the file ends before it."""
+    with open(path, "rb") as file:
+        contents = os.pread(file.fileno(), member.size, member.offset)
+    if len(contents) < member.size:
+        raise ShardError(f"{path.name}: cut inside {member.name}")
+    return contents

@@ -1,0 +1,196 @@
+"""Where pools, predictions, versions and tags lie on disk, and how they are named."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from builder.errors import BuildError
+from builder.store.files import canonical_json, locked, new_folder, write_file
+from builder.store.manifest import MANIFEST, read_manifest
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+CLAIM = "claim"
+VERSION = re.compile(r"v[1-9][0-9]*")
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A name for a version. id: the version's when it was tagged, so that a tag never comes to mean other contents."""
+
+    name: str
+    version: str
+    id: str
+
+
+class Store:
+    """The folders of a store: `pools/ID`, `predictions/FINGERPRINT`, `datasets/NAME/vN`, `tags/NAME/TAG`."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.pools = self.root / "pools"
+        self.predictions = self.root / "predictions"
+        self.datasets = self.root / "datasets"
+        self.tagged = self.root / "tags"
+        self.lock = self.root / ".lock"
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While this is open, `gc` removes nothing: the stages of a build need what others of it have finished. Any
+        number of processes may have it open; the kernel frees it when one dies."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.lock, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
+    @staticmethod
+    def ids(folder: Path) -> list[str]:
+        """The full ids (64 hex digits) in `pools` or `predictions`."""
+        return sorted(n for n in os.listdir(folder) if re.fullmatch("[0-9a-f]{64}", n)) if folder.is_dir() else []
+
+    def match(self, folder: Path, prefix: str) -> list[str]:
+        """The full ids in `folder` that begin with `prefix`, which is at least 4 hex digits."""
+        return (
+            [id for id in self.ids(folder) if id.startswith(prefix)] if re.fullmatch("[0-9a-f]{4,64}", prefix) else []
+        )
+
+    def names(self) -> list[str]:
+        """The datasets of which there is a version, finished or not."""
+        found = sorted(os.listdir(self.datasets)) if self.datasets.is_dir() else []
+        return [name for name in found if NAME.fullmatch(name) and self.versions(name)]
+
+    def versions(self, name: str) -> list[Path]:
+        """Folders of all versions of a dataset, finished or not, oldest first."""
+        folder = self.datasets / name
+        names = [n for n in os.listdir(folder) if VERSION.fullmatch(n)] if folder.is_dir() else []
+        return [folder / n for n in sorted(names, key=lambda n: int(n[1:]))]
+
+    def claim(self, name: str, inputs: str) -> Path:
+        """The version folder for this digest of inputs: the one that was claimed for it before, else the next number.
+
+        The claim is a file inside a folder that is renamed into place, so it is there whole or not at all.
+        """
+        if not NAME.fullmatch(name):
+            raise BuildError(
+                f"dataset name {name!r} must be 1 to 64 letters, digits, - or _, and begin with a letter or digit"
+            )
+        folder = self.datasets / name
+        with locked(folder / ".lock", f"dataset {name}", sweep=[folder]):
+            versions = self.versions(name)
+            for version in versions:
+                if (version / CLAIM).is_file() and (version / CLAIM).read_text() == inputs:
+                    return version
+            number = int(versions[-1].name[1:]) + 1 if versions else 1
+            with new_folder(folder / f"v{number}") as temporary:
+                (temporary / CLAIM).write_text(inputs)
+            return folder / f"v{number}"
+
+    def version(self, ref: str) -> Path:
+        """The folder of a complete version: `NAME` or `NAME@latest` (its latest), `NAME@v3`, `NAME@TAG`, or a path to
+        a folder with a manifest.
+
+        Raises BuildError, saying which versions and tags there are, if there is none such, if it is unfinished, or if
+        the tag's version is gone or no longer has the id it was tagged with.
+        """
+        if (Path(ref) / MANIFEST).is_file():
+            return Path(ref)
+        if ref.startswith("hf://"):
+            raise BuildError(f"{ref} lies on the Hub: run `tutelage pull {ref.removeprefix('hf://')}` first")
+        name, _, wanted = ref.partition("@")
+        versions = self.versions(name) if NAME.fullmatch(name) else []
+        complete = [folder for folder in versions if (folder / MANIFEST).is_file()]
+        if wanted in ("", LATEST) and complete:
+            return complete[-1]
+        for folder in versions:
+            if folder.name == wanted and folder in complete:
+                return folder
+            if folder.name == wanted:
+                raise BuildError(f"no version {ref!r} yet: its build has not finished; run that build again to go on")
+        tags = self.tags(name) if complete else []
+        for tag in tags:
+            if tag.name == wanted:
+                return self._tagged(name, tag)
+        if complete:
+            known = [folder.name for folder in complete] + [tag.name for tag in tags]
+            raise BuildError(f"no version {ref!r} in {self.root}: {name} has {', '.join(known)}")
+        if versions:
+            raise BuildError(f"no version {ref!r} in {self.root}: no build of {name} has finished; run it again")
+        known = self.names()
+        held = f"it holds {', '.join(known)}" if known else "it holds no dataset yet: run `tutelage build` first"
+        raise BuildError(f"no version {ref!r} in {self.root}: {held}")
+
+    def _tagged(self, name: str, tag: Tag) -> Path:
+        folder = self.datasets / name / tag.version
+        change = f"tag it again with `tutelage tag --force {name}@VERSION {tag.name}`"
+        if not (folder / MANIFEST).is_file():
+            raise BuildError(f"tag {name}@{tag.name} stands for {tag.version}, which is no longer there: {change}")
+        id = read_manifest(folder).id
+        if id != tag.id:
+            raise BuildError(
+                f"tag {name}@{tag.name} was given to {tag.version} with id {tag.id[:12]}, which now has {id[:12]}: "
+                f"{change} if that is what you mean"
+            )
+        return folder
+
+    def tags(self, name: str) -> list[Tag]:
+        """The tags of a dataset by name. Raises BuildError for a damaged one."""
+        folder = self.tagged / name
+        names = sorted(n for n in os.listdir(folder) if TAG.fullmatch(n)) if folder.is_dir() else []
+        return [_read_tag(folder / n) for n in names]
+
+    def tag(self, ref: str, tag: str, *, move: bool = False) -> Tag:
+        """Give a version a tag. Raises BuildError for a name that no tag may have, and, unless it is to `move`, for a
+        tag that another version has."""
+        check_tag(tag)
+        folder = self.version(ref)
+        manifest = read_manifest(folder)
+        name, new = folder.resolve().parent.name, Tag(tag, folder.name, manifest.id)  # one may be pulled under another
+        if folder.resolve() != (self.datasets / name / folder.name).resolve():
+            raise BuildError(f"{ref} does not lie in {self.root}: only a store's own versions can be tagged")
+        path = self.tagged / name / tag
+        with locked(path.parent / ".lock", f"the tags of {name}", sweep=[path.parent], wait=True):
+            old = _read_tag(path) if path.exists() and not move else None
+            if old and old != new:
+                raise BuildError(f"tag {name}@{tag} stands for {old.version} ({old.id[:12]}): --force moves it")
+            write_file(path, canonical_json({"version": new.version, "id": new.id}))
+        return new
+
+    def untag(self, name: str, tag: str) -> None:
+        """Remove a tag; the version stays. Raises BuildError if there is no such tag."""
+        path = self.tagged / name / tag
+        if not (NAME.fullmatch(name) and TAG.fullmatch(tag) and path.is_file()):
+            known = ", ".join(t.name for t in self.tags(name)) if NAME.fullmatch(name) else ""
+            raise BuildError(f"no tag {name}@{tag} in {self.root}: {f'{name} has {known}' if known else 'it has none'}")
+        with locked(path.parent / ".lock", f"the tags of {name}", sweep=[path.parent], wait=True):
+            path.unlink(missing_ok=True)
+
+
+def check_tag(tag: str) -> None:
+    """Raise BuildError for a tag that is no plain name, or that reads like a version number or `latest`."""
+    if not TAG.fullmatch(tag) or re.fullmatch("[vV][0-9]+", tag) or tag.lower() == LATEST:
+        raise BuildError(
+            f"tag {tag!r} must be 1 to 64 letters, digits, . - or _, begin with a letter or digit, and be neither "
+            f"a version number nor {LATEST!r}"
+        )
+
+
+def tags_of(tags: Sequence[Tag], version: str, id: str) -> list[str]:
+    """The names of the tags that stand for this version; one whose id is another's is marked as stale."""
+    return [tag.name if tag.id == id else f"{tag.name} (stale)" for tag in tags if tag.version == version]
+
+
+def _read_tag(path: Path) -> Tag:
+    try:
+        value = orjson.loads(path.read_bytes())
+        return Tag(path.name, str(value["version"]), str(value["id"]))
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise BuildError(f"tag file {path} is damaged ({error!r}): remove it and tag the version again") from None

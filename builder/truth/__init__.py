@@ -1,0 +1,1 @@
+"""Human labels of every format in one record."""

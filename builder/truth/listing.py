@@ -1,0 +1,63 @@
+"""Which format human labels have, and the images in their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from builder.scan.sources import list_source
+from builder.truth.records import TruthError
+from teachers.images import ImageError, read_header
+
+READERS = 4
+"""Threads that read files."""
+LAYOUT = frozenset({"images", "labels", "masks", "Annotations", "JPEGImages", "ImageSets"})
+"""Folders that belong to a format, and so are no classes."""
+YAML = (".yaml", ".yml")
+
+
+def list_images(folder: Path) -> dict[str, Path]:
+    """Every image below a folder, by its name: its path relative to the folder, NFC; sorted, hidden ones left out."""
+    if not folder.is_dir():
+        raise TruthError(f"{folder} is no folder of images: check its path")
+    found: dict[str, Path] = {}
+    for entry in sorted(list_source(str(folder))):
+        if entry.offset:
+            continue  # inside a tar
+        if entry.name in found:
+            raise TruthError(f"{found[entry.name]} and {entry.uri} have the same name in Unicode's NFC: rename one")
+        found[entry.name] = Path(entry.uri)
+    return found
+
+
+def by_stem(names: Sequence[str]) -> dict[str, list[str]]:
+    """Names of images by their path without extension."""
+    stems: dict[str, list[str]] = {}
+    for name in names:
+        stems.setdefault(name.rpartition(".")[0], []).append(name)
+    return stems
+
+
+def upright_sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
+    """Width and height of each image, pixels, after its EXIF rotation. Raises TruthError for one that is none."""
+    with ThreadPoolExecutor(READERS) as threads:
+        return list(threads.map(_upright_size, paths))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file without the spaces around them, empty ones left out. Raises TruthError."""
+    try:
+        return [stripped for line in path.read_text("utf-8-sig").splitlines() if (stripped := line.strip())]
+    except OSError as error:
+        raise TruthError(f"{path} cannot be read ({error.strerror}): check its path") from None
+    except UnicodeDecodeError as error:
+        raise TruthError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
+
+
+def _upright_size(path: Path) -> tuple[int, int]:
+    try:
+        header = read_header(path.read_bytes())
+    except (OSError, ImageError) as error:
+        raise TruthError(f"labelled image {path} cannot be used: {error}: replace it or take it out") from error
+    return header.width, header.height

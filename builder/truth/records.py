@@ -1,0 +1,217 @@
+"""Human labels of every format in one record: which image shows what, and which images belong together."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from builder.errors import BuildError
+from builder.scan.sources import Entry
+from builder.store.files import digest, sha256_file
+from teachers.images import ImageError, decode_rgb
+
+Kind = Literal["detection", "classification", "semantic"]
+Format = Literal["coco", "voc", "yolo", "classes", "masks"]
+
+NO_CLASSES = frozenset({"N/A", "background", "__background__"})
+"""Category names that stand for "nothing here": they are no classes, and their boxes no objects."""
+LARGEST = float(np.finfo(np.float32).max) / 2
+"""Above it x + width is infinite."""
+
+
+class TruthError(BuildError):
+    """Labels that cannot be used. The message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image and what people marked in it.
+
+    name: its path relative to the folder of images, NFC; path: where it lies; width, height: pixels, as the label file
+    says, else those of the upright image.
+    boxes: float32 (N, 4) `xyxy`, pixels of the upright image, possibly reaching out of it; labels: int16 (N,),
+    positions in the truth's `classes`; crowd: bool (N,), regions full of uncounted objects; area: float32 (N,), COCO's
+    `area` (of the outline, where there is one), else the box's; image_id: `id` in a COCO file, else 1, 2, …
+    difficult: bool (N,), single objects that count neither as found nor as missed (VOC's `difficult`, COCO's `ignore`).
+    unit: the group it belongs to (a sequence, a patient); "": it stands alone.
+    label: position in `classes` of a classification image, None where it shows none of them. mask: PNG of a semantic
+    image (`builder.truth.folders.read_mask`). masks: COCO's compressed run-length code of each box's outline, where
+    they were asked for (`read_truth`).
+    """
+
+    name: str
+    path: Path
+    width: int
+    height: int
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    area: np.ndarray
+    image_id: int
+    difficult: np.ndarray
+    unit: str = ""
+    label: int | None = None
+    mask: Path | None = None
+    masks: tuple[bytes, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Labelled images in the order of their file or of their names, those without objects included.
+
+    category_ids: what the files call each class: COCO's id, YOLO's number, the value of a mask's pixel. dropped_boxes:
+    boxes left out, for having no area or a category that is no class.
+    """
+
+    classes: tuple[str, ...]
+    images: list[LabelledImage]
+    category_ids: tuple[int, ...]
+    dropped_boxes: int = 0
+    kind: Kind = "detection"
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What people marked, in columns of N rows in any order: the common form of all formats of boxes.
+
+    image, category: int64, positions of the image and of the class in the lists that `assemble` is given; xywh: float64
+    (N, 4), pixels; crowd, difficult: bool; area: float64, NaN for the box's own; codes: run-length codes of outlines.
+    """
+
+    image: np.ndarray
+    category: np.ndarray
+    xywh: np.ndarray
+    crowd: np.ndarray
+    difficult: np.ndarray
+    area: np.ndarray
+    codes: Sequence[bytes] | None = None
+
+
+def check_detection(truth: Truth, what: object = "the truth") -> None:
+    """Raises TruthError if the truth, named `what`, holds no boxes but classes or maps."""
+    if truth.kind != "detection":
+        raise TruthError(
+            f"{what} holds {truth.kind} labels, but boxes are needed: give a COCO JSON, VOC or YOLO labels"
+        )
+
+
+def unit_of(name: str, group: str) -> str:
+    """The unit that `group` (see `read_truth`) finds in an image's name. Raises TruthError if it finds none."""
+    if group == "folder":
+        unit = name.rpartition("/")[0]
+        if not unit:
+            raise TruthError(f"group folder: image {name!r} lies in no folder: group by a regular expression")
+        return unit
+    try:
+        found = re.search(group, name)
+    except re.error as error:
+        raise TruthError(f"group {group!r} is neither folder nor a regular expression ({error}): correct it") from None
+    if found is not None and found.re.groups == 0:
+        raise TruthError(f"group {group!r} has no group: put what names the unit in parentheses")
+    if found is None or not found.group(1):
+        raise TruthError(f"group {group!r} finds no unit in image {name!r}: make it match every image")
+    return str(found.group(1))
+
+
+def split(truth: Truth) -> tuple[Truth, Truth]:
+    """The halves `tune` and `certify`, by a bit of the SHA-256 of each image's unit, or of its name where it has none:
+    an image stays in its half whatever joins it, and no unit is cut. With few units a half may be empty."""
+    halves: tuple[list[LabelledImage], list[LabelledImage]] = ([], [])
+    for image in truth.images:
+        halves[hashlib.sha256((image.unit or image.name).encode()).digest()[-1] & 1].append(image)
+    tune, certify = (replace(truth, images=half) for half in halves)
+    return tune, certify
+
+
+def entries(truth: Truth) -> list[Entry]:
+    """The images as entries of a pool, under the same names; one that is gone stays, and fails when it is read."""
+    found = []
+    for image in truth.images:
+        try:
+            status = image.path.stat()
+            size, mtime = status.st_size, status.st_mtime_ns
+        except OSError:
+            size, mtime = 0, 0
+        found.append(Entry(image.name, str(image.path.absolute()), 0, size, mtime))
+    return found
+
+
+def truth_digest(truth: Truth, sha256_by_name: Mapping[str, str]) -> str:
+    """SHA-256, hex, of what the truth says of which images: the same for copies elsewhere, under other names, in
+    another order. Raises KeyError for an image without a hash in `sha256_by_name`."""
+    said = []
+    for image in truth.images:
+        shown = [truth.classes[label] for label in image.labels]
+        columns: list[Sequence[Any]] = [shown, image.boxes.tolist(), image.crowd.tolist(), image.difficult.tolist()]
+        if image.masks is not None:
+            columns.append([code.decode() for code in image.masks])
+        rows = zip(*columns, strict=True)
+        if image.masks is not None:
+            rows = ((*row, code.decode()) for row, code in zip(rows, image.masks, strict=True))  # type: ignore[assignment]
+        label = "" if image.label is None else truth.classes[image.label]
+        mask = sha256_file(image.mask) if image.mask else ""
+        said.append([sha256_by_name[image.name], label, mask, sorted(map(list, rows))])
+    return digest({"kind": truth.kind, "classes": sorted(truth.classes), "images": sorted(said)})
+
+
+def assemble(
+    names: Sequence[str],
+    paths: Sequence[Path],
+    sizes: Sequence[tuple[int, int]],
+    marks: Marks,
+    classes: Sequence[str],
+    ids: Sequence[int],
+    image_ids: Sequence[int] | None = None,
+) -> Truth:
+    """Boxes in columns as the truth of these images (sizes: width, height); what has no area or a category that is no
+    class is dropped and counted. ids: the file's, of `classes`."""
+    is_class = np.array([name not in NO_CLASSES for name in classes], bool)
+    good = (marks.xywh[:, 2:] > 0).all(axis=1) & is_class[marks.category]
+    order = np.flatnonzero(good)
+    order = order[np.argsort(marks.image[order], kind="stable")]  # by image, within it as in the file
+    ends = np.searchsorted(marks.image[order], np.arange(len(names)), side="right").tolist()
+    xywh = marks.xywh[order]
+    area = np.where(np.isnan(marks.area[order]), xywh[:, 2] * xywh[:, 3], marks.area[order]).astype(np.float32)
+    boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).astype(np.float32)
+    labels = (np.cumsum(is_class) - 1)[marks.category[order]].astype(np.int16)
+    crowd, difficult = marks.crowd[order], marks.difficult[order]
+    found = []
+    starts, numbers = [0, *ends], image_ids or range(1, len(names) + 1)
+    for n, (name, path, (width, height), number) in enumerate(zip(names, paths, sizes, numbers, strict=True)):
+        own = slice(starts[n], ends[n])
+        objects = (boxes[own], labels[own], crowd[own], area[own])
+        name = unicodedata.normalize("NFC", name)
+        codes = None if marks.codes is None else tuple(marks.codes[row] for row in order[own])
+        found.append(LabelledImage(name, path, width, height, *objects, number, difficult[own], masks=codes))
+    known = [(name, number) for name, number in zip(classes, ids, strict=True) if name not in NO_CLASSES]
+    return Truth(tuple(n for n, _ in known), found, tuple(i for _, i in known), dropped_boxes=len(good) - len(order))
+
+
+def read_pixels(image: LabelledImage) -> np.ndarray:
+    """The image as upright RGB, uint8 (H, W, 3). Raises TruthError if it cannot be read or is not of the stated size,
+    since its boxes then belong to other pixels."""
+    try:
+        pixels = decode_rgb(image.path.read_bytes())
+    except (OSError, ImageError) as error:
+        raise TruthError(f"labelled image {image.path} cannot be used: {error}: replace it or take it out") from error
+    height, width = pixels.shape[:2]
+    if (width, height) != (image.width, image.height):
+        raise TruthError(
+            f"labelled image {image.path} is {width}x{height} upright, but its labels were made for "
+            f"{image.width}x{image.height}: correct the labels (an EXIF rotation moves boxes)"
+        )
+    return pixels
+
+
+def subset(truth: Truth, limit: int, seed: int) -> Truth:
+    """`limit` images at random, in file order. With the same seed a smaller subset is part of every larger one."""
+    digests = [hashlib.sha256(f"{seed}:{image.name}".encode()).digest() for image in truth.images]
+    chosen = sorted(sorted(range(len(digests)), key=digests.__getitem__)[:limit])
+    return replace(truth, images=[truth.images[i] for i in chosen])

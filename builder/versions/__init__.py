@@ -1,0 +1,1 @@
+"""Look at, compare, check, mend and remove complete versions."""

@@ -1,0 +1,259 @@
+"""Why one image is in a version or not, and why each label predicted on it is kept, ignored or dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from builder.cut.left_out import LEFT_OUT, read_left_out
+from builder.errors import BuildError
+from builder.kinds import kind_of
+from builder.label.predictions import read_failures
+from builder.rules.overrides import APPLIED, ORPHANED, OVERRIDES, Override, load_fates, who
+from builder.scan.census import DUPLICATE, OK, REMOVED, UNREADABLE
+from builder.scan.pool import read_pool
+from builder.store.keys import is_copy
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.shards import Sample, ShardError, read_bytes, read_samples
+from builder.store.store import Store
+from builder.versions.reasons import BOX, Reasons, Row
+
+SHORTEST = 4
+"""Characters of a key or SHA-256 that may stand for it."""
+SHOWN = 5
+"""Keys listed where several match."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One raw prediction. score: the teacher's; calibrated: None without calibration; box: xyxy pixels of the upright
+    image, None for classes and maps, which are of the whole; outcome: kept, ignored or dropped; reason:
+    builder.rules.objects.REASONS; threshold: of its class, None if nothing of it is kept; whence: where the threshold
+    comes from; why: the whole story in a sentence; pixels: of maps, which are told by class and reason with their mean
+    score."""
+
+    label: str
+    score: float
+    calibrated: float | None
+    box: tuple[float, float, float, float] | None
+    outcome: str
+    reason: str
+    threshold: float | None
+    whence: str
+    why: str
+    pixels: int | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """state: what became of the image: written, tombstone, empty, unreadable, duplicate, removed, leak, near_duplicate
+    or left_out; why: in words. name, sha256: "" where neither the pool nor a shard knows them. objects: by falling
+    score. unmet: what people said of the image that found no object, in sentences."""
+
+    version: str
+    key: str
+    name: str
+    sha256: str
+    state: str
+    why: str
+    objects: list[Reason]
+    unmet: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Image:
+    key: str
+    name: str = ""
+    sha256: str = ""
+    state: str = OK
+    error: str = ""
+    chunk: int = -1
+
+
+FIELDS = ("key", "name", "sha256", "state", "error", "chunk")
+
+
+def explain(store: Store, folder: Path, wanted: str) -> Explanation:
+    """All that version `folder` can say of an image. wanted: its key or its name in the source, else the beginning of
+    its key or SHA-256, at least 4 characters. Raises BuildError if none matches, or several do."""
+    manifest = read_manifest(folder)
+    image = _find(store, folder, manifest, wanted)
+    shard = _shard_of(folder, manifest, image)
+    rows = _objects(folder, image.key)
+    state, why = _fate(store, folder, manifest, image, shard, rows)
+    said = _said(folder, manifest, image)
+    reasons = Reasons(manifest, [one for one, state in said.items() if state == APPLIED])
+    objects = [
+        Reason(
+            reasons.label(row),
+            row["score"],
+            row.get("calibrated"),
+            (row["x1"], row["y1"], row["x2"], row["y2"]) if kind_of(manifest.kind).overlaps else None,
+            row["outcome"],
+            row["reason"],
+            reasons.threshold(row),
+            reasons.whence(row),
+            reasons.why(row, rows),
+            row.get("pixels"),
+        )
+        for row in rows
+    ]
+    ref = f"{manifest.name}@{manifest.version}"
+    unmet = [_unmet(one, state) for one, state in said.items() if state != APPLIED]
+    return Explanation(ref, image.key, image.name, image.sha256, state, why, objects, unmet)
+
+
+def _said(folder: Path, manifest: Manifest, image: _Image) -> dict[Override, str]:
+    """What people said of an image, and what became of it."""
+    if OVERRIDES not in manifest.files:
+        return {}
+    return {one: state for one, state in load_fates(folder / OVERRIDES).items() if one.sha256 == image.sha256}
+
+
+def _unmet(one: Override, state: str) -> str:
+    fate = "orphaned, since no object is there" if state == ORPHANED else f"{state}, since no object is there"
+    at = ", ".join(f"{side:.1f}" for side in one.box)
+    return f"{one.action} of a {one.label} at {at} by {who(one)}: {fate}"
+
+
+def _find(store: Store, folder: Path, manifest: Manifest, wanted: str) -> _Image:
+    """The image in the version's pool; where that is gone, or does not know it, in its shards."""
+    pool = store.pools / manifest.provenance.get("inputs", {}).get("pool", "") / "pool.parquet"
+    found = _in_pool(pool, wanted) if pool.is_file() else []
+    found = found or _in_shards(folder, manifest, wanted)
+    exact = [image for image in found if wanted in (image.key, image.name)] or found
+    holders = [image for image in exact if image.chunk >= 0] if len({i.sha256 for i in exact}) == 1 else exact
+    if len(holders or exact) == 1:
+        return (holders or exact)[0]
+    ref = f"{manifest.name}@{manifest.version}"
+    if exact:
+        some = ", ".join(sorted(image.key for image in exact)[:SHOWN]) + (", …" if len(exact) > SHOWN else "")
+        raise BuildError(f"{wanted!r} stands for {len(exact)} images of {ref} ({some}): give more of it")
+    raise BuildError(
+        f"no image {wanted!r} in {ref} or its pool: give a key (column `key` of its labels.parquet), a name in the "
+        f"source, or the first {SHORTEST} or more characters of a key or SHA-256"
+    )
+
+
+def _in_pool(path: Path, wanted: str) -> list[_Image]:
+    found: list[_Image] = []
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group, columns=list(FIELDS))
+            matches = pc.or_(pc.equal(rows["key"], wanted), pc.equal(rows["name"], wanted))
+            if len(wanted) >= SHORTEST:
+                for name in ("key", "sha256"):
+                    matches = pc.or_(matches, pc.starts_with(rows[name], wanted))
+            found += (_Image(**row) for row in rows.filter(matches).to_pylist())
+    return found
+
+
+def _in_shards(folder: Path, manifest: Manifest, wanted: str) -> list[_Image]:
+    found: list[_Image] = []
+    for path, sample in _samples(folder, [shard.name for shard in manifest.shards]):
+        label = orjson.loads(read_bytes(path, sample.members["json"]))
+        image = _Image(sample.key, label["name"], label["sha256"], chunk=0)
+        begins = len(wanted) >= SHORTEST and (image.key.startswith(wanted) or image.sha256.startswith(wanted))
+        if (begins or wanted in (image.key, image.name)) and not is_copy(sample.key):
+            found.append(image)
+    return found
+
+
+def _samples(folder: Path, shards: Sequence[str]) -> Iterator[tuple[Path, Sample]]:
+    for name in shards:
+        try:
+            for sample in read_samples(folder / "data" / name):
+                yield folder / "data" / name, sample
+        except (ShardError, OSError):
+            raise BuildError(f"{folder / 'data' / name} cannot be read: run `tutelage verify --repair`") from None
+
+
+def _shard_of(folder: Path, manifest: Manifest, image: _Image) -> str:
+    """The name of the shard that holds an image, "" if none does."""
+    known = [shard.name for shard in manifest.shards if shard.chunks[0] <= image.chunk < shard.chunks[1]]
+    shards = known or [shard.name for shard in manifest.shards]
+    return next((path.name for path, sample in _samples(folder, shards) if sample.key == image.key), "")
+
+
+def _objects(folder: Path, key: str) -> list[Row]:
+    """The rows of labels.parquet of an image, best first."""
+    rows: list[dict[str, Any]] = []
+    try:
+        with pq.ParquetFile(folder / "labels.parquet") as file:
+            for group in range(file.num_row_groups):
+                keys = file.read_row_group(group, columns=["key"])["key"]
+                hits = pc.indices_nonzero(pc.equal(keys, key))
+                if len(hits):
+                    rows += file.read_row_group(group).take(hits).to_pylist()
+    except (OSError, pa.ArrowException):
+        raise BuildError(f"{folder / 'labels.parquet'} cannot be read: run `tutelage verify --repair`") from None
+    return sorted(rows, key=lambda row: (-row["score"], row["label"], *(row[side] for side in BOX)))
+
+
+def _fate(
+    store: Store, folder: Path, manifest: Manifest, image: _Image, shard: str, rows: Sequence[Row]
+) -> tuple[str, str]:
+    """What became of an image, and why."""
+    provenance = manifest.provenance
+    inputs = provenance.get("inputs", {})
+    ref = f"{manifest.name}@{manifest.version}"
+    if image.key in manifest.tombstones:
+        return "tombstone", f"it left its source after an earlier version: it still lies in data/{shard}, to be skipped"
+    if shard:
+        number = [row.get("pixels", 1) for row in rows]
+        kept, ignored = (
+            sum(n for n, row in zip(number, rows, strict=True) if row["outcome"] == outcome)
+            for outcome in ("kept", "ignored")
+        )
+        noun = kind_of(manifest.kind).noun
+        if manifest.kind == "classification":
+            return "written", f"it is in data/{shard}"
+        return (
+            "written",
+            f"it is in data/{shard} with {kept} kept and {ignored} ignored of {sum(number)} predicted {noun}",
+        )
+    if image.state == UNREADABLE:
+        return UNREADABLE, f"it could not be read: {image.error}"
+    if image.state == DUPLICATE:
+        return DUPLICATE, f"another image stands for it: {image.error}"
+    if image.state == REMOVED:
+        return REMOVED, f"it was no longer in its source when {ref} was built"
+    if failure := _failure(store, inputs, image):
+        return UNREADABLE, f"the teacher could not read it: {failure}"
+    for state, why in _kept_out(folder, manifest, image):
+        return state, why
+    nothing = not any(row["outcome"] == "kept" for row in rows)
+    if nothing and manifest.kind == "classification":
+        return "empty", "its class is not kept, and an image without one cannot be here"
+    if nothing and (inputs.get("images") or {}).get("drop_empty"):
+        number, noun = sum(row.get("pixels", 1) for row in rows), kind_of(manifest.kind).noun
+        return "empty", f"none of the {number} {noun} predicted on it is kept, and images.drop_empty is set"
+    return "left_out", f"it is in the pool of {ref}, but not in its shards: run `tutelage verify {ref}`"
+
+
+def _failure(store: Store, inputs: dict[str, Any], image: _Image) -> str:
+    """Why the teacher has no predictions of an image, as far as pool and predictions are still there."""
+    try:
+        for chunk in read_pool(store, inputs["pool"]).chunks(image.chunk, image.chunk + 1):
+            place = chunk.rows["sha256"].to_pylist().index(image.sha256)
+            folder = store.predictions / inputs["predictions"] / chunk.digest
+            return next((f.error for f in read_failures(folder) if f.position == place), "")
+    except (BuildError, KeyError, ValueError):
+        pass
+    return ""
+
+
+def _kept_out(folder: Path, manifest: Manifest, image: _Image) -> Iterator[tuple[str, str]]:
+    """Whether it is a leak or a near-duplicate, which the version has a list of."""
+    if LEFT_OUT in manifest.files:
+        left_out = read_left_out(folder / LEFT_OUT)
+        for state, found in (("leak", left_out.leaks), ("near_duplicate", left_out.near_duplicates)):
+            if image.sha256 in found:
+                yield state, f"it was left out: {found[image.sha256]}"

@@ -1,0 +1,102 @@
+"""The versions of a store and where each came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.errors import BuildError
+from builder.store.manifest import MANIFEST, Manifest, read_manifest
+from builder.store.store import NAME, Store, Tag, tags_of
+
+COMPLETE, UNFINISHED, DAMAGED = "complete", "unfinished", "damaged"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One version. state: complete, unfinished (claimed by a build that has not ended) or damaged (`note` says how);
+    what is not known of it is "" or None. parent: the version it was built on, "" for none. certified: the lowest
+    certified precision of its groups of classes; None: unknown, nothing is certified. certified_groups of groups: how
+    many that holds for. samples, kept: without tombstones, images that still lie in the shards, to be skipped. bytes:
+    of all its files."""
+
+    dataset: str
+    version: str
+    state: str
+    bytes: int
+    id: str = ""
+    parent: str = ""
+    pool: str = ""
+    teacher: str = ""
+    samples: int | None = None
+    kept: int | None = None
+    tombstones: int = 0
+    certified: float | None = None
+    certified_groups: int = 0
+    groups: int = 0
+    tags: tuple[str, ...] = ()
+    note: str = ""
+
+
+def log(store: Store, name: str | None = None) -> list[Entry]:
+    """All versions of a dataset, or of all datasets, by name, oldest first. Raises BuildError if there is no such
+    dataset."""
+    names = store.names()
+    if name is not None and (not NAME.fullmatch(name) or name not in names):
+        known = f"it holds {', '.join(names)}" if names else "it holds none yet: run `tutelage build` first"
+        raise BuildError(f"no dataset {name!r} in {store.root}: {known}")
+    return [entry for each in ([name] if name else names) for entry in _entries(store, each)]
+
+
+def _entries(store: Store, name: str) -> Iterator[Entry]:
+    tags = store.tags(name)
+    for folder in store.versions(name):
+        size = folder_bytes(folder)
+        if not (folder / MANIFEST).is_file():
+            yield Entry(name, folder.name, UNFINISHED, size)
+            continue
+        try:
+            manifest = read_manifest(folder)
+        except BuildError as error:
+            yield Entry(name, folder.name, DAMAGED, size, note=str(error))
+            continue
+        yield _entry(manifest, name, folder.name, size, tags)
+
+
+def _entry(manifest: Manifest, name: str, version: str, size: int, tags: list[Tag]) -> Entry:
+    provenance = manifest.provenance
+    groups: list[dict[str, Any]] = provenance.get("thresholds") or []
+    certified = [g["target"] for g in groups if g.get("certified") and g.get("target") is not None]
+    return Entry(
+        name,
+        version,
+        COMPLETE,
+        size,
+        id=manifest.id,
+        parent=(provenance.get("parent") or {}).get("version", ""),
+        pool=provenance.get("inputs", {}).get("pool", ""),
+        teacher=provenance.get("teacher", {}).get("spec", ""),
+        samples=manifest.samples,
+        kept=manifest.kept,
+        tombstones=len(manifest.tombstones),
+        certified=min(certified, default=None),
+        certified_groups=len(certified),
+        groups=len(groups),
+        tags=tuple(tags_of(tags, version, manifest.id)),
+    )
+
+
+def folder_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; what vanishes meanwhile counts nothing."""
+    total = 0
+    try:
+        if not path.is_dir() or path.is_symlink():
+            return path.lstat().st_size
+        with os.scandir(path) as entries:
+            total = sum(folder_bytes(Path(entry.path)) for entry in entries)
+    except FileNotFoundError:
+        pass
+    return total

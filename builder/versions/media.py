@@ -1,0 +1,157 @@
+"""The images of a version: where each lies in its shards, and as files, for programs that cannot look into a tar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import orjson
+
+from builder.engine import Track, silent
+from builder.errors import BuildError
+from builder.store.files import TEMPORARY, locked, new_folder, sha256_file
+from builder.store.keys import is_copy
+from builder.store.manifest import Manifest, ShardRecord
+from builder.store.shards import Member, Sample, ShardError, read_bytes, read_samples
+from builder.store.store import Store
+
+LOCK = ".lock"
+ADVANCE = 256
+"""Images after which the bar moves."""
+ShardPath = Callable[[ShardRecord], Path]
+"""Where the file of a shard lies, fetched first if it has to be."""
+
+
+@dataclass(frozen=True)
+class ShardImage:
+    """An image of a version. name: in the source; sha256: of its original bytes; width, height: upright pixels; shard:
+    the tar; image, label: its members."""
+
+    key: str
+    name: str
+    sha256: str
+    width: int
+    height: int
+    shard: Path
+    image: Member
+    label: Member
+
+
+def images_of(folder: Path, manifest: Manifest, shard_path: ShardPath | None = None) -> Iterator[ShardImage]:
+    """The images of a version in the order of its shards, without tombstones and copies; streams, and reads
+    no image's bytes.
+
+    shard_path: where shards lie, if not below the folder's `data`. Raises BuildError for a shard that cannot be read.
+    """
+    gone = set(manifest.tombstones)
+    for record in manifest.shards:
+        path = shard_path(record) if shard_path else folder / "data" / record.name
+        try:
+            for sample in read_samples(path):
+                if sample.key not in gone and not is_copy(sample.key):
+                    yield _image(path, sample, manifest.features[0])
+        except (ShardError, OSError, KeyError, orjson.JSONDecodeError):
+            raise BuildError(f"{path} cannot be read: run `tutelage verify --repair` on the version") from None
+
+
+def _image(path: Path, sample: Sample, extension: str) -> ShardImage:
+    image, label = sample.members[extension], sample.members["json"]
+    said = orjson.loads(read_bytes(path, label))
+    sides = int(said["width"]), int(said["height"])
+    return ShardImage(sample.key, said["name"], said["sha256"], *sides, path, image, label)
+
+
+class Extracted(Mapping[str, Path]):
+    """The image files of a version by key, without a list of them: a key is looked for in the folder of the shard where
+    the last one was, then in the others. Iteration is in no order."""
+
+    def __init__(self, folders: list[Path], extension: str, tombstones: frozenset[str]) -> None:
+        self._folders, self._extension, self._gone, self._last = folders, extension, tombstones, 0
+
+    def __getitem__(self, key: str) -> Path:
+        if key not in self._gone:
+            name = file_name(key, self._extension)
+            for place in (self._last, *range(len(self._folders))):
+                path = self._folders[place] / name
+                if path.is_file():
+                    self._last = place
+                    return path
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        for folder in self._folders:
+            names = (path.name.removesuffix(f".{self._extension}") for path in folder.iterdir())
+            keys = (name.replace(".", "/") for name in names)
+            yield from (key for key in keys if key not in self._gone)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def file_name(key: str, extension: str) -> str:
+    """A key as the name of one file: `/` becomes `.`, which no key holds."""
+    return f"{key.replace('/', '.')}.{extension}"
+
+
+def cache_folder(store: Store) -> Path:
+    """Below it a folder for each shard, named by its SHA-256: versions with the same shard share it."""
+    return store.root / "cache"
+
+
+def extracted(
+    store: Store,
+    folder: Path,
+    manifest: Manifest,
+    track: Track = silent,
+    shard_path: ShardPath | None = None,
+    extension: str | None = None,
+) -> Extracted:
+    """The version's images, or another member of its samples, as files in the store's cache; what is there already is
+    not written again.
+
+    A shard is extracted whole or not at all, after its hash was checked. Raises BuildError for a damaged shard, saying
+    how to mend it, and OSError as the disk does.
+    """
+    cache = cache_folder(store)
+    suffix, extension = f"-{extension}" if extension else "", extension or manifest.features[0]
+    targets = [cache / f"{record.sha256}{suffix}" for record in manifest.shards]
+    missing = {t: record for t, record in zip(targets, manifest.shards, strict=True) if not t.is_dir()}
+    if missing:
+        with (
+            track("extract", sum(record.samples for record in missing.values())) as advance,
+            locked(cache / LOCK, "the cache of images", sweep=[cache], wait=True),
+        ):
+            for target, record in missing.items():
+                if not target.is_dir():  # another process was faster
+                    path = shard_path(record) if shard_path else folder / "data" / record.name
+                    _extract(path, record, extension, target, advance)
+    return Extracted(targets, extension, frozenset(manifest.tombstones))
+
+
+def _extract(path: Path, record: ShardRecord, extension: str, target: Path, advance: Callable[[int], None]) -> None:
+    try:
+        if sha256_file(path) != record.sha256:
+            raise ShardError(f"{path.name} has another SHA-256 than the manifest says")
+        with new_folder(target) as temporary:
+            samples = read_samples(path)
+            while batch := list(islice(samples, ADVANCE)):
+                for sample in batch:
+                    if is_copy(sample.key):
+                        continue
+                    (temporary / file_name(sample.key, extension)).write_bytes(
+                        read_bytes(path, sample.members[extension])
+                    )
+                advance(len(batch))
+    except FileNotFoundError as error:
+        raise BuildError(f"{error.filename or path} is not there: run `tutelage verify --repair`") from None
+    except (ShardError, KeyError) as error:
+        raise BuildError(f"{path} cannot be used ({error}): run `tutelage verify --repair` on the version") from None
+
+
+def unused(store: Store, shards: frozenset[str]) -> list[Path]:
+    """Folders of the cache that belong to none of the shards of these SHA-256: for `gc`."""
+    cache = cache_folder(store)
+    folders = sorted(cache.iterdir()) if cache.is_dir() else []
+    return [f for f in folders if f.is_dir() and f.name[:64] not in shards and not f.name.startswith(TEMPORARY)]

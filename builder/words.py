@@ -1,0 +1,42 @@
+"""Numbers as people say them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+def size_text(size: int) -> str:
+    """Bytes as people say them."""
+    for unit, value in (("GB", size / 1e9), ("MB", size / 1e6)):
+        if value >= 1:
+            return f"{value:.1f} {unit}"
+    return f"{size / 1e3:.1f} kB"
+
+
+def count(n: float) -> str:
+    """1234567 as 1,234,567."""
+    return f"{n:,.0f}"
+
+
+def short(n: float) -> str:
+    """1234567 as 1.23 M, and numbers below 100,000 in full: for where there is little room."""
+    for unit, value in ((" G", n / 1e9), (" M", n / 1e6), (" k", n / 1e3)):
+        if value >= (1 if unit != " k" else 100):
+            return f"{value:.3g}{unit}"
+    return count(n)
+
+
+def percent(share: float) -> str:
+    """A share in per cent with two figures; never 0 % of something, never 100 % of less than all."""
+    if math.isnan(share):
+        return "-"
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    if 0.999 < share < 1:
+        return "> 99.9 %"
+    whole = 0.1 <= share < 0.995 or share in (0, 1)
+    return f"{100 * share:.0f} %" if whole or share > 1 else f"{100 * share:.1f} %"

@@ -1,0 +1,1 @@
+"""Augmentations S1 to S4 of images with their labels."""

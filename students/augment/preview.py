@@ -1,0 +1,165 @@
+"""Pictures of what an augmentation does: images as they are and as the network sees them, with their labels."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from builder.errors import BuildError
+from builder.report.paint import GREY, SHOWN, class_colour, colour_strip, outline_masks, painted
+from builder.report.pictures import MARGIN, outline
+from builder.scan.sources import list_source, read_entry
+from builder.truth.read import read_truth
+from builder.truth.records import subset
+from students.augment.scene import FIT, Augment, Placement
+from students.data.loader import IMAGENET_GREY
+from students.data.streams import Labelled, Scene, generator
+from students.tasks.base import Task
+from students.tasks.choose import check_labels, task_of, usual_arch
+from students.tasks.detection import DETECTION, Boxes
+from students.train.recipe import TrainRecipe
+from teachers.base import VOID
+from teachers.images import ImageError, decode_rgb
+
+CELL, HEADER, CAPTION = 220, 22, 18
+"""Pixels: the side of a canvas in the picture, the line above all, the line below each row."""
+DRAWS = 4
+"""Canvases of each image, beside the image as it is."""
+_NOTHING = Boxes(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is shown: images with names, and marks of a task's; size: the canvas's side, fill: the padding's colour."""
+
+    names: tuple[str, ...]
+    scenes: tuple[Scene, ...]
+    task: Task
+    classes: tuple[str, ...]
+    size: int
+    fill: tuple[int, int, int]
+
+
+def labelled_subject(recipe: TrainRecipe, count: int) -> Subject:
+    """`count` labelled images of a training, spread evenly over them. Raises TruthError for labels that cannot be
+    used."""
+    labelled, network = recipe.labelled, recipe.network
+    truth = read_truth(labelled.path, labelled.images, outlines=network.arch == "maskrcnn")
+    task = task_of(network.arch or usual_arch(truth.kind), recipe.soft)
+    check_labels(truth.kind, task, labelled.path)
+    if labelled.limit:
+        truth = subset(truth, labelled.limit, recipe.seed)
+    stream, chosen = Labelled(truth, task), _spread(len(truth.images), count)
+    if not chosen:
+        raise BuildError(f"labelled set {labelled.path} has no images: there is nothing to show")
+    red, green, blue = (round(255 * mean) for mean in network.mean)
+    names = tuple(Path(truth.images[n].name).name for n in chosen)
+    return Subject(names, tuple(stream[n] for n in chosen), task, truth.classes, network.size, (red, green, blue))
+
+
+def image_subject(sources: Sequence[str], count: int, size: int) -> Subject:
+    """`count` images, without labels, spread evenly over files, folders or globs. Raises BuildError for a source
+    without images, or an image that cannot be read."""
+    entries = sorted(entry for source in sources for entry in list_source(source))
+    chosen = [entries[n] for n in _spread(len(entries), count)]
+    if not chosen:
+        raise BuildError(f"{', '.join(map(str, sources))} holds no images: name others")
+    scenes = []
+    for entry in chosen:
+        try:
+            scenes.append(Scene(decode_rgb(read_entry(entry)), _NOTHING))
+        except ImageError as error:
+            raise BuildError(f"image {entry.uri} cannot be used: {error}: leave it out") from error
+    names = tuple(Path(entry.name).name for entry in chosen)
+    return Subject(names, tuple(scenes), DETECTION, (), size, IMAGENET_GREY)
+
+
+def preview(subject: Subject, augment: Augment, title: str, seed: int = 0) -> Image.Image:
+    """A row for each image: as it is, fitted to the canvas, and DRAWS times augmented, with the boxes, masks, maps or
+    class names that the network would learn; classes have colours, ignore regions are dashed."""
+    drawn: list[list[Image.Image]] = []
+    seen: set[int] = set()
+    for row, scene in enumerate(subject.scenes):
+        height, width = scene.pixels.shape[:2]
+        cells = []
+        for column in range(1 + DRAWS):
+            rng, boxes = generator(seed, row, column), subject.task.boxes(scene.marks)
+            placement = (augment if column else FIT).place(width, height, subject.size, rng, boxes)
+            cells.append(_cell(scene, placement, subject, seen))
+        drawn.append(cells)
+    tall = drawn[0][0].height + CAPTION
+    wide = MARGIN + (1 + DRAWS) * (CELL + MARGIN)
+    named = [(subject.classes[n], class_colour(n)) for n in sorted(seen)]
+    more = [(f"and {len(named) - SHOWN} more", "#ffffff")] if len(named) > SHOWN else []
+    rest = [("void", GREY)] if subject.task.kind == "semantic" else []
+    legend = colour_strip([*named[:SHOWN], *more, *rest], wide)
+    with_legend = bool(named) and subject.task.kind != "classification"
+    page = Image.new("RGB", (wide, HEADER + len(drawn) * tall + (legend.height if with_legend else 0)), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
+    draw.text((MARGIN, 4), "as it is", fill="black", font=font)
+    dashed = ", dashed: ignored" if subject.task.kind in ("detection", "instance") else ""
+    draw.text((2 * MARGIN + CELL, 4), title + dashed, fill="black", font=font)
+    for row, (cells, name) in enumerate(zip(drawn, subject.names, strict=True)):
+        top = HEADER + row * tall
+        for column, cell in enumerate(cells):
+            page.paste(cell, (MARGIN + column * (CELL + MARGIN), top))
+        said = _class_name(subject, subject.scenes[row])
+        draw.text((MARGIN, top + tall - CAPTION + 1), f"{name}   {said}" if said else name, fill="black", font=font)
+    if with_legend:
+        page.paste(legend, (0, HEADER + len(drawn) * tall))
+    return page
+
+
+def _cell(scene: Scene, placement: Placement, subject: Subject, seen: set[int]) -> Image.Image:
+    """One canvas with its labels; their classes are added to `seen`."""
+    canvas = Image.fromarray(placement.image(scene.pixels, subject.fill))
+    scale = CELL / placement.size
+    shown = canvas.resize((CELL, CELL), Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+    kind, target = subject.task.kind, subject.task.place(scene.marks, placement)
+    match kind:
+        case "semantic":
+            seen.update(set(np.unique(target[0]).tolist()) - {VOID})
+            both = Image.new("RGB", (CELL, 2 * CELL + 2), "white")
+            both.paste(shown, (0, 0))
+            both.paste(painted(shown, _png(target[0])), (0, CELL + 2))
+            return both
+        case "detection" | "instance":
+            boxes, labels, ignore = target[:3]
+            seen.update(labels.tolist())
+            if kind == "instance":
+                from teachers.masks import encode
+
+                colours = [class_colour(label) for label in labels.tolist()]
+                outline_masks(shown, encode(target[3]), canvas.size, colours)
+            _boxes(shown, boxes * scale, labels, ignore * scale)
+    return shown
+
+
+def _boxes(shown: Image.Image, boxes: np.ndarray, labels: np.ndarray, ignore: np.ndarray) -> None:
+    draw, last = ImageDraw.Draw(shown), CELL - 1
+    for box in ignore.clip(0, last - 1).tolist():
+        outline(draw, box, "ignored")
+    for box, label in zip(boxes.clip(0, last).tolist(), labels.tolist(), strict=True):
+        draw.rectangle(box, outline=class_colour(label), width=2)
+
+
+def _class_name(subject: Subject, scene: Scene) -> str:
+    """Of a classification image, "" elsewhere and for none."""
+    if subject.task.kind != "classification" or not scene.marks.any():
+        return ""
+    return subject.classes[int(scene.marks.argmax())]
+
+
+def _spread(total: int, count: int) -> list[int]:
+    return [n * total // min(total, count) for n in range(min(total, count))]
+
+
+def _png(plane: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(plane).save(out, "PNG")
+    return out.getvalue()

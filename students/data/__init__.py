@@ -1,0 +1,1 @@
+"""Samples of a version and of labelled images, as joint batches."""

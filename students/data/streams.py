@@ -1,0 +1,229 @@
+"""What a training reads images from: labelled sets, and versions in the store or on the Hub, each in an order that is a
+pure function of (data, seed, epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from threading import Thread
+from typing import Any, Protocol
+
+import numpy as np
+import orjson
+
+from builder.errors import BuildError
+from builder.hub.remote import Version
+from builder.store.manifest import ShardRecord
+from builder.store.shards import Member, read_bytes, read_samples
+from builder.truth.records import Truth, read_pixels
+from students.tasks.base import Task
+from teachers.images import FORMATS, ImageError, decode_rgb
+
+WINDOW = 4
+"""Shards whose images are mixed, where shards are fetched one after the other."""
+
+
+class LoaderError(BuildError):
+    """Data that cannot be trained on. The message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """pixels: uint8 (H, W, 3); marks: what is said of them, as the task has it."""
+
+    pixels: np.ndarray
+    marks: Any
+
+
+class Stream(Protocol):
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Scene: ...
+
+    def order(self, seed: int, stream: int, epoch: int) -> np.ndarray:
+        """int64 (len,): the order in which the images of stream number `stream` are seen in an epoch."""
+
+    def look_ahead(self, seed: int, stream: int, epoch: int, place: int) -> None:
+        """Begin to fetch what comes after this place of the order, where that takes its time."""
+
+
+class Labelled:
+    """The human images."""
+
+    def __init__(self, truth: Truth, task: Task) -> None:
+        self._images, self._classes, self._task = truth.images, len(truth.classes), task
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Scene:
+        image = self._images[index]
+        return Scene(read_pixels(image), self._task.human(image, self._classes))
+
+    def order(self, seed: int, stream: int, epoch: int) -> np.ndarray:
+        return _order(seed, stream, epoch, len(self))
+
+    def look_ahead(self, seed: int, stream: int, epoch: int, place: int) -> None: ...
+
+
+class Pseudo:
+    """The images of some versions, found by offset in their shards. Only the offsets are held in memory.
+
+    Of a version on the Hub a shard is fetched when its first image is asked for, or by `look_ahead` before that, so the
+    order goes through a few shards at a time (WINDOW); until then the manifest's count stands for it.
+    """
+
+    def __init__(self, versions: Sequence[Version], classes: Sequence[str], task: Task) -> None:
+        self._classes, self._task = len(classes), task
+        self._shards: list[_Shard] = []
+        for version in versions:
+            self._shards += _shards(version, classes, task)
+        self._rows: list[np.ndarray | None] = []
+        for shard in self._shards:
+            self._rows.append(None if shard.is_later else shard.rows())
+        counts = [
+            shard.samples if rows is None else len(rows) for shard, rows in zip(self._shards, self._rows, strict=True)
+        ]
+        self._starts = np.cumsum([0, *counts])
+        if not len(self):
+            refs = ", ".join(version.ref for version in versions)
+            raise LoaderError(f"{refs} holds no images: there is nothing to train on")
+        self._streamed = any(shard.version.origin for shard in self._shards)
+        self._last: tuple[tuple[int, int, int], np.ndarray] | None = None
+        self._ahead = (0, 0)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def order(self, seed: int, stream: int, epoch: int) -> np.ndarray:
+        if not self._streamed:
+            return _order(seed, stream, epoch, len(self))
+        if self._last is None or self._last[0] != (seed, stream, epoch):
+            self._last = (seed, stream, epoch), _windowed(generator(seed, stream, 0, epoch), self._starts)
+        return self._last[1]
+
+    def look_ahead(self, seed: int, stream: int, epoch: int, place: int) -> None:
+        """Begin to fetch the shards of the window after the one that this place of the order is in."""
+        if not self._streamed:
+            return
+        shards = _shard_order(seed, stream, epoch, len(self._shards))
+        ends = np.cumsum(np.diff(self._starts)[shards])[WINDOW - 1 :: WINDOW]
+        window = int(np.searchsorted(ends, place, "right")) + 1
+        if (epoch, window) != self._ahead:
+            self._ahead = epoch, window
+            wanted = (self._shards[number] for number in shards[window * WINDOW : (window + 1) * WINDOW].tolist())
+            later = [shard for shard in wanted if not shard.is_here]
+            if later:
+                Thread(target=_fetch, args=(later,), daemon=True).start()  # a daemon: nobody waits for it at the end
+
+    def seen(self, seed: int, stream: int, positions: int) -> list[tuple[Version, ShardRecord]]:
+        """The fetched shards that the first `positions` images are in."""
+        drawn = self.order(seed, stream, 0)[:positions]  # from the second epoch on: all
+        touched = np.unique(np.searchsorted(self._starts, drawn, "right") - 1)
+        shards = [self._shards[number] for number in touched.tolist()]
+        return [(shard.version, shard.record) for shard in shards if shard.version.origin]
+
+    def __getitem__(self, index: int) -> Scene:
+        number = int(np.searchsorted(self._starts, index, "right")) - 1
+        shard, rows = self._shards[number], self._rows[number]
+        if rows is None:
+            rows = self._rows[number] = shard.rows()
+        path = shard.version.shard(shard.record)
+        places = rows[index - self._starts[number]].tolist()
+        image, label, *members = (read_bytes(path, Member("", *place)) for place in places)
+        record = orjson.loads(label)
+        try:
+            pixels = decode_rgb(image)
+            marks = self._task.pseudo(record, members, shard.positions, self._classes)
+        except ImageError as error:
+            raise LoaderError(f"{path}: image {record['key']} cannot be used: {error}: verify the version") from error
+        if pixels.shape[:2] != (record["height"], record["width"]):
+            raise LoaderError(f"{path}: image {record['key']} has not the size its label states: verify the version")
+        return Scene(pixels, marks)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A shard of a version. positions: in the labelled set's classes, of each of the version's. members: what is read
+    of a sample, beside image and label. removed: keys of samples that are to be skipped. is_later: whether it need not
+    be read before an image of it is wanted."""
+
+    version: Version
+    record: ShardRecord
+    positions: np.ndarray
+    members: tuple[str, ...]
+    removed: frozenset[str]
+    is_later: bool
+
+    @property
+    def samples(self) -> int:
+        """Images that are not to be skipped, as the manifest states."""
+        return self.record.samples - self.record.tombstones
+
+    @property
+    def is_here(self) -> bool:
+        return (self.version.folder / "data" / self.record.name).is_file()
+
+    def rows(self) -> np.ndarray:
+        """int64 (N, M, 2): offset and size of the image, of its label and of each of `members`."""
+        path = self.version.shard(self.record)
+        rows = []
+        for sample in read_samples(path):
+            if sample.key not in self.removed:
+                image = next(sample.members[e] for e in sample.members if e in FORMATS.values())
+                others = (sample.members[extension] for extension in ("json", *self.members))
+                rows.append([(member.offset, member.size) for member in (image, *others)])
+        if self.is_later and len(rows) != self.samples:
+            raise LoaderError(f"{path} has not the {self.samples} images its manifest states: publish it again")
+        return np.array(rows, np.int64).reshape(-1, 2 + len(self.members), 2)
+
+
+def _shards(version: Version, classes: Sequence[str], task: Task) -> Iterator[_Shard]:
+    manifest = version.manifest
+    ref = f"{manifest.name}@{manifest.version}"
+    if manifest.kind not in task.versions:
+        raise LoaderError(f"version {ref} holds {manifest.kind} labels: to learn {task.kind} takes another version")
+    unknown = [name for name in manifest.classes if name not in classes]
+    if unknown:
+        raise LoaderError(f"version {ref} has class {unknown[0]!r}, unknown to the labelled set: map it in its recipe")
+    positions = np.array([classes.index(name) for name in manifest.classes], np.int64)
+    removed = frozenset(manifest.tombstones)
+    told = sum(record.tombstones for record in manifest.shards) == len(
+        removed
+    )  # else a shard's images are to be counted
+    is_later = version.origin is not None and told
+    return (_Shard(version, record, positions, task.members, removed, is_later) for record in manifest.shards)
+
+
+def _fetch(shards: Sequence[_Shard]) -> None:
+    """In the background. What goes wrong here goes wrong again, and is told, when the shard is wanted."""
+    with suppress(Exception):
+        for shard in shards:
+            shard.version.shard(shard.record)
+
+
+@lru_cache(maxsize=8)
+def _order(seed: int, stream: int, epoch: int, length: int) -> np.ndarray:
+    """The order in which a stream's images are seen in an epoch."""
+    return generator(seed, stream, 0, epoch).permutation(length)
+
+
+@lru_cache(maxsize=8)
+def _shard_order(seed: int, stream: int, epoch: int, shards: int) -> np.ndarray:
+    """The order in which `_windowed` takes a stream's shards, which is the first that it draws."""
+    return generator(seed, stream, 0, epoch).permutation(shards)
+
+
+def _windowed(rng: np.random.Generator, starts: np.ndarray) -> np.ndarray:
+    """The shards in a random order, and the images of every WINDOW of them mixed. starts: int64 (shards + 1,), the
+    first image of each shard and the end of the last."""
+    shards = rng.permutation(len(starts) - 1)
+    windows = [shards[first : first + WINDOW] for first in range(0, len(shards), WINDOW)]
+    rows = [np.concatenate([np.arange(starts[n], starts[n + 1]) for n in window]) for window in windows]
+    return np.concatenate([rng.permutation(some) for some in rows])
+
+
+def generator(seed: int, *purpose: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=purpose))

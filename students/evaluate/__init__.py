@@ -1,0 +1,1 @@
+"""How good a run's predictions are, by the measures of the field."""

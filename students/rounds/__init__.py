@@ -1,0 +1,1 @@
+"""Teacher, student, next teacher: rounds of self-training."""

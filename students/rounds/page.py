@@ -1,0 +1,107 @@
+"""What rounds of self-training led to, and the table and the page that show it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from builder.report.page import bar, page, section, table
+from builder.words import count
+
+
+@dataclass(frozen=True)
+class Round:
+    """number: 1, 2, …; teacher: its spec, teacher_val: its figure on val, None for stored predictions and for classes
+    of other names; version: NAME@vN, id: its own; images, kept: samples in it, and what it keeps (objects, images or
+    pixels) of each class; agreement: with the version before (students.rounds.drift), None for the first; precision: on
+    the truth of the build recipe, None without; run: the student's folder in OUT, weights: its SHA-256, val: its
+    figure."""
+
+    number: int
+    teacher: str
+    teacher_val: float | None
+    version: str
+    id: str
+    images: int
+    kept: dict[str, int]
+    agreement: float | None
+    precision: dict[str, Any] | None
+    run: str
+    weights: str
+    val: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `rounds.json` says. metric: of the figures on val, digest: of its labels; best: number of the round whose
+    student did best; ended: why there are no more rounds, '' as long as there may be."""
+
+    metric: str
+    digest: str
+    rounds: tuple[Round, ...]
+    best: int
+    ended: str
+
+
+COLUMNS = ("round", "teacher", "on val", "version", "kept", "agreement", "precision", "student on val")
+
+
+def rounds_rows(outcome: Outcome) -> list[tuple[str, ...]]:
+    """A row of COLUMNS for each round, the best one marked with *."""
+    return [
+        (
+            f"{one.number}{'*' if one.number == outcome.best else ''}",
+            one.teacher,
+            _figure(one.teacher_val),
+            one.version,
+            count(sum(one.kept.values())),
+            _figure(one.agreement),
+            _figure(None if one.precision is None else one.precision["precision"]),
+            _figure(one.val),
+        )
+        for one in outcome.rounds
+    ]
+
+
+def conclusion(outcome: Outcome) -> str:
+    """Which round is the best, whether that is better than where they began, and why there are no more."""
+    best, first = outcome.rounds[outcome.best - 1].val, outcome.rounds[0].teacher_val
+    worse = ""
+    if first is not None and best < first:
+        worse = f", but no student did as well as the first teacher ({first:.3f})"
+    ended = outcome.ended or "there is more to come"
+    return f"round {outcome.best} did best by {outcome.metric} on val ({best:.3f}){worse}; {ended}"
+
+
+def rounds_page(outcome: Outcome) -> bytes:
+    """A page with the drift from round to round. The same outcome gives the same bytes."""
+    said = conclusion(outcome)
+    note = (
+        "Kept: what the version of a round keeps. Agreement: with the version before. Precision: of what is kept, on "
+        f"half of the recipe's truth. On val: {outcome.metric}, by which rounds are chosen, so that it flatters the "
+        "best one: measure that on a test set."
+    )
+    columns = [(name, "" if name in ("teacher", "version") else "num") for name in COLUMNS]
+    cells = [[escape(cell) for cell in row] for row in rounds_rows(outcome)]
+    body = [
+        f"<h1>{len(outcome.rounds)} rounds of self-training</h1><p>{escape(said[0].upper() + said[1:])}.</p>",
+        section("From round to round", note, [table(columns, cells)]),
+        section("Kept of each class", "The scale is that of the class's largest number.", [_classes(outcome.rounds)]),
+    ]
+    return page("Rounds of self-training", body)
+
+
+def _classes(rounds: Sequence[Round]) -> str:
+    names = sorted({name for one in rounds for name in one.kept})
+    rows = []
+    for name in names:
+        kept = [one.kept.get(name, 0) for one in rounds]
+        most = max(1, *kept)
+        rows.append([escape(name), *(f"{count(number)}{bar(number / most, 'k')}" for number in kept)])
+    return table([("class", ""), *((f"round {one.number}", "") for one in rounds)], rows)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,1 @@
+"""What a person sees of a study: its page, plots and tables."""

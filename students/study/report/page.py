@@ -1,0 +1,207 @@
+"""What a study leaves for its readers: results.parquet, tables.md, the plots, and one page with all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from html import escape
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from builder.errors import BuildError
+from builder.report.page import more, page, picture, section, table
+from builder.store.files import write_file
+from builder.words import count
+from students.study.axes import Axes, Cells, Setting, axes, index, shares
+from students.study.budget import budget_table, missing_table
+from students.study.claims import Claim, Starts, claims
+from students.study.compare import DRAWS, LEAST, arms_compared, compare_all, image_interval, redraw
+from students.study.declared import changed
+from students.study.grid import cells as planned_cells
+from students.study.recipe import StudyRecipe
+from students.study.report.plots import NAMES, Plot, plots
+from students.study.report.tables import Table, contrast_table, html, markdown, tables
+from students.study.results import RESULTS, CellResult, write_results
+
+LOOKS = {
+    "holds here": ("certified", "✓"),
+    "holds in part": ("partly", "◐"),
+    "does not hold": ("adaptive", "✗"),
+    "not shown": ("unknown", "≈"),
+    "direction only": ("unknown", "→"),
+}
+RULE = (
+    "By one rule, from networks of the same seed: a claim holds here if every comparison has the claimed sign with "
+    "p < .05 (t-test over seeds, Holm over the claim's comparisons and their average), in part if some have, or their "
+    "average; it does not hold if one has the other sign with p < .05; else it is not shown, which does not refute it. "
+    f"With fewer than {LEAST} seeds there is a direction only."
+)
+IMAGES = (
+    "p: paired t-test over seeds. Over images: 95 % of "
+    f"{DRAWS} draws of test images, the same for both sides, for these very networks; it says nothing of other seeds."
+)
+SHOWN = 5
+"""Images that look like test ones that are named; the others are counted."""
+
+
+def write_report(results: Sequence[CellResult], study: StudyRecipe, out: Path, alike: Sequence[str] = ()) -> None:
+    """Write `results.parquet`, `tables.md`, the plots of students.study.report.plots as SVG and PNG, and `index.html`,
+    which loads nothing from elsewhere, into the folder `out`, where the cells' outcomes of test images lie. alike:
+    sentences of students.study.data.likenesses.
+
+    The same results, in any order, give the same bytes. Raises BuildError without results, for results of several
+    studies, and for outcomes that do not fit them.
+    """
+    if not results:
+        raise BuildError(f"study {study.name} has no cells yet: run `tutelage study` first")
+    planned = planned_cells(study)
+    cells = index(results, [Setting(c.arm, c.augment, c.init, c.fraction, c.alpha, c.round) for c in planned])
+    grid = axes(cells, tuple(study.grid.augment), tuple(study.grid.init), study.measure)
+    grid = replace(grid, seeds=tuple(study.replicates))
+    drawn = redraw(results, out)
+    judged = claims(cells, grid, starts(study))
+    details = {claim.title: _details(claim, cells, drawn) for claim in judged if claim.comparisons}
+    primary = [_primary(cells, study, drawn, changed(study, out))] if study.primary else []
+    caution = _caution(results, len(planned), grid, alike)
+    lost = missing_table(cells, grid)
+    rest = [*tables(cells, grid), budget_table(cells, grid), *([lost] if lost.rows else [])]
+    drawings, lead = plots(cells, grid), _lead(results, len(planned), grid)
+    body = [
+        f'<header><div class="eyebrow">Tutelage · study</div><h1>{escape(study.name)}</h1>',
+        f"<p>{escape(lead)}</p></header>",
+        *(_card(claim, details[claim.title]) for claim in judged if claim.verdict != "not tested"),
+        _untested([claim for claim in judged if claim.verdict == "not tested"]),
+        *(f'<p class="note below">{escape(said)}</p>' for said in (RULE, *caution)),
+        *map(_table, primary),
+        *map(_figure, drawings),
+        *map(_table, rest),
+    ]
+    write_results(out / RESULTS, results)
+    for name in NAMES:  # of an earlier report with more axes
+        for end in ("svg", "png"):
+            (out / f"{name}.{end}").unlink(missing_ok=True)
+    write_file(out / "tables.md", _markdown(study.name, [lead, *caution], judged, [*primary, *rest, *details.values()]))
+    for plot in drawings:
+        write_file(out / f"{plot.name}.svg", plot.svg)
+        write_file(out / f"{plot.name}.png", plot.png)
+    write_file(out / "index.html", page(f"{study.name}: study", body))
+
+
+def starts(study: StudyRecipe) -> Starts:
+    """Which starts of the grid are random, and which pre-trained on labels or without: by `pretrain`, or a name that
+    begins with `simclr`. A start from a `checkpoint` is neither."""
+    random, labelled, unlabelled = [], [], []
+    for name, start in study.grid.init.items():
+        if start.pretrain is not None or name.lower().startswith("simclr"):
+            unlabelled.append(name)
+        elif start.pretrained is not None:
+            labelled.append(name)
+        elif start.checkpoint is None:
+            random.append(name)
+    return Starts(random[0] if random else None, tuple(labelled), tuple(unlabelled))
+
+
+def _primary(cells: Cells, study: StudyRecipe, drawn: Mapping[str, np.ndarray], changed: Sequence[str]) -> Table:
+    declared = chain.from_iterable(
+        arms_compared(cells, one.arm, one.against, {"round": 1, **one.where}) for one in study.primary
+    )
+    contrasts = list({contrast.terms: contrast for contrast in declared}.values())
+    found = [(one, image_interval(one, cells, drawn)) for one in compare_all(contrasts, cells)]
+    when = "Declared in the study's recipe before its first figure"
+    if changed:
+        words = {"primary": "these contrasts", "seeds": "the number of seeds"}
+        what = " and ".join(words[key] for key in changed)
+        when = f"Not as declared: {what} changed after the first figures, so that p-values here are no evidence"
+    note = f"{when}; p (Holm) is adjusted over all {len(found)}. {IMAGES}"
+    return contrast_table("Primary contrasts", note, found)
+
+
+def _details(claim: Claim, cells: Cells, drawn: Mapping[str, np.ndarray]) -> Table:
+    found = [(one, image_interval(one, cells, drawn)) for one in claim.comparisons]
+    note = f"What its verdict rests on; p (Holm) is adjusted over these {len(found)}. {IMAGES}"
+    return contrast_table(claim.title, note, found)
+
+
+def _lead(results: Sequence[CellResult], planned: int, grid: Axes) -> str:
+    """What was run, in two or three sentences."""
+    done, failed = sum(result.done for result in results), sum(bool(result.error) for result in results)
+    said = f"{count(done)} networks" if done == planned else f"{count(done)} of {count(planned)} networks"
+    said += f" ({count(failed)} failed)" if failed else ""
+    seeds = "1 seed" if len(grid.seeds) == 1 else f"{len(grid.seeds)} seeds"
+    said += (
+        f", measured by {grid.metric} on the {grid.images} images: {seeds}; augmentation {', '.join(grid.augments)}; "
+        f"{', '.join(grid.inits)} init; {shares(grid.fractions)}; arms {', '.join(grid.arms)}."
+    )
+    if grid.images == "val":
+        said += " Measured on val, to choose settings by: no figure here is a result."
+    return f"{said} What holds here holds for this data, these networks and this budget."
+
+
+def _caution(results: Sequence[CellResult], planned: int, grid: Axes, alike: Sequence[str]) -> list[str]:
+    """What limits all that the report says: paragraphs."""
+    same = "All seeds share the test images, the pool, and the labelled set that their subsets are drawn from"
+    if grid.fractions[-1] == 1:
+        same += "; with 100 % of the labels they learn from the same images, and differ in starts and orders alone"
+    said = [f"{same}."]
+    if sum(result.done for result in results) + sum(bool(result.error) for result in results) < planned:
+        said.append(
+            "Not finished: verdicts and p-values are provisional, and a study stopped as soon as one likes them errs "
+            "far more often than 5 %."
+        )
+    if alike:
+        some = "; ".join(alike[:SHOWN]) + (f"; and {count(len(alike) - SHOWN)} more" if len(alike) > SHOWN else "")
+        said.append(
+            f"Images to learn from that look like one of {grid.images}, so that figures may flatter, "
+            f"{count(len(alike))}: {some}. Where they show the same thing, take them out and run the study again."
+        )
+    return said
+
+
+def _card(claim: Claim, details: Table) -> str:
+    look, sign = LOOKS[claim.verdict]
+    shown = more("What this rests on", f'<p class="note">{escape(details.note)}</p>{html(details)}')
+    return (
+        f'<section class="card verdict {look}"><div class="sign" aria-hidden="true">{sign}</div>'
+        f'<div><div class="eyebrow">{escape(claim.verdict)}</div><h2>{escape(claim.title)}</h2></div>'
+        f'<div class="body"><p>{escape(claim.why)}</p>{shown}</div></section>'
+    )
+
+
+def _untested(rest: Sequence[Claim]) -> str:
+    rows = [[escape(claim.title), escape(claim.why)] for claim in rest]
+    return section("Claims not tested", "", [table([("", ""), ("", "")], rows)]) if rows else ""
+
+
+def _table(one: Table) -> str:
+    return section(one.title, one.note, [html(one)])
+
+
+def _figure(plot: Plot) -> str:
+    shown = picture(plot.svg, "image/svg+xml", plot.says)
+    note = "Lines: means over seeds, with 95 % t-intervals from 5 seeds on. Dots: the seeds."
+    return section(
+        f"Over {plot.over}",
+        note,
+        [f'<figure style="max-width:none;overflow-x:auto"><div style="min-width:38rem">{shown}</div></figure>'],
+    )
+
+
+def _markdown(name: str, lead: Sequence[str], judged: Sequence[Claim], every: Sequence[Table]) -> bytes:
+    verdicts = [f"- **{claim.verdict}**: {claim.title} {claim.why}" for claim in judged]
+    head = [
+        f"# {name}",
+        "",
+        "\n\n".join(lead),
+        "",
+        "## The paper's claims",
+        "",
+        *verdicts,
+        "",
+        RULE,
+        "",
+        "## Tables",
+        "",
+    ]
+    return "\n".join([*head, *map(markdown, every)]).encode()

@@ -1,0 +1,178 @@
+"""The plots of a study, like the paper's Figure 1: a metric over augmentation strength, and over labels, with what is
+gained below. The same results give the same bytes. Colours are of the arms, lines and marks of the starts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from builder.report.charts import FAINT, FONTS, IGNORED, INK, KEPT, LINE, STYLE
+from students.study.axes import Axes, Cells, Setting, find, share
+from students.study.compare import Comparison, Contrast, compare
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes as Panel
+    from matplotlib.figure import Figure
+
+
+COLOURS = {
+    "supervised": INK,
+    "longer": "#7d8793",
+    "continued": "#b3a394",
+    "self-training": KEPT,
+    "continued-student": "#56b4e9",
+    "joint": LINE,
+    "self-training+joint": "#cc79a7",
+    "ceiling": IGNORED,
+    "placebo": "#d55e00",
+}
+"""Of Okabe and Ito's palette, and two greys, told apart by the colour-blind."""
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)))
+MARKS = "os^D"
+WIDE, HIGH = 3.4, 6.4
+"""Inches of a column, and of the whole."""
+NAMES = ("augment", "labels")
+CROWDED = ("supervised", "self-training")
+"""Arms that are drawn where there are several starts: more lines would hide each other."""
+DODGE = 0.05
+"""Of the way between two values: how far the lines are set apart, so that their intervals do not hide each other. More
+would make steep lines look higher or lower than they are."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """name: of its files, without an end; over: its axis; says: what it shows, for those who cannot see it."""
+
+    name: str
+    over: str
+    says: str
+    svg: bytes
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Column:
+    """Two panels above each other: the lines' settings, by arm and start, along the axis."""
+
+    title: str
+    lines: dict[tuple[str, str], list[Setting | None]]
+
+
+def plots(cells: Cells, axes: Axes) -> list[Plot]:
+    """`augment` over augmentation, a column per label fraction, and `labels` over label fractions, a column per
+    augmentation: each where the grid has more than one value of that axis. Upper row: the metric; lower row: the paired
+    difference from the first arm with the first start at the same place. With several starts only the arms of CROWDED
+    are drawn."""
+    arms = axes.arms if len(axes.inits) == 1 else [arm for arm in axes.arms if arm in CROWDED]
+    lines = [(arm, init) for arm in arms for init in axes.inits]
+    made = []
+    if len(axes.augments) > 1:
+        columns = [
+            Column(share(f), {(arm, i): [find(cells, arm, a, i, f) for a in axes.augments] for arm, i in lines})
+            for f in axes.fractions
+        ]
+        made.append(_plot(NAMES[0], "augmentation", axes.augments, columns, cells, axes))
+    if len(axes.fractions) > 1:
+        columns = [
+            Column(a, {(arm, i): [find(cells, arm, a, i, f) for f in axes.fractions] for arm, i in lines})
+            for a in axes.augments
+        ]
+        ticks = [f"{100 * fraction:.3g} %" for fraction in axes.fractions]
+        made.append(_plot(NAMES[1], "share of the labels", ticks, columns, cells, axes))
+    return made
+
+
+def _plot(name: str, label: str, ticks: Sequence[str], columns: list[Column], cells: Cells, axes: Axes) -> Plot:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    first = next(iter(columns[0].lines))
+    with rc_context(STYLE):
+        size = (0.7 + WIDE * max(2, len(columns)), HIGH)
+        figure = Figure(figsize=size, dpi=150, layout="constrained", facecolor="white")
+        grid = figure.subplots(2, len(columns), squeeze=False, sharex=True, sharey="row")
+        for column, (upper, lower) in zip(columns, grid.T, strict=True):
+            upper.set_title(column.title, fontsize=9.5)
+            lower.axhline(0, color=FAINT, lw=0.9, zorder=1)
+            for place, (line, settings) in enumerate(column.lines.items()):
+                x = np.arange(len(ticks)) + DODGE * (place - (len(column.lines) - 1) / 2)
+                _draw(upper, line, x, [_compared(cells, one) for one in settings], axes)
+                if line != first:
+                    pairs = zip(settings, column.lines[first], strict=True)
+                    _draw(lower, line, x, [_compared(cells, one, base) for one, base in pairs], axes)
+            for panel in (upper, lower):
+                panel.grid(color="#e8ebef", lw=0.7, axis="y")
+                panel.set_axisbelow(True)
+                panel.set_xlim(-0.5, len(ticks) - 0.5)
+            lower.set_xticks(range(len(ticks)), ticks)
+            lower.set_xlabel(label)
+        grid[0, 0].set_ylabel(f"{axes.metric}, points of 100")
+        grid[1, 0].set_ylabel(f"over {_named(first, axes)}")
+        _legend(figure, grid[0])
+        return Plot(name, label, _says(label, columns, axes), _svg(figure), _png(figure))
+
+
+def _compared(cells: Cells, one: Setting | None, base: Setting | None = None) -> Comparison | None:
+    """The setting's figures, less those of `base` where it is given; None without any."""
+    if one is None:
+        return None
+    terms = ((1, one),) if base is None else ((1, one), (-1, base))
+    found = compare(Contrast("", terms), cells)
+    return found if found.seeds else None
+
+
+def _draw(panel: Panel, line: tuple[str, str], x: np.ndarray, found: list[Comparison | None], axes: Axes) -> None:
+    """A line through means, their t-intervals, and the seeds as faint dots."""
+    known = [(at, one) for at, one in zip(x, found, strict=True) if one is not None]
+    if not known:
+        return
+    arm, init = line
+    colour, place = COLOURS.get(arm, INK), axes.inits.index(init)
+    style: dict[str, Any] = {"color": colour, "ls": DASHES[place % len(DASHES)], "marker": MARKS[place % len(MARKS)]}
+    for at, one in known:
+        values = 100 * np.array(one.by_seed)
+        panel.plot(np.full(len(values), at), values, ".", color=colour, ms=5, mew=0, alpha=0.4, zorder=2)
+        if not np.isnan(one.spread.low):
+            panel.vlines(at, 100 * one.spread.low, 100 * one.spread.high, color=colour, lw=1.2, zorder=3)
+    means = [100 * one.spread.mean for _, one in known]
+    panel.plot([at for at, _ in known], means, ms=4.5, lw=1.4, label=_named(line, axes), zorder=4, **style)
+
+
+def _named(line: tuple[str, str], axes: Axes) -> str:
+    return line[0] if len(axes.inits) == 1 else f"{line[0]}, {line[1]} init"
+
+
+def _legend(figure: Figure, panels: Sequence[Panel]) -> None:
+    handles: dict[str, Any] = {}
+    for panel in panels:
+        for handle, text in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(text, handle)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=max(1, min(len(handles), int(figure.get_figwidth() / 2.4))),
+        frameon=False,
+    )
+
+
+def _says(label: str, columns: list[Column], axes: Axes) -> str:
+    lines = ", ".join(_named(line, axes) for line in columns[0].lines)
+    where = ", ".join(column.title for column in columns)
+    return f"{axes.metric} over {label} ({where}), and below the paired difference from the first of: {lines}."
+
+
+def _svg(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return file.getvalue().replace(b"'DejaVu Sans'", FONTS.encode())
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()

@@ -1,0 +1,1 @@
+"""What a kind of labels is in training: a file for each, chosen in `choose`."""

@@ -1,0 +1,85 @@
+"""Learning to detect: boxes of people and of versions as targets of FCOS and RetinaNet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from builder.truth.records import LabelledImage
+from students.augment.scene import Placement
+from students.tasks.base import Task
+from students.train.losses import DenseForward, detection_sums
+
+MIN_VISIBLE = 0.1
+MIN_SIDE = 1.0
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """What is marked in an image: boxes (N, 4) `xyxy`, its pixels; labels: (N,); ignore: bool (N,), whether a box is a
+    region in which nothing is background, and no object."""
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    ignore: np.ndarray
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one image teaches, in pixels of the network's input.
+
+    boxes: float32 (N, 4) `xyxy`; labels: int64 (N,), positions in the labelled set's `classes`; ignore: float32 (M, 4),
+    regions in which nothing is background: crowds, difficult objects, boxes below the threshold, and objects that the
+    crop left less than a tenth of (MIN_VISIBLE) or thinner than a pixel (MIN_SIDE).
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    ignore: Tensor
+
+
+def human_boxes(image: LabelledImage, classes: int = 0) -> Boxes:
+    """Crowds and difficult objects are ignored."""
+    return Boxes(image.boxes, image.labels, image.crowd | image.difficult)
+
+
+def pseudo_boxes(record: Mapping[str, Any], members: Sequence[bytes], positions: np.ndarray, classes: int = 0) -> Boxes:
+    """The `objects` of a label JSON: see Task.pseudo."""
+    objects = record["objects"]
+    boxes = np.array(objects["bbox"], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    labels = positions[np.array(objects["category"], np.int64)]
+    return Boxes(boxes, labels, np.array(objects["ignore"], bool))
+
+
+def placed(marks: Boxes, placement: Placement) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The arrays of a Target."""
+    boxes, good, seen = kept(marks, placement)
+    return boxes[good], marks.labels[good].astype(np.int64), boxes[seen & ~good]
+
+
+def kept(marks: Boxes, placement: Placement) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every box on the canvas, float32 (N, 4); bool (N,), which are objects there; bool (N,), which are in sight."""
+    boxes, visible = placement.boxes(marks.boxes)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    good = ~marks.ignore & (sides >= MIN_SIDE).all(axis=1) & (visible >= MIN_VISIBLE)
+    return boxes, good, (sides > 0).all(axis=1)
+
+
+DETECTION = Task(
+    kind="detection",
+    versions=("detection", "instance"),
+    members=(),
+    human=human_boxes,
+    pseudo=pseudo_boxes,
+    place=placed,
+    target=Target,
+    forward=DenseForward,
+    sums=detection_sums,
+    boxes=attrgetter("boxes"),
+)

@@ -1,0 +1,1 @@
+"""The training loop, its losses, its recipe and its run folder."""

@@ -1,0 +1,161 @@
+"""Train a student: supervised, or jointly on human labels and pseudo-labels (the paper's method, step 3)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import nn
+
+from builder.store.files import locked
+from builder.store.store import Store
+from students.data.loader import JointBatches
+from students.train.average import WeightAverage
+from students.train.errors import TrainError
+from students.train.losses import JointLoss, JointStep
+from students.train.recipe import Schedule, TrainRecipe
+from students.train.run import Run, claim
+from students.train.setup import Plan, about, make_plan, starting_network
+
+MAX_SKIPPED = 50
+"""Steps in a row without a finite loss and gradient after which training is given up."""
+
+Progress = Callable[[Mapping[str, Any]], None]
+"""Called after each step with its log record, in the main process."""
+
+
+def train(recipe: TrainRecipe, out: Path, store: Store, progress: Progress | None = None) -> Path:
+    """Train a network as the recipe says; returns its run folder, `out`.
+
+    A run that was interrupted goes on from its last save, in the same order of images and, on a CPU, to the same
+    weights; a finished one is left as it is. Started by `accelerate launch` it uses all GPUs.
+    Raises TrainError; TruthError, LoaderError or TeacherError for labels, versions or a network that cannot be used.
+    """
+    accelerator, plan = _accelerator(recipe), make_plan(recipe, store)
+    with _claimed(out, plan, store, accelerator) as done:
+        if done == recipe.steps:
+            return out
+        network = starting_network(recipe, plan)
+        heads, optimizer = accelerator.prepare(plan.task.forward(network), make_optimizer(network, recipe))
+        joint, average, skipped = _joint(recipe), WeightAverage(network, recipe.ema), 0
+        batches = _batches(recipe, plan, accelerator)
+        run = Run(out, accelerator, network, plan.config, optimizer, joint, partial(about, plan, batches), average)
+        first, before, gpu = run.resume(), time.perf_counter(), accelerator.device.type == "cuda"
+        for step, batch in enumerate(batches.stream(first, recipe.steps, workers=recipe.workers, pin=gpu), first):
+            batch = batch.to(accelerator.device)
+            outputs = heads(batch.images, batch.targets)
+            result = joint(plan.task.sums(network, outputs, batch.targets, batch.pseudo))
+            rate = _set_rate(optimizer, learning_rate(recipe, step))
+            norm, moved = _descend(accelerator, heads, optimizer, result, recipe.clip_norm)
+            if moved:
+                joint.commit(result)
+                average.update()
+            skipped = 0 if moved else skipped + 1
+            if skipped == MAX_SKIPPED:
+                raise TrainError(f"{skipped} steps in a row had no finite loss and gradient: lower lr {recipe.lr}")
+            before, seconds = time.perf_counter(), time.perf_counter() - before
+            record = {"step": step + 1, "lr": rate, "gradient_norm": norm, "moved": moved, **result.figures()}
+            run.log(record := record | {"images_per_s": recipe.batch / seconds})
+            if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
+                run.save(step + 1)
+            if progress and accelerator.is_main_process:
+                progress(record)
+    return out
+
+
+def learning_rate(recipe: Schedule, step: int) -> float:
+    """Of step 0, 1, …: a linear rise over the first `warmup` of the steps, then half a cosine down to 0."""
+    rise = round(recipe.warmup * recipe.steps)
+    if step < rise:
+        return recipe.lr * (step + 1) / rise
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / (recipe.steps - rise)))
+
+
+def _set_rate(optimizer: AcceleratedOptimizer, rate: float) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def _descend(
+    accelerator: Accelerator, heads: nn.Module, optimizer: AcceleratedOptimizer, result: JointStep, clip_norm: float
+) -> tuple[float, bool]:
+    """Move the weights against the gradient of the joint loss: its norm before clipping, and whether they moved. They
+    do not where a loss or the gradient is not finite, on any process."""
+    optimizer.zero_grad()
+    if not result.finite:
+        return math.nan, False
+    accelerator.backward(result.loss)
+    norm = float(accelerator.clip_grad_norm_(heads.parameters(), clip_norm))  # takes fp16's loss scale off first
+    if accelerator.scaler is not None or math.isfinite(norm):
+        optimizer.step()  # in fp16 it skips an infinite gradient by itself, and lowers the loss scale
+    return norm, math.isfinite(norm)
+
+
+@contextmanager
+def _claimed(out: Path, plan: Plan, store: Store, accelerator: Accelerator) -> Iterator[int]:
+    """The run folder, ours and for us alone, and the versions kept in the store; the steps that are done and saved."""
+    with ExitStack() as held:
+        if accelerator.is_main_process:
+            held.enter_context(locked(out / ".lock", f"run {out}", sweep=[out]))
+        if any(version.origin for version in plan.versions):
+            held.enter_context(store.in_use())  # or `gc` would take away what is fetched
+        with accelerator.main_process_first():
+            done = claim(out, plan.description)
+        yield done
+
+
+def _accelerator(recipe: TrainRecipe) -> Accelerator:
+    try:
+        accelerator = Accelerator(mixed_precision="no" if recipe.precision == "fp32" else recipe.precision)
+    except ValueError as error:
+        raise TrainError(f"precision {recipe.precision} cannot be used here: {error}") from error
+    parts = accelerator.num_processes * (2 if recipe.pseudo else 1)
+    if recipe.batch % parts:
+        raise TrainError(f"batch {recipe.batch} cannot be split evenly: make it a multiple of {parts}")
+    return accelerator
+
+
+def _joint(recipe: TrainRecipe) -> JointLoss:
+    return JointLoss(
+        recipe.alpha if recipe.pseudo else 0.0,
+        recipe.decay,
+        recipe.clip,
+        per_term=recipe.per_term,
+        normalise=recipe.normalise,
+    )
+
+
+def make_optimizer(network: nn.Module, recipe: Schedule) -> torch.optim.AdamW:
+    """AdamW; norms and biases do not decay."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+
+
+def _batches(recipe: TrainRecipe, plan: Plan, accelerator: Accelerator) -> JointBatches:
+    world = accelerator.num_processes
+    red, green, blue = (round(255 * mean) for mean in plan.config.mean)
+    return JointBatches(
+        plan.truth,
+        plan.versions,
+        task=plan.task,
+        size=plan.config.size,
+        batch_size=recipe.batch // world,
+        augment=recipe.augment.build(0.5 if recipe.flip else 0.0, plan.task.kind),
+        fill=(red, green, blue),
+        seed=recipe.seed,
+        rank=accelerator.process_index,
+        world=world,
+    )

@@ -1,0 +1,153 @@
+"""The folder of a training run: what it is, what it has logged, and its last save.
+
+`recipe.json` comes first: all that decides the weights, so that the folder belongs to that training. `log.jsonl` has a
+record per step. A save writes `state.pt` (all that resuming needs, in one file, so that a killed save leaves the one
+before), `model.safetensors` (the weights, for whoever uses the network) and, last, `meta.json` (what they are).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+import torchvision
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import nn
+
+from builder.store.files import new_file, write_file
+from students.train.average import WeightAverage
+from students.train.errors import TrainError
+from students.train.losses import JointLoss
+from teachers.networks.checkpoints import META, read_meta, save_checkpoint
+from teachers.networks.config import NetworkConfig
+
+RECIPE, STATE, LOG = "recipe.json", "state.pt", "log.jsonl"
+
+
+def claim(out: Path, description: Mapping[str, Any]) -> int:
+    """Make the folder `out` the run of this description (JSON-ready), or find that it is; returns the steps its
+    `meta.json` has. A run that never saved anything gives way, so that a recipe that failed can be mended. Raises
+    TrainError if it is another's."""
+    path, names = out / RECIPE, {entry.name for entry in out.iterdir()}
+    if not path.is_file() and names - {".lock"}:
+        raise TrainError(f"{out} holds other files and no run: give a new or an empty folder")
+    ours = orjson.loads(orjson.dumps(description))
+    theirs = orjson.loads(path.read_bytes()) if path.is_file() else {}
+    if ours != theirs and not names & {STATE, META}:
+        write_file(path, orjson.dumps(description, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        theirs = ours
+    changed = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
+    if changed:
+        raise TrainError(f"{out} is a run with another {' and '.join(changed)}: give another, or remove this one")
+    return _saved(out)
+
+
+def _saved(out: Path) -> int:
+    """The steps that the weights of a run have behind them."""
+    return int(read_meta(out)["step"]) if (out / META).is_file() else 0
+
+
+def append(out: Path, record: Mapping[str, Any]) -> None:
+    """Add a record to the log of the run `out`; NaN becomes null."""
+    with open(out / LOG, "ab") as file:
+        file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def cut_log(out: Path, step: int) -> None:
+    """Drop what the log of the run `out` says of later steps than its first `step`."""
+    log = out / LOG
+    if log.is_file():
+        write_file(log, b"".join(log.read_bytes().splitlines(keepends=True)[:step]))
+
+
+def libraries() -> dict[str, str]:
+    """What `meta.json` says the weights were made with."""
+    return {"torch": torch.__version__, "torchvision": torchvision.__version__}
+
+
+def clip_rate(out: Path) -> float:
+    """The share of a finished run's steps in which clipping changed the ratio of the joint loss; of several ratios the
+    largest. 0 for a supervised one, or a log from before it said so."""
+    with open(out / LOG, "rb") as log:
+        last = deque(log, maxlen=1)
+    found = orjson.loads(last[0]).get("clip_rate") or 0.0 if last else 0.0
+    return float(max(found)) if isinstance(found, list) else float(found)
+
+
+class Run:
+    """What a training saves and resumes. All processes call `resume` and `save`; only the main one writes.
+
+    average: of the network's weights, which is what `model.safetensors` holds.
+    about: what `meta.json` says besides the network after so many steps: the description, the images trained on.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        accelerator: Accelerator,
+        network: nn.Module,
+        config: NetworkConfig,
+        optimizer: AcceleratedOptimizer,
+        joint: JointLoss,
+        about: Callable[[int], Mapping[str, Any]],
+        average: WeightAverage,
+    ) -> None:
+        self.out, self.accelerator, self.network, self.config = out, accelerator, network, config
+        self.optimizer, self.joint, self.about, self.average = optimizer, joint, about, average
+
+    def resume(self) -> int:
+        """Take up the last save, if there is one: the steps done by then. Later log records are dropped. A save that
+        was killed after `state.pt`, before the weights and `meta.json` that belong to it, is completed."""
+        step, path, rank = 0, self.out / STATE, self.accelerator.process_index
+        if path.is_file():
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            step = int(state["step"])
+            self.network.load_state_dict(state["network"])
+            self.average.load_state_dict(state.get("average", {}))
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.joint.load_state_dict(state["joint"])
+            if self.accelerator.scaler:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            if len(state["random"]) == self.accelerator.num_processes:
+                torch.set_rng_state(state["random"][rank])
+            if self._on_gpu and len(state["random_gpu"]) == self.accelerator.num_processes:
+                torch.cuda.set_rng_state(state["random_gpu"][rank])
+        if self.accelerator.is_main_process:
+            cut_log(self.out, step)
+        if step > _saved(self.out):
+            self.save(step)
+        return step
+
+    def save(self, step: int) -> None:
+        """Save the state after `step` steps."""
+        gather, device = self.accelerator.gather, self.accelerator.device
+        state = {
+            "step": step,
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "joint": self.joint.state_dict(),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
+            "random": gather(torch.get_rng_state()[None].to(device)).cpu(),
+            "random_gpu": gather(torch.cuda.get_rng_state()[None].to(device)).cpu() if self._on_gpu else torch.empty(0),
+        }
+        if self.accelerator.is_main_process:
+            with new_file(self.out / STATE) as file:
+                torch.save(state, file)
+            meta = {"step": step, **self.about(step), "libraries": libraries()}
+            save_checkpoint(self.out, self.average.network, self.config, meta)
+        self.accelerator.wait_for_everyone()
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """See `append`."""
+        if self.accelerator.is_main_process:
+            append(self.out, record)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return bool(self.accelerator.device.type == "cuda")

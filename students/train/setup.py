@@ -1,0 +1,147 @@
+"""What a training recipe leads to before its first step: labels, versions, the network, and what the run is."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from torch import nn
+
+from builder.hub.remote import Version, open_version
+from builder.store.files import sha256_file
+from builder.store.shards import read_bytes, read_samples
+from builder.store.store import Store
+from builder.truth.read import read_truth
+from builder.truth.records import Truth, subset, truth_digest
+from students.data.loader import JointBatches
+from students.tasks.base import Task
+from students.tasks.choose import check_labels, task_of, usual_arch
+from students.train.errors import TrainError
+from students.train.recipe import TrainRecipe
+from teachers.networks.backbones import DEFAULT
+from teachers.networks.checkpoints import load_checkpoint, read_meta
+from teachers.networks.config import NetworkConfig
+from teachers.networks.networks import build_network
+from teachers.networks.weights import pretrained_on, weights_file
+
+ELSEWHERE = ("labelled", "pseudo", "network", "init", "rounds", "workers", "save_every")
+"""Keys of a recipe that have no say in the weights, or are described otherwise."""
+LATER = ("ema", "clip", "normalise")
+"""Keys that came later: left out where they have no effect, so that an older run is found to be the same."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """start: the run whose weights training begins with. description: JSON-ready, all that decides the weights, without
+    paths of this machine."""
+
+    truth: Truth
+    versions: list[Version]
+    task: Task
+    config: NetworkConfig
+    start: Path | None
+    description: dict[str, Any]
+
+    @cached_property
+    def trained_on(self) -> frozenset[str]:
+        """SHA-256 of every image the weights come to depend on: labelled, pseudo-labelled in versions that are here,
+        and those of the run it starts from."""
+        with ThreadPoolExecutor() as threads:
+            seen = set(threads.map(sha256_file, [image.path for image in self.truth.images]))
+        for version in self.versions:
+            if not version.origin:
+                seen.update(*(_images_in(version.shard(record)) for record in version.manifest.shards))
+        seen.update(read_meta(self.start)["trained_on"] if self.start else pretrained_on(self.config.pretrained))
+        return frozenset(seen)
+
+
+def make_plan(recipe: TrainRecipe, store: Store) -> Plan:
+    """Read the labels and open the versions of a recipe. Raises TrainError; TruthError, BuildError or TeacherError for
+    labels, versions or a run that cannot be used."""
+    if recipe.rounds:
+        raise TrainError("a recipe with rounds is several trainings: run it with students.rounds.loop.run_rounds")
+    labelled = recipe.labelled
+    outlines = recipe.network.arch == "maskrcnn"
+    truth = read_truth(labelled.path, labelled.images, outlines=outlines)
+    digest = labels_digest(truth, labelled.path)
+    if labelled.limit:
+        truth = subset(truth, labelled.limit, recipe.seed)
+    if recipe.network.classes:
+        raise TrainError("network.classes are those of the labels: remove them from the recipe")
+    versions = [open_version(ref, store) for ref in recipe.pseudo]
+    start = Path(recipe.init.partition(":")[2]) if recipe.init else None
+    arch = recipe.network.arch or usual_arch(truth.kind)
+    task = task_of(arch, recipe.soft)
+    check_labels(truth.kind, task, labelled.path)
+    config = replace(recipe.network, arch=arch, classes=truth.classes)
+    network = asdict(config)
+    if config.pretrained not in (None, DEFAULT):
+        network["pretrained"] = sha256_file(weights_file(str(config.pretrained)))
+    description = _options(recipe, arch) | {
+        "labelled": {"file": labelled.path.name, "sha256": digest, "limit": labelled.limit},
+        "pseudo": [_described(version) for version in versions],
+        "init": read_meta(start)["weights"]["sha256"] if start else None,
+        "network": network,
+    }
+    return Plan(truth, versions, task, config, start, orjson.loads(orjson.dumps(description)))
+
+
+def labels_digest(truth: Truth, path: Path) -> str:
+    """SHA-256 of labels read from `path`: of the file, or, of many files, of what they say of which names."""
+    if path.suffix == ".json":
+        return sha256_file(path)
+    return truth_digest(truth, {image.name: image.name for image in truth.images})
+
+
+def starting_network(recipe: TrainRecipe, plan: Plan) -> nn.Module:
+    """The network as training starts, from random, pre-trained or another run's weights. Raises TrainError for a run of
+    other classes or another network."""
+    torch.manual_seed(recipe.seed)
+    if plan.start is None:
+        return build_network(plan.config)
+    network = build_network(plan.config, pretrained=False)
+    trained, config, _ = load_checkpoint(plan.start)
+    if config.classes != plan.config.classes:
+        raise TrainError(f"{plan.start} knows other classes than {recipe.labelled.path}: start from another run")
+    try:
+        network.load_state_dict(trained.state_dict())
+    except RuntimeError:
+        raise TrainError(f"{plan.start} has another network than the recipe: copy its network section") from None
+    return network
+
+
+def about(plan: Plan, batches: JointBatches, step: int) -> dict[str, Any]:
+    """What `meta.json` says of a run after so many steps: its description, and the images its weights depend on. Of
+    versions on the Hub these are all images in the shards that steps before `step` have touched."""
+    shards = (_images_in(version.shard(record)) for version, record in batches.shards_seen(step))
+    return {"recipe": plan.description, "trained_on": sorted(plan.trained_on.union(*shards))}
+
+
+def _options(recipe: TrainRecipe, arch: str) -> dict[str, Any]:
+    """What a recipe's plain keys say of the weights."""
+    without = {*ELSEWHERE, *(name for name in LATER if getattr(recipe, name) == _default(name))}
+    if arch != "linear":
+        without.add("soft")
+    return recipe.model_dump(mode="json", exclude=without)
+
+
+def _default(name: str) -> Any:
+    return TrainRecipe.model_fields[name].default
+
+
+def _described(version: Version) -> dict[str, Any]:
+    manifest = version.manifest
+    found = {"name": manifest.name, "version": manifest.version, "id": manifest.id}
+    return found | {"streamed": True} if version.origin else found  # in another order
+
+
+@cache
+def _images_in(path: Path) -> frozenset[str]:
+    """SHA-256 of a shard's images. Kept, since every save asks again."""
+    labels = (orjson.loads(read_bytes(path, sample.members["json"])) for sample in read_samples(path))
+    return frozenset(label["sha256"] for label in labels)

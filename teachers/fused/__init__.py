@@ -1,0 +1,1 @@
+"""Teachers made of teachers: ensembles, and views of an image."""

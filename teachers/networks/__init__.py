@@ -1,0 +1,1 @@
+"""The student's own networks, which are the next round's teachers."""
