@@ -1,3 +1,1 @@
 """From images and a teacher to a version: scan, label, rules, shards, store. `builder.build` reads like a recipe."""
-
-from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The student: joint training on human and pseudo-labels, evaluation, rounds, and studies of both."""

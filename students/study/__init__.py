@@ -1,0 +1,1 @@
+"""Studies: many trainings under one plan, and what their figures say."""

@@ -1,0 +1,223 @@
+"""Verify: what it sees beyond hashes, whose fault it is, and that its memory does not grow with what lies on images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from builder.cli.build import build
+from builder.cli.versions import COMMANDS
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.shards import read_bytes, read_samples, write_shard
+from builder.store.store import Store
+from builder.versions import repair as repairing
+from builder.versions.verify import bad_shards, problems
+from tests.helpers.pools import write_images, write_recipe, write_results
+from tests.helpers.sealing import seal
+
+GROUP = click.Group(commands=[*COMMANDS, build])
+Samples = list[tuple[str, list[tuple[str, bytes]]]]
+
+
+def run(*arguments: object, store: Path) -> Result:
+    return CliRunner().invoke(GROUP, [*map(str, arguments), "--store", str(store)])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A version of four shards, the last without objects."""
+    folder = tmp_path_factory.mktemp("verify")
+    names = write_images(folder / "pool", 8, size=(512, 384), suffix=".bmp")
+    write_results(folder, names[::-1], empty=2, size=(512, 384))
+    recipe = write_recipe(folder, pool={"source": "pool", "chunk": 2}, shards={"max_mb": 1})
+    assert run("build", recipe, store=folder / "store").exit_code == 0
+    return folder / "store"
+
+
+@pytest.fixture
+def version(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "store")
+    return tmp_path / "store" / "datasets" / "pets" / "v1"
+
+
+def read(path: Path) -> Samples:
+    return [(s.key, [(e, read_bytes(path, m)) for e, m in s.members.items()]) for s in read_samples(path)]
+
+
+def relabel(number: int, change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """Change the first label JSON of a shard that has objects."""
+
+    def damage(folder: Path) -> None:
+        path = folder / "data" / f"train-{number:06d}.tar"
+        samples = read(path)
+        for _, members in samples:
+            label = orjson.loads(members[1][1])
+            if label["objects"]["score"]:
+                change(label)
+                members[1] = ("json", orjson.dumps(label))
+                break
+        write_shard(path, samples)
+        seal(folder)
+
+    return damage
+
+
+def edit_labels(change: Callable[[pa.Table], pa.Table]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        table = change(pq.read_table(folder / "labels.parquet"))
+        pq.write_table(table, folder / "labels.parquet")
+        seal(folder)
+
+    return damage
+
+
+def swap_boxes(label: dict[str, Any]) -> None:
+    box = label["objects"]["bbox"][0]
+    label["objects"]["bbox"][0] = [box[0] + 1, *box[1:]]
+
+
+def repeat_a_key(folder: Path) -> None:
+    first = read(folder / "data" / "train-000000.tar")
+    path = folder / "data" / "train-000001.tar"
+    write_shard(path, [first[0], *read(path)[1:]])
+    seal(folder)
+
+
+def without_first_kept(table: pa.Table) -> pa.Table:
+    first = pc.index(table["outcome"], "kept").as_py()
+    return pa.concat_tables([table.slice(0, first), table.slice(first + 1)])
+
+
+def as_ignored(table: pa.Table) -> pa.Table:
+    place = table.schema.get_field_index("outcome")
+    return table.set_column(place, "outcome", pc.replace_substring(table["outcome"], "kept", "ignored"))
+
+
+WRONG: list[tuple[str, Callable[[Path], None], str, list[int] | None]] = [
+    ("a score", relabel(1, lambda x: x["objects"]["score"].__setitem__(0, 0.999)), "1 images are not those of data/train-000001", None),
+    ("a box", relabel(2, swap_boxes), "1 images are not those of data/train-000002", None),
+    ("a class", relabel(1, lambda x: x["objects"]["category"].__setitem__(0, (x["objects"]["category"][0] + 1) % 3)), "not those of data", None),
+    ("a class there is none of", relabel(1, lambda x: x["objects"]["category"].__setitem__(0, 3)), "out of range", [1]),
+    ("an ignore flag", relabel(0, lambda x: x["objects"]["ignore"].__setitem__(0, not x["objects"]["ignore"][0])), "the manifest says", [0]),
+    ("lists of unequal length", relabel(0, lambda x: x["objects"]["score"].append(0.5)), "differ in length", [0]),
+    ("no objects at all", relabel(0, lambda x: x.pop("objects")), "damaged (KeyError('objects'))", [0]),
+    ("another key", relabel(0, lambda x: x.update(key="x")), "is that of x", [0]),
+    ("a row less", edit_labels(without_first_kept), "labels.parquet: the objects of 1 images", None),
+    ("kept is ignored", edit_labels(as_ignored), "labels.parquet: the objects of", None),
+    ("a key twice", repeat_a_key, "stands in another sample too", [1]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "damage", "told", "bad"), WRONG, ids=[w[0] for w in WRONG])
+def test_what_no_hash_shows(
+    version: Path, what: str, damage: Callable[[Path], None], told: str, bad: list[int] | None
+) -> None:
+    assert problems(version) == []
+    damage(version)
+    found = problems(version, workers=2)
+    assert any(told in problem.what for problem in found), found
+    assert bad_shards(found) == (bad or [])
+
+
+def test_the_order_of_rows_and_of_objects_does_not_matter(version: Path) -> None:
+    order = np.random.default_rng(0).permutation(pq.read_metadata(version / "labels.parquet").num_rows)
+    edit_labels(lambda table: table.take(order))(version)
+
+    def backwards(label: dict[str, Any]) -> None:
+        label["objects"] = {name: column[::-1] for name, column in label["objects"].items()}
+
+    relabel(0, backwards)(version)
+    assert problems(version) == []
+
+
+def test_rows_of_images_that_are_not_in_the_version_do_not_count(version: Path) -> None:
+    def more(table: pa.Table) -> pa.Table:
+        foreign = table.slice(0, 3)
+        keys = pa.array(["not-there"] * 3)
+        return pa.concat_tables([table, foreign.set_column(table.schema.get_field_index("key"), "key", keys)])
+
+    edit_labels(more)(version)
+    assert problems(version) == []
+
+
+def test_tombstones_stay_in_the_shards(version: Path) -> None:
+    key = pq.read_table(version / "labels.parquet")["key"][0].as_py()
+    edit_labels(lambda table: table.filter(pc.field("key") != key))(version)
+    assert problems(version)
+    seal(version, tombstones=[key])
+    assert problems(version) == []
+
+
+def test_stray_files_are_told_but_no_hidden_ones(version: Path) -> None:
+    (version / "data" / "notes.txt").write_text("mine")
+    (version / "extra").mkdir()
+    (version / "extra" / "a.png").write_bytes(b"")
+    (version / ".gitattributes").write_text("")
+    (version / "data" / ".tmp-train-000000.tar-1").write_bytes(b"")
+    found = problems(version)
+    assert [p.what.partition(":")[0] for p in found] == ["data/notes.txt", "extra/a.png"]
+    assert all(p.stray for p in found) and bad_shards(found) == []
+    told = run("verify", "pets", store=version.parents[2])
+    assert told.exit_code == 1 and "2 problems in pets: move what is not part of it elsewhere" in told.output
+
+
+def test_every_bad_shard_is_named(version: Path) -> None:
+    (version / "data" / "train-000002.tar").unlink()
+    raw = bytearray((path := version / "data" / "train-000000.tar").read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(bytes(raw))
+    (version / "README.md").write_text("?")
+    found = problems(version, workers=3)
+    assert bad_shards(found) == [0, 2]
+    assert {p.shard for p in found} == {"", "train-000000.tar", "train-000002.tar"}
+
+
+def test_repair_is_asked_for_the_bad_shards_alone(version: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the repair itself does is tested with the cut."""
+    asked: list[list[int]] = []
+
+    def stand_in(folder: Path, store: Store, numbers: list[int], workers: int, track: object) -> None:
+        asked.append(numbers)
+        shutil.copytree(made / "datasets" / "pets" / "v1", folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(repairing, "repair", stand_in)
+    store = version.parents[2]
+    assert run("verify", "pets", "--repair", store=store).exit_code == 0 and asked == []
+    (version / "data" / "train-000001.tar").write_bytes(b"junk")
+    (version / "labels.parquet").unlink()
+    before = run("verify", "pets", store=store)
+    assert before.exit_code == 1 and "`tutelage verify --repair pets` builds again" in before.output
+    (version / "data" / "mine.txt").write_text("stays")
+    done = run("verify", "pets", "--repair", "--json", store=store)
+    value = json.loads(done.stdout)
+    assert asked == [[1]] and done.exit_code == 1
+    assert [p.partition(":")[0] for p in value["problems"]] == ["data/mine.txt"]
+    assert any("labels.parquet: missing" in p for p in value["repaired"]) and len(value["repaired"]) >= 2
+    (version / "data" / "mine.txt").unlink()
+    (version / "labels.parquet").unlink()
+    assert run("verify", "pets", "--repair", store=store).exit_code == 0 and asked == [[1], []]
+
+
+def test_a_version_needs_no_other_column_than_it_has(version: Path) -> None:
+    edit_labels(lambda table: table.drop_columns(["reason"]))(version)
+    assert problems(version) == []
+    edit_labels(lambda table: table.drop_columns(["score"]))(version)
+    assert "labels.parquet: cannot be read" in problems(version)[0].what
+
+
+def test_the_fixture_is_what_it_says(made: Path) -> None:
+    manifest: Manifest = read_manifest(made / "datasets" / "pets" / "v1")
+    assert [shard.samples for shard in manifest.shards] == [2, 2, 2, 2]
+    assert [bool(shard.kept + shard.ignored) for shard in manifest.shards] == [True, True, True, False]
