@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from _compare import in_turns, machine, ratios, scratch, show, timed, verdict
 
-from builder.engine import default_workers
+from builder.engine import worker_count
 from builder.label.labelling import label_pool
 from builder.label.model import ModelLabeller
 from builder.scan.pool import Pool
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, default=ROOT / "examples" / "coco_yolox" / "yolox_nano_416.yaml")
     parser.add_argument("--weights", type=Path, default=DATA / "models" / "yolox_nano_416.onnx")
     parser.add_argument("--sources", type=Path, default=DATA / "coco" / "images", help="folder of JPEGs")
-    parser.add_argument("--workers", type=int, default=default_workers(), help="threads that decode for `label`")
+    parser.add_argument("--workers", type=int, default=worker_count(), help="threads that decode for `label`")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, help="the model's (default: the teacher's own)")
     parser.add_argument("--repeats", type=int, default=5)

@@ -27,7 +27,7 @@ from PIL import Image
 from builder.build import Built, build_pseudo
 from builder.cut.plan import Basis
 from builder.cut.version import cut_version
-from builder.engine import default_workers
+from builder.engine import worker_count
 from builder.recipe.recipe import Recipe, load_recipe
 from builder.store.files import sync_folder
 from builder.store.store import Store
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--bytes", type=int, default=50_000, help="size of an image, about")
-    parser.add_argument("--workers", type=int, default=default_workers(), help="threads that cut")
+    parser.add_argument("--workers", type=int, default=worker_count(), help="threads that cut")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", help="where the scratch folder goes (default: the system's)")
     options = parser.parse_args()

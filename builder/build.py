@@ -10,7 +10,7 @@ from typing import Literal
 from builder.cut.parent import find_parent
 from builder.cut.plan import Basis
 from builder.cut.version import Cut, cut_version
-from builder.engine import Track, default_workers, silent
+from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.evidence.holdout import Labels, load_labels, with_outlines
 from builder.label.labelling import Labelled, check_failures, label_pool, pending_chunks
@@ -50,7 +50,6 @@ def build_pseudo(
     TeacherError; finished chunks and shards stay for the next call.
     """
     with store.in_use():
-        workers = workers or default_workers()
         return _build(recipe, store, root, only, retry_failures, workers, report, allow_code, track)
 
 
@@ -60,7 +59,7 @@ def _build(
     root: Path,
     only: Literal["scan", "label", "cut"] | None,
     retry_failures: bool,
-    workers: int,
+    workers: int | None,
     report: bool,
     allow_code: bool,
     track: Track,
@@ -115,7 +114,9 @@ def _build(
     return Built(pool, labelled, done)
 
 
-def load_references(recipe: Recipe, written: Recipe, store: Store, workers: int, track: Track) -> dict[str, Labels]:
+def load_references(
+    recipe: Recipe, written: Recipe, store: Store, workers: int | None, track: Track
+) -> dict[str, Labels]:
     """The recipe's truth, test and labelled sets, scanned. Raises BuildError if two of them share an image."""
     found = {
         name: load_labels(section, store, written=getattr(written, name).source, workers=workers, track=track)
@@ -131,7 +132,7 @@ def load_references(recipe: Recipe, written: Recipe, store: Store, workers: int,
     return found
 
 
-def scan_recipe(options: PoolOptions, store: Store, workers: int, track: Track) -> Pool:
+def scan_recipe(options: PoolOptions, store: Store, workers: int | None, track: Track) -> Pool:
     images = Path(options.images) if options.images else None
     return scan_pool(
         options.source,

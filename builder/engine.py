@@ -23,20 +23,22 @@ def silent(description: str, total: int) -> AbstractContextManager[Advance]:
     return nullcontext(lambda n: None)
 
 
-def default_workers() -> int:
-    """The cores this process may use."""
+def worker_count(workers: int | None = None) -> int:
+    """How many threads are meant by `workers`: None stands for the cores that this process may use."""
+    if workers is not None:
+        return workers
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(work: Callable[[Job, Event], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
-    """`work(job, stop)` for each job, up to `workers` at a time, results in order of jobs. The first error, or Ctrl-C,
-    sets `stop`, which ends the others soon (`until`), and is raised.
+def run(work: Callable[[Job, Event], Result], jobs: Sequence[Job], workers: int | None = None) -> Iterator[Result]:
+    """`work(job, stop)` for each job, up to `workers` (see worker_count) at a time, results in order of jobs. The first
+    error, or Ctrl-C, sets `stop`, which ends the others soon (`until`), and is raised.
 
     In threads, since reading, hashing, decoding and writing leave the interpreter's lock: they need none of a process's
     half second to start, and none outlives a parent that was killed.
     """
     stop = Event()
-    with ThreadPoolExecutor(workers) as threads:
+    with ThreadPoolExecutor(worker_count(workers)) as threads:
         try:
             yield from threads.map(lambda job: work(job, stop), jobs)
         finally:

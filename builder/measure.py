@@ -77,7 +77,7 @@ class TuneHalf:
         calibrator = fit(tune, self.keep.calibration, iou)
         return calibrated(tune, calibrator), calibrator
 
-    def pool(self, name: str | None, workers: int, track: Track) -> Pool:
+    def pool(self, name: str | None, workers: int | None, track: Track) -> Pool:
         """The pool that the predictions are of. Raises BuildError if it is not labelled, or there is not just one."""
         if self.recipe_pool is None or name is not None:
             return labelled_pool(self.store, self.predictions, name)

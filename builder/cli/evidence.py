@@ -141,13 +141,11 @@ def sweep(
     with sentences():
         from dataclasses import asdict
 
-        from builder.engine import default_workers
         from builder.evidence.calibrate import occurring
         from builder.evidence.sweep import LEVEL
         from builder.evidence.sweep import sweep as run_sweep
         from builder.rules.labelled import LabelledPool, pool_scores
 
-        workers = workers or default_workers()
         found = gather(ref, (truth, truth_images, format_, group), (spec, overrides), store_root, workers, allow_code)
         swept = found.pool(pool, workers, bar)
         tune, calibration = found.calibrated(found.match(iou), iou)

@@ -21,14 +21,13 @@ def report(version: str, show: bool, store_root: str, workers: int | None, as_js
     """Say where VERSION's report page lies: what is in it, why, and how good it is. Made now if it was left out."""
     with sentences():
         from builder.cut.version import REPORT
-        from builder.engine import default_workers
         from builder.store.store import Store
         from builder.versions.repair import write_missing_report
 
         store = Store(store_root)
         page = store.version(version) / REPORT
         if not page.is_file():
-            write_missing_report(page.parent.parent, store, workers or default_workers(), bar)
+            write_missing_report(page.parent.parent, store, workers, bar)
         emit(as_json, {"report": str(page)}, str(page))
         if show:
             click.launch(str(page))

@@ -41,12 +41,10 @@ def publish(
     reader ever sees half of it. What the Hub has is not sent again. You need a token that may write (`hf auth login`).
     """
     with sentences():
-        from builder.engine import default_workers
         from builder.hub.publish import publish as send
         from builder.store.store import Store
 
         folder = Store(store_root).version(version)
-        workers = workers or default_workers()
         done = send(folder, repo, private=private, branch=branch, dry_run=dry_run, workers=workers, track=bar)
         for warning in done.warnings:
             click.echo(f"warning: {warning}", err=True)

@@ -231,7 +231,6 @@ def pull(
     """
     with sentences():
         from builder.cut.recall import new_version
-        from builder.engine import default_workers
         from builder.review.objects import check_reviewable, overrides_of
         from builder.review.ranking import remember
         from builder.rules.overrides import OVERRIDES, add_overrides, check_labels, load_overrides, read_overrides
@@ -264,7 +263,7 @@ def pull(
         lines += [("audit", _audit_text(one, manifest.kind)) for one in audited]
         if not dry_run and not no_build:
             if _is_news(manifest, read_overrides(store, manifest.name)):
-                cut = new_version(store, folder, workers or default_workers(), bar)
+                cut = new_version(store, folder, workers, bar)
                 made = cut.manifest
                 value |= {"new_version": f"{made.name}@{made.version}", "id": made.id, "path": str(cut.folder)}
                 lines.append(("version", f"{made.name}@{made.version}  id {made.id[:12]}"))

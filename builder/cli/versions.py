@@ -199,12 +199,10 @@ def _where(one: Reason) -> str:
 def verify(version: str, repair: bool, store_root: str, workers: int | None, as_json: bool) -> None:
     """Re-read every byte of VERSION and say what is wrong. Exit code 1 if anything is."""
     with sentences():
-        from builder.engine import default_workers
         from builder.versions.verify import bad_shards, problems
 
         store = _open(store_root)
         folder = store.version(version)
-        workers = workers or default_workers()
         found = problems(folder, workers=workers, track=bar)
         repaired: list[str] = []
         if repair and any(not problem.stray for problem in found):

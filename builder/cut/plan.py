@@ -161,7 +161,7 @@ class Plan:
         } | ({} if self.balance is None else {"balance": self.balance})
 
 
-def decide_all(basis: Basis, store: Store, inputs: Mapping[str, Any], workers: int, track: Track) -> Plan:
+def decide_all(basis: Basis, store: Store, inputs: Mapping[str, Any], workers: int | None, track: Track) -> Plan:
     """Find what must stay out, solve the thresholds, count what they do to the whole pool, and ask the gates.
 
     Raises BuildError for rules that do not fit the teacher or cannot be certified, and GateFailed.
@@ -270,7 +270,7 @@ def _calibration(basis: Basis, tune: Matches | None) -> Calibrator | None:
 
 
 def _thresholds(
-    basis: Basis, labelled: LabelledPool, scores: PoolScores, split: Halves | None, workers: int
+    basis: Basis, labelled: LabelledPool, scores: PoolScores, split: Halves | None, workers: int | None
 ) -> Thresholds:
     keep = basis.options.keep
     if basis.takes_over and basis.parent:

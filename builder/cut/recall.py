@@ -120,7 +120,7 @@ def _left_out(folder: Path, manifest: Manifest, store: Store, pool: Pool, parent
     return find_left_out(pool, references, inputs["gates"]["leak_distance"], near, settled)
 
 
-def new_version(store: Store, folder: Path, workers: int, track: Track = silent, *, report: bool = True) -> Cut:
+def new_version(store: Store, folder: Path, workers: int | None, track: Track = silent, *, report: bool = True) -> Cut:
     """The version that comes of a complete one with the overrides that are in force now: the same recipe, thresholds
     taken over, shards that no override touches linked. Made from the manifest and the store alone.
 
@@ -130,7 +130,7 @@ def new_version(store: Store, folder: Path, workers: int, track: Track = silent,
         return _cut_again(store, folder, workers, track, report)
 
 
-def _cut_again(store: Store, folder: Path, workers: int, track: Track, report: bool) -> Cut:
+def _cut_again(store: Store, folder: Path, workers: int | None, track: Track, report: bool) -> Cut:
     from builder.cut.parent import find_parent
     from builder.cut.plan import Basis
     from builder.cut.version import cut_version

@@ -55,7 +55,7 @@ def cut_version(
     *,
     name: str,
     provenance: Mapping[str, Any],
-    workers: int,
+    workers: int | None,
     report: bool = True,
     track: Track = silent,
 ) -> Cut:

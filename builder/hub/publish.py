@@ -65,7 +65,7 @@ def publish(
     private: bool = False,
     branch: str = MAIN,
     dry_run: bool = False,
-    workers: int = 1,
+    workers: int | None = None,
     track: Track = silent,
 ) -> Published:
     """Publish the version in `folder` to the dataset `repo` (`org/name`), which is made if it is not there, `private`
@@ -129,7 +129,9 @@ def _into(
     return replace(told, state="published", commit=commit, **changes.told())
 
 
-def checked_files(folder: Path, manifest: Manifest, workers: int = 1, track: Track = silent) -> list[LocalFile]:
+def checked_files(
+    folder: Path, manifest: Manifest, workers: int | None = None, track: Track = silent
+) -> list[LocalFile]:
     """Every file of a version, by name, after its hash was compared with the manifest's. Raises BuildError for the
     first that differs. What else lies in the folder is no part of it."""
     named = {f"data/{shard.name}": shard.sha256 for shard in manifest.shards} | manifest.files

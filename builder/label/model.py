@@ -8,7 +8,7 @@ from itertools import chain, islice
 
 import numpy as np
 
-from builder.engine import Advance, default_workers, in_order
+from builder.engine import Advance, in_order, worker_count
 from builder.label.labeller import Result
 from builder.label.maps import pack
 from builder.label.predictions import REMOVED as REMOVED_STATUS
@@ -30,7 +30,7 @@ class ModelLabeller:
         self.teacher = teacher
         self.description = teacher.description
         self.runtime = dict(teacher.runtime) | {"batch_size": teacher.batch_size}
-        self.workers = workers or default_workers()
+        self.workers = worker_count(workers)
 
     def lists(self, image: PoolImage) -> bool:
         return True

@@ -151,7 +151,7 @@ def _joined(parts: Sequence[ChunkPredictions], name: str) -> np.ndarray | None:
     )
 
 
-def pool_scores(labelled: LabelledPool, workers: int = 1, track: Track = silent) -> PoolScores:
+def pool_scores(labelled: LabelledPool, workers: int | None = None, track: Track = silent) -> PoolScores:
     """The scores of a whole pool, in one pass over its stored predictions."""
     classes = len(labelled.classes)
     images, total = 0, np.zeros(classes)
@@ -188,7 +188,7 @@ def _scores_of(
 
 
 def pool_kept(
-    labelled: LabelledPool, labels: Sequence[int] | np.ndarray, thresholds: np.ndarray, workers: int = 1
+    labelled: LabelledPool, labels: Sequence[int] | np.ndarray, thresholds: np.ndarray, workers: int | None = None
 ) -> list[np.ndarray]:
     """For each threshold, int64: how many usable images have exactly k predictions of these classes from it on."""
     found = [np.zeros(1, np.int64) for _ in thresholds]
@@ -227,7 +227,11 @@ class Tally:
 
 
 def tally(
-    labelled: LabelledPool, thresholds: Thresholds, shared: np.ndarray, workers: int = 1, track: Track = silent
+    labelled: LabelledPool,
+    thresholds: Thresholds,
+    shared: np.ndarray,
+    workers: int | None = None,
+    track: Track = silent,
 ) -> Tally:
     """Count every object of the pool by reason and outcome, without writing anything. shared: bool (C,), the classes
     that count for the sample."""

@@ -20,7 +20,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder.engine import Track, default_workers, in_order, silent
+from builder.engine import Track, in_order, silent, worker_count
 from builder.errors import BuildError
 from builder.scan.census import FIELDS, UNREADABLE, Census, Row
 from builder.scan.dhash import dhash
@@ -69,7 +69,7 @@ def scan_entries(
     """`scan` of the images that someone listed. `pointer_key`: JSON values that name the listing, so that the next scan
     with an equal key builds on this one; `source`: what to call it in messages."""
     pointer = store.pools / "sources" / f"{digest(pointer_key)}.json"
-    workers = workers or default_workers()
+    threads = worker_count(workers)
     with store.in_use(), closing(Census()) as census:
         total = census.enlist(entries, source, limit)
         if not total:
@@ -77,7 +77,7 @@ def scan_entries(
         before = _before(store, pointer, census)
         with track("scan", total) as advance:
             advance(census.known())
-            for row in in_order(_row, census.unread(), workers, 4 * workers):
+            for row in in_order(_row, census.unread(), threads, 4 * threads):
                 census.add([row])
                 advance(1)
         if before and before.source == source and census.is_unchanged():

@@ -30,7 +30,7 @@ from builder.store.manifest import Manifest, read_manifest, write_manifest
 from builder.store.store import Store
 
 
-def repair(folder: Path, store: Store, numbers: Sequence[int], workers: int, track: Track = silent) -> None:
+def repair(folder: Path, store: Store, numbers: Sequence[int], workers: int | None, track: Track = silent) -> None:
     """Build the shards of these numbers of a complete version again, and its other files if they are not what the
     manifest says. Nothing is put in place that has not the manifest's SHA-256.
 
@@ -101,7 +101,7 @@ def _put(new: Path, old: Path, sha256: str) -> None:
     sync_folder(old.parent)
 
 
-def write_missing_report(folder: Path, store: Store, workers: int, track: Track = silent) -> None:
+def write_missing_report(folder: Path, store: Store, workers: int | None, track: Track = silent) -> None:
     """Give a version that was built without a report one: of the pool's scores and the shards, without the curves that
     need the labels. Its id stays what it is."""
     from builder.report.index import write_report

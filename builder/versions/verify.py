@@ -71,7 +71,7 @@ class _Checked:
     checksum: np.ndarray
 
 
-def problems(folder: Path, *, workers: int = 1, track: Track = silent) -> list[Problem]:
+def problems(folder: Path, *, workers: int | None = None, track: Track = silent) -> list[Problem]:
     """What is wrong with a version, empty if nothing is: every byte is hashed, every image decoded, every label checked
     against its shard, the manifest and labels.parquet. Raises BuildError if there is no readable manifest."""
     manifest = read_manifest(folder)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from builder.build import scan_recipe
-from builder.engine import Track, default_workers, silent
+from builder.engine import Track, silent
 from builder.evidence.holdout import Labels, load_labels
 from builder.scan.duplicates import leaks, shared
 from builder.scan.pool import Pool
@@ -48,7 +48,6 @@ class Data:
 def load_data(study: StudyRecipe, store: Store, workers: int | None = None, track: Track = silent) -> Data:
     """Scan the sets of a study into its store. Raises BuildError if two of labelled, val, test, pool and the others
     share an image (byte for byte), the sets are of several kinds, or the pool's labels are not of all its images."""
-    workers = workers or default_workers()
 
     def labels(section: LabelSet) -> Labels:
         return load_labels(section.options, store, written=str(section.path), workers=workers, track=track)

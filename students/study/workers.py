@@ -12,7 +12,7 @@ from pathlib import Path
 
 import orjson
 
-from builder.engine import default_workers
+from builder.engine import worker_count
 from students.study.grid import Job, as_json
 
 Ended = Callable[[Job, str], None]
@@ -129,7 +129,7 @@ def run_jobs(
     default one for each GPU, or each core; GPUs are given out in turn.
     """
     devices = _devices()
-    crew = _Crew(out, min(workers or len(devices) or default_workers(), len(pending)), devices)
+    crew = _Crew(out, min(workers or len(devices) or worker_count(), len(pending)), devices)
     waiting, failed = list(pending), dict[str, str]()
     try:
         while waiting or crew.is_busy:

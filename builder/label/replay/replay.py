@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from builder.engine import Advance, default_workers
+from builder.engine import Advance, worker_count
 from builder.label.labeller import Result
 from builder.label.model import decode_ahead
 from builder.label.predictions import UNLISTED, Failure
@@ -38,7 +38,7 @@ class Replay:
         self.classes = stored.classes
         folder = os.path.commonpath([os.path.dirname(name) for name in stored.sizes]) if _alike(stored.sizes) else ""
         self._prefix = f"{folder.rstrip('/')}/" if folder else ""
-        self._workers = workers or default_workers()
+        self._workers = worker_count(workers)
         self.description: Mapping[str, Any] = {
             "kind": stored.kind,
             "family": "replay",
