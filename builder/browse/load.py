@@ -35,6 +35,7 @@ from builder.cut.version import LABELS_FILE
 from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.hub.remote import Version
+from builder.report.colours import DROPPED, HUMAN, IGNORED, KEPT
 from builder.store.files import digest
 from builder.store.manifest import MANIFEST, read_manifest
 from builder.store.store import Store
@@ -47,8 +48,8 @@ INFO = "tutelage"
 """Key of `dataset.info` under which stands what the dataset was made from."""
 MOST_CHANGED = 500
 """Images, at most, in the view of those with most changes."""
-COLOURS = {"pseudo": "#009e73", "ignored": "#e69f00", "teacher": "#999999", TRUTH_FIELD: "#0072b2"}
-"""Of Okabe and Ito's palette, as builder.report.pictures has them."""
+COLOURS = {"pseudo": KEPT, "ignored": IGNORED, "teacher": DROPPED, TRUTH_FIELD: HUMAN}
+"""What of `teacher` is seen, beside what `pseudo` and `ignored` hold, was dropped."""
 HIDDEN = ("teacher", "confidence")
 """Fields that are not drawn until they are asked for."""
 

@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from builder.report.colours import BACKDROP, INK, OUTCOMES
 from builder.report.paint import tint
-from builder.report.pictures import COLOURS, outline
+from builder.report.pictures import outline
 from builder.report.quality import limits
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes, read_samples
@@ -167,7 +168,7 @@ def _whole(picture: Image.Image, close: Close) -> bytes:
     """The whole image, in the middle of a square."""
     scale = TILE / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    page = Image.new("RGB", (TILE, TILE), "#e5e7eb")
+    page = Image.new("RGB", (TILE, TILE), BACKDROP)
     shown = picture.resize(size, Image.Resampling.BICUBIC if scale < 4 else Image.Resampling.NEAREST)
     page.paste(shown, ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
     return _jpeg(page)
@@ -180,7 +181,7 @@ def _crop(picture: Image.Image, close: Close) -> bytes:
     scale = TILE / side
     window = (left, top, left + side, top + side)
     # what lies outside of the image is grey, so that every box stands in the middle of a square
-    page, covered = Image.new("RGB", (TILE, TILE), "#e5e7eb"), Image.new("L", (TILE, TILE))
+    page, covered = Image.new("RGB", (TILE, TILE), BACKDROP), Image.new("L", (TILE, TILE))
     inside = (max(0, left), max(0, top), min(picture.width, window[2]), min(picture.height, window[3]))
     if inside[2] > inside[0] and inside[3] > inside[1]:
         size = (max(1, round((inside[2] - inside[0]) * scale)), max(1, round((inside[3] - inside[1]) * scale)))
@@ -190,12 +191,12 @@ def _crop(picture: Image.Image, close: Close) -> bytes:
             mask = _mask(close.rle, picture.size)
             covered.paste(mask.resize(size, Image.Resampling.NEAREST, box=inside), corner)
     if close.rle:
-        tint(page, covered, "#1f2933", thick=4)
-        tint(page, covered, COLOURS[close.outcome], thick=2)
+        tint(page, covered, INK, thick=4)
+        tint(page, covered, OUTCOMES[close.outcome], thick=2)
         return _jpeg(page)
     corners = [(x1 - left) * scale, (y1 - top) * scale, (x2 - left) * scale, (y2 - top) * scale]
     draw = ImageDraw.Draw(page)
-    draw.rectangle([corners[0] - 2, corners[1] - 2, corners[2] + 2, corners[3] + 2], outline="#1f2933", width=6)
+    draw.rectangle([corners[0] - 2, corners[1] - 2, corners[2] + 2, corners[3] + 2], outline=INK, width=6)
     outline(draw, corners, close.outcome, thick=4)
     return _jpeg(page)
 

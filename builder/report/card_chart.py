@@ -8,6 +8,7 @@ from html import escape
 import numpy as np
 
 from builder.kinds import kind_of
+from builder.report.colours import DROPPED, HATCH, IGNORED, INK, KEPT
 from builder.report.quality import limits
 from builder.store.manifest import Manifest
 
@@ -18,10 +19,10 @@ WIDTH, LEFT, RIGHT, ROW, TOP = 720, 150, 190, 24, 44
 """Pixels: of the picture, its columns of names and figures, a class, and what stands above them."""
 LONGEST = 20
 """Characters of a class's name."""
-KEPT, IGNORED, DROPPED, INK = "#009e73", "url(#hatch)", "#c3c9d2", "#1f2933"
-HATCH = (
+FILLS = {"kept": KEPT, "ignored": "url(#hatch)", "dropped": DROPPED}
+PATTERN = (
     '<defs><pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-    '<rect width="6" height="6" fill="#e69f00"/><rect width="2" height="6" fill="#7a5200"/></pattern></defs>'
+    f'<rect width="6" height="6" fill="{IGNORED}"/><rect width="2" height="6" fill="{HATCH}"/></pattern></defs>'
 )
 
 
@@ -37,16 +38,16 @@ def classes_chart(manifest: Manifest) -> bytes:
     rows = [part for place, n in enumerate(order) for part in _row(manifest, n, place, most, keep[n])]
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        f'font-family="system-ui, sans-serif" font-size="12" fill="{INK}">{HATCH}'
+        f'font-family="system-ui, sans-serif" font-size="12" fill="{INK}">{PATTERN}'
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>'
     )
     return "\n".join([head, *_legend(kind_of(manifest.kind).overlaps), *rows, "</svg>\n"]).encode()
 
 
 def _legend(overlaps: bool) -> Iterator[str]:
-    ignored = "ignore region" if overlaps else "nearly kept"
-    for place, (name, fill) in enumerate((("kept", KEPT), (ignored, IGNORED), ("dropped", DROPPED))):
-        x = LEFT + 120 * place
+    names = {"ignored": "ignore region" if overlaps else "nearly kept"}
+    for place, (outcome, fill) in enumerate(FILLS.items()):
+        x, name = LEFT + 120 * place, names.get(outcome, outcome)
         yield f'<rect x="{x}" y="14" width="14" height="12" fill="{fill}"/><text x="{x + 20}" y="24">{name}</text>'
 
 
@@ -58,8 +59,9 @@ def _row(manifest: Manifest, n: int, place: int, most: int, keep: float) -> Iter
     short = short if len(short) <= LONGEST else short[: LONGEST - 1] + "…"
     yield f'<text x="{LEFT - 8}" y="{y + 13}" text-anchor="end">{escape(short)}</text>'
     x = float(LEFT)
-    dropped = told["predicted"] - told["kept"] - told["ignored"]
-    for value, fill in ((told["kept"], KEPT), (told["ignored"], IGNORED), (dropped, DROPPED)):
+    values = told | {"dropped": told["predicted"] - told["kept"] - told["ignored"]}
+    for outcome, fill in FILLS.items():
+        value = values[outcome]
         if value > 0:
             yield f'<rect x="{x:.1f}" y="{y}" width="{value * scale:.1f}" height="{ROW - 6}" fill="{fill}"/>'
             x += value * scale

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from builder.evidence.calibrate import Curve, Reliability, at
+from builder.report.colours import DROPPED, FAINT, GRID, HATCH, HUMAN, IGNORED, INK, KEPT
 from builder.rules.scores import BINS
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-KEPT, IGNORED, DROPPED, LINE, INK, FAINT = "#009e73", "#e69f00", "#c3c9d2", "#0072b2", "#1f2933", "#5b6673"
-"""The first, second and fourth are of Okabe and Ito's palette, told apart by the colour-blind."""
 BARS = 64
 """Bars of a histogram over [0, 1]; each holds BINS / BARS cells of PoolScores."""
 TICKS = (0, 0.25, 0.5, 0.75, 1)
@@ -63,7 +62,7 @@ def histogram(cells: np.ndarray, keep: float, ignore: float, noun: str = "boxes"
             if inside.any():
                 n = np.flatnonzero(inside)
                 own = np.clip(edges[n[0] : n[-1] + 2], low, high)
-                edge = "#7a5200" if hatch else colour
+                edge = HATCH if hatch else colour
                 axes.stairs(values[inside], own, baseline=0.5, fill=True, color=colour, hatch=hatch, ec=edge, lw=0)
         axes.set_yscale("log")
         top = max(8.0, float(values.max(initial=1)) * 1.5)
@@ -105,21 +104,21 @@ def quality(found: Curve, trust: Reliability, keep: float, target: float | None)
         right = figure.add_axes((0.595, 0.19, 0.385, 0.74))
         left.set(xlim=(0, 1.02), ylim=(0, 1.04), xlabel="recall", ylabel="precision")
         right.set(xlim=(0, 1.02), ylim=(0, 1.04), xlabel="score", ylabel="share right")
-        left.plot(found.recall, found.precision, color=LINE, lw=1.6, solid_joinstyle="round")
+        left.plot(found.recall, found.precision, color=HUMAN, lw=1.6, solid_joinstyle="round")
         if target is not None:
             left.axhline(target, color=FAINT, lw=0.9, ls=(0, (3, 2)))
             left.annotate(f"target {target:g}", (1.01, target), (0, 1), textcoords="offset points", ha="right")
         _operating_point(left, found, keep)
         right.plot([0, 1], [0, 1], color=FAINT, lw=0.9, ls=(0, (3, 2)))
-        right.plot(trust.confidence, trust.right, color=LINE, lw=1.2)
+        right.plot(trust.confidence, trust.right, color=HUMAN, lw=1.2)
         size = 6 + 50 * np.sqrt(trust.count / max(1, int(trust.count.max(initial=1))))
-        right.scatter(trust.confidence, trust.right, s=size, color=LINE, ec="white", lw=0.7, zorder=3)
+        right.scatter(trust.confidence, trust.right, s=size, color=HUMAN, ec="white", lw=0.7, zorder=3)
         if np.isfinite(keep):
             right.axvline(keep, color=INK, lw=1.1)
         for axes in (left, right):
             axes.set_xticks(TICKS, TICK_NAMES)
             axes.set_yticks(TICKS, TICK_NAMES)
-            axes.grid(color="#e8ebef", lw=0.7)
+            axes.grid(color=GRID, lw=0.7)
             axes.set_axisbelow(True)
     return svg.getvalue()
 

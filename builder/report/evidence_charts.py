@@ -13,14 +13,15 @@ from builder.evidence.calibrate import Reliability, curve
 from builder.evidence.matching import Matches
 from builder.evidence.sweep import Point
 from builder.kinds import LabelKind
-from builder.report.charts import FAINT, IGNORED, INK, KEPT, LINE, STYLE
+from builder.report.charts import STYLE
+from builder.report.colours import FAINT, GRID, HUMAN, IGNORED, INK, KEPT
 from builder.store.files import new_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-LINES = (("-", LINE), ((0, (5, 2)), KEPT), ((0, (1, 1.2)), IGNORED), ((0, (5, 1, 1, 1)), INK))
+LINES = (("-", HUMAN), ((0, (5, 2)), KEPT), ((0, (1, 1.2)), IGNORED), ((0, (5, 1, 1, 1)), INK))
 """Told apart without colour, too."""
 
 
@@ -55,9 +56,9 @@ def plot_sweep(path: Path, points: Sequence[Point], level: float) -> None:
             left.fill_between(at, low, high, color=colour, alpha=0.18, lw=0)
             left.plot(at, value, ls=line, color=colour, marker="o", ms=3.5, lw=1.4, label=name)
         left.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="threshold", title=f"On tune, with {level:.0%} intervals")
-        right.plot(at, [p.per_image for p in points], color=LINE, marker="o", ms=3.5, lw=1.4, label="kept in the pool")
+        right.plot(at, [p.per_image for p in points], color=KEPT, marker="o", ms=3.5, lw=1.4, label="kept in the pool")
         objects = points[0].objects_per_image
-        right.axhline(objects, color=INK, ls=(0, (5, 2)), lw=1.2, label=f"in the labels, {objects:.5g}")
+        right.axhline(objects, color=HUMAN, ls=(0, (5, 2)), lw=1.2, label=f"in the labels, {objects:.5g}")
         right.set(xlim=(0, 1), xlabel="threshold", ylabel="kept an image", title="Density")
         right.set_ylim(bottom=0)
 
@@ -76,7 +77,7 @@ def _panels(path: Path) -> Iterator[tuple[Axes, Axes]]:
         left, right = figure.subplots(1, 2)
         yield left, right
         for axes in (left, right):
-            axes.grid(color="#e8ebef", lw=0.7)
+            axes.grid(color=GRID, lw=0.7)
             axes.set_axisbelow(True)
             axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15))
         with new_file(path) as file:

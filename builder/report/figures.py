@@ -132,7 +132,7 @@ def balance_section(manifest: Manifest, tune: Matches | None) -> str:
     missing = len(kept) - len(order)
     noun = kind_of(manifest.kind).noun
     note = f"Which classes the kept {noun} are of" + (
-        "; the black mark is their share among labelled objects." if tune is not None else "."
+        "; the blue mark is their share among labelled objects." if tune is not None else "."
     )
     note += f" Nothing is kept of the other {missing} classes." if missing else ""
     return section("Class balance", note, body)

@@ -7,9 +7,12 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-CSS = """
-:root{--ink:#1f2933;--faint:#56616d;--line:#dfe4ea;--soft:#f5f7f9;--kept:#009e73;--ignored:#e69f00;--dropped:#c3c9d2;
---link:#0b5c8f}
+from builder.report.colours import BACKDROP, DROPPED, FAINT, HATCH, HUMAN, IGNORED, INK, KEPT
+
+CSS = (
+    f"\n:root{{--ink:{INK};--faint:{FAINT};--line:#dfe4ea;--soft:#f5f7f9;--kept:{KEPT};--ignored:{IGNORED};"
+    f"--hatch:{HATCH};--dropped:{DROPPED};\n--human:{HUMAN};--backdrop:{BACKDROP};--link:#0b5c8f}}"
+    """
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--soft);color:var(--ink);font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,
@@ -45,7 +48,7 @@ text-align:center}
 .stack{display:flex;height:20px;border-radius:6px;overflow:hidden;margin:18px 0 6px;background:var(--dropped)}
 .stack i{display:block;min-width:2px;border-right:1px solid #fff}
 .k{background:var(--kept)}.d{background:var(--dropped)}
-.g{background:repeating-linear-gradient(135deg,var(--ignored) 0 5px,#b97d00 5px 7px)}
+.g{background:repeating-linear-gradient(135deg,var(--ignored) 0 5px,var(--hatch) 5px 7px)}
 .sheet+h3{margin-top:18px}h3+.sheet{margin-top:6px}
 .legend+.charts,.legend+.pairs{margin-top:14px}
 .legend{display:flex;flex-wrap:wrap;gap:4px 20px;font-size:13.5px;margin:0 0 4px;padding:0;list-style:none}
@@ -60,7 +63,7 @@ tr:last-child td{border-bottom:0}
 .wide{min-width:170px}.bars{width:42%;min-width:150px}
 .bar{position:relative;height:12px;margin-top:5px;background:#eef1f4;border-radius:3px}
 .bar i{position:absolute;left:0;top:0;bottom:0;border-radius:3px}
-.bar u{position:absolute;top:-3px;bottom:-3px;width:3px;margin-left:-1px;background:var(--ink)}
+.bar u{position:absolute;top:-3px;bottom:-3px;width:3px;margin-left:-1px;background:var(--human)}
 .status{font-weight:600;white-space:nowrap}
 .status i{display:inline-block;width:20px;height:20px;border-radius:50%;margin-right:8px;text-align:center;
 font:700 13px/20px system-ui,sans-serif}
@@ -73,7 +76,7 @@ figure img{display:block;width:100%;height:auto}
 figcaption{font-size:13.5px;color:var(--faint);margin-bottom:4px}
 figcaption b{color:var(--ink);font-size:14.5px}
 .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(29%,152px),1fr));gap:14px 12px;margin-bottom:8px}
-.sheet img{border-radius:6px;background:#e5e7eb;aspect-ratio:1}
+.sheet img{border-radius:6px;background:var(--backdrop);aspect-ratio:1}
 .sheet figcaption{margin:5px 0 0;line-height:1.35;font-size:13px}
 .sheet figcaption b{font-size:13.5px;overflow-wrap:anywhere}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:18px}
@@ -89,6 +92,7 @@ pre{background:var(--soft);border:1px solid var(--line);border-radius:8px;paddin
 .tiles{grid-template-columns:1fr 1fr;gap:10px}.tile b{font-size:23px}}
 @media print{body{background:#fff}.card,.tile{break-inside:avoid}}
 """
+)
 
 
 def page(title: str, body: Iterable[str]) -> bytes:

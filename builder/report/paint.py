@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from builder.report.colours import FAINT, VOID_COLOUR
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes, read_samples
 from teachers.base import VOID
 
 FIRST = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#8c564b", "#7f3c8d", "#1b4d3e")
 """Of the first classes, told apart by the colour-blind as far as so many can be; others follow the golden angle."""
-GREY = "#9aa1ab"
-"""Of void."""
 STRENGTH = 0.72
 """How much of a map covers its image, the rest shows through."""
 WIDTH = 470
@@ -40,12 +39,12 @@ def map_legend(manifest: Manifest) -> list[tuple[str, str]]:
     order = sorted((n for n, count in enumerate(kept) if count), key=lambda n: (-kept[n], n))
     named = [(manifest.classes[n], class_colour(n)) for n in order[:SHOWN]]
     more = [(f"and {len(order) - SHOWN} more", "#ffffff")] if len(order) > SHOWN else []
-    return [*named, *more, ("void", GREY)]
+    return [*named, *more, ("void", VOID_COLOUR)]
 
 
 def painted(picture: Image.Image, plane: bytes) -> Image.Image:
     """A map (the bytes of a `seg.png`) in its classes' colours over its image, in shades of grey, of any size."""
-    table = [channel for n in range(VOID) for channel in _rgb(class_colour(n))] + [*_rgb(GREY)]
+    table = [channel for n in range(VOID) for channel in _rgb(class_colour(n))] + [*_rgb(VOID_COLOUR)]
     with Image.open(io.BytesIO(plane)) as file:
         labels = file.resize(picture.size, Image.Resampling.NEAREST)
     labels.putpalette(table)
@@ -130,6 +129,6 @@ def colour_strip(legend: Sequence[tuple[str, str]], width: int) -> Image.Image:
     strip = Image.new("RGB", (width, y + 24), "white")
     draw = ImageDraw.Draw(strip)
     for x, y, name, colour in rows:
-        draw.rectangle([x, y + 2, x + 14, y + 14], fill=colour, outline="#56616d")
+        draw.rectangle([x, y + 2, x + 14, y + 14], fill=colour, outline=FAINT)
         draw.text((x + 20, y), name, fill="black", font=font)
     return strip

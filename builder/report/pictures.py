@@ -14,16 +14,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from builder.errors import BuildError
 from builder.kinds import kind_of
+from builder.report.colours import OUTCOMES, TEXT_ON
 from builder.report.paint import legend_strip, outline_masks, painted
 from builder.store.keys import original
 from builder.store.manifest import Manifest
 from builder.store.shards import Sample, read_bytes, read_samples
 from builder.words import percent
 
-COLOURS = {"kept": "#009e73", "ignored": "#e69f00", "dropped": "#d55e00"}
-"""Of Okabe and Ito's palette, told apart by the colour-blind; kept is drawn thick, ignored dashed, dropped thin."""
-INK = {"kept": "white", "ignored": "black", "dropped": "white"}
-"""Of text on them."""
 CELL, MARGIN, CAPTION = 320, 8, 18
 SMALLEST, LARGEST = 640, 1600
 """Pixels, the longer side of the picture of one image."""
@@ -36,7 +33,7 @@ Row = Mapping[str, Any]
 
 
 def contact_sheet(version: Path, manifest: Manifest, path: Path, *, images: int = 12, columns: int = 4) -> None:
-    """A PNG of evenly spread images of a version with their labels: kept (green), ignored (amber) and dropped (red)
+    """A PNG of evenly spread images of a version with their labels: kept (green), ignored (amber) and dropped (grey)
     boxes, masks among them outlined; maps in their classes' colours; a class with its score.
 
     Dropped boxes are drawn thin, the 6 best-scored of an image; images that are tombstones are left out. Raises
@@ -158,7 +155,7 @@ def _caption(seen: _Seen, rows: Sequence[Row], manifest: Manifest) -> str:
         case "classification":
             return f"{manifest.classes[seen.label['label']]} {seen.label['score']:.2f}"
         case _:
-            counts = {outcome: sum(r["outcome"] == outcome for r in rows) for outcome in COLOURS}
+            counts = {outcome: sum(r["outcome"] == outcome for r in rows) for outcome in OUTCOMES}
             return " · ".join(f"{n} {outcome}" for outcome, n in counts.items())
 
 
@@ -177,7 +174,7 @@ def _draw(
         return shown
     if manifest.kind == "instance":
         drawn = [row for row in rows if row["outcome"] != "dropped"]
-        colours = [COLOURS[row["outcome"]] for row in drawn]
+        colours = [OUTCOMES[row["outcome"]] for row in drawn]
         outline_masks(shown, [row["rle"] for row in drawn], seen.picture.size, colours)
     _boxes(shown, rows, scale, manifest.classes, dropped=dropped)
     return shown
@@ -199,13 +196,13 @@ def _boxes(shown: Image.Image, rows: Sequence[Row], scale: float, classes: Seque
                 name = classes[row["label"]] if row["label"] >= 0 else "other"
                 text = f"{name} {row['score']:.2f}"
                 corner = (box[0] + 2, max(0.0, box[1] - 13))
-                draw.rectangle(draw.textbbox(corner, text, font=font), fill=COLOURS[outcome])
-                draw.text(corner, text, fill=INK[outcome], font=font)
+                draw.rectangle(draw.textbbox(corner, text, font=font), fill=OUTCOMES[outcome])
+                draw.text(corner, text, fill=TEXT_ON[outcome], font=font)
 
 
 def outline(draw: ImageDraw.ImageDraw, box: Sequence[float], outcome: str, thick: int = 2) -> None:
     """A box (xyxy pixels): kept `thick` pixels wide, ignored dashed, dropped 1 pixel wide."""
-    colour = COLOURS[outcome]
+    colour = OUTCOMES[outcome]
     if outcome != "ignored":
         draw.rectangle(list(box), outline=colour, width=thick if outcome == "kept" else 1)
         return
@@ -231,7 +228,7 @@ def _with_legend(page: Image.Image, manifest: Manifest, title: str) -> Image.Ima
         sheet.paste(strip, (0, page.height))
     draw = ImageDraw.Draw(sheet)
     x, y = MARGIN, sheet.height - 22
-    for outcome in COLOURS if kind_of(manifest.kind).overlaps else ():
+    for outcome in OUTCOMES if kind_of(manifest.kind).overlaps else ():
         outline(draw, (x, y + 2, x + 14, y + 14), outcome)
         draw.text((x + 20, y), outcome, fill="black", font=font)
         x += 100

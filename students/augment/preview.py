@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from builder.errors import BuildError
-from builder.report.paint import GREY, SHOWN, class_colour, colour_strip, outline_masks, painted
+from builder.report.colours import VOID_COLOUR
+from builder.report.paint import SHOWN, class_colour, colour_strip, outline_masks, painted
 from builder.report.pictures import MARGIN, outline
 from builder.scan.sources import list_source, read_entry
 from builder.truth.read import read_truth
@@ -96,7 +97,7 @@ def preview(subject: Subject, augment: Augment, title: str, seed: int = 0) -> Im
     wide = MARGIN + (1 + DRAWS) * (CELL + MARGIN)
     named = [(subject.classes[n], class_colour(n)) for n in sorted(seen)]
     more = [(f"and {len(named) - SHOWN} more", "#ffffff")] if len(named) > SHOWN else []
-    rest = [("void", GREY)] if subject.task.kind == "semantic" else []
+    rest = [("void", VOID_COLOUR)] if subject.task.kind == "semantic" else []
     legend = colour_strip([*named[:SHOWN], *more, *rest], wide)
     with_legend = bool(named) and subject.task.kind != "classification"
     page = Image.new("RGB", (wide, HEADER + len(drawn) * tall + (legend.height if with_legend else 0)), "white")

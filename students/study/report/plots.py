@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from builder.report.charts import FAINT, FONTS, IGNORED, INK, KEPT, LINE, STYLE
+from builder.report.charts import FONTS, STYLE
+from builder.report.colours import FAINT, GRID, HUMAN, IGNORED, INK, KEPT
 from students.study.axes import Axes, Cells, Setting, find, share
 from students.study.compare import Comparison, Contrast, compare
 
@@ -25,7 +26,7 @@ COLOURS = {
     "continued": "#b3a394",
     "self-training": KEPT,
     "continued-student": "#56b4e9",
-    "joint": LINE,
+    "joint": HUMAN,
     "self-training+joint": "#cc79a7",
     "ceiling": IGNORED,
     "placebo": "#d55e00",
@@ -105,7 +106,7 @@ def _plot(name: str, label: str, ticks: Sequence[str], columns: list[Column], ce
                     pairs = zip(settings, column.lines[first], strict=True)
                     _draw(lower, line, x, [_compared(cells, one, base) for one, base in pairs], axes)
             for panel in (upper, lower):
-                panel.grid(color="#e8ebef", lw=0.7, axis="y")
+                panel.grid(color=GRID, lw=0.7, axis="y")
                 panel.set_axisbelow(True)
                 panel.set_xlim(-0.5, len(ticks) - 0.5)
             lower.set_xticks(range(len(ticks)), ticks)
