@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from teachers.errors import TutelageError
+
 LONGEST = 100
 """Characters of a value that an error quotes."""
 
 
-class BuildError(Exception):
-    """Something a user can mend. The message is one sentence with the offending value and the next step."""
+class BuildError(TutelageError):
+    """What a user can mend in a recipe, a source, labels or the store: one sentence, as of every TutelageError."""
 
 
 def brief(value: object) -> str:

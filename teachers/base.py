@@ -11,10 +11,12 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from teachers.errors import TutelageError
+
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-class TeacherError(Exception):
+class TeacherError(TutelageError):
     """A teacher that cannot be loaded, or that failed while predicting. The message is one sentence for the user."""
 
 

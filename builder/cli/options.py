@@ -42,12 +42,11 @@ class Failed(click.ClickException):
 @contextmanager
 def sentences() -> Iterator[None]:
     """Turn what a user can mend into one sentence and exit code 1; what they cannot stays a traceback."""
-    from builder.errors import BuildError
-    from teachers.base import TeacherError
+    from teachers.errors import TutelageError
 
     try:
         yield
-    except (BuildError, TeacherError) as error:
+    except TutelageError as error:
         raise Failed(" ".join(str(error).split())) from None
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
