@@ -98,7 +98,7 @@ def test_processes_share_it_and_the_last_one_ends_it(folder: Path) -> None:
     script = f"""
 import sys
 from pathlib import Path
-from builder.database import database
+from builder.browse.database import database
 with database(Path({str(folder)!r})) as uri:
     print(uri, flush=True)
     sys.stdin.read()
@@ -123,7 +123,7 @@ def test_after_a_crash_the_next_start_works(folder: Path, killed: str) -> None:
     script = f"""
 import os, signal, sys
 from pathlib import Path
-from builder.database import database
+from builder.browse.database import database
 with database(Path({str(folder)!r})) as uri:
     print(uri, flush=True)
     sys.stdin.read()
