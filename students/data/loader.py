@@ -21,8 +21,7 @@ from students.augment.scene import S1, Augment
 from students.data.ahead import made_ahead
 from students.data.streams import Labelled, LoaderError, Pseudo, Stream, generator
 from students.tasks.base import Task, moved
-from students.tasks.choose import check_labels
-from students.tasks.detection import DETECTION
+from students.tasks.choose import check_labels, task_of, usual_arch
 
 IMAGENET_GREY = (124, 116, 104)
 """The ImageNet mean in 0..255: padding of this colour is nearly 0 after normalisation."""
@@ -43,6 +42,13 @@ class Batch:
         images, pseudo = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.pseudo))
         return Batch(images, targets, pseudo)
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """The human images and the pseudo-labelled ones, each as a batch; without versions the second is empty."""
+        share = int((~self.pseudo).sum())
+        parts = (slice(share), slice(share, None))
+        human, pseudo = (Batch(self.images[part], self.targets[part], self.pseudo[part]) for part in parts)
+        return human, pseudo
+
 
 _Arrays = tuple[torch.Tensor, list[tuple[np.ndarray, ...]]]
 """A batch as it crosses from a worker: targets as arrays, since every tensor would cost a file descriptor."""
@@ -56,9 +62,23 @@ class JointBatches:
     those of a few shards at a time. The processes' batches of a step are the parts, by rank, of what one process would
     draw with a batch `world` times as large.
 
-    task: the kind of labels. size: side of the network's square input, pixels. fill: colour of the padding.
-    Raises LoaderError for an empty set, an odd batch with versions, a version of another kind or with a class that the
-    labelled set lacks; reading raises LoaderError and TruthError for images that are damaged or not of the stated size.
+    Args:
+        truth: the labelled set (builder.truth.read.read_truth).
+        versions: folders of versions, or versions that are open (builder.hub.remote.open_version).
+        task: what is learned of the labels (students.tasks.choose.task_of); by default what a student learns of labels
+            of this kind: boxes, maps, or classes with soft pseudo-labels.
+        size: side of the network's square input, pixels.
+        batch_size: images in a batch of this process; even with versions.
+        augment: how images and labels are placed on the input (students.augment.scene).
+        fill: RGB colour of the padding.
+        seed: of the order and of the augmentation.
+        rank, world: the number of this process, and of all of them.
+
+    Raises:
+        LoaderError: for an empty set, an odd batch with versions, a version of another kind or with a class that the
+            labelled set lacks. Reading a batch raises LoaderError and TruthError for images that are damaged or not of
+            the stated size.
+        TruthError: for labels that do not teach the task.
     """
 
     def __init__(
@@ -66,7 +86,7 @@ class JointBatches:
         truth: Truth,
         versions: Sequence[Path | Version] = (),
         *,
-        task: Task = DETECTION,
+        task: Task | None = None,
         size: int,
         batch_size: int,
         augment: Augment = S1,
@@ -75,6 +95,7 @@ class JointBatches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        task = task or task_of(usual_arch(truth.kind))
         check_labels(truth.kind, task)
         if not truth.images:
             raise LoaderError("the labelled set has no images: there is nothing to train on")
@@ -89,10 +110,23 @@ class JointBatches:
         self._seed, self._rank, self._world = seed, rank, world
 
     def __getitem__(self, step: int) -> Batch:
+        """The batch of step 0, 1, …, made here and now."""
         return self._batch(self.arrays(step))
 
     def stream(self, start: int, stop: int, *, workers: int = 0, pin: bool = False) -> Iterator[Batch]:
-        """The batches of steps `start` to `stop` - 1, made ahead by `workers` processes; `pin` for a GPU."""
+        """Batches, made ahead.
+
+        Args:
+            start, stop: the steps, the last of which is `stop` - 1.
+            workers: processes that make them; 0 for none but this one. They change nothing in the batches.
+            pin: put them into pinned memory, for a GPU.
+
+        Returns:
+            An iterator of the batches, in order.
+
+        Raises:
+            LoaderError, TruthError: for an image that cannot be used.
+        """
         for arrays in made_ahead(self.arrays, range(start, stop), workers=workers, pin=pin):
             yield self._batch(arrays)
 

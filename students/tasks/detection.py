@@ -13,7 +13,7 @@ from torch import Tensor
 from builder.truth.records import LabelledImage
 from students.augment.scene import Placement
 from students.tasks.base import Task
-from students.train.losses import DenseForward, detection_sums
+from students.tasks.dense import DenseForward, detection_sums
 
 MIN_VISIBLE = 0.1
 MIN_SIDE = 1.0

@@ -23,8 +23,9 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_p
 from builder.truth.records import LabelledImage, TruthError
 from students.augment.scene import Placement
 from students.tasks.base import Task
+from students.tasks.dense import half_inside
 from students.tasks.detection import Boxes, human_boxes, kept, pseudo_boxes
-from students.train.losses import StreamSums, by_stream, half_inside
+from students.train.losses import StreamSums, by_stream
 from teachers.base import TeacherError
 from teachers.images import ImageError
 from teachers.masks import decode, from_segmentation

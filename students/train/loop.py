@@ -21,7 +21,7 @@ from students.data.loader import JointBatches
 from students.train.average import WeightAverage
 from students.train.errors import TrainError
 from students.train.losses import JointLoss, JointStep
-from students.train.recipe import Schedule, TrainRecipe
+from students.train.recipe import Schedule, TrainRecipe, load_train_recipe
 from students.train.run import Run, claim
 from students.train.setup import Plan, about, make_plan, starting_network
 
@@ -32,13 +32,30 @@ Progress = Callable[[Mapping[str, Any]], None]
 """Called after each step with its log record, in the main process."""
 
 
-def train(recipe: TrainRecipe, out: Path, store: Store, progress: Progress | None = None) -> Path:
-    """Train a network as the recipe says; returns its run folder, `out`.
+def train(
+    recipe: TrainRecipe | Path | str, out: Path | str, store: Store | None = None, progress: Progress | None = None
+) -> Path:
+    """Train a network as the recipe says, supervised or jointly with pseudo-labelled versions.
 
     A run that was interrupted goes on from its last save, in the same order of images and, on a CPU, to the same
     weights; a finished one is left as it is. Started by `accelerate launch` it uses all GPUs.
-    Raises TrainError; TruthError, LoaderError or TeacherError for labels, versions or a network that cannot be used.
+
+    Args:
+        recipe: a training recipe, or the YAML file of one (students.train.recipe.load_train_recipe). One with rounds is
+            several trainings: see students.rounds.loop.run_rounds.
+        out: the run folder, which is made.
+        store: where versions are looked up; `./store` by default.
+        progress: called after each step with its log record.
+
+    Returns:
+        The run folder, `out`; `checkpoint:OUT` is the network as a teacher.
+
+    Raises:
+        TrainError: for a recipe that cannot be carried out here, or that gives no finite loss.
+        TruthError, LoaderError, TeacherError: for labels, versions or a network that cannot be used.
     """
+    recipe = recipe if isinstance(recipe, TrainRecipe) else load_train_recipe(Path(recipe))
+    out, store = Path(out), store or Store("store")
     accelerator, plan = _accelerator(recipe), make_plan(recipe, store)
     with _claimed(out, plan, store, accelerator) as done:
         if done == recipe.steps:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from builder.store.files import sha256_file
+from builder.store.manifest import Manifest, ShardRecord, version_id, write_manifest
+from builder.store.shards import write_shard
+from teachers.masks import encode
+
 SIZE = 32
 COLOURS = {"blue": (0, 0, 250), "green": (0, 250, 0), "red": (250, 0, 0)}
 NAMES = tuple(COLOURS)
+VERSION_CLASSES = ["red", "blue", "green"]
 ARCHS = {"classification": "linear", "semantic": "fpn", "instance": "maskrcnn"}
 
 
@@ -64,4 +72,47 @@ def write_labelled(folder: Path, kind: str, count: int = 12) -> Path:
         return folder / "labels.json"
     if kind == "semantic":
         (folder / "classes.txt").write_text("\n".join([*NAMES, "ground"]))
+    return folder
+
+
+def label_of(kind: str, mask: np.ndarray, label: int) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
+    """What a sample of a version says: keys of its JSON, and its other members."""
+    theirs = VERSION_CLASSES.index(NAMES[label])
+    if kind == "classification":
+        probabilities = [0.1, 0.1, 0.1]
+        probabilities[theirs] = 0.8
+        about = {"label": theirs, "score": 0.8, "probabilities": probabilities}
+        return about, [("cls", str(theirs).encode())]
+    if kind == "semantic":
+        return {}, [("seg.png", png(np.where(mask, theirs, 255).astype(np.uint8)))]
+    counts = encode(mask[None])[0].decode()
+    objects = {"bbox": [box_of(mask), [0.0, 0.0, 4.0, 4.0]], "category": [theirs, 0], "score": [0.9, 0.4]}
+    return {"objects": objects | {"ignore": [False, True], "segmentation": [counts, ""]}}, []
+
+
+def write_version(
+    folder: Path, kind: str, shift: int = 0, change: Callable[[dict[str, Any]], Any] = lambda label: None
+) -> Path:
+    """8 scenes as a version; change: what is done to each label JSON; shift: the class that is said for the first."""
+    rng, samples = np.random.default_rng(1), []
+    features = {"classification": ["png", "cls", "json"], "semantic": ["png", "json", "seg.png"]}
+    for n in range(8):
+        pixels, mask = make_scene(rng, n % 3)
+        about, members = label_of(kind, mask, (n + shift) % 3)
+        record = {"key": f"scene-{n}", "sha256": f"{n:064d}", "width": SIZE, "height": SIZE} | about
+        change(record)
+        files = [("png", png(pixels)), ("json", json.dumps(record).encode()), *members]
+        samples.append((f"scene-{n}", sorted(files, key=lambda file: file[0])))
+    path = folder / "data" / "train-000000.tar"
+    shard = write_shard(path, samples)
+    record = ShardRecord(
+        name=path.name, bytes=shard.bytes, sha256=sha256_file(path), samples=shard.samples, kept=0, ignored=0
+    )
+    members = features.get(kind, ["png", "json"])
+    manifest = Manifest(
+        name="scenes", version="v1", id=version_id(VERSION_CLASSES, members, [record.sha256], []), kind=kind,
+        classes=VERSION_CLASSES, features=members, shards=[record], images={}, objects={}, per_class={}, files={},
+        provenance={},
+    )  # fmt: skip
+    write_manifest(folder, manifest)
     return folder

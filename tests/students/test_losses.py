@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
+from students.tasks.dense import DenseForward, assign, detection_sums
 from students.tasks.detection import Target
-from students.train.losses import DenseForward, JointLoss, StreamSums, assign, detection_sums
+from students.train.losses import JointLoss, StreamSums
 from teachers.networks.config import NetworkConfig
 from teachers.networks.detectors import Detector
 from teachers.networks.networks import build_network

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,6 @@ import pytest
 import torch
 
 from builder.errors import BuildError
-from builder.store.files import sha256_file
-from builder.store.manifest import Manifest, ShardRecord, version_id, write_manifest
-from builder.store.shards import write_shard
 from builder.store.store import Store
 from builder.truth.read import read_truth
 from builder.truth.records import Truth
@@ -29,56 +25,19 @@ from students.train.loop import train
 from students.train.recipe import TrainRecipe
 from teachers.base import TeacherOptions
 from teachers.from_checkpoint import CheckpointTeacher
-from teachers.masks import encode
 from teachers.networks.config import NetworkConfig
 from teachers.networks.networks import build_network
-from tests.helpers.coloured import ARCHS, COLOURS, NAMES, SIZE, box_of, make_scene, png, write_labelled
+from tests.helpers.coloured import (
+    ARCHS,
+    COLOURS,
+    NAMES,
+    SIZE,
+    box_of,
+    write_labelled,
+    write_version,
+)
 
-VERSION_CLASSES = ["red", "blue", "green"]
 SHORT = {"steps": 4, "batch": 4, "workers": 0, "save_every": 2, "lr": 1e-3}
-
-
-def label_of(kind: str, mask: np.ndarray, label: int) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
-    """What a sample of a version says: keys of its JSON, and its other members."""
-    theirs = VERSION_CLASSES.index(NAMES[label])
-    if kind == "classification":
-        probabilities = [0.1, 0.1, 0.1]
-        probabilities[theirs] = 0.8
-        about = {"label": theirs, "score": 0.8, "probabilities": probabilities}
-        return about, [("cls", str(theirs).encode())]
-    if kind == "semantic":
-        return {}, [("seg.png", png(np.where(mask, theirs, 255).astype(np.uint8)))]
-    counts = encode(mask[None])[0].decode()
-    objects = {"bbox": [box_of(mask), [0.0, 0.0, 4.0, 4.0]], "category": [theirs, 0], "score": [0.9, 0.4]}
-    return {"objects": objects | {"ignore": [False, True], "segmentation": [counts, ""]}}, []
-
-
-def write_version(
-    folder: Path, kind: str, shift: int = 0, change: Callable[[dict[str, Any]], Any] = lambda label: None
-) -> Path:
-    """8 scenes as a version; change: what is done to each label JSON; shift: the class that is said for the first."""
-    rng, samples = np.random.default_rng(1), []
-    features = {"classification": ["png", "cls", "json"], "semantic": ["png", "json", "seg.png"]}
-    for n in range(8):
-        pixels, mask = make_scene(rng, n % 3)
-        about, members = label_of(kind, mask, (n + shift) % 3)
-        record = {"key": f"scene-{n}", "sha256": f"{n:064d}", "width": SIZE, "height": SIZE} | about
-        change(record)
-        files = [("png", png(pixels)), ("json", json.dumps(record).encode()), *members]
-        samples.append((f"scene-{n}", sorted(files, key=lambda file: file[0])))
-    path = folder / "data" / "train-000000.tar"
-    shard = write_shard(path, samples)
-    record = ShardRecord(
-        name=path.name, bytes=shard.bytes, sha256=sha256_file(path), samples=shard.samples, kept=0, ignored=0
-    )
-    members = features.get(kind, ["png", "json"])
-    manifest = Manifest(
-        name="scenes", version="v1", id=version_id(VERSION_CLASSES, members, [record.sha256], []), kind=kind,
-        classes=VERSION_CLASSES, features=members, shards=[record], images={}, objects={}, per_class={}, files={},
-        provenance={},
-    )  # fmt: skip
-    write_manifest(folder, manifest)
-    return folder
 
 
 def make_recipe(labelled: Path, arch: Any = None, **changes: Any) -> TrainRecipe:
