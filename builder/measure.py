@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
+from pydantic import Field
 
-from builder.build import scan_recipe
 from builder.engine import Track, silent
 from builder.errors import BuildError
-from builder.evidence.calibrate import calibrated, fit
+from builder.evidence.calibrate import calibrated, describe, fit, occurring, reliabilities
 from builder.evidence.holdout import Labels, load_labels, with_outlines
-from builder.evidence.matching import SIZES, Matches, shared_classes
+from builder.evidence.matching import SIZES, Matches
+from builder.evidence.on_truth import check_unseen, label_truth
 from builder.evidence.stored import match_stored
-from builder.kinds import NOUNS
-from builder.label.labeller import Labeller
-from builder.label.labelling import label_pool
+from builder.evidence.sweep import LEVEL, Point
+from builder.evidence.sweep import sweep as sweep_points
+from builder.kinds import NOUNS, kind_of
+from builder.label.labelling import labelled_pool, unlabelled
 from builder.label.load import load_labeller
 from builder.label.predictions import find_predictions, read_meta
 from builder.recipe.recipe import PoolOptions, load_recipe, parse_teacher
 from builder.rules.calibrator import Calibrator
-from builder.rules.keep import Keep, version_classes
-from builder.scan.pool import Pool, find_pool, read_pool
+from builder.rules.keep import Keep
+from builder.rules.labelled import LabelledPool, pool_scores
+from builder.scan.pool import Pool
+from builder.sections import Section
 from builder.store.store import Store
 from builder.truth.options import LabelOptions
 from builder.truth.records import split
 from teachers.base import fingerprint
+
+TOGETHER = "all classes"
+"""The name of the points of a sweep that are of all classes together."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class TuneHalf:
         """The pool that the predictions are of. Raises BuildError if it is not labelled, or there is not just one."""
         if self.recipe_pool is None or name is not None:
             return labelled_pool(self.store, self.predictions, name)
-        pool = scan_recipe(self.recipe_pool, self.store, workers, track)
+        pool = self.recipe_pool.scan(self.store, workers=workers, track=track)
         if missing := unlabelled(pool, self.folder):
             raise BuildError(
                 f"{missing} images of the pool of {self.recipe} are not labelled yet: "
@@ -111,26 +117,161 @@ class TuneHalf:
         }
 
 
-def of_recipe(
-    path: Path,
-    given: LabelOptions | None,
-    store: Store,
-    workers: int | None,
-    track: Track,
-    allow_code: bool = False,
-) -> TuneHalf:
-    """The evidence of a recipe, on its own truth or that `given`; its teacher labels the truth where it is not yet.
+class MeasureOptions(Section):
+    """What predictions are measured on, and how.
 
-    allow_code: see load_teacher. Raises BuildError if there is no truth.
+    truth: held-out human labels; None for those that the recipe names. teacher, teacher_options: the spec and the
+    `key=value` options of the teacher that made the predictions, to label the truth where it is not labelled yet; a
+    recipe names its own. iou: the overlap from which on a box or mask is right. per_class: each class by itself, too.
+    allow_code: see teachers.load_teacher.
     """
+
+    truth: LabelOptions | None = None
+    teacher: str | None = None
+    teacher_options: tuple[str, ...] = ()
+    iou: float = Field(default=0.5, gt=0, le=1)
+    per_class: bool = False
+    allow_code: bool = False
+
+
+USUAL = MeasureOptions()
+"""Where nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far the scores of predictions can be believed. by_size: matches on the tune half by size of object
+    (matching.SIZES). figures: what was measured on what, and all curves, reliabilities and calibrators, JSON-ready (see
+    evidence.calibrate.describe)."""
+
+    by_size: Mapping[str, Matches]
+    iou: float
+    figures: Mapping[str, Any]
+
+    def plot(self, path: Path) -> None:
+        """Write a PNG of the curves."""
+        from builder.report.evidence_charts import plot_calibration
+
+        whole = self.by_size["all"]
+        plot_calibration(path, self.by_size, reliabilities(whole, self.iou), self.iou, kind_of(self.figures["kind"]))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What each threshold would keep of a pool, and how good it is. points: by rising threshold, of "all classes"
+    together and, if asked for, of each class that occurs. figures: what was measured on what, JSON-ready."""
+
+    points: Mapping[str, Sequence[Point]]
+    figures: Mapping[str, Any]
+
+    def plot(self, path: Path) -> None:
+        """Write a PNG of the curves of all classes together."""
+        from builder.report.evidence_charts import plot_sweep
+
+        plot_sweep(path, self.points[TOGETHER], LEVEL)
+
+
+def calibrate(
+    predictions: str,
+    store: Store,
+    options: MeasureOptions = USUAL,
+    *,
+    workers: int | None = None,
+    track: Track = silent,
+) -> Calibration:
+    """Measure how far the scores of a teacher can be believed, on the tune half of held-out human labels.
+
+    Args:
+        predictions: id prefix of predictions in the store, or path of a recipe (`.yaml`), whose teacher, NMS and cap
+            are then used.
+        store: holds the predictions; the truth is scanned and labelled into it where it is not yet.
+        options: what to measure on, and how.
+        workers: threads that read and decode; None for one a core.
+        track: reports progress.
+
+    Returns:
+        Precision and recall by threshold and size of object, reliability of scores raw and calibrated.
+
+    Raises:
+        BuildError: no labels, no image in the tune half, images that the teacher does not or must not know, a teacher
+            that did not make the predictions.
+        TeacherError: the teacher cannot label the truth.
+    """
+    tune_half = open_tune_half(predictions, store, options, workers=workers, track=track)
+    by_size = {name: tune_half.match(options.iou, area) for name, area in tune_half.sizes.items()}
+    figures = tune_half.describe(by_size["all"], options.iou) | describe(by_size, options.iou, options.per_class)
+    return Calibration(by_size, options.iou, figures)
+
+
+def sweep(
+    predictions: str,
+    store: Store,
+    options: MeasureOptions = USUAL,
+    *,
+    pool: str | None = None,
+    workers: int | None = None,
+    track: Track = silent,
+) -> Sweep:
+    """Measure what each threshold would keep of a pool, and how good it is on the tune half of held-out human labels.
+    No version is written.
+
+    Args:
+        predictions: as of `calibrate`; the calibration of a recipe is used, too.
+        store: holds the predictions and the pool.
+        options: what to measure on, and how.
+        pool: id prefix or source, where the predictions are of several pools.
+        workers, track: as of `calibrate`.
+
+    Returns:
+        The points of all classes together and, with `per_class`, of each class that occurs.
+
+    Raises:
+        BuildError: as `calibrate`, and for no or several pools that the predictions are of.
+        TeacherError: as `calibrate`.
+    """
+    tune_half = open_tune_half(predictions, store, options, workers=workers, track=track)
+    swept = tune_half.pool(pool, workers, track)
+    tune, calibration = tune_half.calibrated(tune_half.match(options.iou), options.iou)
+    labelled = LabelledPool(swept, tune_half.folder, tune.classes, tune_half.keep, calibration)
+    scores = pool_scores(labelled, workers, track)
+    chosen: dict[str, list[int] | None] = {TOGETHER: None}
+    if options.per_class:
+        chosen |= {tune.classes[n]: [n] for n in occurring(tune, options.iou)}
+    points = {name: sweep_points(tune, scores, labels, iou=options.iou) for name, labels in chosen.items()}
+    figures = tune_half.describe(tune, options.iou) | {
+        "pool": swept.id,
+        "pool_images": scores.images,
+        "calibration": tune_half.keep.calibration,
+        "level": LEVEL,
+    }
+    return Sweep(points, figures)
+
+
+def open_tune_half(
+    predictions: str, store: Store, options: MeasureOptions, *, workers: int | None = None, track: Track = silent
+) -> TuneHalf:
+    """The predictions and the labels to measure them on. Arguments and errors: see `calibrate`."""
+    if Path(predictions).suffix in (".yaml", ".yml"):
+        if options.teacher:
+            raise BuildError(f"{predictions} names the teacher: leave out the teacher {options.teacher}")
+        return _of_recipe(Path(predictions), store, options, workers, track)
+    if options.truth is None:
+        raise BuildError(f"predictions {predictions} come without labels: give truth, or a RECIPE.yaml that names them")
+    if options.teacher_options and options.teacher is None:
+        raise BuildError(f"teacher options {', '.join(options.teacher_options)} need the teacher's spec: give it too")
+    return _of_predictions(predictions, options.truth, store, options, workers, track)
+
+
+def _of_recipe(path: Path, store: Store, measure: MeasureOptions, workers: int | None, track: Track) -> TuneHalf:
+    """The tune half of a recipe, on its own truth or that given; its teacher labels the truth where it is not yet."""
     written = load_recipe(path)
     recipe = written.rooted(path.parent)
-    options, source = given or recipe.truth, given or written.truth
-    if options is None or source is None:
+    truth, source = measure.truth or recipe.truth, measure.truth or written.truth
+    if truth is None or source is None:
         raise BuildError(f"recipe {path} names no held-out labels: add truth: LABELS to it, or give --truth LABELS")
-    labels = load_labels(options, store, written=source.source, workers=workers, track=track)
-    labeller = load_labeller(recipe.teacher, workers, allow_code)
-    labels = with_outlines(labels, options, labeller.description["kind"])
+    labels = load_labels(truth, store, written=source.source, workers=workers, track=track)
+    labeller = load_labeller(recipe.teacher, workers, measure.allow_code)
+    labels = with_outlines(labels, truth, labeller.description["kind"])
     if recipe.gates.teacher_overlap == "fail":
         check_unseen(labels, labeller)
     predictions = fingerprint(labeller.description)
@@ -147,117 +288,28 @@ def of_recipe(
     return TuneHalf(store, predictions, recipe.keep, labels, str(path), recipe.pool)
 
 
-def of_predictions(
-    prefix: str,
-    options: LabelOptions,
-    teacher: tuple[str | None, tuple[str, ...]],
-    store: Store,
-    workers: int | None,
-    track: Track,
-    allow_code: bool = False,
+def _of_predictions(
+    prefix: str, truth: LabelOptions, store: Store, measure: MeasureOptions, workers: int | None, track: Track
 ) -> TuneHalf:
-    """The evidence of predictions in the store. teacher: its spec and options, to label the truth where it is not yet;
-    the floor is that of the predictions. allow_code: see load_teacher."""
+    """The tune half of predictions in the store. The floor of a teacher that labels the truth is theirs."""
     predictions = find_predictions(store, prefix)
     description = read_meta(store.predictions / predictions)["description"]
-    labels = load_labels(options, store, written=options.source, workers=workers, track=track)
-    labels = with_outlines(labels, options, description["kind"])
-    spec, overrides = teacher
+    labels = load_labels(truth, store, written=truth.source, workers=workers, track=track)
+    labels = with_outlines(labels, truth, description["kind"])
     labeller, license = None, "unknown"
-    if spec is not None:
+    if measure.teacher is not None:
         boxes = description["kind"] in ("detection", "instance")  # the rest is stored whole
         floor = (f"floor={description['floor']}",) if boxes else ()
-        section = parse_teacher(spec, (*floor, *overrides))
-        labeller, license = load_labeller(section, workers, allow_code), section.license
+        section = parse_teacher(measure.teacher, (*floor, *measure.teacher_options))
+        labeller, license = load_labeller(section, workers, measure.allow_code), section.license
         check_unseen(labels, labeller)
     label_truth(
-        labels, store, predictions=predictions, labeller=labeller, spec=spec or "", license=license, track=track
+        labels,
+        store,
+        predictions=predictions,
+        labeller=labeller,
+        spec=measure.teacher or "",
+        license=license,
+        track=track,
     )
     return TuneHalf(store, predictions, Keep.default(), labels)
-
-
-def check_unseen(labels: Labels, labeller: Labeller) -> None:
-    """Raise BuildError if the teacher's record says that it was trained on images of the labels: its scores on them say
-    nothing of new images."""
-    trained = frozenset(getattr(getattr(labeller, "teacher", None), "trained_on", ()))
-    seen = [image.name for image in labels.pool.images() if image.sha256 in trained] if trained else []
-    if seen:
-        raise BuildError(
-            f"the teacher was trained on {len(seen)} of the {len(labels.pool)} images of {labels.source} ({seen[0]} "
-            "first), so that its scores on them mislead: take them out of the labels"
-        )
-
-
-def label_truth(
-    labels: Labels,
-    store: Store,
-    *,
-    predictions: str,
-    keep: Keep | None = None,
-    labeller: Labeller | None = None,
-    spec: str = "",
-    license: str = "unknown",
-    track: Track = silent,
-) -> None:
-    """See that the labels' images are labelled by the teacher of `predictions` (a full fingerprint): by `labeller`
-    where one is given. What was labelled before is not again. keep: its class map makes the classes to be shared.
-
-    Raises BuildError if the labels are of another kind than the teacher's, or share no class with it, the labeller is
-    another teacher, or there is none and images are not labelled.
-    """
-    made = labeller.description if labeller else read_meta(store.predictions / predictions)["description"]
-    shared_classes(version_classes(keep or Keep.default(), made), labels.truth, made["kind"])
-    pool, folder = labels.pool, store.predictions / predictions
-    if labeller and fingerprint(labeller.description) != predictions:
-        raise BuildError(
-            f"teacher {spec} is not the one that made predictions {predictions[:12]}: "
-            f"{_difference(read_meta(folder)['description'], labeller.description)}"
-        )
-    if labeller:
-        label_pool(pool, labeller, store, spec=spec, license=license, track=track)
-    elif missing := unlabelled(pool, folder):
-        again = f"with --teacher {read_meta(folder)['spec']} and the --set options it was made with"
-        if made.get("family") == "ensemble":
-            again = "on the RECIPE.yaml of that ensemble"
-        raise BuildError(
-            f"{missing} of the {len(pool)} images of {labels.source} are not labelled by {predictions[:12]}: run the "
-            f"same command {again}"
-        )
-
-
-def _difference(made: Mapping[str, object], given: Mapping[str, object]) -> str:
-    """The first key, in order, in which two teachers' descriptions differ, and what to do about it."""
-    for name in sorted({*made, *given}):
-        one, other = str(made.get(name)), str(given.get(name))
-        if one != other:
-            values = f"{one}, not {other}" if max(len(one), len(other)) < 40 else "another one"
-            return f"its {name} is {values}: give that teacher's own options by --set"
-    return "give that teacher's own options by --set"
-
-
-def unlabelled(pool: Pool, predictions: Path) -> int:
-    """Images in chunks without predictions in this folder."""
-    return sum(facts.images for facts in pool.index if not (predictions / facts.digest).is_dir())
-
-
-def labelled_pool(store: Store, predictions: str, name: str | None = None) -> Pool:
-    """The pool that these predictions (a full fingerprint) are of: `name`, an id prefix or a source, or the only one.
-
-    Pools of labelled images, and scans that a later one of the same source replaced, are not looked at. Raises
-    BuildError if there is none, or several.
-    """
-    folder = store.predictions / predictions
-    if name is not None:
-        pool = find_pool(store, name)
-        if unlabelled(pool, folder):
-            raise BuildError(f"pool {name} is not wholly labelled by {predictions[:12]}: run `tutelage label` first")
-        return pool
-    pointers = [orjson.loads(path.read_bytes()) for path in sorted((store.pools / "sources").glob("*.json"))]
-    ids = sorted({pointer["pool"] for pointer in pointers if "source" in pointer} & {*store.ids(store.pools)})
-    pools = [pool for pool in (read_pool(store, id) for id in ids) if not unlabelled(pool, folder)]
-    if len(pools) == 1:
-        return pools[0]
-    if pools:
-        known = ", ".join(f"{pool.id[:12]} ({pool.source})" for pool in pools)
-        raise BuildError(f"predictions {predictions[:12]} are of several pools: give --pool, one of {known}")
-    raise BuildError(f"no pool in {store.root} is labelled by {predictions[:12]}: run `tutelage label POOL` first")

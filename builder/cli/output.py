@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -61,24 +61,55 @@ def rows(*pairs: tuple[str, object]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in pairs)
 
 
-def show_metrics(metrics: Mapping[str, Any], of_class: str = "AP") -> None:
-    """The summary figures, then the classes from best to worst by what `of_class` names; -1, pycocotools' "no such
-    object", as a dash."""
+MOST_CLASSES = 20
+"""Rows of a table of classes; the others are counted."""
+
+
+def table(
+    columns: Sequence[str],
+    lines: Iterable[Sequence[object]],
+    *,
+    title: str = "",
+    numbers: Collection[str] = (),
+    lines_around: bool = True,
+    width: int = 100,
+) -> None:
+    """Print a table on stdout, as wide as the terminal, or `width` characters where it goes to a file or pipe.
+
+    numbers: columns that are aligned to the right. lines_around: whether a frame is drawn.
+    """
+    from rich.box import HEAVY_HEAD
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    frame = HEAVY_HEAD if lines_around else None
+    grid = Table(title=escape(title) or None, title_justify="left", box=frame, pad_edge=lines_around)
+    for column in columns:
+        justify: Literal["right", "left"] = "right" if column in numbers else "left"
+        grid.add_column(column, justify=justify, overflow="ellipsis" if lines_around else "fold")
+    for line in lines:
+        grid.add_row(*(escape(str(value)) for value in line))
+    Console(width=None if sys.stdout.isatty() else width).print(grid)
+
+
+def class_table(columns: Sequence[str], lines: Sequence[Sequence[object]], *, width: int = 100) -> None:
+    """Print a table of the first MOST_CLASSES of these classes, a line each, and how many more there are."""
+    table(columns, lines[:MOST_CLASSES], width=width)
+    if len(lines) > MOST_CLASSES:
+        click.echo(f"and {len(lines) - MOST_CLASSES} more classes: --json shows all")
+
+
+def show_metrics(metrics: Mapping[str, Any], of_class: str = "AP") -> None:
+    """The summary figures, then the classes from best to worst by what `of_class` names; -1, pycocotools' "no such
+    object", as a dash."""
 
     def figure(value: float) -> str:
         return f"{value:.3f}" if value >= 0 else "-"
 
     click.echo("  ".join(f"{name} {figure(value)}" for name, value in metrics.items() if name != "per_class"))
-    ranked = sorted(((v, name) for name, v in metrics["per_class"].items() if v >= 0), reverse=True)
-    table = Table("class", of_class)
-    for value, name in ranked[:20]:
-        table.add_row(escape(name), figure(value))
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
-    if len(ranked) > 20:
-        click.echo(f"and {len(ranked) - 20} more classes: --json shows all")
+    ranked = sorted(((value, name) for name, value in metrics["per_class"].items() if value >= 0), reverse=True)
+    class_table(("class", of_class), [(name, figure(value)) for value, name in ranked])
 
 
 @contextmanager

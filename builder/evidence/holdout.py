@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from builder.engine import Track
+from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.evidence.calibrate import calibrated
 from builder.evidence.estimate import interval
@@ -23,6 +23,7 @@ from builder.rules.keep import IOUS, Keep
 from builder.rules.labelled import sample_columns
 from builder.rules.objects import Thresholds
 from builder.rules.scores import PoolSample, PoolScores, counted
+from builder.scan.duplicates import shared
 from builder.scan.pool import Pool
 from builder.scan.scanner import scan_entries
 from builder.store.files import canonical_json, digest, locked, sync_folder, write_file
@@ -207,6 +208,27 @@ def with_outlines(labels: Labels, options: LabelOptions, kind: str) -> Labels:
 def _read(options: LabelOptions, outlines: bool = False) -> Truth:
     images = Path(options.images) if options.images else None
     return read_truth(Path(options.source), images, options.format, options.group, outlines)
+
+
+def load_references(
+    options: Mapping[str, LabelOptions],
+    written: Mapping[str, LabelOptions],
+    store: Store,
+    *,
+    workers: int | None = None,
+    track: Track = silent,
+) -> dict[str, Labels]:
+    """The labelled, truth and test sets by name, scanned. written: as the recipe has them, whose paths may not lead
+    from here. Raises BuildError if two of them share an image."""
+    references = {
+        name: load_labels(section, store, written=written[name].source, workers=workers, track=track)
+        for name, section in options.items()
+    }
+    common = shared({name: labels.pool for name, labels in references.items()}) if len(references) > 1 else []
+    if common:
+        first = "; ".join(common[:3])
+        raise BuildError(f"{len(common)} images are in two of labelled, truth and test: keep each in one ({first})")
+    return references
 
 
 def load_labels(options: LabelOptions, store: Store, *, written: str, workers: int | None, track: Track) -> Labels:

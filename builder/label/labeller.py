@@ -23,6 +23,11 @@ class Labeller(Protocol):
     @property
     def runtime(self) -> Mapping[str, Any]: ...
 
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """SHA-256, hex, of the images that the model says it was trained on."""
+        ...
+
     def lists(self, image: PoolImage) -> bool:
         """Whether an image that failed as unlisted, under another name perhaps, would not fail so now."""
         ...

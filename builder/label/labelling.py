@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import orjson
+
 from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.label.labeller import Labeller, Result
 from builder.label.maps import PackedMap, pack
 from builder.label.predictions import MAX_ERRORS, UNLISTED, FailedImage, Failure, read_failures, write_chunk, write_meta
 from builder.label.predictions import REMOVED as REMOVED_STATUS
+from builder.label.section import TeacherSection
 from builder.scan.census import OK, REMOVED, UNREADABLE
-from builder.scan.pool import Chunk, Pool, PoolImage
+from builder.scan.pool import Chunk, Pool, PoolImage, find_pool, read_pool
 from builder.store.files import discard, locked
 from builder.store.store import Store
 from teachers.base import ClassProbabilities, Detections, Prediction, SemanticMap, TeacherError, fingerprint
@@ -83,6 +86,22 @@ def label_pool(
         failed = len(some) + sum(1 for _ in failures)
     used = pool.count(OK) + pool.count(UNREADABLE)
     return Labelled(name, len(pool.index), len(pending), used, labelled, some, failed)
+
+
+def label_pools(
+    pools: Iterable[Pool],
+    labeller: Labeller,
+    store: Store,
+    teacher: TeacherSection,
+    retry_failures: bool = False,
+    track: Track = silent,
+) -> list[Labelled]:
+    """`label_pool` of each of these pools; teacher: as the recipe names it."""
+    name, license = teacher.name, teacher.license
+    return [
+        label_pool(pool, labeller, store, spec=name, license=license, retry_failures=retry_failures, track=track)
+        for pool in pools
+    ]
 
 
 def pending_chunks(pool: Pool, labeller: Labeller, store: Store, retry_failures: bool = False) -> list[int]:
@@ -171,6 +190,15 @@ def _kind_of(result: Prediction | PackedMap) -> str:
     return next(kind for kind, types in KINDS.items() if isinstance(result, types))
 
 
+def check_labelled(pools: Iterable[Pool], labeller: Labeller, store: Store, retry_failures: bool = False) -> None:
+    """Raise BuildError if `label_pool` would label anything in one of these pools."""
+    for pool in pools:
+        if pending := pending_chunks(pool, labeller, store, retry_failures):
+            raise BuildError(
+                f"{len(pending)} chunks of {pool.source} are not labelled yet: run the build without --only cut"
+            )
+
+
 class TooManyFailures(BuildError):
     """More images than allowed cannot be read. What is done is kept."""
 
@@ -184,3 +212,31 @@ def check_failures(labelled: Labelled, max_failure_rate: float) -> None:
             f"({labelled.failure_rate:.1%}, allowed {max_failure_rate:.1%}): mend them and "
             f"--retry-failures, or raise --max-failure-rate ({some})"
         )
+
+
+def unlabelled(pool: Pool, predictions: Path) -> int:
+    """Images in chunks without predictions in this folder."""
+    return sum(facts.images for facts in pool.index if not (predictions / facts.digest).is_dir())
+
+
+def labelled_pool(store: Store, predictions: str, name: str | None = None) -> Pool:
+    """The pool that these predictions (a full fingerprint) are of: `name`, an id prefix or a source, or the only one.
+
+    Pools of labelled images, and scans that a later one of the same source replaced, are not looked at. Raises
+    BuildError if there is none, or several.
+    """
+    folder = store.predictions / predictions
+    if name is not None:
+        pool = find_pool(store, name)
+        if unlabelled(pool, folder):
+            raise BuildError(f"pool {name} is not wholly labelled by {predictions[:12]}: run `tutelage label` first")
+        return pool
+    pointers = [orjson.loads(path.read_bytes()) for path in sorted((store.pools / "sources").glob("*.json"))]
+    ids = sorted({pointer["pool"] for pointer in pointers if "source" in pointer} & {*store.ids(store.pools)})
+    pools = [pool for pool in (read_pool(store, id) for id in ids) if not unlabelled(pool, folder)]
+    if len(pools) == 1:
+        return pools[0]
+    if pools:
+        known = ", ".join(f"{pool.id[:12]} ({pool.source})" for pool in pools)
+        raise BuildError(f"predictions {predictions[:12]} are of several pools: give --pool, one of {known}")
+    raise BuildError(f"no pool in {store.root} is labelled by {predictions[:12]}: run `tutelage label POOL` first")

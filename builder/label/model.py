@@ -30,6 +30,7 @@ class ModelLabeller:
         self.teacher = teacher
         self.description = teacher.description
         self.runtime = dict(teacher.runtime) | {"batch_size": teacher.batch_size}
+        self.trained_on = frozenset[str](getattr(teacher, "trained_on", ()))
         self.workers = worker_count(workers)
 
     def lists(self, image: PoolImage) -> bool:

@@ -8,13 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.evidence.gates import Gates
 from builder.label.section import TeacherSection, root
 from builder.recipe.reading import SHORT, explain, read_yaml, with_settings
 from builder.rules.keep import Keep
+from builder.scan.pool import Pool
+from builder.scan.scanner import scan_pool
 from builder.sections import Section
-from builder.store.store import NAME
+from builder.store.store import NAME, Store
 from builder.truth.options import LabelOptions
 
 
@@ -27,6 +30,19 @@ class PoolOptions(Section):
     limit: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     chunk: Annotated[int, Field(ge=1, le=2**20)] = 512
     license: str = "unknown"
+
+    def scan(self, store: Store, *, workers: int | None = None, track: Track = silent) -> Pool:
+        """The pool, scanned. Raises BuildError as scan_pool does."""
+        images = Path(self.images) if self.images else None
+        return scan_pool(
+            self.source,
+            store,
+            images=images,
+            limit=self.limit,
+            chunk_size=self.chunk,
+            workers=workers,
+            track=track,
+        )
 
 
 class ImageOptions(Section):
@@ -84,6 +100,12 @@ class Recipe(Section):
         if self.resolve and self.parent is None:
             raise ValueError("resolve is about a parent's thresholds: add parent: NAME@vN, or remove it")
         return self
+
+    @property
+    def references(self) -> dict[str, LabelOptions]:
+        """The labelled sets that it names, by section."""
+        sections = {"truth": self.truth, "test": self.test, "labelled": self.labelled}
+        return {name: section for name, section in sections.items() if section is not None}
 
     def rooted(self, folder: Path) -> Recipe:
         """The same recipe with its relative paths, which are relative to `folder`, made to lead from here."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from builder.build import scan_recipe
 from builder.engine import Track, silent
 from builder.evidence.holdout import Labels, load_labels
 from builder.scan.duplicates import leaks, shared
@@ -53,7 +52,7 @@ def load_data(study: StudyRecipe, store: Store, workers: int | None = None, trac
         return load_labels(section.options, store, written=str(section.path), workers=workers, track=track)
 
     sets = {name: labels(section) for name in ("labelled", "val", "test") if (section := getattr(study, name))}
-    pool = scan_recipe(study.pool, store, workers, track) if study.pool else None
+    pool = study.pool.scan(store, workers=workers, track=track) if study.pool else None
     others = tuple(labels(section) for section in study.others)
     pool_truth = labels(study.pool_truth) if study.pool_truth else None
     pools = {name: found.pool for name, found in sets.items()} | ({"pool": pool} if pool else {})

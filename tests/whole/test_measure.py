@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +17,8 @@ from builder.cli.evidence import calibrate, sweep
 from builder.engine import silent
 from builder.errors import BuildError
 from builder.evidence.holdout import load_labels
+from builder.evidence.on_truth import check_unseen
 from builder.label.replay.replay import Replay
-from builder.measure import check_unseen
 from builder.recipe.recipe import load_recipe
 from builder.store.store import Store
 from builder.truth.options import LabelOptions
@@ -279,7 +278,7 @@ def test_a_teacher_that_has_seen_the_labelled_images(world: Path) -> None:
     replay = Replay(world / "results.json", world / "listing.json", TeacherOptions())
     check_unseen(labels, replay)
     first = min(labels.pool.images(), key=lambda image: image.name)
-    replay.teacher = SimpleNamespace(trained_on=[first.sha256])  # type: ignore[attr-defined]
+    replay.trained_on = frozenset([first.sha256])
     with pytest.raises(BuildError, match=rf"1 of the 60 images of truth\.json \({first.name} first\)"):
         check_unseen(labels, replay)
 

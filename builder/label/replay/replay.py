@@ -48,6 +48,7 @@ class Replay:
             **stored.digests,
         }
         self.runtime: Mapping[str, Any] = {}
+        self.trained_on: frozenset[str] = frozenset()
 
     def lists(self, image: PoolImage) -> bool:
         """Predictions are stored by the images' bytes, but listed by their names, which can be mended."""

@@ -1,0 +1,75 @@
+"""A teacher's predictions of images that people labelled: whether they may be used, and how they come about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from builder.engine import Track, silent
+from builder.errors import BuildError
+from builder.evidence.holdout import Labels
+from builder.evidence.matching import shared_classes
+from builder.label.labeller import Labeller
+from builder.label.labelling import label_pool, unlabelled
+from builder.label.predictions import read_meta
+from builder.rules.keep import Keep, version_classes
+from builder.store.store import Store
+from teachers.base import fingerprint
+
+
+def check_unseen(labels: Labels, labeller: Labeller) -> None:
+    """Raise BuildError if the teacher's record says that it was trained on images of the labels: its scores on them say
+    nothing of new images."""
+    trained_on = labeller.trained_on
+    seen = [image.name for image in labels.pool.images() if image.sha256 in trained_on] if trained_on else []
+    if seen:
+        raise BuildError(
+            f"the teacher was trained on {len(seen)} of the {len(labels.pool)} images of {labels.source} ({seen[0]} "
+            "first), so that its scores on them mislead: take them out of the labels"
+        )
+
+
+def label_truth(
+    labels: Labels,
+    store: Store,
+    *,
+    predictions: str,
+    keep: Keep | None = None,
+    labeller: Labeller | None = None,
+    spec: str = "",
+    license: str = "unknown",
+    track: Track = silent,
+) -> None:
+    """See that the labels' images are labelled by the teacher of `predictions` (a full fingerprint): by `labeller`
+    where one is given. What was labelled before is not again. keep: its class map makes the classes to be shared.
+
+    Raises BuildError if the labels are of another kind than the teacher's, or share no class with it, the labeller is
+    another teacher, or there is none and images are not labelled.
+    """
+    made = labeller.description if labeller else read_meta(store.predictions / predictions)["description"]
+    shared_classes(version_classes(keep or Keep.default(), made), labels.truth, made["kind"])
+    pool, folder = labels.pool, store.predictions / predictions
+    if labeller and fingerprint(labeller.description) != predictions:
+        raise BuildError(
+            f"teacher {spec} is not the one that made predictions {predictions[:12]}: "
+            f"{_difference(read_meta(folder)['description'], labeller.description)}"
+        )
+    if labeller:
+        label_pool(pool, labeller, store, spec=spec, license=license, track=track)
+    elif missing := unlabelled(pool, folder):
+        again = f"with --teacher {read_meta(folder)['spec']} and the --set options it was made with"
+        if made.get("family") == "ensemble":
+            again = "on the RECIPE.yaml of that ensemble"
+        raise BuildError(
+            f"{missing} of the {len(pool)} images of {labels.source} are not labelled by {predictions[:12]}: run the "
+            f"same command {again}"
+        )
+
+
+def _difference(made: Mapping[str, object], given: Mapping[str, object]) -> str:
+    """The first key, in order, in which two teachers' descriptions differ, and what to do about it."""
+    for name in sorted({*made, *given}):
+        before, now = str(made.get(name)), str(given.get(name))
+        if before != now:
+            values = f"{before}, not {now}" if max(len(before), len(now)) < 40 else "another one"
+            return f"its {name} is {values}: give that teacher's own options by --set"
+    return "give that teacher's own options by --set"
