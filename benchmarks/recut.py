@@ -86,7 +86,7 @@ def recut(built: Built, recipe: Recipe, store: Store, score: float, workers: int
     assert built.labelled
     options = recipe.model_copy(update={"keep": recipe.keep.model_copy(update={"score": score})})
     basis = Basis(built.pool, store.predictions / built.labelled.predictions, options, recipe.teacher.name)
-    done = cut_version(basis, store, name=recipe.name, provenance={}, workers=workers)
+    done = cut_version(basis, store, name=recipe.name, workers=workers)
     assert done.shards_written == len(done.manifest.shards)
     return done.folder
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Literal
 
@@ -87,8 +86,5 @@ def build_pseudo(
             trained_on=labeller.trained_on,
             overrides=tuple(read_overrides(store, recipe.name) if recipe.review else ()),
         )
-        provenance = {"tool": f"tutelage {installed_version('tutelage')}", "recipe": recipe.model_dump(mode="json")}
-        cut = cut_version(
-            basis, store, name=recipe.name, provenance=provenance, workers=workers, report=report, track=track
-        )
+        cut = cut_version(basis, store, name=recipe.name, written=recipe, workers=workers, report=report, track=track)
         return Built(pool, labelled, cut)

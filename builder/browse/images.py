@@ -109,7 +109,7 @@ def _put_left_out(
     path = folder / LEFT_OUT
     left_out = read_left_out(path) if path.is_file() else None
     try:
-        pool = read_pool(store, (manifest.provenance.get("inputs") or {}).get("pool", ""))
+        pool = read_pool(store, manifest.provenance.inputs.pool)
     except BuildError:
         return
     if not left_out and not manifest.images.get(EMPTY):

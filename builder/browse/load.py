@@ -200,8 +200,7 @@ def _load_version(
             note(f"ground truth of {version.ref} is not shown: {error}")
     declare_more(fo, dataset, kind, names, optional)
     if manifest.kind == "semantic":
-        teacher = (manifest.provenance.get("teacher") or {}).get("description") or {}
-        name_pixels(dataset, names, manifest.classes, teacher.get("classes", manifest.classes))
+        name_pixels(dataset, names, manifest.classes, manifest.provenance.teacher.classes or manifest.classes)
     if dataset.match_tags("truth"):
         evaluate(dataset, kind, names, manifest.classes, masks=manifest.kind == "instance")
 
@@ -266,12 +265,12 @@ def _there(collection: Any, batch: Sequence[Said]) -> dict[tuple[str, str, bool]
 def _before(store: Store, version: Version) -> Version | None:
     """The parent of a version, else the one before it in its dataset, as far as the store has it."""
     manifest = version.manifest
-    parent = manifest.provenance.get("parent") or {}
+    parent = manifest.provenance.parent
     folders = [f for f in store.versions(manifest.name) if (f / MANIFEST).is_file()]
     older = [f for f in folders if int(f.name[1:]) < int(manifest.version[1:])]
     for folder in reversed(older):
         found = Version(folder, read_manifest(folder))
-        if not parent or found.manifest.id == parent.get("id"):
+        if parent is None or found.manifest.id == parent.id:
             return found
     return None
 

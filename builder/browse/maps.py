@@ -41,9 +41,9 @@ def pool_planes(store: Store, version: Version, track: Track = silent) -> Callab
     store holds its predictions. Raises BuildError for a shard or a map that cannot be read.
     """
     manifest = version.manifest
-    inputs = manifest.provenance.get("inputs") or {}
-    predictions = store.predictions / inputs.get("predictions", "")
-    pool = _pool(store, inputs.get("pool", "")) if inputs.get("predictions") and predictions.is_dir() else None
+    inputs = manifest.provenance.inputs
+    predictions = store.predictions / inputs.predictions
+    pool = _pool(store, inputs.pool) if inputs.predictions and predictions.is_dir() else None
     suffix = f"-app-{predictions.name[:12]}" if pool else "-app"
     cache = cache_folder(store)
     folders = {record.name: cache / f"{record.sha256}{suffix}" for record in manifest.shards}

@@ -26,7 +26,7 @@ from builder.rules.apply import decide
 from builder.rules.calibrator import Calibrator
 from builder.rules.keep import Keep
 from builder.rules.labelled import LabelledPool
-from builder.rules.objects import REASONS, Decision, Group, Objects, Thresholds
+from builder.rules.objects import REASONS, Decision, Objects, Thresholds
 from builder.scan.pool import Chunk, read_pool
 from builder.store.manifest import Manifest
 from builder.store.store import Store
@@ -59,22 +59,22 @@ def truth_pictures(store: Store, manifest: Manifest, limit: int | None = None) -
 
     Raises BuildError if labels, pool or predictions are no longer there, or are not those of the version.
     """
-    inputs = manifest.provenance.get("inputs") or {}
-    id = (inputs.get("references") or {}).get(TRUTH)
-    if id is None or inputs.get(TRUTH) is None:
+    inputs = manifest.provenance.inputs
+    id = inputs.references.get(TRUTH)
+    if id is None or inputs.truth is None:
         return
     labels = _labels(store, manifest, id)
     check_kind(labels.truth, manifest.kind, labels.source)  # type: ignore[arg-type]
     tune, _ = split(labels.truth)
     marked = {image.name: image for image in tune.images[:limit]}
     thresholds = with_ignore(
-        keep := Keep.model_validate(inputs["keep"]),
-        [Group.model_validate(group) for group in manifest.provenance["thresholds"]],
+        keep := Keep.model_validate(inputs.keep),
+        manifest.provenance.thresholds,
         manifest.classes,
     )
-    calibration = manifest.provenance.get("calibration")
+    calibration = manifest.provenance.calibration
     calibrate = Calibrator.model_validate(calibration) if calibration else None
-    predictions = store.predictions / inputs["predictions"]
+    predictions = store.predictions / inputs.predictions
     labelled = LabelledPool(labels.pool, predictions, tuple(manifest.classes), keep, calibrate)
     evidence = Evidence(manifest)
     for chunk in labels.pool.chunks():
@@ -142,7 +142,7 @@ def _mark(image: LabelledImage, truth: Truth, manifest: Manifest) -> Mark:
 
 def _labels(store: Store, manifest: Manifest, id: str) -> Labels:
     """The labels that were scanned into the pool of this id, where they lay then."""
-    section = (manifest.provenance.get("recipe") or {}).get(TRUTH) or {}
+    section = manifest.provenance.recipe.get(TRUTH) or {}
     source = str(section.get("source") or TRUTH)
     problem: BuildError | None = None
     for path in sorted((store.pools / "sources").glob("*.json")):
@@ -157,6 +157,6 @@ def _labels(store: Store, manifest: Manifest, id: str) -> Labels:
                 problem = error
                 continue
             found = Labels(truth, read_pool(store, id), source)
-            if found.digest == manifest.provenance["inputs"][TRUTH]:
+            if found.digest == manifest.provenance.inputs.truth:
                 return found
     raise problem or BuildError(f"labels {source} are not those that {manifest.name}@{manifest.version} was built with")

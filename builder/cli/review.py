@@ -344,5 +344,5 @@ def _is_news(manifest: Manifest, overrides: Sequence[Override]) -> bool:
     """Whether a version lacks some of the overrides that are in force."""
     from builder.rules.overrides import overrides_digest
 
-    had = manifest.provenance.get("overrides") or {}
-    return overrides_digest(overrides) != had.get("digest")
+    applied = manifest.provenance.overrides
+    return overrides_digest(overrides) != (applied.digest if applied else None)

@@ -88,7 +88,7 @@ def describe_built(built: Built) -> dict[str, Any]:
             "shards_written": built.cut.shards_written,
             "samples": manifest.samples,
             "objects": manifest.objects,
-            "overrides": manifest.provenance.get("overrides"),
+            "overrides": overrides.stored() if (overrides := manifest.provenance.overrides) else None,
             "image_states": manifest.images,
             "kept": manifest.kept,
             "ignored": manifest.ignored,
@@ -119,7 +119,7 @@ def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
     from builder.report.quality import expected_quality
     from builder.rules.overrides import describe
 
-    told = [gate for gate in manifest.provenance.get("gates", []) if gate["status"] != "ok"]
+    findings = [finding for finding in manifest.provenance.gates if finding.status != "ok"]
     told_apart = ("written", "pool", "tombstone")
     left_out = [f"{n} {state}" for state, n in manifest.images.items() if n and state not in told_apart]
     if manifest.tombstones:
@@ -135,9 +135,9 @@ def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
             f"{manifest.kept} kept, {manifest.ignored} ignored of {manifest.objects['predicted']} predicted"
             + (f" ({why})" if why else ""),
         ),
-        *([("review", describe(overrides))] if (overrides := manifest.provenance.get("overrides")) else []),
+        *([("review", describe(overrides))] if (overrides := manifest.provenance.overrides) else []),
         ("quality", expected_quality(manifest)[0]),
-        *((gate["name"], f"{gate['status']}: {gate['message']}") for gate in told),
+        *((finding.name, f"{finding.status}: {finding.message}") for finding in findings),
     ]
 
 
@@ -151,12 +151,12 @@ def show_version(folder: Path, manifest: Manifest, more: Sequence[tuple[str, obj
     lines = version_lines(manifest)
     lines += [
         ("shards", f"{len(manifest.shards)}, {size / 1e6:.1f} MB"),
-        ("teacher", manifest.provenance["teacher"]["spec"]),
+        ("teacher", manifest.provenance.teacher.spec),
         ("folder", folder),
     ]
-    if parent := manifest.provenance.get("parent"):
+    if parent := manifest.provenance.parent:
         removed = f", {len(manifest.tombstones)} images removed since" if manifest.tombstones else ""
-        lines.append(("parent", f"{parent['version']}  id {parent['id'][:12]}{removed}"))
+        lines.append(("parent", f"{parent.version}  id {parent.id[:12]}{removed}"))
     click.echo(rows(*lines, *more))
     table = Table("class", "predicted", "kept", "ignored")
     ranked = sorted(manifest.per_class.items(), key=lambda item: -item[1]["kept"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from builder.cut.left_out import LEFT_OUT, LeftOut, read_left_out, settle
 from builder.errors import BuildError
@@ -13,6 +12,7 @@ from builder.scan.duplicates import Settled
 from builder.scan.pool import Pool, read_pool
 from builder.store.files import sha256_file
 from builder.store.manifest import Manifest, read_manifest
+from builder.store.provenance import SOLVED_AGAIN, TAKEN_OVER, Inputs, ParentRecord
 from builder.store.store import Store
 
 OF = " of "
@@ -33,16 +33,20 @@ class ParentVersion:
         return f"{self.manifest.name}@{self.manifest.version}"
 
     @property
-    def inputs(self) -> dict[str, Any]:
+    def inputs(self) -> Inputs:
         """Of its build (Basis.inputs)."""
-        found: dict[str, Any] = self.manifest.provenance["inputs"]
-        return found
+        return self.manifest.provenance.inputs
+
+    def record(self, taken_over: bool) -> ParentRecord:
+        """What the other's manifest says of it. taken_over: whether its thresholds are."""
+        thresholds = TAKEN_OVER if taken_over else SOLVED_AGAIN
+        return ParentRecord(version=self.ref, id=self.manifest.id, pool=self.pool.id, thresholds=thresholds)
 
     @cached_property
     def references(self) -> dict[str, Pool]:
         """The sets that had to stay out of it. Raises BuildError if one is no longer in the store."""
         found = {}
-        for name, id in sorted(self.inputs["references"].items()):
+        for name, id in sorted(self.inputs.references.items()):
             try:
                 found[name if OF in name else f"{name}{OF}{self.ref}"] = read_pool(self.store, id)
             except BuildError:
@@ -68,14 +72,14 @@ def find_parent(ref: str, store: Store, id: str | None = None) -> ParentVersion:
     manifest = read_manifest(folder)
     if id not in (None, manifest.id):
         raise BuildError(f"parent {ref} has id {manifest.id[:12]}, not {str(id)[:12]}: it is another version")
-    if "plan" not in manifest.provenance:
+    if not manifest.provenance.plan:
         raise BuildError(f"parent {ref} was built by an older Tutelage: build it again, then go on from that")
-    return ParentVersion(folder, manifest, read_pool(store, manifest.provenance["inputs"]["pool"]), store)
+    return ParentVersion(folder, manifest, read_pool(store, manifest.provenance.inputs.pool), store)
 
 
 def settled_by(parent: ParentVersion, pool: Pool, near: int | None) -> Settled | None:
     """Near-duplicates of `pool` as the parent decided them, so that its shards stay as they are even where the image
     is gone that another looked like; None where it asked for another distance."""
-    if near is None or parent.inputs["images"]["near_duplicates"] != near:
+    if near is None or parent.inputs.images.near_duplicates != near:
         return None
     return settle(pool, parent.pool, parent.left_out())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,26 @@ from builder.rules.apply import WHERE_FALSE
 from builder.rules.calibrator import Calibrator
 from builder.rules.keep import Keep, class_map, version_classes
 from builder.rules.labelled import LabelledPool, Tally, pool_kept, pool_scores, tally
-from builder.rules.objects import Group, Thresholds
+from builder.rules.objects import Thresholds
 from builder.rules.overrides import Override, check_labels, overrides_digest
 from builder.rules.scores import PoolScores
 from builder.scan.pool import Pool
 from builder.store.files import digest
+from builder.store.provenance import (
+    Finding,
+    GateInputs,
+    ImageInputs,
+    Inputs,
+    Licences,
+    Provenance,
+    ShardInputs,
+    TeacherRecord,
+    TruthRecord,
+)
 from builder.store.store import Store
 from teachers.base import Kind
 
-UNSEEN = ("format", "shards", "licenses", "overrides")
+UNSEEN = {"format", "shards", "licenses", "overrides"}
 """Inputs of a version that have no say in what is seen of the labels."""
 
 
@@ -86,8 +98,8 @@ class Basis:
         inherited = self.parent.references if self.parent and self.takes_over else {}
         return {**self.references, **{name: pool for name, pool in inherited.items() if pool.id not in known}}
 
-    def inputs(self) -> dict[str, Any]:
-        """All that decides a version, JSON-ready: two builds with equal inputs are the same version.
+    def inputs(self) -> Inputs:
+        """All that decides a version.
 
         Raises BuildError if chunks of the pool have no predictions.
         """
@@ -103,24 +115,26 @@ class Basis:
         ]
         options = self.options
         unset = {"classes"} if options.keep.classes is None else set[str]()  # so that older versions are found
-        return {
-            "format": FORMAT,
-            "pool": self.pool.id,
-            "predictions": self.predictions.name,
-            "keep": options.keep.model_dump(exclude=unset),
-            **{name: getattr(options, name).model_dump() for name in ("images", "shards", "gates")},
-            "licenses": [options.pool.license, options.teacher.license],
-            "unlabelled": digest([[chunk, positions] for chunk, positions in absent if positions]),
-            "truth": self.truth.digest if self.truth else self._parents_truth,
-            "references": {name: pool.id for name, pool in sorted(self.guarded.items())},
-            "parent": self.parent.manifest.id if self.parent else None,
-            "resolve": options.resolve,
-            "overrides": overrides_digest(self.overrides),
-        }
+        return Inputs(
+            format=FORMAT,
+            pool=self.pool.id,
+            predictions=self.predictions.name,
+            keep=options.keep.model_dump(exclude=unset),
+            images=ImageInputs.model_validate(options.images.model_dump()),
+            shards=ShardInputs.model_validate(options.shards.model_dump()),
+            gates=GateInputs.model_validate(options.gates.model_dump()),
+            licenses=[options.pool.license, options.teacher.license],
+            unlabelled=digest([[chunk, positions] for chunk, positions in absent if positions]),
+            truth=self.truth.digest if self.truth else self._parents_truth,
+            references={name: pool.id for name, pool in sorted(self.guarded.items())},
+            parent=self.parent.manifest.id if self.parent else None,
+            resolve=options.resolve,
+            overrides=overrides_digest(self.overrides),
+        )
 
     @property
     def _parents_truth(self) -> str | None:
-        return self.parent.inputs["truth"] if self.parent and self.takes_over else None
+        return self.parent.inputs.truth if self.parent and self.takes_over else None
 
 
 @dataclass(frozen=True)
@@ -133,35 +147,33 @@ class Plan:
     scores: PoolScores
     tune: Matches | None
     calibration: Calibrator | None
-    findings: Sequence[gates.Finding]
-    truth: Mapping[str, Any] | None
+    findings: Sequence[Finding]
+    truth: TruthRecord | None
     left_out: LeftOut
     basis: Basis
     balance: tuple[int, ...] | None = None
 
-    def provenance(self) -> dict[str, Any]:
-        basis = self.basis
-        licences = {"source": basis.options.pool.license, "teacher": basis.options.teacher.license}
-        parent = basis.parent
-        return {
-            "teacher": {**basis.meta, "spec": basis.spec, "license": licences["teacher"]},
-            "licences": licences,
-            "thresholds": [group.model_dump() for group in self.thresholds.groups],
-            "calibration": self.calibration.model_dump() if self.calibration else None,
-            "truth": self.truth,
-            "gates": [finding.record() for finding in self.findings],
-            "overrides": None,
-            "parent": parent
-            and {
-                "version": parent.ref,
-                "id": parent.manifest.id,
-                "pool": parent.pool.id,
-                "thresholds": "taken over" if basis.takes_over else "solved again",
-            },
-        } | ({} if self.balance is None else {"balance": self.balance})
+    def provenance(self, inputs: Inputs, written: Recipe, chunks: Sequence[range]) -> Provenance:
+        """What the version's manifest says of this plan. written: the recipe, as it was. chunks: of each shard."""
+        basis, license = self.basis, self.basis.options.teacher.license
+        provenance = Provenance(
+            tool=f"tutelage {installed_version('tutelage')}",
+            recipe=written.model_dump(mode="json"),
+            inputs=inputs,
+            teacher=TeacherRecord.model_validate({**basis.meta, "spec": basis.spec, "license": license}),
+            licences=Licences(source=basis.options.pool.license, teacher=license),
+            thresholds=[group.whole() for group in self.thresholds.groups],
+            calibration=self.calibration.model_dump() if self.calibration else None,
+            truth=self.truth,
+            gates=list(self.findings),
+            overrides=None,
+            parent=basis.parent.record(basis.takes_over) if basis.parent else None,
+            plan=[(shard.start, shard.stop) for shard in chunks],
+        )
+        return provenance if self.balance is None else provenance.model_copy(update={"balance": self.balance})
 
 
-def decide_all(basis: Basis, store: Store, inputs: Mapping[str, Any], workers: int | None, track: Track) -> Plan:
+def decide_all(basis: Basis, store: Store, inputs: Inputs, workers: int | None, track: Track) -> Plan:
     """Find what must stay out, solve the thresholds, count what they do to the whole pool, and ask the gates.
 
     Raises BuildError for rules that do not fit the teacher or cannot be certified, and GateFailed.
@@ -190,7 +202,7 @@ def decide_all(basis: Basis, store: Store, inputs: Mapping[str, Any], workers: i
     scores = pool_scores(labelled, workers, track)
     uses = 0
     if split and options.keep.precision and not basis.takes_over:  # before: a build that fails now has looked, too
-        use = digest({name: value for name, value in inputs.items() if name not in UNSEEN})
+        use = digest(inputs.stored(exclude=UNSEEN))
         uses = count_use(store, split.images, use)
     thresholds = _thresholds(basis, labelled, scores, split, workers)
     shared = split.tune.shared if split else np.ones(len(basis.classes), bool)
@@ -201,7 +213,7 @@ def decide_all(basis: Basis, store: Store, inputs: Mapping[str, Any], workers: i
     if split and not basis.takes_over:
         truth = split.used(uses, thresholds)
     if basis.takes_over and basis.parent:  # the evidence for its thresholds is the parent's
-        truth = basis.parent.manifest.provenance.get("truth")
+        truth = basis.parent.manifest.provenance.truth
     return Plan(
         labelled,
         thresholds,
@@ -222,7 +234,7 @@ def _balance(basis: Basis, counted: Tally) -> tuple[int, ...] | None:
     if basis.kind != "classification" or basis.options.keep.balance is None:
         return None
     if basis.takes_over and basis.parent:
-        return tuple(basis.parent.manifest.provenance["balance"])
+        return basis.parent.manifest.provenance.balance
     return tuple(counted.per_class["kept"].tolist())
 
 
@@ -232,14 +244,14 @@ def check_parent(basis: Basis) -> None:
     if not basis.takes_over or basis.parent is None:
         return
     ref, inputs = basis.parent.ref, basis.parent.inputs
-    if inputs["predictions"] != basis.predictions.name:
+    if inputs.predictions != basis.predictions.name:
         raise BuildError(
             f"parent {ref} was cut from another teacher's predictions, whose scores mean something else: "
             "set resolve: true to solve the thresholds again"
         )
-    now, before = (keep.model_dump() for keep in (basis.options.keep, Keep.model_validate(inputs["keep"])))
+    now, before = (keep.model_dump() for keep in (basis.options.keep, Keep.model_validate(inputs.keep)))
     changed = [f"keep.{key}" for key in now if now[key] != before[key]]
-    changed += ["truth"] if basis.truth and basis.truth.digest != inputs["truth"] else []
+    changed += ["truth"] if basis.truth and basis.truth.digest != inputs.truth else []
     if changed:
         raise BuildError(
             f"{changed[0]} differs from that of parent {ref}, whose thresholds are taken over: "
@@ -262,7 +274,7 @@ def _calibration(basis: Basis, tune: Matches | None) -> Calibrator | None:
     if basis.options.keep.calibration == "none":
         return None
     if basis.takes_over and basis.parent:
-        return Calibrator.model_validate(basis.parent.manifest.provenance["calibration"])
+        return Calibrator.model_validate(basis.parent.manifest.provenance.calibration)
     if tune is None:
         raise BuildError("keep.calibration is fitted on human labels, and there are none: add truth: LABELS")
     iou = basis.options.keep.precision.iou if basis.options.keep.precision else 0.5
@@ -274,8 +286,7 @@ def _thresholds(
 ) -> Thresholds:
     keep = basis.options.keep
     if basis.takes_over and basis.parent:
-        groups = [Group.model_validate(group) for group in basis.parent.manifest.provenance["thresholds"]]
-        return with_ignore(keep, groups, basis.classes)
+        return with_ignore(keep, basis.parent.manifest.provenance.thresholds, basis.classes)
     kept = partial(pool_kept, labelled, workers=workers)
     return solve(
         keep,
@@ -292,7 +303,7 @@ def _thresholds(
 
 def _findings(
     basis: Basis, counted: Tally, scores: PoolScores, thresholds: Thresholds, split: Halves | None
-) -> list[gates.Finding]:
+) -> list[Finding]:
     options, classes, noun = basis.options.gates, basis.classes, NOUNS[basis.kind]
     kept = dict(zip(classes, counted.per_class["kept"].tolist(), strict=True))
     refused = int(counted.reasons[WHERE_FALSE:].sum())  # after the threshold, which is as far as evidence goes
@@ -315,7 +326,7 @@ def ranges(pool: Pool, options: ShardOptions, parent: ParentVersion | None) -> I
     consecutive chunks, as many as fit into original image bytes and images, at least one."""
     start = 0
     if parent:
-        plan = parent.manifest.provenance.get("plan", [])
+        plan = parent.manifest.provenance.plan
         last = plan[-1][1] if plan else 0
         before, now = ([chunk.digest for chunk in side.index[:last]] for side in (parent.pool, pool))
         if before == now:

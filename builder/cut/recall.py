@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from builder.cut.left_out import LEFT_OUT, LeftOut, find_left_out, read_left_out
 from builder.cut.parent import ParentVersion, find_parent, settled_by
@@ -19,7 +17,6 @@ from builder.kinds import kind_of
 from builder.rules.calibrator import Calibrator
 from builder.rules.keep import Keep
 from builder.rules.labelled import LabelledPool
-from builder.rules.objects import Group
 from builder.rules.overrides import (
     OVERRIDES,
     Override,
@@ -31,6 +28,7 @@ from builder.rules.overrides import (
 from builder.scan.pool import Pool, read_pool
 from builder.store.files import sha256_file
 from builder.store.manifest import Manifest, read_manifest
+from builder.store.provenance import ParentRecord
 from builder.store.store import Store
 
 if TYPE_CHECKING:
@@ -56,19 +54,18 @@ class Recalled:
 def recall(folder: Path, manifest: Manifest, store: Store) -> Recalled:
     """How a complete version was made, from its manifest and the store. Shards that serve are looked for in itself and
     in its parent; without the parent, all is built from the pool."""
-    said = manifest.provenance
-    inputs = said["inputs"]
-    keep, pool = Keep.model_validate(inputs["keep"]), read_pool(store, inputs["pool"])
-    parent = _parent(said["parent"], store)
+    provenance = manifest.provenance
+    inputs = provenance.inputs
+    keep, pool = Keep.model_validate(inputs.keep), read_pool(store, inputs.pool)
+    parent = _parent(provenance.parent, store)
     left_out = _left_out(folder, manifest, store, pool, parent)
-    groups = [Group.model_validate(group) for group in said["thresholds"]]
-    calibration = Calibrator.model_validate(said["calibration"]) if said["calibration"] else None
-    predictions, classes = store.predictions / inputs["predictions"], tuple(manifest.classes)
+    calibration = Calibrator.model_validate(provenance.calibration) if provenance.calibration else None
+    predictions, classes = store.predictions / inputs.predictions, tuple(manifest.classes)
     labelled = LabelledPool(pool, predictions, classes, keep, calibration, left_out.states)
     shards = [parent_shards(folder, manifest, pool)]
     shards += [parent_shards(parent.folder, parent.manifest, pool)] if parent else []
-    limits, gone = with_ignore(keep, groups, classes), frozenset(manifest.tombstones)
-    drop_empty, extension = inputs["images"]["drop_empty"], manifest.features[0]
+    limits, gone = with_ignore(keep, provenance.thresholds, classes), frozenset(manifest.tombstones)
+    drop_empty, extension = inputs.images.drop_empty, manifest.features[0]
     said_by_people = _overrides(folder, manifest, store)
     writing = Writing(
         Path(),
@@ -80,7 +77,7 @@ def recall(folder: Path, manifest: Manifest, store: Store) -> Recalled:
         gone,
         overrides=by_image(said_by_people),
         kind=kind_of(manifest.kind),
-        balance=tuple(said["balance"]) if "balance" in said else None,
+        balance=provenance.balance,
     )
     return Recalled(writing, left_out, said_by_people)
 
@@ -92,17 +89,17 @@ def _overrides(folder: Path, manifest: Manifest, store: Store) -> list[Override]
     if is_intact(folder, manifest, OVERRIDES):
         return load_overrides(folder / OVERRIDES)
     found = read_overrides(store, manifest.name)
-    if overrides_digest(found) != manifest.provenance["inputs"]["overrides"]:
+    if overrides_digest(found) != manifest.provenance.inputs.overrides:
         raise BuildError(
             f"{folder / OVERRIDES} is damaged, and the overrides in force are others by now: restore it from a copy"
         )
     return found
 
 
-def _parent(said: Mapping[str, Any] | None, store: Store) -> ParentVersion | None:
+def _parent(record: ParentRecord | None, store: Store) -> ParentVersion | None:
     """The parent, unless it was removed."""
     try:
-        return find_parent(said["version"], store, said["id"]) if said else None
+        return find_parent(record.version, store, record.id) if record else None
     except BuildError:
         return None
 
@@ -113,11 +110,11 @@ def _left_out(folder: Path, manifest: Manifest, store: Store, pool: Pool, parent
         return LeftOut({}, {})
     if is_intact(folder, manifest, LEFT_OUT):
         return read_left_out(folder / LEFT_OUT)
-    inputs = manifest.provenance["inputs"]
-    references = {name: read_pool(store, id) for name, id in inputs["references"].items()}
-    near = inputs["images"]["near_duplicates"]
-    settled = settled_by(parent, pool, near) if parent and not inputs["resolve"] else None
-    return find_left_out(pool, references, inputs["gates"]["leak_distance"], near, settled)
+    inputs = manifest.provenance.inputs
+    references = {name: read_pool(store, id) for name, id in inputs.references.items()}
+    near = inputs.images.near_duplicates
+    settled = settled_by(parent, pool, near) if parent and not inputs.resolve else None
+    return find_left_out(pool, references, inputs.gates.leak_distance, near, settled)
 
 
 def new_version(store: Store, folder: Path, workers: int | None, track: Track = silent, *, report: bool = True) -> Cut:
@@ -142,7 +139,6 @@ def _cut_again(store: Store, folder: Path, workers: int | None, track: Track, re
     own = store.datasets / manifest.name / manifest.version
     if folder.resolve() != own.resolve():
         raise BuildError(f"{folder} is no version of {store.root}: build it there, then its overrides can make another")
-    said = manifest.provenance
     try:
         parent = find_parent(ref, store, manifest.id)
     except BuildError as error:
@@ -150,22 +146,19 @@ def _cut_again(store: Store, folder: Path, workers: int | None, track: Track, re
             f"{ref} cannot be cut again here, since what it was made of is gone or was never here ({error}): the "
             "overrides are kept for a build of its recipe"
         ) from None
-    predictions = store.predictions / parent.inputs["predictions"]
+    predictions = store.predictions / parent.inputs.predictions
     if not predictions.is_dir():
         raise BuildError(
             f"{ref} cannot be cut again here, since the store lacks its predictions {predictions.name[:12]}: the "
             "overrides are kept for a build of its recipe"
         )
-    written = Recipe.model_validate({**said["recipe"], "parent": ref, "resolve": False, "review": True})
+    written = Recipe.model_validate({**manifest.provenance.recipe, "parent": ref, "resolve": False, "review": True})
     basis = Basis(
         parent.pool,
         predictions,
         written,
-        said["teacher"]["spec"],
+        manifest.provenance.teacher.spec,
         parent=parent,
         overrides=tuple(read_overrides(store, manifest.name)),
     )
-    provenance = {"tool": f"tutelage {installed_version('tutelage')}", "recipe": written.model_dump(mode="json")}
-    return cut_version(
-        basis, store, name=manifest.name, provenance=provenance, workers=workers, report=report, track=track
-    )
+    return cut_version(basis, store, name=manifest.name, workers=workers, report=report, track=track)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -25,6 +24,7 @@ from builder.cut.samples import EMPTY, WRITTEN, Parent, ShardJob, Writing, write
 from builder.engine import Track, run, silent
 from builder.errors import BuildError
 from builder.kinds import kind_of
+from builder.recipe.recipe import Recipe
 from builder.report.card import card
 from builder.report.card_chart import CHART, classes_chart
 from builder.rules.objects import ADDED, REASONS
@@ -33,6 +33,7 @@ from builder.scan.census import DUPLICATE, REMOVED, UNREADABLE
 from builder.scan.pool import Pool
 from builder.store.files import digest, discard, locked, sha256_file, write_file
 from builder.store.manifest import MANIFEST, Manifest, ShardRecord, as_read, read_manifest, version_id, write_manifest
+from builder.store.provenance import Provenance
 from builder.store.store import Store
 
 CARD, REPORT, LABELS_FILE, WORK = "README.md", "report/index.html", "labels.parquet", ".work"
@@ -54,18 +55,19 @@ def cut_version(
     store: Store,
     *,
     name: str,
-    provenance: Mapping[str, Any],
     workers: int | None,
+    written: Recipe | None = None,
     report: bool = True,
     track: Track = silent,
 ) -> Cut:
     """The version of dataset `name` for this basis: built, finished, or found complete.
 
+    written: the recipe as its author wrote it, where the basis's has other paths (`Recipe.rooted`).
     Raises BuildError for rules that do not fit the teacher, unlabelled chunks, or an image that changed since its scan,
     and GateFailed before anything is written.
     """
     inputs = basis.inputs()
-    folder = store.claim(name, digest(inputs))
+    folder = store.claim(name, digest(inputs.stored()))
     with held(folder):
         if not folder.is_dir():  # collected as abandoned in the moment before we held it
             raise BuildError(f"another process removed {name}@{folder.name}: run this again")
@@ -83,9 +85,8 @@ def cut_version(
         with track("cut", sum(basis.pool.index[n].images for job in pending for n in job.chunks)) as advance:
             for images_done in run(write_job, pending, workers):
                 advance(images_done)
-        said = {**provenance, **plan.provenance(), "inputs": inputs}
-        said["plan"] = [[job.chunks.start, job.chunks.stop] for job in jobs]
-        manifest = _finish(folder, jobs, basis, plan, said, name, report)
+        provenance = plan.provenance(inputs, written or basis.options, [job.chunks for job in jobs])
+        manifest = _finish(folder, jobs, basis, plan, provenance, name, report)
         shutil.rmtree(folder / WORK)
     return Cut(folder, manifest, len(pending))
 
@@ -135,7 +136,7 @@ def _extension(basis: Basis) -> str:
     """The extension of all images of the version: the parent's, whose shards are to serve, or the pool's own format if
     it has one (that can be written upright)."""
     parent, asked = basis.parent, basis.options.shards.image_format
-    if parent and basis.takes_over and parent.inputs["shards"]["image_format"] == asked:
+    if parent and basis.takes_over and parent.inputs.shards.image_format == asked:
         inherited = parent.manifest.features[0]
         if inherited in WRITABLE:
             return inherited
@@ -151,7 +152,7 @@ def _finish(
     jobs: Sequence[ShardJob],
     basis: Basis,
     plan: Plan,
-    provenance: dict[str, Any],
+    provenance: Provenance,
     name: str,
     report: bool,
 ) -> Manifest:
@@ -182,7 +183,7 @@ def _finish(
     if basis.overrides:
         fates = settled(basis.overrides, records)
         write_file(folder / OVERRIDES, dump_overrides(basis.overrides, fates))
-        provenance["overrides"] = summary(fates)
+        provenance = provenance.model_copy(update={"overrides": summary(fates)})
     manifest = Manifest(
         name=name,
         version=folder.name,
@@ -208,7 +209,7 @@ def seal(folder: Path, manifest: Manifest, plan: Plan, report: bool) -> Manifest
     manifest = as_read(manifest)
     write_file(folder / CARD, card(manifest).encode())
     write_file(folder / CHART, classes_chart(manifest))
-    names = [LABELS_FILE, CARD, CHART, *([OVERRIDES] if manifest.provenance["overrides"] else [])]
+    names = [LABELS_FILE, CARD, CHART, *([OVERRIDES] if manifest.provenance.overrides else [])]
     if plan.left_out.states:
         write_file(folder / LEFT_OUT, plan.left_out.table().encode())
         names.append(LEFT_OUT)

@@ -17,8 +17,8 @@ import numpy as np
 
 from builder.evidence.bounds import Bound, bets, effective_units, fewest_units, korn_graubard, needed
 from builder.rules.keep import Precision
-from builder.rules.objects import Group
 from builder.rules.scores import BINS, PoolScores, counted
+from builder.store.provenance import Group
 
 if TYPE_CHECKING:  # matching needs rules, whose options are made of those here
     from builder.evidence.matching import Matches

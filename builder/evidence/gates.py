@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field
 
 from builder.errors import BuildError
 from builder.evidence.estimate import shift as measure_shift
-from builder.rules.objects import Group
 from builder.rules.scores import PoolSample
 from builder.sections import Section
+from builder.store.provenance import Finding, Group
 from builder.words import percent
 
 Level = Annotated[
@@ -49,18 +48,6 @@ class Gates(Section):
     min_precision: Annotated[float, Field(gt=0, lt=1)] | None = None
     coverage: Level = "warn"
     shift: Level = "warn"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a gate found. status: ok, warn or fail; message: one sentence."""
-
-    name: str
-    status: str
-    message: str
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class GateFailed(BuildError):

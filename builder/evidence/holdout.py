@@ -6,7 +6,6 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -27,6 +26,7 @@ from builder.scan.duplicates import shared
 from builder.scan.pool import Pool
 from builder.scan.scanner import scan_entries
 from builder.store.files import canonical_json, digest, locked, sync_folder, write_file
+from builder.store.provenance import Measured, TruthRecord
 from builder.store.store import Store
 from builder.truth.options import LabelOptions
 from builder.truth.read import read_truth
@@ -96,20 +96,20 @@ class Halves:
         above = tune.score >= _limits(tune, thresholds, tune.image, tune.label)
         return PoolSample(*sample_columns(tune.image, tune.score, above, tune.weight, tune.images))
 
-    def used(self, uses: int, thresholds: Thresholds) -> dict[str, Any]:
+    def used(self, uses: int, thresholds: Thresholds) -> TruthRecord:
         """What the manifest says of the labels. uses: of the certify half, where the thresholds were solved on it
         (`count_use`), else 0: others are measured on the tune half, so that certify stays unseen for the recipe that
         needs it."""
-        return {
-            "source": self.labels.source,
-            "images": len(self.labels.truth.images),
-            "tune": self.tune.images,
-            "certify": self.certify.images,
-            "left_out": self.tune.left_out + self.certify.left_out,
-            "digest": self.digest,
-            "uses": uses,
-            "measured": None if uses else measure(self.tune, thresholds, IOUS[0]),
-        }
+        return TruthRecord(
+            source=self.labels.source,
+            images=len(self.labels.truth.images),
+            tune=self.tune.images,
+            certify=self.certify.images,
+            left_out=self.tune.left_out + self.certify.left_out,
+            digest=self.digest,
+            uses=uses,
+            measured=None if uses else measure(self.tune, thresholds, IOUS[0]),
+        )
 
 
 def halves(labels: Labels, predictions: Path, keep: Keep) -> Halves:
@@ -144,9 +144,9 @@ def _limits(matches: Matches, thresholds: Thresholds, image: np.ndarray, label: 
     return np.minimum(limit, best[image])
 
 
-def measure(matches: Matches, thresholds: Thresholds, iou: float, level: float = 0.9) -> dict[str, Any]:
+def measure(matches: Matches, thresholds: Thresholds, iou: float, level: float = 0.9) -> Measured:
     """Precision of what thresholds keep, with the two-sided interval for thresholds that were not chosen on these
-    labels, and recall of the teacher's classes; null where nothing is kept, or there is nothing to find."""
+    labels, and recall of the teacher's classes; None where nothing is kept, or there is nothing to find."""
     row = IOUS.index(iou)
     kept = (matches.score >= _limits(matches, thresholds, matches.image, matches.label)) & matches.counted[row]
     units = int(matches.unit.max(initial=-1)) + 1
@@ -160,16 +160,16 @@ def measure(matches: Matches, thresholds: Thresholds, iou: float, level: float =
     hit = matches.found[row][known] >= _limits(matches, thresholds, image, label)  # NaN: not found
     weight = matches.object_weights(known)
     low, high = interval(per_unit[0], per_unit[1], level)
-    return {
-        "iou": iou,
-        "level": level,
-        "kept": total,
-        "correct": right,
-        "precision": right / total if total else None,
-        "low": low,
-        "high": high,
-        "recall": float(np.average(hit, weights=weight)) if len(hit) else None,
-    }
+    return Measured(
+        iou=iou,
+        level=level,
+        kept=total,
+        correct=right,
+        precision=right / total if total else None,
+        low=low,
+        high=high,
+        recall=float(np.average(hit, weights=weight)) if len(hit) else None,
+    )
 
 
 def count_use(store: Store, images: Collection[str], use: str) -> int:

@@ -15,8 +15,9 @@ import numpy as np
 from builder.errors import BuildError
 from builder.evidence.matching import Matches
 from builder.rules.keep import Density, Keep, Mixture
-from builder.rules.objects import Group, Thresholds
+from builder.rules.objects import Thresholds
 from builder.rules.scores import BINS, PoolScores
+from builder.store.provenance import Group
 
 EVERY_OTHER = "*"
 STEP = 0.01

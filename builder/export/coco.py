@@ -16,7 +16,7 @@ from builder.store.manifest import Manifest
 
 def write_coco(folder: Path, manifest: Manifest, items: Iterable[Item], counts: Counter[str]) -> None:
     """Annotations wait in a file of their own until the images are through."""
-    licences = manifest.provenance.get("licences", {})
+    licences = manifest.provenance.licences.stored()
     info = {"description": f"{manifest.name}@{manifest.version}", "version": manifest.id, "licences": licences}
     categories = [{"id": number, "name": name} for number, name in enumerate(manifest.classes, 1)]
     rest = folder / "annotations.part"

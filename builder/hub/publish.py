@@ -16,13 +16,14 @@ from typing import Any, Literal
 
 from builder.engine import Track, run, silent
 from builder.errors import BuildError
-from builder.evidence.gates import Finding, stop_at_failure
+from builder.evidence.gates import stop_at_failure
 from builder.hub.client import Hub
 from builder.hub.remote import remote_manifest
 from builder.hub.repository import MAIN, HubError, Outdated, RemoteFile, check_branch, parse_ref
-from builder.report.quality import UNKNOWN, licences
+from builder.report.quality import licences
 from builder.store.files import sha256_file
 from builder.store.manifest import MANIFEST, Manifest, read_manifest
+from builder.store.provenance import UNKNOWN
 
 SHARDS = "data/train-*.tar"
 """What readers of a repository take for shards, by the card."""
@@ -80,8 +81,7 @@ def publish(
         raise HubError(f"{repo!r} is no dataset on the Hub: write ORG/NAME, without a version")
     check_branch(branch)
     manifest = read_manifest(folder)
-    gates = manifest.provenance.get("gates") or []
-    stop_at_failure([Finding(gate["name"], gate["status"], gate["message"]) for gate in gates])
+    stop_at_failure(manifest.provenance.gates)
     files = checked_files(folder, manifest, workers, track)
     hub = Hub(repo)
     hub.need_token()

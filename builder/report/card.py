@@ -16,7 +16,6 @@ from builder.report.card_chart import CHART
 from builder.report.card_features import features
 from builder.report.card_terms import licence_terms, size_category
 from builder.report.quality import (
-    UNKNOWN,
     certificate,
     expected_quality,
     groups,
@@ -28,6 +27,7 @@ from builder.report.quality import (
 )
 from builder.rules.overrides import PAST, describe
 from builder.store.manifest import Manifest
+from builder.store.provenance import UNKNOWN
 
 
 def card(manifest: Manifest) -> str:
@@ -82,8 +82,8 @@ def _head(manifest: Manifest) -> dict[str, Any]:
             "dataset_size": size,
         },
         "teacher": {
-            "spec": (manifest.provenance.get("teacher") or {}).get("spec", UNKNOWN),
-            "revision": (manifest.provenance.get("inputs") or {}).get("predictions", UNKNOWN),
+            "spec": manifest.provenance.teacher.spec,
+            "revision": manifest.provenance.inputs.predictions or UNKNOWN,
             "license": licences(manifest)["teacher"],
         },
     }
@@ -91,18 +91,16 @@ def _head(manifest: Manifest) -> dict[str, Any]:
 
 def _origin(manifest: Manifest) -> Iterator[str]:
     provenance = manifest.provenance
-    inputs = provenance.get("inputs") or {}
     yield f"- version id: `{manifest.id}`"
-    if parent := provenance.get("parent"):
-        yield f"- parent: {_text(parent['version'])}, id `{parent['id']}`"
-    spec = (provenance.get("teacher") or {}).get("spec", UNKNOWN)
-    yield f"- teacher: `{spec}` (fingerprint `{inputs.get('predictions', '')[:12]}`)"
-    if truth := provenance.get("truth"):
+    if parent := provenance.parent:
+        yield f"- parent: {_text(parent.version)}, id `{parent.id}`"
+    yield f"- teacher: `{provenance.teacher.spec}` (fingerprint `{provenance.inputs.predictions[:12]}`)"
+    if truth := provenance.truth:
         yield (
-            f"- truth: {truth.get('images', '?')} labelled images ({truth.get('tune', '?')} to tune, "
-            f"{truth.get('certify', '?')} to certify, {used(manifest)})"
+            f"- truth: {truth.images} labelled images ({truth.tune} to tune, {truth.certify} to certify, "
+            f"{used(manifest)})"
         )
-    if overrides := provenance.get("overrides"):
+    if overrides := provenance.overrides:
         yield f"- review: {_text(describe(overrides))}"
     told = licences(manifest)
     for what, name in (("source", "source images"), ("teacher", "teacher")):
@@ -126,7 +124,7 @@ def _threshold_table(manifest: Manifest) -> str:
         f"\n\nn: labelled images or units; K, C: {kind_of(manifest.kind).noun} kept and right on them; n\\*: their "
         f"effective number; p and lower bound: of the certified step. Uses of the certify half: {uses(manifest)}."
     )
-    return "\n".join(rows) + (notes if manifest.provenance.get("truth") else "")
+    return "\n".join(rows) + (notes if manifest.provenance.truth else "")
 
 
 def _rules(manifest: Manifest) -> str:
@@ -153,11 +151,11 @@ def _counts(manifest: Manifest) -> str:
 
 
 def _gates(manifest: Manifest) -> Iterator[str]:
-    gates = manifest.provenance.get("gates") or []
-    told = [gate for gate in gates if gate["status"] != "ok"]
-    if told:
-        lines = "\n".join(f"- **{gate['status']}**, {_text(gate['name'])}: {_text(gate['message'])}" for gate in told)
-        yield f"## Gates\n{len(gates) - len(told)} of {len(gates)} passed.\n\n{lines}"
+    findings = manifest.provenance.gates
+    alarms = [finding for finding in findings if finding.status != "ok"]
+    if alarms:
+        lines = "\n".join(f"- **{one.status}**, {_text(one.name)}: {_text(one.message)}" for one in alarms)
+        yield f"## Gates\n{len(findings) - len(alarms)} of {len(findings)} passed.\n\n{lines}"
 
 
 def _known_limits(manifest: Manifest) -> Iterator[str]:
@@ -191,7 +189,7 @@ def _use(manifest: Manifest) -> str:
     shown = f'rows[0]["{kind.member}"]' if kind.member else f'rows[0]["json"]["{kind.fields[0]}"]'
     calibrated = (
         "`score` is the teacher's, `calibrated` the same after calibration on labels, on which the thresholds act.\n"
-        if manifest.provenance.get("calibration") is not None
+        if manifest.provenance.calibration is not None
         else ""
     )
     return f"""## Use

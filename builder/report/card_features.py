@@ -19,7 +19,7 @@ def features(manifest: Manifest) -> list[Feature]:
     `calibrated` after `score`."""
     kind = kind_of(manifest.kind)
     names: Feature = {"class_label": {"names": {str(n): name for n, name in enumerate(manifest.classes)}}}
-    calibrated = manifest.provenance.get("calibration") is not None
+    calibrated = manifest.provenance.calibration is not None
     scalars = [("key", "string"), ("name", "string"), ("sha256", "string"), ("width", "int32"), ("height", "int32")]
     fields: list[Feature] = [{"name": n, "dtype": d} for n, d in (*scalars, ("reencoded", "string"))]
     members: list[Feature] = []

@@ -13,7 +13,6 @@ from builder.kinds import kind_of
 from builder.report.figures import balance_section, borderline_section, curves_section, maps_section, scores_section
 from builder.report.page import more, page, section, table
 from builder.report.quality import (
-    UNKNOWN,
     certificate,
     certified_share,
     expected_quality,
@@ -27,6 +26,7 @@ from builder.report.quality import (
 from builder.rules.scores import PoolScores
 from builder.store.files import write_file
 from builder.store.manifest import Manifest
+from builder.store.provenance import UNKNOWN
 from builder.words import count, percent
 
 FILE = "report/index.html"
@@ -81,15 +81,14 @@ def write_report(folder: Path, manifest: Manifest, scores: PoolScores, tune: Mat
 
 def _header(manifest: Manifest) -> str:
     provenance = manifest.provenance
-    inputs = provenance.get("inputs") or {}
     told = licences(manifest)
     facts = [
         ("Version id", f'<span class="id">{manifest.id}</span>'),
-        ("Teacher", f"<code>{escape((provenance.get('teacher') or {}).get('spec', UNKNOWN))}</code>"),
-        ("Predictions", f'<span class="id">{inputs.get("predictions", "")[:12]}</span>'),
+        ("Teacher", f"<code>{escape(provenance.teacher.spec)}</code>"),
+        ("Predictions", f'<span class="id">{provenance.inputs.predictions[:12]}</span>'),
     ]
-    if parent := provenance.get("parent"):
-        facts.append(("Parent", f'{escape(parent["version"])}, id <span class="id">{parent["id"][:12]}</span>'))
+    if parent := provenance.parent:
+        facts.append(("Parent", f'{escape(parent.version)}, id <span class="id">{parent.id[:12]}</span>'))
     if manifest.tombstones:
         facts.append(("Removed since", f"{count(len(manifest.tombstones))} images; readers must skip their keys"))
     licence = [
@@ -163,11 +162,9 @@ def _pool(manifest: Manifest) -> int:
 
 
 def _gates(manifest: Manifest) -> Iterator[str]:
-    gates = manifest.provenance.get("gates") or []
-    if gates:
-        rows = [
-            [_status(gate["status"]), escape(gate["name"].replace("_", " ")), escape(gate["message"])] for gate in gates
-        ]
+    findings = manifest.provenance.gates
+    if findings:
+        rows = [[_status(one.status), escape(one.name.replace("_", " ")), escape(one.message)] for one in findings]
         columns = [("status", ""), ("gate", ""), ("what it found", "")]
         yield section("Gates", "What had to hold before anything was written.", [table(columns, rows)])
 
@@ -256,18 +253,17 @@ def _fates(manifest: Manifest) -> str:
 
 def _provenance(manifest: Manifest) -> str:
     provenance = manifest.provenance
-    inputs = provenance.get("inputs") or {}
-    rows: list[Sequence[str]] = [("made with", escape(provenance.get("tool", "")))]
-    rows.append(("pool", f'<span class="id">{inputs.get("pool", "")}</span>'))
-    rows.append(("predictions", f'<span class="id">{inputs.get("predictions", "")}</span>'))
-    if truth := provenance.get("truth"):
-        halves = f"{truth.get('tune', '?')} to tune, {truth.get('certify', '?')} to certify"
-        rows.append(("labels", f"{truth.get('images', '?')} images: {halves}; certify half {used(manifest)}"))
-    if provenance.get("calibration"):
+    rows: list[Sequence[str]] = [("made with", escape(provenance.tool))]
+    rows.append(("pool", f'<span class="id">{provenance.inputs.pool}</span>'))
+    rows.append(("predictions", f'<span class="id">{provenance.inputs.predictions}</span>'))
+    if truth := provenance.truth:
+        halves = f"{truth.tune} to tune, {truth.certify} to certify"
+        rows.append(("labels", f"{truth.images} images: {halves}; certify half {used(manifest)}"))
+    if provenance.calibration:
         rows.append(("calibration", "thresholds act on scores calibrated on the labels"))
     size = sum(shard.bytes for shard in manifest.shards)
     rows.append(("shards", f"{len(manifest.shards)}, {size / 1e6:.1f} MB"))
     body = [table([("", ""), ("", "")], rows)]
-    if recipe := provenance.get("recipe"):
+    if recipe := provenance.recipe:
         body.append(more("The recipe", f"<pre><code>{escape(yaml.safe_dump(recipe, sort_keys=False))}</code></pre>"))
     return section("Provenance", "The same inputs give the same version, byte for byte.", body)

@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 
 from builder.kinds import kind_of
-from builder.rules.objects import Group
 from builder.rules.overrides import PAST
 from builder.store.manifest import Manifest
+from builder.store.provenance import UNKNOWN, Group, Measured
 
 CONDITION = (
     "If the truth images are exchangeable with the pool and were used neither to train the teacher nor to choose this "
     "recipe, the expected precision of "
 )
 """How every certified statement begins."""
-UNKNOWN = "unknown"
 SOURCES = {
     "score": "were set by hand",
     "precision": "were to be solved for a precision, which no group of classes reached",
@@ -35,9 +34,8 @@ NAMED = 4
 
 def groups(manifest: Manifest) -> list[Group]:
     """The thresholds of a version with their evidence; by rule `score` for a manifest that holds none."""
-    given = manifest.provenance.get("thresholds")
-    if given:
-        return [Group.model_validate(group) for group in given]
+    if manifest.provenance.thresholds:
+        return manifest.provenance.thresholds
     score = keep_section(manifest).get("score", 0.5)
     by_class = {
         name: score.get(name, score.get("*")) if isinstance(score, dict) else score for name in manifest.classes
@@ -66,15 +64,15 @@ def limits(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
 
 def licences(manifest: Manifest) -> dict[str, str]:
     """Licence of the source images and of the teacher; `unknown` where nobody said."""
-    told = manifest.provenance.get("licences") or {}
-    teacher = (manifest.provenance.get("teacher") or {}).get("license")
-    return {"source": told.get("source") or UNKNOWN, "teacher": told.get("teacher") or teacher or UNKNOWN}
+    provenance = manifest.provenance
+    teacher = provenance.licences.teacher or provenance.teacher.license
+    return {"source": provenance.licences.source or UNKNOWN, "teacher": teacher or UNKNOWN}
 
 
 def uses(manifest: Manifest) -> int:
     """How many uses had looked at images of the certify half when the version was built, its own included; 0 if its
     thresholds were not solved on them."""
-    return int((manifest.provenance.get("truth") or {}).get("uses") or 0)
+    return manifest.provenance.truth.uses if manifest.provenance.truth else 0
 
 
 def used(manifest: Manifest) -> str:
@@ -115,10 +113,10 @@ def expected_quality(manifest: Manifest) -> list[str]:
     for claim in sorted({_claim(group) for group in certified}, reverse=True):
         said.append(_statement(manifest, [group for group in certified if _claim(group) == claim]))
     said.append(_meaning(manifest, certified))
-    parent = manifest.provenance.get("parent") or {}
-    if parent.get("thresholds") == "taken over":
+    parent = manifest.provenance.parent
+    if parent and parent.taken_over:
         said.append(
-            f"The thresholds and their evidence are those of {parent.get('version')}: the condition is about that "
+            f"The thresholds and their evidence are those of {parent.version}: the condition is about that "
             "version's pool, and about this one's as far as new images are like the old ones."
         )
     return [*said, *_uncertified(manifest, every), *_by_people(manifest)]
@@ -212,7 +210,7 @@ def _later(manifest: Manifest) -> str:
 def _nothing_certified(manifest: Manifest, every: Sequence[Group]) -> str:
     rules = sorted({group.rule for group in every}) or ["score"]
     whence = "; ".join(SOURCES[rule] for rule in rules)
-    truth = manifest.provenance.get("truth")
+    truth = manifest.provenance.truth
     if truth and measured(manifest):
         return f"Precision not certified: the thresholds {whence}."
     tail = (
@@ -223,19 +221,19 @@ def _nothing_certified(manifest: Manifest, every: Sequence[Group]) -> str:
     return f"Precision unknown: the thresholds {whence}. {tail}"
 
 
-def measured(manifest: Manifest) -> dict[str, Any] | None:
+def measured(manifest: Manifest) -> Measured | None:
     """The precision of what lies above the thresholds on the tune half (builder.evidence.holdout.measure), if it is
     known."""
-    found = (manifest.provenance.get("truth") or {}).get("measured") or {}
-    return found if found.get("precision") is not None else None
+    truth = manifest.provenance.truth
+    measure = truth.measured if truth else None
+    return measure if measure and measure.precision is not None else None
 
 
 def _measured(manifest: Manifest) -> Iterator[str]:
-    found = measured(manifest)
-    if not found:
+    truth, measure = manifest.provenance.truth, measured(manifest)
+    if truth is None or measure is None:
         return
-    truth = manifest.provenance["truth"]
-    recall = f", recall {found['recall']:.2f}" if found.get("recall") is not None else ""
+    recall = f", recall {measure.recall:.2f}" if measure.recall is not None else ""
     more = " The calibration was fitted on the same images, which flatters it." if _calibrated(manifest) else ""
     condition = (
         "That is an estimate, for truth images that are exchangeable with the pool and were used neither to train the "
@@ -249,15 +247,15 @@ def _measured(manifest: Manifest) -> Iterator[str]:
     if later := _later(manifest):
         more += f" It is the precision at the threshold, before {later} refused some of these {_noun(manifest)}."
     yield (
-        f"Measured on the {truth['tune']} labelled images of the tune half: {found['correct']} of {found['kept']} "
-        f"{_noun(manifest)} that these thresholds keep are right{_at(manifest, found['iou'])}, precision "
-        f"{found['precision']:.2f} ({found['level']:.0%} interval {found['low']:.2f} to {found['high']:.2f}){recall}, "
+        f"Measured on the {truth.tune} labelled images of the tune half: {measure.correct} of {measure.kept} "
+        f"{_noun(manifest)} that these thresholds keep are right{_at(manifest, measure.iou)}, precision "
+        f"{measure.precision:.2f} ({measure.level:.0%} interval {measure.low:.2f} to {measure.high:.2f}){recall}, "
         f"all classes together. {condition}{more}"
     )
 
 
 def _calibrated(manifest: Manifest) -> bool:
-    return manifest.provenance.get("calibration") is not None
+    return manifest.provenance.calibration is not None
 
 
 def _uncertified(manifest: Manifest, every: Sequence[Group]) -> Iterator[str]:
@@ -296,7 +294,7 @@ def short_members(classes: Sequence[str]) -> str:
 
 def keep_section(manifest: Manifest) -> Mapping[str, Any]:
     """The `keep` section that the version was cut with."""
-    return (manifest.provenance.get("inputs") or {}).get("keep") or {}
+    return manifest.provenance.inputs.keep
 
 
 def certificate(manifest: Manifest, group: Group) -> str:

@@ -86,8 +86,7 @@ def queue(
     looked up. Raises BuildError for a version whose labels cannot be read."""
     found = candidates(store, folder, manifest, POOL * budget, skip, left_out=left_out)
     bits = _hashes(store, folder, manifest, [candidate.key for candidate in found])
-    inputs = manifest.provenance.get("inputs") or {}
-    alike = (inputs.get("images") or {}).get("near_duplicates")
+    alike = manifest.provenance.inputs.images.near_duplicates
     return diverse(found, bits, budget, ALIKE if alike is None else alike)
 
 
@@ -116,10 +115,10 @@ def gone_through(store: Store, folder: Path, manifest: Manifest) -> set[str]:
     known = {*_remembered(path.with_name(LOOKED_AT)), *(one.sha256 for one in read_overrides(store, manifest.name))}
     if not known:
         return set()
-    told = (manifest.provenance.get("inputs") or {}).get("pool", "")
-    if told in store.match(store.pools, told):  # it knows images that are in no shard, too
+    pool = manifest.provenance.inputs.pool
+    if pool in store.match(store.pools, pool):  # it knows images that are in no shard, too
         wanted, keys = pa.array(sorted(known), pa.string()), set[str]()
-        for table in read_pool(store, told).tables(("key", "sha256", "state")):
+        for table in read_pool(store, pool).tables(("key", "sha256", "state")):
             mine = pc.and_(pc.is_in(table["sha256"], wanted), pc.equal(table["state"], "ok"))
             keys.update(table.filter(mine)["key"].to_pylist())
         return keys
@@ -205,9 +204,9 @@ def _changed(store: Store, folder: Path, manifest: Manifest, most: int) -> pa.Ta
 def _before(store: Store, folder: Path, manifest: Manifest) -> Path | None:
     """The parent where the store holds it, else the complete version of the number before."""
     complete = [path for path in store.versions(manifest.name) if (path / MANIFEST).is_file()]
-    parent = manifest.provenance.get("parent") or {}
+    parent = manifest.provenance.parent
     for path in complete:
-        if parent and read_manifest(path).id == parent.get("id"):
+        if parent and read_manifest(path).id == parent.id:
             return path
     earlier = [path for path in complete if int(path.name[1:]) < int(manifest.version[1:])]
     return earlier[-1] if earlier else None
@@ -218,10 +217,10 @@ def _hashes(store: Store, folder: Path, manifest: Manifest, keys: Sequence[str])
     where the store holds it, else computed from the shards."""
     place = {key: n for n, key in enumerate(keys)}
     bits = np.zeros((len(keys), BITS // 8), np.uint8)
-    told = (manifest.provenance.get("inputs") or {}).get("pool", "")
-    if told in store.match(store.pools, told):
+    pool = manifest.provenance.inputs.pool
+    if pool in store.match(store.pools, pool):
         wanted = pa.array(keys, pa.string())
-        for table in read_pool(store, told).tables(("key", "dhash", "state")):
+        for table in read_pool(store, pool).tables(("key", "dhash", "state")):
             part = table.filter(pc.and_(pc.is_in(table["key"], wanted), pc.equal(table["state"], "ok")))
             for key, value in zip(part["key"].to_pylist(), part["dhash"].to_pylist(), strict=True):
                 bits[place[key]] = _bits(value)

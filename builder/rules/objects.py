@@ -4,45 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from builder.sections import Section
-
-if TYPE_CHECKING:  # matching needs rules, whose options are made of those here
-    pass
-
-
-class Group(Section):
-    """Classes that share a threshold, and the evidence for it; part of a version's manifest.
-
-    threshold: kept from here on; None: nothing is kept. units: n, truth images or declared units in `certify`; kept and
-    correct: K and C at the threshold, of maps in pixels; effective: n*; p_value, lower: of the accepted step (1 - delta
-    confidence). support: expected truth support of the group, from the pool's scores, of maps in images; needed: b.
-    reason: why it is not certified.
-    """
-
-    classes: list[str]
-    rule: Literal["score", "precision", "density", "balance", "mixture", "top_box"]
-    threshold: float | None
-    ignore: float | None = None
-    """Where the rule has its own threshold for ignore regions."""
-    certified: bool = False
-    reason: str = ""
-    target: float | None = None
-    delta: float | None = None
-    iou: float | None = None
-    bound: str | None = None
-    units: int | None = None
-    kept: int | None = None
-    correct: int | None = None
-    effective: float | None = None
-    p_value: float | None = None
-    lower: float | None = None
-    support: float | None = None
-    needed: int | None = None
-
+from builder.store.provenance import Group
 
 KEPT, IGNORED, DROPPED = 0, 1, 2
 BY_RULE = (

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from builder.errors import BuildError
 from builder.store.files import canonical_json, digest, locked, write_file
+from builder.store.provenance import OverrideSummary
 from builder.store.store import NAME, Store
 from teachers.boxes import iou_matrix
 
@@ -287,27 +288,32 @@ def settled(overrides: Iterable[Override], records: Iterable[Mapping[str, Any]])
     return {one: fates.get(one, ELSEWHERE) for one in overrides}
 
 
-def summary(fates: Mapping[Override, str]) -> dict[str, Any]:
-    """What a version's provenance says of the overrides in force: their digest and number, how many were applied, are
-    orphans, wait for an object to reject, or are about images that are elsewhere, and how many of each action were
-    applied."""
+def summary(fates: Mapping[Override, str]) -> OverrideSummary:
+    """What a version's provenance says of the overrides in force. fates: what became of each."""
     states = Counter(fates.values())
     done = Counter(one.action for one, state in fates.items() if state == APPLIED)
-    numbers = {"count": len(fates), "applied": states[APPLIED], "orphans": states[ORPHANED]}
-    numbers |= {"waiting": states[WAITING], "elsewhere": states[ELSEWHERE]}
-    return {"digest": overrides_digest(fates), **numbers, **{action: done[action] for action in get_args(Action)}}
+    return OverrideSummary(
+        digest=overrides_digest(fates),
+        count=len(fates),
+        applied=states[APPLIED],
+        orphans=states[ORPHANED],
+        waiting=states[WAITING],
+        elsewhere=states[ELSEWHERE],
+        **{action: done[action] for action in get_args(Action)},
+    )
 
 
-def describe(said: Mapping[str, Any]) -> str:
+def describe(overrides: OverrideSummary) -> str:
     """A `summary` in words."""
-    did = ", ".join(f"{said[action]} {word}" for action, word in PAST.items() if said[action])
-    text = f"{said['applied']} of {said['count']} overrides applied" + (f" ({did})" if did else "")
-    left = {
-        "orphans": "orphaned (no object to change: see overrides.json)",
-        "waiting": "wait for an object to reject",
-        "elsewhere": "on images that are not here",
-    }
-    return "; ".join([text, *(f"{said[name]} {words}" for name, words in left.items() if said[name])])
+    by_action = [(getattr(overrides, action), past) for action, past in PAST.items()]
+    applied = ", ".join(f"{number} {past}" for number, past in by_action if number)
+    text = f"{overrides.applied} of {overrides.count} overrides applied" + (f" ({applied})" if applied else "")
+    others = [
+        (overrides.orphans, "orphaned (no object to change: see overrides.json)"),
+        (overrides.waiting, "wait for an object to reject"),
+        (overrides.elsewhere, "on images that are not here"),
+    ]
+    return "; ".join([text, *(f"{number} {words}" for number, words in others if number)])
 
 
 def who(one: Override) -> str:

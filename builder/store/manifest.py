@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import orjson
-from pydantic import Field, NonNegativeInt, ValidationError
+from pydantic import Field, NonNegativeInt, ValidationError, field_serializer
 
 from builder.errors import BuildError
 from builder.sections import Section
 from builder.store.files import digest, write_file
+from builder.store.provenance import Json, Provenance
 
 MANIFEST = "manifest.json"
 
@@ -64,9 +64,11 @@ class Manifest(Section):
     """Class name -> predicted, kept, ignored; tombstoned images left out."""
     files: dict[str, str]
     """SHA-256 of each other file of the version by its name."""
-    provenance: dict[str, Any]
-    """tool, recipe, inputs, teacher, licences, thresholds (a list of builder.rules.objects.Group), calibration, truth,
-    gates, overrides (builder.rules.overrides.summary, null where there were none), parent."""
+    provenance: Provenance
+
+    @field_serializer("provenance")
+    def _stored(self, provenance: Provenance) -> Json:
+        return provenance.stored()
 
     @property
     def stored(self) -> int:

@@ -21,6 +21,7 @@ from builder.scan.census import DUPLICATE, OK, REMOVED, UNREADABLE
 from builder.scan.pool import read_pool
 from builder.store.keys import is_copy
 from builder.store.manifest import Manifest, read_manifest
+from builder.store.provenance import Inputs
 from builder.store.shards import Sample, ShardError, read_bytes, read_samples
 from builder.store.store import Store
 from builder.versions.reasons import BOX, Reasons, Row
@@ -125,7 +126,7 @@ def _unmet(one: Override, state: str) -> str:
 
 def _find(store: Store, folder: Path, manifest: Manifest, wanted: str) -> _Image:
     """The image in the version's pool; where that is gone, or does not know it, in its shards."""
-    pool = store.pools / manifest.provenance.get("inputs", {}).get("pool", "") / "pool.parquet"
+    pool = store.pools / manifest.provenance.inputs.pool / "pool.parquet"
     found = _in_pool(pool, wanted) if pool.is_file() else []
     found = found or _in_shards(folder, manifest, wanted)
     exact = [image for image in found if wanted in (image.key, image.name)] or found
@@ -201,8 +202,7 @@ def _fate(
     store: Store, folder: Path, manifest: Manifest, image: _Image, shard: str, rows: Sequence[Row]
 ) -> tuple[str, str]:
     """What became of an image, and why."""
-    provenance = manifest.provenance
-    inputs = provenance.get("inputs", {})
+    inputs = manifest.provenance.inputs
     ref = f"{manifest.name}@{manifest.version}"
     if image.key in manifest.tombstones:
         return "tombstone", f"it left its source after an earlier version: it still lies in data/{shard}, to be skipped"
@@ -232,18 +232,18 @@ def _fate(
     nothing = not any(row["outcome"] == "kept" for row in rows)
     if nothing and manifest.kind == "classification":
         return "empty", "its class is not kept, and an image without one cannot be here"
-    if nothing and (inputs.get("images") or {}).get("drop_empty"):
+    if nothing and inputs.images.drop_empty:
         number, noun = sum(row.get("pixels", 1) for row in rows), kind_of(manifest.kind).noun
         return "empty", f"none of the {number} {noun} predicted on it is kept, and images.drop_empty is set"
     return "left_out", f"it is in the pool of {ref}, but not in its shards: run `tutelage verify {ref}`"
 
 
-def _failure(store: Store, inputs: dict[str, Any], image: _Image) -> str:
+def _failure(store: Store, inputs: Inputs, image: _Image) -> str:
     """Why the teacher has no predictions of an image, as far as pool and predictions are still there."""
     try:
-        for chunk in read_pool(store, inputs["pool"]).chunks(image.chunk, image.chunk + 1):
+        for chunk in read_pool(store, inputs.pool).chunks(image.chunk, image.chunk + 1):
             place = chunk.rows["sha256"].to_pylist().index(image.sha256)
-            folder = store.predictions / inputs["predictions"] / chunk.digest
+            folder = store.predictions / inputs.predictions / chunk.digest
             return next((f.error for f in read_failures(folder) if f.position == place), "")
     except (BuildError, KeyError, ValueError):
         pass

@@ -167,7 +167,7 @@ def _versions(store: Store) -> Iterator[Garbage]:
 def _needed(store: Store) -> set[str]:
     """Ids that a complete version's manifest or a scanned source names, wherever in them."""
     complete = (folder for name in store.names() for folder in store.versions(name) if (folder / MANIFEST).is_file())
-    needed = {text for folder in complete for text in _texts(read_manifest(folder).provenance)}
+    needed = {text for folder in complete for text in _texts(read_manifest(folder).provenance.stored())}
     for path in sorted((store.pools / "sources").glob("*.json")):
         try:
             needed |= set(_texts(orjson.loads(path.read_bytes())))

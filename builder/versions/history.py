@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from builder.errors import BuildError
 from builder.store.manifest import MANIFEST, Manifest, read_manifest
@@ -68,17 +67,17 @@ def _entries(store: Store, name: str) -> Iterator[Entry]:
 
 def _entry(manifest: Manifest, name: str, version: str, size: int, tags: list[Tag]) -> Entry:
     provenance = manifest.provenance
-    groups: list[dict[str, Any]] = provenance.get("thresholds") or []
-    certified = [g["target"] for g in groups if g.get("certified") and g.get("target") is not None]
+    groups = provenance.thresholds
+    certified = [group.target for group in groups if group.certified and group.target is not None]
     return Entry(
         name,
         version,
         COMPLETE,
         size,
         id=manifest.id,
-        parent=(provenance.get("parent") or {}).get("version", ""),
-        pool=provenance.get("inputs", {}).get("pool", ""),
-        teacher=provenance.get("teacher", {}).get("spec", ""),
+        parent=provenance.parent.version if provenance.parent else "",
+        pool=provenance.inputs.pool,
+        teacher=provenance.teacher.spec,
         samples=manifest.samples,
         kept=manifest.kept,
         tombstones=len(manifest.tombstones),

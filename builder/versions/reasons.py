@@ -9,9 +9,10 @@ import numpy as np
 
 from builder.kinds import kind_of
 from builder.report.quality import groups, keep_section, limits
-from builder.rules.objects import BY_PEOPLE, Group
+from builder.rules.objects import BY_PEOPLE
 from builder.rules.overrides import Override, overlaps, who
 from builder.store.manifest import Manifest
+from builder.store.provenance import Group
 from builder.words import percent
 from teachers.boxes import iou_matrix
 
@@ -32,11 +33,11 @@ class Reasons:
         self._classes = manifest.classes
         self._keep = keep_section(manifest)
         self._kind = kind_of(manifest.kind)
-        self._theirs = ((manifest.provenance.get("teacher") or {}).get("description") or {}).get("classes", [])
+        self._theirs = manifest.provenance.teacher.classes
         self._group = {name: group for group in groups(manifest) for name in group.classes}
         self._threshold, self._ignore = limits(manifest)
-        parent = manifest.provenance.get("parent") or {}
-        self._source = f", taken over from {parent['version']}" if parent.get("thresholds") == "taken over" else ""
+        parent = manifest.provenance.parent
+        self._source = f", taken over from {parent.version}" if parent and parent.taken_over else ""
 
     def threshold(self, row: Row) -> float | None:
         """From which its class is kept; None if nothing of it is."""

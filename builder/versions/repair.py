@@ -43,7 +43,7 @@ def repair(folder: Path, store: Store, numbers: Sequence[int], workers: int | No
         discard(scratch)
         labels_bad = not is_intact(folder, manifest, LABELS_FILE)
         there = replace(recalled.writing, folder=scratch)
-        jobs = [ShardJob(n, range(*chunks), there) for n, chunks in enumerate(manifest.provenance.get("plan", []))]
+        jobs = [ShardJob(n, range(*chunks), there) for n, chunks in enumerate(manifest.provenance.plan)]
         overrides_bad = not is_intact(folder, manifest, OVERRIDES)
         wanted = jobs if labels_bad or overrides_bad else [job for job in jobs if job.number in numbers]
         with track("repair", sum(len(job.chunks) for job in wanted)) as advance:
@@ -80,7 +80,7 @@ def _repair_report(folder: Path, scratch: Path, manifest: Manifest, scores: Pool
     for name in ("data", LABELS_FILE):
         (scratch / name).symlink_to(folder.resolve() / name)
     write_report(scratch, manifest.model_copy(update={"files": {}}), scores, None)
-    has_labels = manifest.provenance["inputs"]["truth"] is not None
+    has_labels = manifest.provenance.inputs.truth is not None
     if has_labels and sha256_file(scratch / REPORT) != manifest.files[REPORT]:
         discard(scratch)
         raise BuildError(

@@ -61,10 +61,10 @@ def precision(version: Path, recipe: Recipe, store: Store) -> dict[str, Any] | N
     manifest = read_manifest(version)
     labels = load_labels(recipe.truth, store, written=recipe.truth.source, workers=None, track=silent)
     labels = with_outlines(labels, recipe.truth, manifest.kind)
-    split = halves(labels, store.predictions / manifest.provenance["inputs"]["predictions"], recipe.keep)
-    if manifest.provenance["calibration"]:
-        split = split.calibrated(Calibrator.model_validate(manifest.provenance["calibration"]))
-    return measure(split.tune, with_ignore(recipe.keep, groups(manifest), manifest.classes), IOUS[0])
+    split = halves(labels, store.predictions / manifest.provenance.inputs.predictions, recipe.keep)
+    if manifest.provenance.calibration:
+        split = split.calibrated(Calibrator.model_validate(manifest.provenance.calibration))
+    return measure(split.tune, with_ignore(recipe.keep, groups(manifest), manifest.classes), IOUS[0]).stored()
 
 
 def _names(sides: Sequence[Manifest]) -> list[str]:
@@ -119,10 +119,10 @@ def _rows(table: pa.Table) -> Rows:
 def _of_maps(sides: Sequence[Manifest], store: Store) -> tuple[int, int]:
     """Pixels of which both say the same class, and those of which both say one, over the chunks of the pool that both
     teachers have labelled."""
-    predictions = [store.predictions / manifest.provenance["inputs"]["predictions"] for manifest in sides]
+    predictions = [store.predictions / manifest.provenance.inputs.predictions for manifest in sides]
     tables = [_table(*side, _names(sides)) for side in zip(predictions, sides, strict=True)]
     counts = np.zeros(2, np.int64)
-    for chunk in read_pool(store, sides[1].provenance["inputs"]["pool"]).chunks():
+    for chunk in read_pool(store, sides[1].provenance.inputs.pool).chunks():
         folders = [folder / chunk.digest for folder in predictions]
         if not all(folder.is_dir() for folder in folders):
             continue
@@ -140,7 +140,7 @@ def _of_maps(sides: Sequence[Manifest], store: Store) -> tuple[int, int]:
 def _table(predictions: Path, manifest: Manifest, names: Sequence[str]) -> np.ndarray:
     """int64 (256,): where each label of a teacher's maps stands in `names`, by the version's class map; -1: nowhere."""
     description = read_meta(predictions)["description"]
-    keep = Keep.model_validate(manifest.provenance["inputs"]["keep"])
+    keep = Keep.model_validate(manifest.provenance.inputs.keep)
     mapped = class_map(keep, description)
     label = mapped.label if mapped else np.arange(len(description["classes"]))
     table = np.full(VOID + 1, -1, np.int64)

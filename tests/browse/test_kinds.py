@@ -192,9 +192,9 @@ def test_masks_lie_where_the_label_has_them(world: World) -> None:
 
 def test_masks_are_judged_by_masks_as_the_manifest_says(world: World) -> None:
     dataset = world.load("instance@v1")
-    measured = world.version("instance@v1").manifest.provenance["truth"]["measured"]
+    measured = world.version("instance@v1").manifest.provenance.truth.measured
     verdicts = dataset.match_tags("truth").count_values("pseudo.detections.eval")
-    assert (verdicts["tp"], verdicts["tp"] + verdicts["fp"]) == (measured["correct"], measured["kept"])
+    assert (verdicts["tp"], verdicts["tp"] + verdicts["fp"]) == (measured.correct, measured.kept)
 
 
 def test_disagreement_of_an_ensemble_is_a_view(world: World) -> None:
@@ -233,7 +233,7 @@ def test_maps_are_those_of_shards_and_teacher(world: World) -> None:
 
 def test_pixels_are_judged_as_the_manifest_says(world: World) -> None:
     dataset = world.load("semantic@v1")
-    measured = world.version("semantic@v1").manifest.provenance["truth"]["measured"]
+    measured = world.version("semantic@v1").manifest.provenance.truth.measured
     labelled = dataset.match_tags("truth")
     correct = kept = 0
     for sample in labelled:
@@ -241,7 +241,7 @@ def test_pixels_are_judged_as_the_manifest_says(world: World) -> None:
         both = (ours > 0) & (theirs > 0)
         correct, kept = correct + int((ours == theirs)[both].sum()), kept + int(both.sum())
         assert sample.eval_accuracy == pytest.approx((ours == theirs)[both].mean())
-    assert (correct, kept) == (measured["correct"], measured["kept"])
+    assert (correct, kept) == (measured.correct, measured.kept)
     worst = dataset.load_saved_view("wrong pixels").values("eval_accuracy")
     assert worst == sorted(worst) and worst
 
@@ -283,12 +283,12 @@ def test_classes_and_what_else_was_likely(world: World) -> None:
 
 def test_classes_are_judged_as_the_manifest_says(world: World) -> None:
     dataset = world.load("classification@v1")
-    measured = world.version("classification@v1").manifest.provenance["truth"]["measured"]
+    measured = world.version("classification@v1").manifest.provenance.truth.measured
     labelled = dataset.match_tags("truth")
     verdicts = labelled.count_values("eval")
-    assert (verdicts[True], verdicts[True] + verdicts[False]) == (measured["correct"], measured["kept"])
+    assert (verdicts[True], verdicts[True] + verdicts[False]) == (measured.correct, measured.kept)
     assert len(dataset.load_saved_view("wrong classes")) == verdicts[False] > 0
-    assert len(dataset.load_saved_view("misses")) == len(labelled) - measured["kept"]
+    assert len(dataset.load_saved_view("misses")) == len(labelled) - measured.kept
 
 
 @pytest.mark.parametrize("kind", TRUTHS)

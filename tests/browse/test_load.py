@@ -229,9 +229,9 @@ def test_only_the_tune_half_of_the_truth_is_shown_and_evaluated(world: World, da
     assert set(labelled.values("name")) == {image.name for image in tune.images}
     assert not set(dataset.values("name")) & {image.name for image in certify.images}
     assert labelled.count("ground_truth.detections") == sum(len(image.labels) for image in tune.images)
-    measured = world.v1.manifest.provenance["truth"]["measured"]
+    measured = world.v1.manifest.provenance.truth.measured
     verdicts = labelled.count_values("pseudo.detections.eval")
-    assert (verdicts["tp"], verdicts["tp"] + verdicts["fp"]) == (measured["correct"], measured["kept"])
+    assert (verdicts["tp"], verdicts["tp"] + verdicts["fp"]) == (measured.correct, measured.kept)
     wrong, missed = (dataset.load_saved_view(name) for name in ("false positives", "misses"))
     assert wrong.count("pseudo.detections") == verdicts["fp"]
     assert missed.count("ground_truth.detections") == labelled.count_values("ground_truth.detections.eval")["fn"] > 0

@@ -241,7 +241,7 @@ def test_a_row_with_a_weight_is_that_many_rows(tmp_path: Path, seed: int) -> Non
         assert all(np.array_equal(getattr(one, name), getattr(other, name)) for name in vars(one))
     assert occurring(found, 0.5) == occurring(single, 0.5)
     limits = Thresholds(np.full(4, 0.5, np.float32), np.full(4, 0.5, np.float32))
-    assert measure(found, limits, 0.5) == pytest.approx(measure(single, limits, 0.5))
+    assert measure(found, limits, 0.5).stored() == pytest.approx(measure(single, limits, 0.5).stored())
     ours, theirs = sweep(found, pool_of(found)), sweep(single, pool_of(single))
     known = {point.threshold for point in ours} & {point.threshold for point in theirs}  # density: of images alone
     ours, theirs = (
@@ -393,10 +393,10 @@ def test_maps_of_another_size_are_as_dense(tmp_path: Path) -> None:
         result = CliRunner().invoke(main, ["build", *words])
         assert result.exit_code == 0, result.output
         manifest = read_manifest(Path(json.loads(result.stdout)["path"]))
-        gates = {gate["name"]: gate["status"] for gate in manifest.provenance["gates"]}
+        gates = {gate.name: gate.status for gate in manifest.provenance.gates}
         assert gates["density"] == gates["shift"] == "ok"
         swept = json.loads(CliRunner().invoke(main, ["sweep", *words, "--per-class"]).stdout)["points"]["cat"]
-        found.append(([group["threshold"] for group in manifest.provenance["thresholds"]], swept[0]["per_image"]))
+        found.append(([group.threshold for group in manifest.provenance.thresholds], swept[0]["per_image"]))
         assert swept[0]["objects_per_image"] == pytest.approx(3600 * scale**2 * 20 / 57)
     assert found[0][0] == pytest.approx(found[1][0], abs=0.02, nan_ok=True) and found[0][0][:2] != [None, None]
     assert found[1][1] == pytest.approx(9 * found[0][1], rel=0.1)

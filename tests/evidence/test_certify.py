@@ -18,8 +18,8 @@ from builder.evidence.bounds import Bound, bets, effective_size, korn_graubard, 
 from builder.evidence.certify import STEP, sequence, solve, support
 from builder.evidence.matching import Matches
 from builder.rules.keep import Precision
-from builder.rules.objects import Group
 from builder.rules.scores import BINS, PoolScores, cell
+from builder.store.provenance import Group
 
 TARGET, DELTA = 0.8, 0.1
 

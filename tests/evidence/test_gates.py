@@ -36,7 +36,7 @@ def built(world: Path, *more: object) -> tuple[Manifest, Path]:
 
 
 def gates(manifest: Manifest) -> dict[str, str]:
-    return {gate["name"]: gate["status"] for gate in manifest.provenance["gates"]}
+    return {gate.name: gate.status for gate in manifest.provenance.gates}
 
 
 def leak_images(world: Path) -> list[str]:
@@ -115,10 +115,10 @@ def test_min_precision_wants_certificates(world: Path) -> None:
 def test_min_precision_says_where_later_rules_changed_what_was_certified(world: Path, rule: str, status: str) -> None:
     keep = f"keep={{precision: 0.75, {rule}}}"
     manifest, _ = built(world, keep, "gates.min_precision=0.7", "gates.coverage=off")
-    (found,) = [gate for gate in manifest.provenance["gates"] if gate["name"] == "min_precision"]
-    assert found["status"] == status
+    (found,) = [gate for gate in manifest.provenance.gates if gate.name == "min_precision"]
+    assert found.status == status
     refused = sum(manifest.objects[reason] for reason in ("where_false", "where_null", "size", "uncertain"))
-    assert (refused > 0) == (f"refused {refused} boxes" in found["message"]) == (status == "warn")
+    assert (refused > 0) == (f"refused {refused} boxes" in found.message) == (status == "warn")
 
 
 def test_shift_warns_where_the_teacher_behaves_otherwise_on_the_labels(tmp_path: Path) -> None:

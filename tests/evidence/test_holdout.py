@@ -102,7 +102,7 @@ def built(world: Path, *more: str) -> Manifest:
 
 
 def uses(manifest: Manifest) -> int:
-    return int(manifest.provenance["truth"]["uses"])
+    return int(manifest.provenance.truth.uses)
 
 
 @pytest.mark.parametrize(

@@ -145,14 +145,14 @@ def built(world: Path, *more: object, store: Path | None = None) -> Manifest:
 
 def test_a_certified_version_says_its_evidence_and_counts_the_use(world: Path, tmp_path: Path) -> None:
     manifest = built(world, store=tmp_path)
-    groups, truth = manifest.provenance["thresholds"], manifest.provenance["truth"]
-    assert [(g["certified"], g["target"], g["units"]) for g in groups] == [(True, 0.8, truth["certify"])] * 2
-    assert all(g["p_value"] <= 0.1 and g["lower"] >= 0.8 and g["correct"] <= g["kept"] for g in groups)
-    assert truth["uses"] == 1 and truth["tune"] + truth["certify"] == 300
+    groups, truth = manifest.provenance.thresholds, manifest.provenance.truth
+    assert [(g.certified, g.target, g.units) for g in groups] == [(True, 0.8, truth.certify)] * 2
+    assert all(g.p_value <= 0.1 and g.lower >= 0.8 and g.correct <= g.kept for g in groups)
+    assert truth.uses == 1 and truth.tune + truth.certify == 300
     assert built(world, store=tmp_path).id == manifest.id
     again = built(world, "--set", "keep.precision.target=0.85", store=tmp_path)
-    assert again.provenance["truth"]["uses"] == 2
-    assert built(world, store=tmp_path).provenance["truth"]["uses"] == 1  # the version that is there
+    assert again.provenance.truth.uses == 2
+    assert built(world, store=tmp_path).provenance.truth.uses == 1  # the version that is there
 
 
 def test_the_same_recipe_in_another_store_gives_the_same_bytes(world: Path, tmp_path: Path) -> None:
@@ -164,11 +164,8 @@ def test_the_same_recipe_in_another_store_gives_the_same_bytes(world: Path, tmp_
     "rule", ["{density: {}}", "{mixture: {}}", "{balance: {images: 5}}", "{top_box: 0.9}", "{score: 0.6}"]
 )
 def test_other_rules_are_measured_on_the_half_that_certifies_nothing(world: Path, rule: str) -> None:
-    truth = built(world, "--set", f"keep={rule}").provenance["truth"]
-    assert (
-        truth["uses"] == 0
-        and 0 <= truth["measured"]["low"] <= truth["measured"]["precision"] <= truth["measured"]["high"] <= 1
-    )
+    truth = built(world, "--set", f"keep={rule}").provenance.truth
+    assert truth.uses == 0 and 0 <= truth.measured.low <= truth.measured.precision <= truth.measured.high <= 1
 
 
 @pytest.mark.parametrize("kind", ["temperature", "isotonic"])
@@ -194,7 +191,7 @@ def test_what_cannot_be_certified_is_never_passed_over(world: Path, tmp_path: Pa
         manifest = built(world, "--set", "keep.precision.target=0.995", "--set", f"keep.precision.on_low_support={choice}",
                          "--set", "gates.coverage=off", store=tmp_path)  # fmt: skip
         assert bool(manifest.kept) == kept
-        assert all(not g["certified"] and g["reason"] for g in manifest.provenance["thresholds"])
+        assert all(not g.certified and g.reason for g in manifest.provenance.thresholds)
 
 
 def test_precision_without_labels_is_refused_before_any_work(world: Path, tmp_path: Path) -> None:
@@ -204,5 +201,5 @@ def test_precision_without_labels_is_refused_before_any_work(world: Path, tmp_pa
 
 def test_exact_bets_certify_too(world: Path) -> None:
     manifest = built(world, "--set", "keep={precision: {target: 0.6, bound: exact, over: version}}")
-    (group,) = manifest.provenance["thresholds"]
-    assert group["certified"] and group["bound"] == "exact" and group["threshold"] < 1
+    (group,) = manifest.provenance.thresholds
+    assert group.certified and group.bound == "exact" and group.threshold < 1

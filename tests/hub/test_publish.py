@@ -40,6 +40,7 @@ from tests.helpers.hub_server import (
     use_hub,
 )
 from tests.helpers.pools import write_images, write_recipe, write_results
+from tests.helpers.records import changed
 
 GROUP = click.Group(commands=[*COMMANDS, build])
 REPO = "org/pets"
@@ -431,7 +432,7 @@ def test_gates_and_hashes_come_first(store: Path, hub: Path) -> None:
     version = store / "datasets/pets/v1"
     gate = {"name": "leak", "status": "fail", "message": "9 images leak"}
     provenance = read_manifest(version).provenance
-    reseal(version, provenance=provenance | {"gates": [gate]})
+    reseal(version, provenance=changed(provenance, gates=[gate]))
     assert "gate leak failed: 9 images leak" in run("publish", "pets@v1", REPO, store=store, code=1).output
     reseal(version, provenance=provenance)
     shard = version / "data/train-000003.tar"

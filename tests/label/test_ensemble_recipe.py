@@ -137,10 +137,10 @@ def test_what_teachers_do_not_agree_on_is_refused(tmp_path: Path, own: str, refu
     found = Counter((("cat", "dog")[row["label"]], row["outcome"], row["reason"]) for row in rows)
     aside = "ignored" if refused == "ignore" else "dropped"
     assert found == {("cat", "kept", "kept"): 5, ("dog", aside, "where_false"): 10}
-    teacher = read_manifest(version).provenance["teacher"]
-    assert teacher["spec"] == f"ensemble of python:{own}:first, python:{own}:second"
-    assert teacher["license"] == "MIT, BSD-2"
-    assert [one["classes"] for one in teacher["description"]["members"]] == [["cat", "dog"], [None, "cat", "dog"]]
+    teacher = read_manifest(version).provenance.teacher
+    assert teacher.spec == f"ensemble of python:{own}:first, python:{own}:second"
+    assert teacher.license == "MIT, BSD-2"
+    assert [one["classes"] for one in teacher.description["members"]] == [["cat", "dog"], [None, "cat", "dog"]]
     again = built(recipe, "--set", "keep.where=null", "--only", "cut")
     assert again["images_labelled"] == 0
     reasons = pq.read_table(Path(again["path"]) / "labels.parquet")["reason"].to_pylist()

@@ -17,6 +17,7 @@ from builder.report.card_chart import CHART, MOST, classes_chart
 from builder.report.card_terms import LICENCES, licence_terms, size_category
 from builder.store.manifest import Manifest, read_manifest
 from tests.helpers.pools import tree, write_images, write_recipe, write_results
+from tests.helpers.records import changed
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_any_number_of_classes_of_any_name(store: Path) -> None:
     manifest = read_manifest(store / "datasets/pets/v1")
     names = ['<b>&"', "x" * 99, "bell\a", "\ufffe", *(f"c{n}" for n in range(38))]
     counts = {name: {"predicted": 0, "kept": 0, "ignored": 0} for name in names}
-    bare = manifest.model_copy(update={"provenance": manifest.provenance | {"thresholds": []}})
+    bare = manifest.model_copy(update={"provenance": changed(manifest.provenance, thresholds=[])})
     many: Manifest = bare.model_copy(update={"classes": names, "per_class": counts})
     drawn = ElementTree.fromstring(classes_chart(many))
     assert len(list(drawn.iter("{http://www.w3.org/2000/svg}text"))) == 3 + 2 * MOST

@@ -24,9 +24,11 @@ from builder.report.pictures import contact_sheet, draw_image
 from builder.report.quality import expected_quality, limits
 from builder.rules.scores import BINS, PoolScores, cell
 from builder.store.manifest import Manifest, read_manifest
+from builder.store.provenance import Group
 from builder.store.shards import read_bytes, read_samples
 from builder.words import percent
 from tests.helpers.pools import CLASSES, write_images, write_recipe, write_results, write_world
+from tests.helpers.records import changed
 
 
 class Page(HTMLParser):
@@ -113,14 +115,14 @@ def test_the_page_of_a_certified_version(certified: Path) -> None:
     manifest, page = read_manifest(certified), read_page(certified)
     for paragraph in expected_quality(manifest):
         assert paragraph.split(": ", 1)[-1] in page.said
-    assert any(group["certified"] for group in manifest.provenance["thresholds"])
+    assert any(group.certified for group in manifest.provenance.thresholds)
     assert "Precision, recall and reliability" in page.said and "in labels" in page.said
-    for gate in manifest.provenance["gates"]:
-        assert gate["message"] in page.said
+    for gate in manifest.provenance.gates:
+        assert gate.message in page.said
     assert manifest.id in page.said and f"{manifest.kept:,}" in page.said
-    group = next(g for g in manifest.provenance["thresholds"] if g["certified"])
+    group = next(g for g in manifest.provenance.thresholds if g.certified)
     for field in ("units", "kept", "correct"):
-        assert str(group[field]) in page.said
+        assert str(getattr(group, field)) in page.said
 
 
 def test_a_page_loads_nothing_and_every_picture_has_words(plain: Path, certified: Path) -> None:
@@ -167,7 +169,7 @@ def test_names_are_text_not_markup(plain: Path) -> None:
     name = "<script>alert(1)</script>"
     classes = [name, *manifest.classes[1:]]
     counts = dict(zip(classes, (manifest.per_class[c] for c in manifest.classes), strict=True))
-    provenance = manifest.provenance | {"thresholds": [{"classes": classes, "rule": "score", "threshold": 0.5}]}
+    provenance = changed(manifest.provenance, thresholds=[Group(classes=classes, rule="score", threshold=0.5)])
     renamed = manifest.model_copy(update={"classes": classes, "per_class": counts, "provenance": provenance})
     write_report(plain, renamed, scores_of(plain, renamed), None)
     page = read_page(plain)
@@ -178,7 +180,7 @@ def test_many_classes_and_nothing_kept_still_make_a_page(plain: Path) -> None:
     manifest = read_manifest(plain)
     classes = [*manifest.classes, *(f"class {n}" for n in range(40))]
     none = {"predicted": 0, "kept": 0, "ignored": 0}
-    provenance = manifest.provenance | {"thresholds": [{"classes": classes, "rule": "mixture", "threshold": None}]}
+    provenance = changed(manifest.provenance, thresholds=[Group(classes=classes, rule="mixture", threshold=None)])
     wide = manifest.model_copy(
         update={"classes": classes, "per_class": dict.fromkeys(classes, none), "provenance": provenance}
     )

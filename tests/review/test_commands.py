@@ -201,7 +201,7 @@ def test_every_kind_of_change_becomes_a_label_of_the_new_version(store: Store, t
     value = run_json(store, "pull", "pets@v1", "--from", path, "--author", "ann")  # and now build
     assert value["overrides"]["same"] == 5 and value["new_version"] == "pets@v2"
     manifest = version(store, "pets@v2")[1]
-    assert value["id"] == manifest.id != version(store)[1].id and manifest.provenance["parent"]["version"] == "pets@v1"
+    assert value["id"] == manifest.id != version(store)[1].id and manifest.provenance.parent.version == "pets@v1"
     old, new = labels(store, "pets@v1"), labels(store, "pets@v2")
     gone, one = chosen["reject"], chosen["relabel"]
     human = {key: [o for o in objects if o[2] == "human"] for key, objects in new.items()}

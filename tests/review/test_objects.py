@@ -236,8 +236,8 @@ def test_a_build_takes_what_people_said(world: Path) -> None:
         "waiting": 1,
         "elsewhere": 1,
     } | dict.fromkeys(("accept", "reject", "relabel", "move", "add"), 1)
-    said = manifest.provenance["overrides"]
-    assert {name: said[name] for name in numbers} == numbers and len(said["digest"]) == 64
+    said = manifest.provenance.overrides
+    assert {name: said.stored()[name] for name in numbers} == numbers and len(said.digest) == 64
     assert manifest.objects["predicted"] == 36 and manifest.objects["added"] == 1
     assert sum(n for reason, n in manifest.objects.items() if reason != "predicted") == 37
     assert manifest.per_class["bird"] == {"predicted": 0, "kept": 2, "ignored": 0}
@@ -249,7 +249,7 @@ def test_a_build_takes_what_people_said(world: Path) -> None:
 
 def test_a_store_that_nobody_reviewed_says_so(world: Path) -> None:
     manifest = read_manifest(version(world, 1))
-    assert manifest.provenance["overrides"] is None and "overrides.json" not in manifest.files
+    assert manifest.provenance.overrides is None and "overrides.json" not in manifest.files
     assert {row["source"] for row in pq.read_table(version(world, 1) / "labels.parquet").to_pylist()} == {"teacher"}
     review(world)
     assert build(world, "--set", "review=false") == version(world, 1)
@@ -263,8 +263,8 @@ def test_the_next_version_takes_thresholds_and_untouched_shards_over(world: Path
     assert path == version(world, 2) and objects(path, "image_00001.jpg") == IMAGE1
     shared = [os.path.samefile(first / "data" / s.name, path / "data" / s.name) for s in made.manifest.shards]
     assert shared == [False, True, False]
-    assert made.manifest.provenance["parent"]["version"] == "pets@v1"
-    assert made.manifest.provenance["thresholds"] == read_manifest(first).provenance["thresholds"]
+    assert made.manifest.provenance.parent.version == "pets@v1"
+    assert made.manifest.provenance.thresholds == read_manifest(first).provenance.thresholds
     assert run("verify", "pets@v2", store=world / "store").exit_code == 0
     sha = labels(path)["image_00000.jpg"]["sha256"]
     add_overrides(store, "pets", [Override(sha, DOG, "relabel", "bird", None, "bob", "dog")])
@@ -295,11 +295,11 @@ def test_verdicts_outlive_a_teacher(world: Path) -> None:
     assert [(label, source) for label, source, _, _ in objects(path, "image_00001.jpg")] == [
         (label, source) for label, source, _, _ in IMAGE1
     ]
-    assert read_manifest(path).provenance["overrides"]["orphans"] == 1
+    assert read_manifest(path).provenance.overrides.orphans == 1
     (world / "nothing.json").write_text("[]")
     path = build(world, "--set", "teacher.spec=replay:nothing.json")
-    said = read_manifest(path).provenance["overrides"]
-    assert (said["applied"], said["orphans"], said["waiting"]) == (1, 4, 2)
+    said = read_manifest(path).provenance.overrides
+    assert (said.applied, said.orphans, said.waiting) == (1, 4, 2)
     assert objects(path, "image_00000.jpg") == [("bird", "human", False, list(NEW))]
     told = json.loads((path / "overrides.json").read_text())["overrides"]
     assert Counter(row["state"] for row in told) == {"applied": 1, "orphaned": 4, "waiting": 2, "elsewhere": 1}
@@ -380,8 +380,8 @@ def test_what_people_said_of_a_removed_image_is_not_counted(world: Path) -> None
     manifest = read_manifest(path)
     assert len(manifest.tombstones) == 1 and not problems(path)
     assert os.path.samefile(version(world, 2) / "data" / "train-000000.tar", path / "data" / "train-000000.tar")
-    said = manifest.provenance["overrides"]
-    assert (said["applied"], said["elsewhere"], manifest.objects["added"]) == (2, 4, 0)
+    said = manifest.provenance.overrides
+    assert (said.applied, said.elsewhere, manifest.objects["added"]) == (2, 4, 0)
 
 
 @pytest.mark.parametrize("lost", ["pools", "predictions", "folder"])
@@ -408,8 +408,8 @@ def test_certified_thresholds_and_calibration_are_taken_over(tmp_path: Path) -> 
     add_overrides(store, "pets", [Override(kept.sha256, kept.box, "accept", kept.label, None, "ann")])
     made = new_version(store, version(tmp_path, 1), 1, report=False).manifest
     for name in ("thresholds", "calibration", "truth"):
-        assert made.provenance[name] == first.provenance[name]
-    assert made.provenance["overrides"]["applied"] == 1 and made.kept == first.kept + 1
+        assert getattr(made.provenance, name) == getattr(first.provenance, name)
+    assert made.provenance.overrides.applied == 1 and made.kept == first.kept + 1
     again = next(one for image in shown_objects(version(tmp_path, 2)) for one in image if one.id == kept.id)
     assert (again.outcome, again.score) == ("kept", kept.score)
     assert not problems(version(tmp_path, 2))

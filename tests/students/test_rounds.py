@@ -99,7 +99,7 @@ def versions(folder: Path, kind: str, make: Callable[..., Prediction]) -> tuple[
     for changed in (False, True):
         done = label_pool(pool, ModelLabeller(Changing(kind, make, changed=changed), 1), store, spec="says")
         basis = Basis(pool, store.predictions / done.predictions, recipe, "says")
-        found.append(cut_version(basis, store, name="pets", provenance={}, workers=1, report=False).folder)
+        found.append(cut_version(basis, store, name="pets", workers=1, report=False).folder)
     return found, store
 
 
@@ -207,7 +207,7 @@ def test_the_student_of_a_round_is_the_teacher_of_the_next(finished: tuple[Path,
         meta = json.loads((student / "meta.json").read_text())
         assert (one["number"], one["version"], one["id"]) == (number, f"scenes@v{number}", manifest.id)
         assert (
-            manifest.provenance["teacher"]["description"]["weights_sha256"]
+            manifest.provenance.teacher.description["weights_sha256"]
             == json.loads((teacher / "meta.json").read_text())["weights"]["sha256"]
         )
         assert meta["recipe"]["pseudo"] == [{"name": "scenes", "version": f"v{number}", "id": manifest.id}]
@@ -222,9 +222,9 @@ def test_the_student_of_a_round_is_the_teacher_of_the_next(finished: tuple[Path,
     first, second = told["rounds"]
     assert first["agreement"] is None and second["agreement"] == (guesses[0] == guesses[1]).mean()
     lineage = read_manifest(store.version("scenes@v2")).provenance
-    assert (lineage["parent"]["version"], lineage["parent"]["id"]) == ("scenes@v1", first["id"])
-    assert lineage["teacher"]["spec"] == second["teacher"] == "checkpoint:../runs/rounds/round-1"
-    assert str(world) not in (out / "rounds.json").read_text() + json.dumps(lineage["recipe"])
+    assert (lineage.parent.version, lineage.parent.id) == ("scenes@v1", first["id"])
+    assert lineage.teacher.spec == second["teacher"] == "checkpoint:../runs/rounds/round-1"
+    assert str(world) not in (out / "rounds.json").read_text() + json.dumps(lineage.recipe)
     before = {path: path.stat().st_mtime_ns for path in world.rglob("*") if path.suffix in (".pt", ".tar", ".parquet")}
     page = CliRunner().invoke(main, command(world), catch_exceptions=False).stdout
     assert "scenes@v2" in page and f"round {told['best']} did best by accuracy on val" in page

@@ -20,6 +20,7 @@ from builder.cli.build import build
 from builder.cli.versions import COMMANDS
 from builder.store.manifest import Manifest, read_manifest, version_id, write_manifest
 from tests.helpers.pools import tree, write_images, write_recipe, write_results
+from tests.helpers.records import changed
 
 GROUP = click.Group(commands=[*COMMANDS, build])
 
@@ -78,7 +79,7 @@ def rewrite(folder: Path, **changes: Any) -> Manifest:
 
 
 def with_provenance(folder: Path, **changes: Any) -> None:
-    rewrite(folder, provenance=read_manifest(folder).provenance | changes)
+    rewrite(folder, provenance=changed(read_manifest(folder).provenance, **changes))
 
 
 # log and tags
@@ -101,7 +102,7 @@ def test_log_lists_versions_with_their_lineage(store: Path) -> None:
         ["first"],
         "replay:results.json",
     )
-    assert one["pool"] == manifest.provenance["inputs"]["pool"] and one["bytes"] > manifest.shards[0].bytes
+    assert one["pool"] == manifest.provenance.inputs.pool and one["bytes"] > manifest.shards[0].bytes
     assert (two["parent"], two["certified"], two["certified_groups"], two["groups"]) == ("pets@v1", 0.8, 1, 2)
     assert (three["state"], three["id"]) == ("unfinished", "")
     text = run("log", store=store).output
@@ -380,7 +381,7 @@ def leave_rubbish(store: Path) -> dict[str, str]:
 
 def unneeded_pool(store: Path) -> str:
     """The id of the first scan's pool, which nothing refers to."""
-    needed = {read_manifest(store / "datasets" / "pets" / v).provenance["inputs"]["pool"] for v in ("v1", "v2")}
+    needed = {read_manifest(store / "datasets" / "pets" / v).provenance.inputs.pool for v in ("v1", "v2")}
     (rest,) = {p.name for p in (store / "pools").iterdir() if len(p.name) == 64} - needed
     return rest
 
@@ -414,8 +415,8 @@ def test_gc_keeps_predictions_unless_told(made: Path, store: Path) -> None:
 def test_gc_keeps_pools_that_a_source_or_a_truth_refers_to(store: Path) -> None:
     pool = unneeded_pool(store)
     folder = store / "datasets" / "pets" / "v2"
-    inputs = read_manifest(folder).provenance["inputs"]
-    with_provenance(folder, inputs=inputs | {"references": {"truth": pool}})
+    inputs = read_manifest(folder).provenance.inputs
+    with_provenance(folder, inputs=changed(inputs, references={"truth": pool}))
     shutil.rmtree(store / "pools" / "sources")
     assert run_json("gc", "--predictions", store=store)["garbage"] == []
 

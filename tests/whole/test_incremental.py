@@ -45,7 +45,7 @@ def test_new_images_come_in_new_shards_and_the_old_ones_are_the_same_files(grown
     arrive(grown)
     child = build(grown, "--set", "parent=pets@v1")
     before, after = version(grown, 1), version(grown, 2)
-    assert child.provenance["parent"]["version"] == "pets@v1"
+    assert child.provenance.parent.version == "pets@v1"
     assert os.path.samefile(before / "data" / "train-000000.tar", after / "data" / "train-000000.tar")
     assert [shard.chunks for shard in child.shards] == [(0, 1), (1, 2)]
     assert child.samples == 20 and child.tombstones == []
@@ -137,13 +137,11 @@ def test_solved_thresholds_are_taken_over_and_solved_again_on_demand(tmp_path: P
     for path in sorted((tmp_path / "pool").iterdir())[:5]:
         path.unlink()
     child = build(tmp_path, "--set", "parent=pets@v1")
-    assert child.provenance["thresholds"] == first.provenance["thresholds"]
-    assert child.provenance["truth"]["uses"] == 1
+    assert child.provenance.thresholds == first.provenance.thresholds
+    assert child.provenance.truth.uses == 1
     again = build(tmp_path, "--set", "parent=pets@v1", "--set", "resolve=true")
-    assert again.provenance["parent"]["thresholds"] == "solved again"
-    assert [g["support"] for g in again.provenance["thresholds"]] != [
-        g["support"] for g in first.provenance["thresholds"]
-    ]
+    assert again.provenance.parent.thresholds == "solved again"
+    assert [g.support for g in again.provenance.thresholds] != [g.support for g in first.provenance.thresholds]
 
 
 def test_the_student_never_sees_a_tombstone(grown: Path) -> None:

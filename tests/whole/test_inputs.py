@@ -405,7 +405,7 @@ def test_labels_in_three_formats_measure_a_real_teacher_alike(shared_data: Path,
         )
         found = built(recipe)
         assert found["images_labelled"] == (2 if n == 0 else 0)
-        truth = read_manifest(Path(found["path"])).provenance["truth"]
-        measured.append((truth["images"], truth["tune"], truth["certify"], truth["measured"]))
+        truth = read_manifest(Path(found["path"])).provenance.truth
+        measured.append((truth.images, truth.tune, truth.certify, truth.measured))
     assert measured[0] == measured[1] == measured[2]
-    assert measured[0][0] == 20 and measured[0][3]["correct"] > 10
+    assert measured[0][0] == 20 and measured[0][3].correct > 10

@@ -88,8 +88,7 @@ def cut_of(
     sections = {key: more.pop(key) for key in ("images", "shards") if key in more}
     recipe = load_recipe(write_recipe(folder, keep=keep, name=name, **sections))
     basis = Basis(pool, store.predictions / done.predictions, recipe, "says", **more)
-    said = {"tool": "tutelage", "recipe": recipe.model_dump(mode="json")}
-    return cut_version(basis, store, name=name, provenance=said, workers=2, report=report)
+    return cut_version(basis, store, name=name, workers=2, report=report)
 
 
 def opened(data: bytes) -> np.ndarray:
@@ -518,7 +517,7 @@ def test_people_change_classes(tmp_path: Path) -> None:
     assert CLASSES[relabelled["label"]] == other and max(relabelled["probabilities"]) == 1 == sum(
         relabelled["probabilities"]
     )
-    assert second.manifest.provenance["overrides"]["applied"] == 3
+    assert second.manifest.provenance.overrides.applied == 3
     with pytest.raises(BuildError, match="say nothing of a map's pixels"):
         made(tmp_path, "semantic", images=0, overrides=overrides)
 

@@ -89,7 +89,7 @@ def test_any_other_rule_than_the_parents_needs_resolve(pets: Path, key: str, val
     told = refused(pets, *PARENT, "--set", f"keep.{key}={value}")
     assert f"keep.{key} differs from that of parent pets@v1" in told and "resolve: true" in told
     again = build(pets, *PARENT, "--set", f"keep.{key}={value}", "--set", "resolve=true")
-    assert again.provenance["parent"]["thresholds"] == "solved again"
+    assert again.provenance.parent.thresholds == "solved again"
 
 
 def test_other_truth_than_the_parents_needs_resolve(tmp_path: Path) -> None:
@@ -115,11 +115,11 @@ def test_leaks_of_the_truth_behind_the_thresholds_stay_out_for_good(tmp_path: Pa
         states = left_out(tmp_path, number)
         assert {state for state, _ in states.values()} == {"leak"} and len(states) == number - 1
         assert all("of truth of pets@v1" in why for _, why in states.values())
-        (gate,) = [g for g in child.provenance["gates"] if g["name"] == "leak"]
-        assert gate["status"] == "warn" and gate["message"].startswith(f"{number - 1} pool images")
+        (gate,) = [g for g in child.provenance.gates if g.name == "leak"]
+        assert gate.status == "warn" and gate.message.startswith(f"{number - 1} pool images")
         explained = json.loads(run("explain", "pets", path.name, "--json", store=tmp_path / "store").stdout)
         assert explained["state"] == "leak" and "of truth of pets@v1" in explained["why"]
-    references = read_manifest(version(tmp_path, 3)).provenance["inputs"]["references"]
+    references = read_manifest(version(tmp_path, 3)).provenance.inputs.references
     assert list(references) == ["truth of pets@v1"]
     shutil.rmtree(tmp_path / "store" / "pools" / references["truth of pets@v1"])
     told = refused(tmp_path, "--set", "parent=pets@v3", *no_truth)
@@ -373,7 +373,7 @@ def test_a_report_over_human_labels_gets_a_sentence_and_all_else_is_repaired(tmp
 def test_gc_keeps_the_pools_of_parents_that_are_gone(pets: Path) -> None:
     build(pets)
     (pets / "pool" / "image_00004.jpg").unlink()
-    old = build(pets, *PARENT).provenance["parent"]["pool"]
+    old = build(pets, *PARENT).provenance.parent.pool
     shutil.rmtree(version(pets, 1))
     assert run("gc", "--predictions", store=pets / "store").exit_code == 0
     assert (pets / "store" / "pools" / old).is_dir()

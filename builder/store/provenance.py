@@ -1,0 +1,231 @@
+"""How a version came about, as its manifest records it: plain typed records, which explain the bytes and are no part of
+them.
+
+What another room validates stays JSON here: the recipe (builder.recipe.recipe.Recipe), the rules
+(builder.rules.keep.Keep), the calibration (builder.rules.calibrator.Calibrator) and the teacher's description.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field
+
+from builder.sections import Section
+
+Json = dict[str, Any]
+UNKNOWN = "unknown"
+"""A licence, or a teacher, that nobody named."""
+TAKEN_OVER, SOLVED_AGAIN = "taken over", "solved again"
+"""What became of a parent's thresholds."""
+
+
+class Record(Section):
+    """A part of a manifest. A manifest of an older Tutelage may lack keys, which are then as the defaults say, and one
+    of a newer may have more of them: `stored` gives back what was read, without the former and with the latter."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def stored(self, **options: Any) -> Json:
+        """JSON-ready, with the keys that were given. options: of `model_dump`."""
+        return self.model_dump(exclude_unset=True, **options)
+
+    def whole(self) -> Self:
+        """The same with every key given, so that all are stored."""
+        return self.model_validate(self.model_dump())
+
+
+class Group(Record):
+    """Classes that share a threshold, and the evidence for it.
+
+    threshold: kept from here on; None: nothing is kept. units: n, truth images or declared units in `certify`; kept and
+    correct: K and C at the threshold, of maps in pixels; effective: n*; p_value, lower: of the accepted step (1 - delta
+    confidence). support: expected truth support of the group, from the pool's scores, of maps in images; needed: b.
+    reason: why it is not certified.
+    """
+
+    classes: list[str]
+    rule: Literal["score", "precision", "density", "balance", "mixture", "top_box"]
+    threshold: float | None
+    ignore: float | None = None
+    """Where the rule has its own threshold for ignore regions."""
+    certified: bool = False
+    reason: str = ""
+    target: float | None = None
+    delta: float | None = None
+    iou: float | None = None
+    bound: str | None = None
+    units: int | None = None
+    kept: int | None = None
+    correct: int | None = None
+    effective: float | None = None
+    p_value: float | None = None
+    lower: float | None = None
+    support: float | None = None
+    needed: int | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a gate found. status: ok, warn or fail; message: one sentence."""
+
+    name: str
+    status: str
+    message: str
+
+
+class TeacherRecord(Record):
+    """spec: as the recipe names it. license: of its weights, None where nobody said. description: as the teacher gives
+    it (teachers.base.Teacher), with kind, classes and floor. runtime: what it ran on."""
+
+    spec: str = UNKNOWN
+    license: str | None = None
+    description: Json = Field(default_factory=dict)
+    runtime: Json = Field(default_factory=dict)
+
+    @property
+    def classes(self) -> list[str]:
+        """The teacher's own; empty if unknown."""
+        return list(self.description.get("classes", []))
+
+
+class Licences(Record):
+    """Of the source images and of the teacher, None where nobody said."""
+
+    source: str | None = None
+    teacher: str | None = None
+
+
+class Measured(Record):
+    """The precision of what thresholds keep on labels that they were not solved on (builder.evidence.holdout.measure).
+
+    iou: overlap that makes a prediction right. low, high: the interval of this two-sided `level`. precision, recall:
+    None where nothing is kept, or there is nothing to find."""
+
+    iou: float
+    level: float
+    kept: int
+    correct: int
+    precision: float | None = None
+    low: float
+    high: float
+    recall: float | None = None
+
+
+class TruthRecord(Record):
+    """The human labels that served. source: as the recipe names them. images: labelled ones; tune, certify: of them
+    with predictions, in either half; left_out: without. digest: of the certify half; uses: of it so far, this one
+    included, 0 where nothing was solved on it. measured: on the tune half, None if `uses`."""
+
+    source: str = ""
+    images: int
+    tune: int
+    certify: int
+    left_out: int = 0
+    digest: str = ""
+    uses: int = 0
+    measured: Measured | None = None
+
+
+class OverrideSummary(Record):
+    """What became of the overrides in force. digest: of what they say. count: of them, of which were applied, are
+    orphans, wait for an object to reject, or are about images that are elsewhere; then those applied by action."""
+
+    digest: str | None = None
+    count: int = 0
+    applied: int = 0
+    orphans: int = 0
+    waiting: int = 0
+    elsewhere: int = 0
+    accept: int = 0
+    reject: int = 0
+    relabel: int = 0
+    move: int = 0
+    add: int = 0
+
+
+class ParentRecord(Record):
+    """The version that this one goes on from. version: NAME@vN; pool: its id; thresholds: taken over or solved
+    again."""
+
+    version: str
+    id: str = ""
+    pool: str = ""
+    thresholds: str = ""
+
+    @property
+    def taken_over(self) -> bool:
+        """Whether the thresholds, and the evidence for them, are the parent's."""
+        return self.thresholds == TAKEN_OVER
+
+
+class ImageInputs(Record):
+    """The recipe's `images` (builder.recipe.recipe.ImageOptions)."""
+
+    drop_empty: bool = False
+    near_duplicates: int | None = None
+
+
+class ShardInputs(Record):
+    """The recipe's `shards` (builder.recipe.recipe.ShardOptions)."""
+
+    max_mb: int | None = None
+    max_images: int | None = None
+    image_format: str = ""
+
+
+class GateInputs(Record):
+    """The recipe's `gates` (builder.evidence.gates.Gates)."""
+
+    on_leak: str = ""
+    leak_distance: int | None = None
+    teacher_overlap: str = ""
+    density: Json = Field(default_factory=dict)
+    min_precision: float | None = None
+    coverage: str = ""
+    shift: str = ""
+
+
+class Inputs(Record):
+    """All that decides a version: two builds with equal inputs are the same version.
+
+    format: builder.cut.samples.FORMAT. pool: its id; predictions: the teacher's fingerprint. keep: the rules.
+    unlabelled: digest of the images without predictions. truth: digest of the labels; references: ids of the pools that
+    had to stay out, by name; parent: its id; overrides: digest of what people said, None for nothing.
+    """
+
+    format: int = 0
+    pool: str = ""
+    predictions: str = ""
+    keep: Json = Field(default_factory=dict)
+    images: ImageInputs = ImageInputs()
+    shards: ShardInputs = ShardInputs()
+    gates: GateInputs = GateInputs()
+    licenses: list[str | None] = Field(default_factory=list)
+    unlabelled: str = ""
+    truth: str | None = None
+    references: dict[str, str] = Field(default_factory=dict)
+    parent: str | None = None
+    resolve: bool = False
+    overrides: str | None = None
+
+
+class Provenance(Record):
+    """tool: its name and version. recipe: as written. plan: first chunk of each shard, written or not, and the one past
+    its last; empty in versions of older tools. balance: images kept of each class, where `keep.balance` repeats and
+    thins them. truth, calibration, overrides, parent: None where there is none."""
+
+    tool: str = ""
+    recipe: Json = Field(default_factory=dict)
+    inputs: Inputs = Inputs()
+    teacher: TeacherRecord = TeacherRecord()
+    licences: Licences = Licences()
+    thresholds: list[Group] = Field(default_factory=list)
+    calibration: Json | None = None
+    truth: TruthRecord | None = None
+    gates: list[Finding] = Field(default_factory=list)
+    overrides: OverrideSummary | None = None
+    parent: ParentRecord | None = None
+    plan: list[tuple[int, int]] = Field(default_factory=list)
+    balance: tuple[int, ...] | None = None
