@@ -28,7 +28,7 @@ def compare(
     found: dict[str, list[Detections]] = {}
     for name in ("teacher", "supervised", "student"):
         model = load_teacher(f"checkpoint:{runs / name}", TeacherOptions(floor=0.01, batch_size=16))
-        _, found[name] = evaluate(model, test)
+        found[name] = [*evaluate(model, test).detections]
     figures = {f"{name}_ap": evaluate_detections(test, detections)["AP"] for name, detections in found.items()}
     low, high = paired_bootstrap(test, found["supervised"], found["student"], draws=1000, level=0.9)
     pool = read_detection(pool_labels, images)

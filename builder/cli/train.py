@@ -168,38 +168,20 @@ def evaluate(
     Classes of images: accuracy and expected calibration error. It warns of images that a run was trained on.
     """
     with sentences():
-        from builder.errors import BuildError
-        from builder.export.as_truth import read_labels
-        from builder.label.load import load_model
-        from builder.recipe.recipe import load_recipe, parse_teacher
-        from builder.store.files import canonical_json, write_file
         from builder.store.store import Store
-        from students.evaluate.measure import measure, trained_on
+        from students.evaluate.measure import evaluate as evaluate_teacher
 
-        labelled = read_labels(truth, images, Store(store_root), bar, outlines=masks)
-        floor = ("floor=0.01",) if labelled.kind == "detection" else ()  # else all is measured
-        recipe = Path(ref) if ref.endswith((".yaml", ".yml")) and ":" not in ref else None
-        spec = ref if ":" in ref else f"checkpoint:{ref}"
-        if recipe:
-            section = load_recipe(recipe, overrides).rooted(recipe.parent).teacher
-        else:
-            section = parse_teacher(spec, (*floor, *overrides))
-        if results and labelled.kind != "detection":
-            raise BuildError(f"--results are boxes, but {truth} holds {labelled.kind} labels: leave it out")
-        teacher = load_model(section, allow_code)
-        with bar("evaluate", len(labelled.images)) as advance:
-            metrics, found = measure(teacher, labelled, progress=advance)
-        if seen := trained_on(teacher, labelled):
-            total = len(labelled.images)
+        evaluation = evaluate_teacher(
+            ref, truth, images, options=overrides, masks=masks, results=results, allow_code=allow_code,
+            store=Store(store_root), track=bar,
+        )  # fmt: skip
+        seen, total = evaluation.trained_on, len(evaluation.truth.images)
+        if seen:
             click.echo(f"warning: it was trained on {seen} of these {total} images: measure it on others", err=True)
-        if results:
-            from students.evaluate.coco import write_results
-
-            write_file(results, canonical_json(write_results(labelled, found)))
         if as_json:
-            emit(True, {**metrics, **({"trained_on": seen} if seen else {})}, "")
+            emit(True, {**evaluation.metrics, **({"trained_on": seen} if seen else {})}, "")
         else:
-            show_metrics(metrics, {"detection": "AP", "semantic": "IoU", "classification": "accuracy"}[labelled.kind])
+            show_metrics(evaluation.metrics, evaluation.of_class)
 
 
 @click.command("preview-augment")

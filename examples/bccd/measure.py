@@ -14,8 +14,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from builder.label.load import load_model
-from builder.recipe.recipe import load_recipe
 from builder.truth.coco import read_coco
 from builder.truth.records import Truth
 from students.evaluate.coco import precision_recall, read_kept
@@ -25,7 +23,7 @@ from teachers.base import Detections
 
 def measure(recipe: Path, test: Path, pool: Path, images: Path, versions: list[Path]) -> dict[str, object]:
     """Figures in [0, 1], by name."""
-    metrics, _ = evaluate(load_model(load_recipe(recipe).rooted(recipe.parent).teacher), read_coco(test, images))
+    metrics = evaluate(recipe, test, images).metrics
     figures: dict[str, object] = {name: metrics[name] for name in ("AP", "AP50", "AP75", "per_class")}
     hidden = read_coco(pool, images)
     for version in versions:

@@ -29,7 +29,7 @@ from builder.store.files import digest, locked, sha256_file, write_file
 from builder.store.store import Store
 from builder.truth.read import read_truth
 from builder.truth.records import Truth, subset
-from students.evaluate.measure import measure
+from students.evaluate.measure import kind_measure, measure
 from students.rounds.drift import agreement, precision
 from students.rounds.page import Outcome, Round, rounds_page
 from students.train.errors import TrainError
@@ -107,8 +107,8 @@ class _Work:
 
     @property
     def metric(self) -> str:
-        boxes = "mask_AP" if self.recipe.network.arch == "maskrcnn" else "AP"
-        return {"semantic": "mIoU", "classification": "accuracy"}.get(self.val.kind, boxes)
+        metric = kind_measure(self.val.kind).metric
+        return f"mask_{metric}" if self.recipe.network.arch == "maskrcnn" else metric
 
     @cached_property
     def val_images(self) -> frozenset[str]:
@@ -209,7 +209,7 @@ class _Work:
 
     def figure(self, teacher: TeacherSection) -> float:
         """Of a teacher on val, with the options with which it labels."""
-        metrics, _ = measure(load_model(teacher.rooted(self.root), self.allow_code), self.val)
+        metrics = measure(load_model(teacher.rooted(self.root), self.allow_code), self.val).metrics
         return float(metrics[self.metric])
 
 

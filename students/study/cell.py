@@ -8,27 +8,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
 from builder.recipe.recipe import PoolOptions
 from builder.store.files import write_file
 from builder.store.store import Store
-from builder.truth.folders import read_mask
-from builder.truth.records import Truth, read_pixels
-from students.evaluate.coco import align_classes
-from students.evaluate.measure import evaluate
-from students.evaluate.measures import class_metrics, confusion, map_metrics
+from builder.truth.records import Truth
+from students.evaluate.measure import kind_measure
 from students.study.data import POOL, image_root, read_labelled, subset_folder, subset_labels
 from students.study.grid import PRETRAIN, RESULT, STORE, TEACHER, TOLD, Job
-from students.study.outcomes import write_box_outcomes, write_class_outcomes, write_map_outcomes
+from students.study.kinds.choose import study_kind
 from students.study.recipe import CONTINUED, LABELLED_BY_TEACHER, WITH_OTHERS, LabelSet, StudyRecipe
 from students.study.results import CellResult
 from students.study.versions import Made, make
 from students.train.loop import train
 from students.train.recipe import TrainRecipe
 from students.train.run import LOG, STATE
-from teachers.base import VOID, ClassProbabilities, SemanticMap, TeacherOptions
+from teachers.base import TeacherOptions
 from teachers.from_checkpoint import CheckpointTeacher
 from teachers.networks.weights import BACKBONE
 
@@ -36,8 +32,6 @@ PER_IMAGE, RUN = "per_image.parquet", "run"
 CEILING, PLACEBO = "ceiling", "placebo"
 OTHER_SEED = 1_000_000
 """A teacher's seed is the replicate's plus this: with the same, its students would begin as its copies."""
-LOWEST = 0.01
-"""Score of a detection that is measured, as in `tutelage evaluate`."""
 
 
 def run_job(study: StudyRecipe, out: Path, job: Job) -> None:
@@ -161,38 +155,11 @@ def _beside(study: StudyRecipe, out: Path, job: Job) -> list[Made]:
 
 def measure_run(run: Path, truth: Truth, per_image: Path) -> tuple[str, float]:
     """The metric of a run on labelled images, by its name, and what became of each image as a Parquet."""
-    options = TeacherOptions(floor=LOWEST) if truth.kind == "detection" else TeacherOptions()
-    teacher = CheckpointTeacher(run, options)
-    if truth.kind == "detection":
-        metrics, found = evaluate(teacher, truth)
-        write_box_outcomes(per_image, truth, found)
-        return "AP", metrics["AP"]
-    labels, scores, maps = [], [], []
-    known = [image for image in truth.images if image.mask or image.label is not None]
-    places = align_classes(teacher.classes, truth.classes)
-    for first in range(0, len(known), teacher.batch_size):
-        batch = known[first : first + teacher.batch_size]
-        for image, one in zip(batch, teacher.predict([read_pixels(image) for image in batch]), strict=True):
-            if isinstance(one, ClassProbabilities):
-                labels.append(int(places[one.probabilities.argmax()]))
-                scores.append(float(one.probabilities.max()))
-            elif isinstance(one, SemanticMap):
-                wanted = read_mask(image, len(truth.classes))
-                maps.append(confusion(wanted, _placed(one.labels, places), len(truth.classes)))
-    names = [image.name for image in known]
-    if maps:
-        write_map_outcomes(per_image, names, maps)
-        return "mIoU", map_metrics(np.sum(maps, axis=0), truth.classes)["mIoU"]
-    wanted = np.array([image.label for image in known], np.int64)
-    write_class_outcomes(per_image, names, wanted == np.array(labels))
-    return "accuracy", class_metrics(wanted, np.array(labels), np.array(scores), truth.classes)["accuracy"]
-
-
-def _placed(labels: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """A map in the truth's classes; uint8, VOID for what is none of them."""
-    table = np.full(VOID + 1, VOID, np.uint8)
-    table[: len(places)] = np.where(places < 0, VOID, places)
-    return table[labels]
+    kind = kind_measure(truth.kind)
+    options = TeacherOptions() if kind.floor is None else TeacherOptions(floor=kind.floor)
+    metrics, outcomes = kind.measure(CheckpointTeacher(run, options), truth, None, None)
+    study_kind(truth.kind).write_outcomes(per_image, truth, outcomes)
+    return kind.metric, metrics[kind.metric]
 
 
 @cache

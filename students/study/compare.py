@@ -17,7 +17,7 @@ import numpy as np
 
 from builder.errors import BuildError
 from students.study.axes import Cells, Setting, described, partner
-from students.study.outcomes import read_outcomes
+from students.study.kinds.choose import read_outcomes
 from students.study.results import CellResult, in_order
 
 LEVEL = 0.95

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,12 +18,13 @@ from builder.store.files import canonical_json, digest, new_folder
 from builder.store.store import Store
 from builder.truth.folders import IGNORE, read_mask
 from builder.truth.read import read_truth
-from builder.truth.records import LabelledImage, Truth, TruthError
+from builder.truth.records import Kind, LabelledImage, Truth, TruthError
+from students.study.kinds.choose import study_kind
 from students.study.recipe import LabelSet, StudyRecipe
 from teachers.networks.checkpoints import read_meta
 from teachers.networks.weights import pretrained_on
 
-JSON, TABLE, STEMS, POOL = "labels.json", "labels.csv", "stems.txt", "pool.json"
+POOL = "pool.json"
 ALIKE = 4
 """Of 128 bits of two images' hashes, in which they differ at most to be called alike, as in a build."""
 
@@ -151,58 +148,17 @@ def write_subset(whole: Truth, choose: Callable[[], Truth], folder: Path) -> Non
     with new_folder(folder) as new:
         listing = [{"file_name": name} for name in names]
         (new / POOL).write_bytes(canonical_json({"images": listing}))
-        match whole.kind:
-            case "classification":
-                (new / "classes.txt").write_text("\n".join(whole.classes) + "\n")
-                told = [-1 if image.label is None else image.label for image in part.images]
-                rows = [(name, whole.classes[n] if n >= 0 else "") for name, n in zip(names, told, strict=True)]
-                (new / TABLE).write_text(table([("file", "class"), *rows]))
-            case "semantic":
-                (new / "classes.txt").write_text("\n".join(whole.classes) + "\n")
-                (new / STEMS).write_text("".join(f"{name.rpartition('.')[0]}\n" for name in names))
-                for name, image in zip(names, part.images, strict=True):
-                    place = new / "masks" / Path(name).with_suffix(".png")
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(str(image.mask), place)
-            case _:
-                (new / JSON).write_bytes(canonical_json(coco(part, names)))
+        study_kind(whole.kind).write_labels(new, part, names)
 
 
-def subset_labels(folder: Path, kind: str) -> Path:
+def subset_labels(folder: Path, kind: Kind) -> Path:
     """The labels that `write_subset` wrote."""
-    return folder / {"classification": TABLE, "semantic": STEMS}.get(kind, JSON)
+    return folder / study_kind(kind).labels
 
 
 def image_root(truth: Truth) -> Path:
     """The folder that all image files lie below."""
     return Path(os.path.commonpath([image.path.absolute().parent for image in truth.images]))
-
-
-def table(rows: Sequence[Sequence[object]]) -> str:
-    """Rows as a CSV file."""
-    text = StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def coco(truth: Truth, names: Sequence[str]) -> dict[str, Any]:
-    """Boxes, and outlines where they were read, as a COCO JSON of images of these names."""
-    images: list[dict[str, Any]] = []
-    notes: list[dict[str, Any]] = []
-    for image, name in zip(truth.images, names, strict=True):
-        images.append({"id": image.image_id, "file_name": name, "width": image.width, "height": image.height})
-        columns = (image.boxes, image.labels, image.crowd, image.area, image.difficult)
-        for number, ((x1, y1, x2, y2), label, crowd, area, difficult) in enumerate(
-            zip(*(column.tolist() for column in columns), strict=True)
-        ):
-            note = {"id": len(notes) + 1, "image_id": image.image_id, "category_id": truth.category_ids[label]}
-            note |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": area, "iscrowd": int(crowd), "ignore": int(difficult)}
-            if image.masks is not None:
-                size = [image.height, image.width]
-                note["segmentation"] = {"size": size, "counts": image.masks[number].decode()}
-            notes.append(note)
-    categories = [{"id": id, "name": name} for id, name in zip(truth.category_ids, truth.classes, strict=True)]
-    return {"images": images, "annotations": notes, "categories": categories}
 
 
 def pairs(pool: Pool, labels: Labels) -> list[tuple[LabelledImage, str]]:

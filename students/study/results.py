@@ -45,7 +45,7 @@ class CellResult:
     rounds it and the seconds of teachers and labelling are those of all rounds before. The seconds are of one machine,
     not to be compared between machines; a teacher shared by several cells counts in full in each.
     pool: images beside the labelled ones, 0 for none; kept: labels kept on them (objects, images, or a share of the
-    pixels), NaN for none. per_image: Parquet that students.study.outcomes wrote, relative to the folder of the
+    pixels), NaN for none. per_image: Parquet that students.study.kinds wrote, relative to the folder of the
     results; empty for none.
     error: why the cell failed, a sentence; empty if it did not. Failed cells stay rows, and tables say n.
     """

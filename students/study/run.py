@@ -18,6 +18,7 @@ from builder.evidence.holdout import Labels
 from builder.recipe.recipe import PoolOptions
 from builder.store.files import canonical_json, digest, locked, write_file
 from builder.store.store import Store
+from students.evaluate.measure import kind_measure
 from students.study.budget import lasting
 from students.study.data import (
     POOL,
@@ -41,8 +42,6 @@ from students.study.worker import RECIPE
 from students.study.workers import run_jobs
 
 ERROR = "error.json"
-METRICS = {"classification": "accuracy", "semantic": "mIoU", "detection": "AP"}
-"""Of the kinds of labels."""
 Tell = Callable[[str], None]
 """Called with a line for people whenever a job has ended."""
 
@@ -181,7 +180,7 @@ def _result(study: StudyRecipe, out: Path, job: Job, data: Data) -> CellResult |
     error = orjson.loads((folder / ERROR).read_bytes())["error"]
     listed = subset_folder(out, job.labelled, job.cell.fraction, job.cell.seed) / POOL
     count = len(orjson.loads(listed.read_bytes())["images"])
-    metric = METRICS[data.labelled.truth.kind]
+    metric = kind_measure(data.labelled.truth.kind).metric
     cell: dict[str, Any] = asdict(job.cell)
     failure: dict[str, Any] = {"labelled": count, "metric": metric, "value": math.nan, "error": error}
     return CellResult(study=study.name, cell=job.digest, **cell, **failure)

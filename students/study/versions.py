@@ -5,24 +5,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
-import numpy as np
 import orjson
-from PIL import Image
 
 from builder.build import build_pseudo
+from builder.kinds import kind_of
 from builder.label.section import TeacherSection
 from builder.recipe.recipe import PoolOptions, Recipe
 from builder.store.files import canonical_json, digest, locked, new_folder, write_file
 from builder.store.store import Store
-from builder.truth.folders import IGNORE, read_mask
 from builder.truth.records import LabelledImage, Truth
-from students.study.data import coco, table
-
-CROWD = 0.4
-"""Score of a region full of uncounted objects: below the usual threshold of .5, above .3: it is to be ignored."""
+from students.study.kinds.choose import study_kind
 
 
 @dataclass(frozen=True)
@@ -48,8 +42,8 @@ def make(recipe: Recipe, store: Store) -> Made:
         cut = build_pseudo(recipe, store, workers=1, report=False).cut
         assert cut is not None  # nothing but the whole build was asked for
         manifest = cut.manifest
-        share = manifest.objects["predicted"] if manifest.kind == "semantic" else 1
-        made = Made(str(cut.folder), manifest.samples, manifest.kept / max(1, share), time.perf_counter() - before)
+        kept = study_kind(kind_of(manifest.kind).name).kept(manifest)
+        made = Made(str(cut.folder), manifest.samples, kept, time.perf_counter() - before)
         write_file(note, canonical_json(asdict(made)))
         return made
 
@@ -59,44 +53,11 @@ def told(
 ) -> Made:
     """The version of a pool on which people's labels are pseudo-labels of score 1. pairs: labelled images of `classes`
     and their names in the pool."""
-    folder = store.root / "told" / name
+    folder, kind = store.root / "told" / name, study_kind(classes.kind)
     with locked(folder.with_name(f".lock-{name}"), f"the labels of {name}", sweep=[folder.parent], wait=True):
         if not folder.is_dir():
             with new_folder(folder) as new:
-                _write(new, classes, pairs)
-    match classes.kind:
-        case "classification":
-            spec, images = folder / "predictions.csv", None
-        case "semantic":
-            spec, images = folder, None
-        case _:
-            spec, images = folder / "results.json", str(folder / "listing.json")
-    teacher = TeacherSection(spec=f"replay:{spec}", images=images)
+                kind.write_predictions(new, classes, pairs)
+    images = str(folder / kind.listing) if kind.listing else None
+    teacher = TeacherSection(spec=f"replay:{folder / kind.predictions}", images=images)
     return make(Recipe(name=name, pool=pool, teacher=teacher, review=False), store)
-
-
-def _write(folder: Path, truth: Truth, pairs: Sequence[tuple[LabelledImage, str]]) -> None:
-    """The labels as stored predictions (builder.label.replay.formats)."""
-    match truth.kind:
-        case "classification":
-            sure = np.eye(len(truth.classes), dtype=np.int64)
-            none = [0] * len(truth.classes)
-            rows = [(name, *(none if image.label is None else sure[image.label].tolist())) for image, name in pairs]
-            (folder / "predictions.csv").write_text(table([("name", *truth.classes), *rows]))
-        case "semantic":
-            (folder / "classes.txt").write_text("\n".join(truth.classes) + "\n")
-            for image, name in pairs:
-                labels = read_mask(image, len(truth.classes))
-                sure_of = np.where(labels == IGNORE, 0, 255).astype(np.uint8)
-                for part, plane in (("labels", labels), ("confidence", sure_of)):
-                    place = folder / part / Path(name).with_suffix(".png")
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(plane).save(place)
-        case _:
-            content = coco(replace(truth, images=[image for image, _ in pairs]), [name for _, name in pairs])
-            records = content.pop("annotations")
-            for record in records:
-                counts = not (record.pop("iscrowd") or record.pop("ignore"))
-                record["score"] = 1.0 if counts else CROWD
-            (folder / "results.json").write_bytes(canonical_json(records))
-            (folder / "listing.json").write_bytes(canonical_json({**content, "annotations": []}))

@@ -31,7 +31,7 @@ from builder.truth.records import Truth, TruthError
 from students.augment.scene import FIT
 from students.data.loader import JointBatches
 from students.data.streams import WINDOW, LoaderError
-from students.evaluate.measure import evaluate
+from students.evaluate.boxes import evaluate_boxes
 from students.train.loop import train
 from tests.helpers.hub_server import WRITER, Fault, HubServer, requests_log, set_faults, use_hub
 from tests.helpers.pools import write_images, write_recipe, write_results
@@ -311,7 +311,7 @@ def test_a_version_is_a_truth(scenes: Truth, published: Path, hub: Path, tmp_pat
         np.testing.assert_allclose(ours.boxes, theirs.boxes)
         assert ours.crowd.tolist() == [i % 2 == 1 for i in range(len(theirs.boxes))] and ours.name == theirs.name
     finder = RectangleFinder(scenes.classes)
-    assert evaluate(finder, truth)[0]["AP50"] == pytest.approx(1)
+    assert evaluate_boxes(finder, truth)[0]["AP50"] == pytest.approx(1)
     assert len(read_labels(str(published / "v1"), None, store).images) == 18
     assert len(read_labels("hf://org/gone", None, store).images) == 16
     with pytest.raises(Exception, match="no version 'pets@v1'"):

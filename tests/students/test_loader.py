@@ -18,7 +18,7 @@ from builder.truth.records import Truth, TruthError, read_pixels
 from students.augment.scene import FIT, Augment
 from students.data.loader import Batch, JointBatches
 from students.data.streams import LoaderError
-from students.evaluate.measure import evaluate
+from students.evaluate.boxes import evaluate_boxes
 from tests.helpers.rectangles import COLOURS, RectangleFinder, extent, write_rectangles, write_version
 
 VERSION_CLASSES = ["blue", "red", "green"]
@@ -244,23 +244,23 @@ def test_a_damaged_sample_of_a_version_is_named(
 def test_evaluate_runs_a_teacher_over_the_images(labelled: Truth) -> None:
     done: list[int] = []
     teacher = RectangleFinder(("hue", "blue", "green", "red"), batch_size=2)
-    metrics, detections = evaluate(teacher, labelled, progress=done.append)
+    metrics, detections = evaluate_boxes(teacher, labelled, progress=done.append)
     assert metrics["AP"] == pytest.approx(1)
     assert done == [2, 2, 1]
     for image, found in zip(labelled.images, detections, strict=True):
         order = np.argsort(found.labels)
         np.testing.assert_array_equal(found.labels[order], np.sort(image.labels))
         np.testing.assert_array_equal(found.boxes[order], image.boxes[np.argsort(image.labels)])
-    assert evaluate(teacher, labelled, batch_size=5, progress=done.append)[0] == metrics
+    assert evaluate_boxes(teacher, labelled, batch_size=5, progress=done.append)[0] == metrics
     assert done[3:] == [5]
 
 
 def test_evaluate_counts_classes_the_teacher_lacks_as_missed(labelled: Truth) -> None:
-    metrics, _ = evaluate(RectangleFinder(("red",)), labelled)
+    metrics, _ = evaluate_boxes(RectangleFinder(("red",)), labelled)
     assert metrics["per_class"] == pytest.approx({"red": 1, "green": 0, "blue": 0})
     with pytest.raises(TruthError, match="share no class name"):
-        evaluate(RectangleFinder(("hue",)), labelled)
+        evaluate_boxes(RectangleFinder(("hue",)), labelled)
     gone = replace(labelled, images=[*labelled.images, replace(labelled.images[0], path=Path("gone.png"), image_id=1)])
     with pytest.raises(TruthError, match=r"gone\.png"):
-        evaluate(RectangleFinder(("red",)), gone)
-    assert evaluate(RectangleFinder(("red",)), replace(labelled, images=[]))[1] == []
+        evaluate_boxes(RectangleFinder(("red",)), gone)
+    assert evaluate_boxes(RectangleFinder(("red",)), replace(labelled, images=[]))[1] == []

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from builder.cli.main import main
 from builder.truth.read import read_truth
 from builder.truth.records import Truth, TruthError, truth_digest
+from students.evaluate.boxes import evaluate_boxes, evaluate_masks
+from students.evaluate.classes import calibration_error, class_metrics, evaluate_classes
 from students.evaluate.coco import evaluate_detections
-from students.evaluate.measure import evaluate, evaluate_classes, evaluate_maps, evaluate_masks, measure
-from students.evaluate.measures import calibration_error, class_metrics, confusion, map_metrics
+from students.evaluate.maps import confusion, evaluate_maps, map_metrics
+from students.evaluate.measure import evaluate, measure
 from teachers.base import VOID, ClassProbabilities, Detections, SemanticMap, Teacher, TeacherError, TeacherOptions
+from teachers.errors import TutelageError
 from teachers.from_checkpoint import CheckpointTeacher
 from teachers.masks import area, decode, encode
 from teachers.networks.checkpoints import load_checkpoint, save_checkpoint
@@ -136,9 +140,9 @@ def test_a_classifier_is_measured_by_class_names(tmp_path: Path) -> None:
     vectors = [[0.1, 0.9, 0.0], [0.6, 0.2, 0.2], [0.2, 0.1, 0.7]]  # of dog, cat, cow
     teacher = Answers("classification", ("dog", "cat", "cow"), [ClassProbabilities(np.float32(v)) for v in vectors])
     done: list[int] = []
-    metrics = evaluate_classes(teacher, truth, progress=done.append)
+    metrics, right = evaluate_classes(teacher, truth, progress=done.append)
     assert metrics["accuracy"] == pytest.approx(1 / 3) and done == [2, 1]
-    assert metrics["per_class"] == {"cat": 0.5, "dog": 0}
+    assert metrics["per_class"] == {"cat": 0.5, "dog": 0} and right.tolist() == [True, False, False]
     assert metrics["ECE"] == pytest.approx((0.1 + 0.6 + 0.7) / 3)
     with pytest.raises(TruthError, match="classification"):
         evaluate_maps(teacher, truth)
@@ -150,10 +154,11 @@ def test_a_segmenter_is_measured_without_void(tmp_path: Path) -> None:
     truth = read_truth(write_mask_folders(tmp_path, [[[0, 1], [11, 1]], [[0, 0, 0]]]))
     said = [np.uint8([[1, 0], [0, 0]]), np.uint8([[1, 2, 255]])]  # of sky, road, tree
     answers = [SemanticMap(labels, np.full_like(labels, 9)) for labels in said]
-    metrics = evaluate_maps(Answers("semantic", ("sky", "road", "tree"), answers), truth)
+    metrics, overlaps = evaluate_maps(Answers("semantic", ("sky", "road", "tree"), answers), truth)
     # road: pixels right 2, missed 2, of which tree 1 and nothing 1; sky: right 2; the void pixel counts for nothing
     assert metrics["per_class"] == pytest.approx({"road": 2 / 4, "sky": 2 / 2})
     assert metrics["mIoU"] == pytest.approx(0.75) and metrics["accuracy"] == pytest.approx(4 / 6)
+    assert [part.union.tolist() for part in overlaps] == [[1, 2], [3, 0]]
     small = SemanticMap(np.zeros((1, 1), np.uint8), np.zeros((1, 1), np.uint8))
     with pytest.raises(TeacherError, match=r"map of 0\.png"):
         evaluate_maps(Answers("semantic", ("sky",), [small, small]), truth)
@@ -365,12 +370,38 @@ def test_evaluate_command_for_every_kind(tmp_path: Path) -> None:
     assert text.exit_code == 0 and "mIoU" in text.output and "IoU" in text.output
 
 
+def test_evaluate_takes_runs_teachers_and_labels_in_any_form(tmp_path: Path) -> None:
+    """A run's folder or the teacher that is loaded from it, labels read or to be read: the command's figures."""
+    path, run = outlined_coco(tmp_path / "boxes"), save_run(tmp_path / "run", "maskrcnn", classes=("a", "cell", "cat"))
+    command, _ = measured(run, "--truth", path, "--masks", "--store", tmp_path / "store")
+    loaded = CheckpointTeacher(run, TeacherOptions(floor=0.01))
+    for model, truth in ((run, path), (f"checkpoint:{run}", str(path)), (loaded, read_truth(path, outlines=True))):
+        evaluation = evaluate(model, truth, masks=True, results=tmp_path / "results.json")
+        assert evaluation.metrics == command and (evaluation.of_class, evaluation.trained_on) == ("AP", 0)
+        assert len(evaluation.detections) == len(evaluation.truth.images) == 2
+        written = json.loads((tmp_path / "results.json").read_text())
+        assert len(written) == sum(map(len, evaluation.detections))
+        assert "mask_AP" in evaluation.metrics
+    assert "mask_AP" not in evaluate(loaded, path).metrics
+    folders = write_class_folders(tmp_path / "folders")
+    linear = save_run(tmp_path / "linear", "linear", classes=("a", "cell", "cat"))
+    assert (evaluate(linear, folders).of_class, evaluate(linear, folders).detections) == ("accuracy", ())
+    for call, words in (
+        (partial(evaluate, loaded, path, options=("nms_iou=0.6",)), "nms_iou=0.6 come too late"),
+        (partial(evaluate, linear, folders, results=tmp_path / "none.json"), "results are boxes"),
+        (partial(evaluate, "nothing:x", path), "unknown teacher"),
+    ):
+        with pytest.raises(TutelageError, match=words):
+            call()
+    assert not (tmp_path / "none.json").exists()
+
+
 def test_measure_refuses_masks_of_a_detector(tmp_path: Path) -> None:
     truth: Truth = read_truth(outlined_coco(tmp_path), outlines=True)
     teacher = Answers("detection", ("cell",), [Detections.of([], [], [], width=1, height=1)] * 2)
     with pytest.raises(TeacherError, match="no masks"):
         measure(teacher, truth)
-    assert evaluate(teacher, truth)[0]["AP"] == 0
+    assert evaluate_boxes(teacher, truth)[0]["AP"] == 0
 
 
 def test_a_table_of_classes(tmp_path: Path) -> None:

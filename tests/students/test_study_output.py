@@ -21,7 +21,7 @@ from builder.errors import BuildError
 from builder.store.files import digest
 from builder.truth.records import LabelledImage, Truth
 from students.evaluate.coco import evaluate_detections
-from students.evaluate.measures import confusion, map_metrics
+from students.evaluate.maps import confusion, map_metrics, overlap
 from students.study.axes import Setting, axes, find, index
 from students.study.budget import budget_table, missing_table
 from students.study.claims import Claim, Starts, claims
@@ -38,7 +38,10 @@ from students.study.compare import (
     spread,
 )
 from students.study.declared import declare
-from students.study.outcomes import read_outcomes, write_box_outcomes, write_class_outcomes, write_map_outcomes
+from students.study.kinds.boxes import write_box_outcomes
+from students.study.kinds.choose import read_outcomes
+from students.study.kinds.classes import write_class_outcomes
+from students.study.kinds.maps import write_map_outcomes
 from students.study.recipe import StudyRecipe
 from students.study.report.page import starts, write_report
 from students.study.report.tables import Table, contrast_table, markdown, measured, tables
@@ -305,7 +308,7 @@ def test_the_miou_of_outcomes_is_that_of_the_drawn_images(tmp_path: Path) -> Non
     wanted = rng.choice([0, 1, 2, 255], (6, 8, 8))
     found = np.where(rng.uniform(size=wanted.shape) < 0.6, wanted, rng.choice([0, 1, 2, 255], wanted.shape))
     counts = [confusion(one, other, 4) for one, other in zip(wanted, found, strict=True)]  # class 3 is nowhere
-    write_map_outcomes(tmp_path / "maps", [str(n) for n in range(6)], counts)
+    write_map_outcomes(tmp_path / "maps", [str(n) for n in range(6)], [overlap(part) for part in counts])
     outcomes = read_outcomes(tmp_path / "maps")
     weights = rng.multinomial(6, np.full(6, 1 / 6), size=20)
     for row, value in zip(weights, outcomes.metric(weights), strict=True):

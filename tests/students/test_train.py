@@ -23,7 +23,7 @@ from builder.cli.main import main
 from builder.errors import BuildError
 from builder.store.store import Store
 from builder.truth.coco import read_coco
-from students.evaluate.measure import evaluate
+from students.evaluate.boxes import evaluate_boxes
 from students.train.errors import TrainError
 from students.train.loop import train
 from students.train.recipe import TrainRecipe
@@ -80,7 +80,7 @@ def test_a_student_learns_and_its_run_says_what_it_is(scenes: Path, tmp_path: Pa
     assert str(scenes.parent) not in (run / "meta.json").read_text()
     teacher = CheckpointTeacher(run, TeacherOptions())
     assert teacher.trained_on == meta["trained_on"]
-    metrics, _ = evaluate(teacher, truth)
+    metrics, _ = evaluate_boxes(teacher, truth)
     assert metrics["AP50"] > 0.3
 
 

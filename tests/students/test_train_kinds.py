@@ -106,7 +106,7 @@ def test_a_student_of_each_kind_learns_from_both_and_becomes_a_teacher(
     assert len(meta["trained_on"]) == 12 + 8
     teacher = CheckpointTeacher(run, TeacherOptions())
     assert teacher.description["kind"] == kind
-    metrics, _ = measure(teacher, read_kind(labelled, kind)[0])
+    metrics = measure(teacher, read_kind(labelled, kind)[0]).metrics
     assert metrics[figure] > least
 
 

@@ -1,4 +1,4 @@
-"""What classifiers and segmenters are measured by: pure functions over columns and counts."""
+"""Classes of images, measured by accuracy and expected calibration error."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
+
+from builder.truth.records import Truth
+from students.evaluate.base import KindMeasure, Measured, Progress, predictions, shared_classes
+from teachers.base import ClassProbabilities, Teacher
 
 BINS = 15
 """Of the calibration error, as in Guo et al."""
@@ -20,13 +24,24 @@ class ClassMetrics(TypedDict):
     per_class: dict[str, float]
 
 
-class MapMetrics(TypedDict):
-    """mIoU: mean of per_class; accuracy: share of the labelled pixels that are right; per_class: intersection over
-    union of each class over all labelled pixels of all images, -1 where neither side has a pixel of it."""
+def evaluate_classes(
+    teacher: Teacher, truth: Truth, batch_size: int | None = None, progress: Progress | None = None
+) -> tuple[ClassMetrics, np.ndarray]:
+    """How often a classifier's likeliest class is right, and how well its probability tells; and of each image with a
+    label (the others are left out) whether it is right, bool (N,). Classes are matched by name.
 
-    mIoU: float
-    accuracy: float
-    per_class: dict[str, float]
+    Raises TruthError or TeacherError for another kind, no class in common, or an image that cannot be used.
+    """
+    positions = shared_classes(teacher, truth, "classification")
+    images = [image for image in truth.images if image.label is not None]
+    labels, scores = [], []
+    for _, answer in predictions(teacher, images, batch_size, progress):
+        if isinstance(answer, ClassProbabilities):
+            best = int(answer.probabilities.argmax())
+            labels.append(int(positions[best]))
+            scores.append(float(answer.probabilities[best]))
+    wanted, label = np.array([image.label for image in images], np.int64), np.array(labels, np.int64)
+    return class_metrics(wanted, label, np.array(scores), truth.classes), wanted == label
 
 
 def class_metrics(truth: np.ndarray, label: np.ndarray, score: np.ndarray, classes: Sequence[str]) -> ClassMetrics:
@@ -52,21 +67,9 @@ def calibration_error(right: np.ndarray, score: np.ndarray, bins: int = BINS) ->
     return float(np.abs(gap).sum() / len(score))
 
 
-def confusion(truth: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
-    """Pixels by true and found class, int64 (classes, classes + 1), of two maps of equal shape; the last column is of
-    any other value. Pixels whose true value is no class (VOID) are not counted."""
-    known = truth < classes
-    seen = np.minimum(found[known], classes).astype(np.int64)
-    pairs = truth[known].astype(np.int64) * (classes + 1) + seen
-    return np.bincount(pairs, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+def _measure(teacher: Teacher, truth: Truth, batch_size: int | None, progress: Progress | None) -> Measured:
+    metrics, right = evaluate_classes(teacher, truth, batch_size, progress)
+    return Measured(metrics, right.tolist())
 
 
-def map_metrics(counts: np.ndarray, classes: Sequence[str]) -> MapMetrics:
-    """Of a sum of confusions. Without labelled pixels all is -1."""
-    right = np.diagonal(counts)
-    union = counts.sum(axis=1) + counts[:, :-1].sum(axis=0) - right
-    iou = np.divide(right, union, out=np.full(len(classes), -1.0), where=union > 0)
-    mean = float(iou[union > 0].mean()) if union.any() else -1.0
-    total = counts.sum()
-    accuracy = float(right.sum() / total) if total else -1.0
-    return MapMetrics(mIoU=mean, accuracy=accuracy, per_class=dict(zip(classes, iou.tolist(), strict=True)))
+CLASSES = KindMeasure(metric="accuracy", of_class="accuracy", floor=None, measure=_measure)
