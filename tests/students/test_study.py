@@ -31,7 +31,7 @@ from students.study.cell import run_job
 from students.study.data import likenesses, load_data, nested, strata
 from students.study.declared import changed, declare
 from students.study.grid import Job, budget, cells, choose, jobs
-from students.study.outcomes import read_outcomes
+from students.study.kinds.choose import read_outcomes
 from students.study.recipe import StudyRecipe, load_study
 from students.study.results import ARMS, read_results
 from students.study.run import prepare, run_study
