@@ -1,6 +1,7 @@
 """What tells versions of boxes, masks, maps and classes apart: one record of facts and words for each kind of label.
 
-How their samples are written and checked is said in builder.cut.kinds.boxes, label_maps and label_classes.
+How samples of a kind are written and checked: builder.cut.kinds; how they are shown: builder.report.kinds and
+builder.browse.kinds.
 """
 
 from __future__ import annotations
@@ -20,24 +21,32 @@ Format = Literal["coco", "yolo", "voc", "masks", "classes"]
 @dataclass(frozen=True)
 class LabelKind:
     """name: as a teacher's description says. member: what a sample has beside its image and its JSON, "" for nothing.
-    column: of labels.parquet, beyond those of every kind. fields: of the label JSON that hold the labels. task: the
-    Hub's name of it. formats: of an export.
+    column: of labels.parquet, beyond those of every kind. fields: of the label JSON that hold the labels. truth: the
+    kind of human labels that it is compared with. task: the Hub's name of it. formats: of an export. outlines: objects
+    have a mask each. pixels: pixels are counted, which nobody can correct one by one. single: an image has one label;
+    it is in no sample without one, and may be in several.
 
-    Words: labels, what a version holds of its images; ignored, what becomes of those between two thresholds; limits,
-    what the labels do not say; right, when one of them is right; read, what the fields of a sample mean, in Markdown.
+    Words: labels, what a version holds of its images; ignored, what becomes of those between two thresholds; missed,
+    what labels say nothing of; limits, what is to be known of them; right, when one of them is right; read, what the
+    fields of a sample mean, in Markdown.
     """
 
     name: Kind
     member: str
     column: pa.Field | None
     fields: tuple[str, ...]
+    truth: Literal["detection", "classification", "semantic"]
     task: str
     formats: tuple[Format, ...]
     labels: str
     ignored: str
+    missed: str
     limits: tuple[str, ...]
     right: str
     read: str
+    outlines: bool = False
+    pixels: bool = False
+    single: bool = False
 
     @property
     def overlaps(self) -> bool:
@@ -66,10 +75,12 @@ DETECTION = LabelKind(
     member="",
     column=None,
     fields=("objects",),
+    truth="detection",
     task="object-detection",
     formats=("coco", "yolo", "voc"),
     labels="boxes that a teacher model drew",
     ignored="ignore regions (likely objects, too uncertain to teach)",
+    missed="objects that are missed",
     limits=(
         "Boxes come from a model: its mistakes repeat, and a class it does not know is background here.",
         _UNMARKED,
@@ -82,10 +93,12 @@ INSTANCE = LabelKind(
     member="",
     column=pa.field("rle", pa.binary()),
     fields=("objects",),
+    truth="detection",
     task="image-segmentation",
     formats=("coco", "yolo", "voc"),
     labels="masks that a teacher model drew",
     ignored="ignore regions (likely objects, too uncertain to teach)",
+    missed="objects that are missed",
     limits=(
         "Masks come from a model: its mistakes repeat, and a class it does not know is background here.",
         _UNMARKED,
@@ -96,16 +109,19 @@ INSTANCE = LabelKind(
 `segmentation` holds the mask of each object as the `counts` of COCO's compressed run-length code, of the size of the
 image: `pycocotools.mask.decode({"size": [height, width], "counts": counts})`. `area` is the mask's, in pixels.
 """,
+    outlines=True,
 )
 SEMANTIC = LabelKind(
     name="semantic",
     member="seg.png",
     column=pa.field("pixels", pa.int32()),
     fields=("pixels",),
+    truth="semantic",
     task="image-segmentation",
     formats=("masks",),
     labels="maps of classes that a teacher model drew",
     ignored="nearly sure, and void like all others",
+    missed="pixels that are void",
     limits=(
         "Maps come from a model: its mistakes repeat, and a class it does not know is given another name or void.",
         "Void pixels (255) are no background: leave them out of every loss and every measure.",
@@ -116,16 +132,19 @@ SEMANTIC = LabelKind(
 is not sure enough. Read it as it is: webdataset's `decode("pil")` makes three equal channels of it. Resize it by
 nearest neighbour only. `pixels` counts them by class: kept, ignored and dropped (both void).
 """,
+    pixels=True,
 )
 CLASSIFICATION = LabelKind(
     name="classification",
     member="cls",
     column=None,
     fields=("label", "score", "source"),
+    truth="classification",
     task="image-classification",
     formats=("classes",),
     labels="classes that a teacher model named",
     ignored="nearly sure, and left out like all others",
+    missed="images that are left out",
     limits=(
         "Classes come from a model: its mistakes repeat, and a class it does not know is given another name.",
         "An image has one class here, though it may show several; those of unsure class are left out.",
@@ -137,6 +156,7 @@ stands beside it, the teacher's probability of each class. `source` says who dec
 stand in several samples, so that rare classes are seen more often: `copy` counts them, and the key of a copy ends in
 `-r1`, `-r2`, …
 """,
+    single=True,
 )
 
 

@@ -64,7 +64,7 @@ class TuneHalf:
     @property
     def sizes(self) -> dict[str, tuple[float, float]]:
         """Areas of objects that can be told apart: matching.SIZES; `all` where objects have none."""
-        return SIZES if self.kind in ("detection", "instance") else {"all": SIZES["all"]}
+        return SIZES if kind_of(self.kind).overlaps else {"all": SIZES["all"]}
 
     def match(self, iou: float, area: tuple[float, float] = SIZES["all"]) -> Matches:
         """The tune half at one overlap. Raises BuildError if no image falls into it, or as `match_stored` does."""
@@ -298,7 +298,7 @@ def _of_predictions(
     labels = with_outlines(labels, truth, description["kind"])
     labeller, license = None, "unknown"
     if measure.teacher is not None:
-        boxes = description["kind"] in ("detection", "instance")  # the rest is stored whole
+        boxes = kind_of(description["kind"]).overlaps  # the rest is stored whole
         floor = (f"floor={description['floor']}",) if boxes else ()
         section = parse_teacher(measure.teacher, (*floor, *measure.teacher_options))
         labeller, license = load_labeller(section, workers, measure.allow_code), section.license

@@ -15,18 +15,17 @@ import orjson
 
 from builder.browse.maps import drawable, truth_planes
 from builder.browse.pictures import Columns, Evidence, Media, Picture, likeliest, pictures_of
-from builder.cut.kinds.boxes import OUTCOMES
-from builder.cut.kinds.maps import summed
+from builder.cut.kinds.choose import cut_kind
+from builder.cut.kinds.kind import OUTCOMES
 from builder.errors import BuildError
 from builder.evidence.holdout import Labels
 from builder.evidence.matching import check_kind, shared_classes
 from builder.evidence.thresholds import with_ignore
 from builder.label.predictions import read_probabilities
-from builder.rules.apply import decide
 from builder.rules.calibrator import Calibrator
 from builder.rules.keep import Keep
 from builder.rules.labelled import LabelledPool
-from builder.rules.objects import REASONS, Decision, Objects, Thresholds
+from builder.rules.objects import REASONS, Decision, Objects
 from builder.scan.pool import Chunk, read_pool
 from builder.store.manifest import Manifest
 from builder.store.store import Store
@@ -78,7 +77,7 @@ def truth_pictures(store: Store, manifest: Manifest, limit: int | None = None) -
     labelled = LabelledPool(labels.pool, predictions, tuple(manifest.classes), keep, calibrate)
     evidence = Evidence(manifest)
     for chunk in labels.pool.chunks():
-        objects, decision, states = _decided(manifest, labelled, chunk, thresholds)
+        objects, decision, states = cut_kind(manifest.kind).decide(labelled, [chunk], thresholds)
         wanted = [n for n, name in enumerate(chunk.rows["name"].to_pylist()) if states[n] == "ok" and name in marked]
         media = _media(chunk, wanted, labelled, manifest)
         shown = pictures_of(media, _columns(objects, decision, len(states), wanted), evidence)
@@ -86,15 +85,6 @@ def truth_pictures(store: Store, manifest: Manifest, limit: int | None = None) -
             planes = truth_planes(labelled, chunk, thresholds, wanted)
             shown = [replace(picture, planes=own) for picture, own in zip(shown, planes, strict=True)]
         yield [(picture, _mark(marked[picture.media.name], labels.truth, manifest)) for picture in shown]
-
-
-def _decided(
-    manifest: Manifest, labelled: LabelledPool, chunk: Chunk, thresholds: Thresholds
-) -> tuple[Objects, Decision, list[str]]:
-    if manifest.kind == "semantic":
-        return summed(labelled, [chunk], thresholds)
-    objects, states = labelled.load([chunk])
-    return objects, decide(objects, labelled.keep, thresholds, labelled.classes), states
 
 
 def _columns(objects: Objects, decision: Decision, images: int, wanted: Sequence[int]) -> Columns:

@@ -7,6 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from builder.rules.apply import THINNED
+from builder.rules.objects import DROPPED, KEPT, Decision
+from builder.rules.overruling import Overruled
+
+MOST = 1000
+"""Samples that one image may become."""
+
 
 def copies(
     label: np.ndarray, keys: Sequence[str], images: int, seed: int = 0, count: np.ndarray | None = None
@@ -24,6 +31,25 @@ def copies(
     share = images / np.maximum(count, 1)[label]
     whole = np.floor(share)
     return (whole + (_chances(keys, seed) < share - whole)).astype(np.int64)
+
+
+def balanced(
+    made: Overruled, keys: Sequence[str], wanted: int, count: Sequence[int]
+) -> tuple[Overruled, dict[int, int]]:
+    """Noisy Student's balance (`copies`): objects of classes with too many images thinned out, and, by
+    position of the image, how many samples it becomes where that is not one. keys: of the images; count: images
+    kept of each class. What people decided is never thinned."""
+    decision = made.decision
+    rows = np.flatnonzero(decision.outcome == KEPT)
+    shown = [keys[n] for n in made.objects.image[rows]]
+    number = copies(made.objects.label[rows], shown, wanted, count=np.maximum(count, 1)).clip(0, MOST)
+    number = np.maximum(number, made.human[rows])
+    outcome, reason = decision.outcome.copy(), decision.reason.copy()
+    gone = rows[number == 0]
+    outcome[gone], reason[gone] = DROPPED, THINNED
+    places = made.objects.image[rows].tolist()
+    repeats = {n: k for n, k in zip(places, number.tolist(), strict=True) if k > 1}
+    return Overruled(made.objects, Decision(outcome, reason), made.states), repeats
 
 
 def _chances(keys: Sequence[str], seed: int) -> np.ndarray:

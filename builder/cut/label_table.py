@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder.cut.kinds.boxes import OUTCOMES, SOURCES
+from builder.cut.kinds.kind import OUTCOMES, SOURCES
 from builder.kinds import LabelKind
 from builder.label.predictions import BOX
 from builder.rules.objects import REASONS

@@ -20,7 +20,7 @@ from builder.evidence import gates
 from builder.evidence.holdout import Halves, Labels, count_use, halves
 from builder.evidence.matching import Matches
 from builder.evidence.thresholds import Evidence, solve, with_ignore
-from builder.kinds import NOUNS
+from builder.kinds import NOUNS, kind_of
 from builder.label.predictions import read_failures, read_meta
 from builder.recipe.recipe import Recipe, ShardOptions
 from builder.rules.apply import WHERE_FALSE
@@ -181,7 +181,7 @@ def decide_all(basis: Basis, store: Store, inputs: Inputs, workers: int | None, 
     options = basis.options
     check_parent(basis)
     check_labels(basis.overrides, basis.classes, "correct it in the store's reviews, or set review: false")
-    if basis.kind == "semantic" and basis.overrides:
+    if kind_of(basis.kind).pixels and basis.overrides:
         raise BuildError(
             f"dataset {basis.options.name} has {len(basis.overrides)} overrides of boxes, which say nothing of a map's "
             "pixels: set review: false, or give this dataset another name"
@@ -231,7 +231,7 @@ def decide_all(basis: Basis, store: Store, inputs: Inputs, workers: int | None, 
 def _balance(basis: Basis, counted: Tally) -> tuple[int, ...] | None:
     """Images kept of each class, which decide how often each is written: the parent's, where its thresholds are, so
     that its shards serve again."""
-    if basis.kind != "classification" or basis.options.keep.balance is None:
+    if not kind_of(basis.kind).single or basis.options.keep.balance is None:
         return None
     if basis.takes_over and basis.parent:
         return basis.parent.manifest.provenance.balance
@@ -315,7 +315,7 @@ def _findings(
     ]
     if split:
         per_class, expected = counted.per_class["kept"], split.per_image(scores)
-        size = scores.per_image if basis.kind == "semantic" else None
+        size = scores.per_image if kind_of(basis.kind).pixels else None
         found.append(gates.density(options, classes, per_class, images, expected, split.objects, noun, size))
         found.append(gates.shift(options, counted.sample, split.sample(thresholds)))
     return [finding for finding in found if finding]

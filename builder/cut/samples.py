@@ -16,19 +16,18 @@ from typing import Any
 import numpy as np
 import orjson
 
-from builder.cut.kinds.boxes import objects_by_image, outlined
-from builder.cut.kinds.classes import balanced, classes_of
-from builder.cut.kinds.maps import pixels_by_image, summed, taught_maps
+from builder.cut.balance import balanced
+from builder.cut.kinds.choose import cut_kind
+from builder.cut.kinds.kind import Kind
 from builder.cut.label_table import write_labels
 from builder.engine import until
 from builder.errors import BuildError
 from builder.kinds import DETECTION, LabelKind
-from builder.rules.apply import decide
 from builder.rules.keep import RULES
 from builder.rules.labelled import LabelledPool
-from builder.rules.objects import IGNORED, KEPT, REASONS, Decision, Objects, Thresholds
+from builder.rules.objects import IGNORED, KEPT, REASONS, Thresholds
 from builder.rules.overrides import Override
-from builder.rules.overruling import Overruled, overrule, overrule_classes
+from builder.rules.overruling import Overruled
 from builder.rules.scores import counted
 from builder.scan.census import OK, REMOVED
 from builder.scan.pool import Chunk, PoolImage
@@ -70,6 +69,11 @@ class Writing:
     overrides: Mapping[str, Sequence[Override]] = field(default_factory=dict)
     kind: LabelKind = DETECTION
     balance: tuple[int, ...] | None = None
+
+    @property
+    def writer(self) -> Kind:
+        """How labels of its kind are written."""
+        return cut_kind(self.kind.name)
 
     @cached_property
     def rules(self) -> str:
@@ -174,15 +178,19 @@ class _Chosen:
 
 def _choose(writing: Writing, chunks: Sequence[Chunk], images: Sequence[PoolImage], gone: frozenset[str]) -> _Chosen:
     labelled = replace(writing.labelled, revived=gone)
-    objects, decision, states = _decided(writing, labelled, chunks)
-    said = {
+    objects, decision, states = writing.writer.decide(labelled, chunks, writing.thresholds)
+    overrides = {
         n: writing.overrides[image.sha256]
         for n, image in enumerate(images if writing.overrides else ())
         if states[n] == OK and image.sha256 in writing.overrides
     }
-    made, repeats = _overruled(writing, objects, decision, said, images)
+    made = writing.writer.overrule(objects, decision, overrides, labelled.classes)
+    repeats: Mapping[int, int] = {}
+    if writing.balance is not None and labelled.keep.balance:
+        keys = [image.key for image in images]
+        made, repeats = balanced(made, keys, labelled.keep.balance.images, writing.balance)
     kept = np.bincount(made.objects.image[made.decision.outcome == KEPT], minlength=len(states))
-    drop_empty = writing.drop_empty or writing.kind.name == "classification"  # no class, no `cls`
+    drop_empty = writing.drop_empty or writing.kind.single  # no class, no `cls`
     places = [n for n, state in enumerate(states) if state == OK and (kept[n] or not drop_empty)]
     written = set(places)
     fate = [
@@ -191,38 +199,9 @@ def _choose(writing: Writing, chunks: Sequence[Chunk], images: Sequence[PoolImag
     ]
     for n in written:
         fate[n] = TOMBSTONE if images[n].state == REMOVED else WRITTEN
-    told = [[images[n].key, images[n].name, images[n].sha256, *map(asdict, said.get(n, ()))] for n in places]
-    inputs = hashlib.sha256(writing.rules.encode() + orjson.dumps(told)).hexdigest()
+    samples = [[images[n].key, images[n].name, images[n].sha256, *map(asdict, overrides.get(n, ()))] for n in places]
+    inputs = hashlib.sha256(writing.rules.encode() + orjson.dumps(samples)).hexdigest()
     return _Chosen(made, objects.label, objects.image, objects.pixels, labelled, repeats, gone, fate, places, inputs)
-
-
-def _decided(writing: Writing, labelled: LabelledPool, chunks: Sequence[Chunk]) -> tuple[Objects, Decision, list[str]]:
-    """The teacher's objects, what rules make of them, and the images' states; of maps sums of pixels."""
-    if writing.kind.name == "semantic":
-        return summed(labelled, chunks, writing.thresholds)
-    objects, states = labelled.load(chunks)
-    return objects, decide(objects, labelled.keep, writing.thresholds, labelled.classes), states
-
-
-def _overruled(
-    writing: Writing,
-    objects: Objects,
-    decision: Decision,
-    said: Mapping[int, Sequence[Override]],
-    images: Sequence[PoolImage],
-) -> tuple[Overruled, Mapping[int, int]]:
-    """What people make of that, and how many samples an image becomes."""
-    classes, balance = writing.labelled.classes, writing.labelled.keep.balance
-    match writing.kind.name:
-        case "classification":
-            made = overrule_classes(objects, decision, said, classes)
-            if balance and writing.balance is not None:
-                return balanced(made, images, balance.images, np.array(writing.balance))
-            return made, {}
-        case "instance":
-            return outlined(overrule(objects, decision, said, classes)), {}
-        case _:
-            return overrule(objects, decision, said, classes), {}
 
 
 def _settled(chosen: _Chosen, images: Sequence[PoolImage]) -> list[tuple[Override, str]]:
@@ -309,32 +288,15 @@ def _samples(
     writing: Writing, chunks: Sequence[Chunk], images: Sequence[PoolImage], chosen: _Chosen
 ) -> Iterator[tuple[str, Members]]:
     """The key and the members of each sample: the image's bytes, its label JSON, and what else its kind has."""
-    for place, (said, rest) in zip(chosen.places, _labels(writing, chunks, len(images), chosen), strict=True):
+    kind = writing.kind
+    labels = writing.writer.samples(chosen.labelled, chunks, writing.thresholds, chosen.made, chosen.places)
+    for place, (fields, rest) in zip(chosen.places, labels, strict=True):
         head, data = described(images[place], writing.extension)
+        more = [(kind.member, rest)] if kind.member else []
         for number, key in enumerate(chosen.keys(place, images)):
-            label = head | {"key": key} | ({"copy": number} if writing.kind.name == "classification" else {}) | said
+            label = head | {"key": key} | ({"copy": number} if kind.single else {}) | fields
             members = [(writing.extension, data), ("json", orjson.dumps(label, option=orjson.OPT_SERIALIZE_NUMPY))]
-            yield key, members + rest
-
-
-def _labels(
-    writing: Writing, chunks: Sequence[Chunk], images: int, chosen: _Chosen
-) -> Iterator[tuple[dict[str, Any], Members]]:
-    """For each image that is written, what its kind adds to its label JSON and to its members."""
-    labelled, made, member = chosen.labelled, chosen.made, writing.kind.member
-    match writing.kind.name:
-        case "semantic":
-            pixels = pixels_by_image(made.objects, made.decision, images)
-            maps = taught_maps(labelled, chunks, writing.thresholds, chosen.places)
-            for place, data in zip(chosen.places, maps, strict=True):
-                yield {"pixels": pixels[place]}, [(member, data)]
-        case "classification":
-            for said, cls in classes_of(labelled, chunks, made, chosen.places):
-                yield said, [(member, cls)]
-        case kind:
-            objects = objects_by_image(made, images, masks=kind == "instance")
-            for place in chosen.places:
-                yield {"objects": objects[place]}, []
+            yield key, members + more
 
 
 def described(image: PoolImage, extension: str) -> tuple[dict[str, Any], bytes]:

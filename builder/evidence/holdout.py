@@ -16,6 +16,7 @@ from builder.evidence.calibrate import calibrated
 from builder.evidence.estimate import interval
 from builder.evidence.matching import Matches, check_kind
 from builder.evidence.stored import match_stored
+from builder.kinds import kind_of
 from builder.label.predictions import read_meta
 from builder.rules.calibrator import Calibrator
 from builder.rules.keep import IOUS, Keep
@@ -202,7 +203,7 @@ def _listed(path: Path) -> set[str]:
 def with_outlines(labels: Labels, options: LabelOptions, kind: str) -> Labels:
     """The labels as predictions of this kind need them: for masks, the outlines of their objects are read as well.
     options: that they were loaded with. Raises BuildError if they have none."""
-    return replace(labels, truth=_read(options, outlines=True)) if kind == "instance" else labels
+    return replace(labels, truth=_read(options, outlines=True)) if kind_of(kind).outlines else labels
 
 
 def _read(options: LabelOptions, outlines: bool = False) -> Truth:

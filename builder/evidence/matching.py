@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from builder.errors import BuildError
+from builder.kinds import kind_of
 from builder.rules.keep import IOUS
 from builder.truth.records import Truth
 from teachers.base import Detections, Kind
@@ -320,7 +321,7 @@ LABELS: dict[str, tuple[str, str]] = {
 
 def check_kind(truth: Truth, kind: Kind, what: object = "truth") -> None:
     """Raise BuildError if the labels `what` are not of the kind that predictions of `kind` are matched with."""
-    if truth.kind != ("detection" if kind == "instance" else kind):
+    if truth.kind != kind_of(kind).truth:
         needed, give = LABELS[kind]
         raise BuildError(f"{what} of kind {truth.kind} has no {needed} to match: give {give}")
 

@@ -11,7 +11,7 @@ import orjson
 
 from builder.engine import Track, silent
 from builder.hub.remote import Version, is_remote, open_version
-from builder.kinds import SEMANTIC, kind_of
+from builder.kinds import kind_of
 from builder.store.manifest import MANIFEST
 from builder.store.shards import read_bytes
 from builder.store.store import Store
@@ -44,7 +44,7 @@ def version_truth(version: Version, store: Store, track: Track = silent) -> Trut
             version.shard(shard)
             advance(shard.bytes)
     files = extracted(store, version.folder, manifest, track)
-    maps = extracted(store, version.folder, manifest, track, extension=kind.member) if kind == SEMANTIC else None
+    maps = extracted(store, version.folder, manifest, track, extension=kind.member) if kind.pixels else None
     images = []
     for number, image in enumerate(images_of(version.folder, manifest), 1):
         label = orjson.loads(read_bytes(image.shard, image.label))
@@ -53,8 +53,7 @@ def version_truth(version: Version, store: Store, track: Track = silent) -> Trut
     if not images:
         raise TruthError(f"{version.ref} holds no images: there is nothing to evaluate on")
     ids = range(len(manifest.classes)) if not kind.overlaps else range(1, len(manifest.classes) + 1)
-    told = kind.name if kind.name != "instance" else "detection"
-    return Truth(tuple(manifest.classes), images, tuple(ids), kind=told)
+    return Truth(tuple(manifest.classes), images, tuple(ids), kind=kind.truth)
 
 
 def _labelled(number: int, image: ShardImage, path: Path, label: dict[str, Any], mask: Path | None) -> LabelledImage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from builder.errors import BuildError
+from builder.kinds import kind_of
 from builder.label.labeller import Labeller
 from builder.label.model import ModelLabeller
 from builder.label.section import TeacherSection
@@ -36,7 +37,7 @@ def load_model(teacher: TeacherSection, allow_code: bool = False) -> Teacher:
         for member in teacher.ensemble
     ]
     options = teacher.options
-    boxes = members[0].teacher.description["kind"] in ("detection", "instance")  # the rest is stored whole
+    boxes = kind_of(members[0].teacher.description["kind"]).overlaps  # the rest is stored whole
     floor = options.floor if boxes else None
     fused = EnsembleTeacher(members, teacher.iou or IOU, floor, options.max_detections)
     if options.tta is None:

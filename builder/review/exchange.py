@@ -17,6 +17,7 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 
 from builder.errors import BuildError, brief
+from builder.kinds import kind_of
 from builder.review.objects import Edited, Shown, on_image, shown_objects
 from builder.rules.overrides import Box
 from builder.store.files import new_file, new_folder, write_file
@@ -190,7 +191,7 @@ def collect(answers: Iterable[Answer], folder: Path, manifest: Manifest) -> Retu
 
 
 def _check(answer: Answer, image: ShardImage | None, manifest: Manifest) -> None:
-    version, noun = f"{manifest.name}@{manifest.version}", "the" if manifest.kind == "classification" else "a box of"
+    version, noun = f"{manifest.name}@{manifest.version}", "the" if kind_of(manifest.kind).single else "a box of"
     stated = {answer.version} | {m["version"] for one in answer.boxes if one.mark and (m := MARK.fullmatch(one.mark))}
     if other := next((id for id in sorted(stated) if not manifest.id.startswith(id)), None):
         raise AnnotationError(

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builder.errors import BuildError
+from builder.kinds import kind_of
 from builder.label.predictions import BOX
 from builder.rules.overrides import MATCH, Action, Box, Override, by_image, overlaps
 from builder.store.manifest import Manifest, read_manifest
@@ -149,7 +150,7 @@ def _closest_first(was: Shown, copies: Iterable[Edited]) -> list[Edited]:
 
 def check_reviewable(manifest: Manifest) -> None:
     """Raise BuildError for a version of maps: what people say of objects says nothing of pixels."""
-    if manifest.kind == "semantic":
+    if kind_of(manifest.kind).pixels:
         raise BuildError(
             f"{manifest.name}@{manifest.version} holds maps, which people cannot put right object by object: look at "
             "them with `tutelage browse`"

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from builder.errors import BuildError
-from builder.kinds import NOUNS
+from builder.kinds import kind_of
 from builder.rules.class_map import ClassMap, Mapped
 from builder.rules.where import Where
 from builder.sections import Count, Fraction, Section
-from teachers.base import Kind
 
 if TYPE_CHECKING:  # matching needs rules, whose options are made of those here
     pass
@@ -158,14 +157,14 @@ def version_classes(keep: Keep, description: Mapping[str, Any]) -> tuple[str, ..
 
     Raises BuildError for rules that mean nothing for what this teacher gives, and as `ClassMap.over` does.
     """
-    kind: Kind = description["kind"]
-    if kind in ("classification", "semantic"):
+    kind = kind_of(description["kind"])
+    if not kind.overlaps:
         wrong = [name for name in WHOLE_IMAGE if getattr(keep, name) is not None]
-        if kind == "semantic" and keep.balance:
+        if kind.pixels and keep.balance:
             wrong.append("balance")
         if wrong:
-            raise BuildError(f"keep.{wrong[0]} means nothing for the {NOUNS[kind]} that this teacher labels: remove it")
-    if kind == "semantic" and keep.precision and keep.precision.bound == "exact":
+            raise BuildError(f"keep.{wrong[0]} means nothing for the {kind.noun} that this teacher labels: remove it")
+    if kind.pixels and keep.precision and keep.precision.bound == "exact":
         raise BuildError(
             "keep.precision.bound exact bets on single objects, and these are pixels: set bound: clustered"
         )

@@ -14,6 +14,7 @@ from threading import Event
 import numpy as np
 
 from builder.engine import Track, run, silent
+from builder.kinds import kind_of
 from builder.label.predictions import (
     OPTIONAL,
     ChunkPredictions,
@@ -94,9 +95,9 @@ class LabelledPool:
     ) -> dict[str, np.ndarray]:
         """The columns of objects that a class map decides. Where the teacher classifies images, and classes become one,
         their probabilities are added up, which may make another class the likeliest."""
-        kind = read_meta(self.predictions)["description"]["kind"]
+        kind = kind_of(read_meta(self.predictions)["description"]["kind"])
         ours, theirs = mapped.label[label], label
-        if mapped.merges and kind == "classification" and len(label):
+        if mapped.merges and kind.single and len(label):
             folders = [self.predictions / chunk.digest for chunk in chunks]
             some = [
                 read_probabilities(folder, len(mapped.teacher))[part.image]

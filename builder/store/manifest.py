@@ -8,6 +8,7 @@ import orjson
 from pydantic import Field, NonNegativeInt, ValidationError, field_serializer
 
 from builder.errors import BuildError
+from builder.kinds import kind_of
 from builder.sections import Section
 from builder.store.files import digest, write_file
 from builder.store.provenance import Json, Provenance
@@ -83,7 +84,7 @@ class Manifest(Section):
     @property
     def distinct(self) -> int:
         """Images that they show; a sample may be the copy of another (builder.cut.balance)."""
-        return self.images.get("written", self.samples) if self.kind == "classification" else self.samples
+        return self.images.get("written", self.samples) if kind_of(self.kind).single else self.samples
 
     @property
     def kept(self) -> int:
@@ -93,7 +94,7 @@ class Manifest(Section):
     @property
     def ignored(self) -> int:
         """Ignore regions on them; of image classes, images that are left out for being a little less sure."""
-        if self.kind == "classification":
+        if kind_of(self.kind).single:
             return sum(counts["ignored"] for counts in self.per_class.values())
         return sum(shard.ignored - shard.skipped_ignored for shard in self.shards)
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from builder.errors import BuildError
+from builder.kinds import kind_of
 from builder.store.keys import is_copy
 from builder.store.manifest import read_manifest
 from builder.store.shards import ShardError, read_samples
@@ -36,7 +37,7 @@ def diff(a: Path, b: Path, *, limit: int = 10) -> Diff:
     if kinds[0] != kinds[1]:
         raise BuildError(f"{a} holds {kinds[0]} labels and {b} {kinds[1]} labels: compare versions of one kind")
     try:
-        if kinds[0] == "semantic":
+        if kind_of(kinds[0]).pixels:
             from builder.versions.diff_maps import compare_maps
 
             return compare_maps(_side(a), _side(b), limit=limit)

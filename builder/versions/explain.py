@@ -202,7 +202,7 @@ def _fate(
     store: Store, folder: Path, manifest: Manifest, image: _Image, shard: str, rows: Sequence[Row]
 ) -> tuple[str, str]:
     """What became of an image, and why."""
-    inputs = manifest.provenance.inputs
+    kind, inputs = kind_of(manifest.kind), manifest.provenance.inputs
     ref = f"{manifest.name}@{manifest.version}"
     if image.key in manifest.tombstones:
         return "tombstone", f"it left its source after an earlier version: it still lies in data/{shard}, to be skipped"
@@ -212,12 +212,11 @@ def _fate(
             sum(n for n, row in zip(number, rows, strict=True) if row["outcome"] == outcome)
             for outcome in ("kept", "ignored")
         )
-        noun = kind_of(manifest.kind).noun
-        if manifest.kind == "classification":
+        if kind.single:
             return "written", f"it is in data/{shard}"
         return (
             "written",
-            f"it is in data/{shard} with {kept} kept and {ignored} ignored of {sum(number)} predicted {noun}",
+            f"it is in data/{shard} with {kept} kept and {ignored} ignored of {sum(number)} predicted {kind.noun}",
         )
     if image.state == UNREADABLE:
         return UNREADABLE, f"it could not be read: {image.error}"
@@ -230,11 +229,11 @@ def _fate(
     for state, why in _kept_out(folder, manifest, image):
         return state, why
     nothing = not any(row["outcome"] == "kept" for row in rows)
-    if nothing and manifest.kind == "classification":
+    if nothing and kind.single:
         return "empty", "its class is not kept, and an image without one cannot be here"
     if nothing and inputs.images.drop_empty:
-        number, noun = sum(row.get("pixels", 1) for row in rows), kind_of(manifest.kind).noun
-        return "empty", f"none of the {number} {noun} predicted on it is kept, and images.drop_empty is set"
+        number = sum(row.get("pixels", 1) for row in rows)
+        return "empty", f"none of the {number} {kind.noun} predicted on it is kept, and images.drop_empty is set"
     return "left_out", f"it is in the pool of {ref}, but not in its shards: run `tutelage verify {ref}`"
 
 

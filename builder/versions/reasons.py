@@ -61,7 +61,7 @@ class Reasons:
         keep, reason = self._keep, row["reason"]
         if reason in ("class_ignored", "class_dropped"):
             return f"keep.classes {reason.removeprefix('class_')} the teacher's class {self.label(row).strip('()')}"
-        if self._kind.name == "semantic":
+        if self._kind.pixels:
             return self._of_pixels(row, image)
         if reason in BY_PEOPLE:
             return self._by_people(row)

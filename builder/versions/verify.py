@@ -7,27 +7,23 @@ which are then held against labels.parquet: 20 bytes an image, whatever is on it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder.cut.kinds import boxes as label_boxes
-from builder.cut.kinds import classes as label_classes
-from builder.cut.kinds import maps as label_maps
-from builder.cut.kinds.boxes import Checked
+from builder.cut.kinds.choose import cut_kind
+from builder.cut.kinds.kind import Checked, Kind
 from builder.engine import Track, run, silent, until
 from builder.kinds import LabelKind, kind_of
 from builder.store.files import sha256_file
-from builder.store.keys import is_copy
 from builder.store.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
 from builder.store.shards import Sample, ShardError, read_bytes, read_samples
 from builder.store.store import CLAIM
@@ -38,7 +34,6 @@ MOST = 20
 """Problems told of one shard; the rest are counted."""
 ROWS = 1 << 14
 """Rows of labels.parquet looked at together."""
-RowSums = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ class _Job:
 @dataclass(frozen=True)
 class _Checked:
     """problems; samples read; key, checksum: uint64 (samples,) each, see `_hash` and
-    builder.cut.kinds.boxes.Checked."""
+    builder.cut.kinds.kind.Checked."""
 
     problems: list[str]
     samples: int
@@ -163,23 +158,11 @@ def _check_sample(path: Path, sample: Sample, job: _Job) -> str | Checked:
         if label["reencoded"] == "none" and hashlib.sha256(image).hexdigest() != label["sha256"]:
             return "its image bytes are not those of the SHA-256 in its label"
         rest = read_bytes(path, sample.members[job.kind.member]) if job.kind.member else b""
-        return _check_label(label, rest, job, sample.key)
+        return cut_kind(job.kind.name).check(label, rest, job.classes)
     except ImageError as error:
         return f"its image {error}"
     except (ValueError, KeyError, TypeError) as error:
         return f"its label JSON is damaged ({error!r})"
-
-
-def _check_label(label: dict[str, Any], rest: bytes, job: _Job, key: str) -> str | Checked:
-    match job.kind.name:
-        case "semantic":
-            return label_maps.check(label, rest, job.classes)
-        case "classification":
-            if (label["copy"] > 0) != is_copy(key):
-                return f"its label JSON is that of copy {label['copy']}"
-            return label_classes.check(label, rest, job.classes)
-        case kind:
-            return label_boxes.check(label, job.classes, masks=kind == "instance")
 
 
 def _hash(key: str) -> int:
@@ -207,12 +190,12 @@ def _compare_labels(
     checksum, which must leave nothing. Rows of images that are not in the version do not count."""
     order = np.argsort(key)
     ordered, left = key[order], checksum[order]
-    columns, row_sums = _rows_of(manifest)
+    kind = cut_kind(manifest.kind)
     try:
         with pq.ParquetFile(folder / LABELS, read_dictionary=["key"]) as file:
             for group in range(file.num_row_groups):
-                for batch in file.iter_batches(ROWS, [group], ["key", *columns], use_threads=False):
-                    _take_off(batch, ordered, left, row_sums)
+                for batch in file.iter_batches(ROWS, [group], ["key", *kind.columns], use_threads=False):
+                    _take_off(batch, ordered, left, kind)
     except (OSError, pa.ArrowException, KeyError) as error:
         yield Problem(f"{LABELS}: cannot be read ({str(error).splitlines()[0]})")
         return
@@ -222,19 +205,7 @@ def _compare_labels(
         yield Problem(f"{LABELS}: the objects of {images} images are not those of data/{manifest.shards[number].name}")
 
 
-def _rows_of(manifest: Manifest) -> tuple[Sequence[str], RowSums]:
-    """The columns that say what the samples say, and what makes sums of them."""
-    match kind_of(manifest.kind):
-        case LabelKind(name="semantic"):
-            return label_maps.COLUMNS, label_maps.row_sums
-        case LabelKind(name="classification"):
-            return label_classes.COLUMNS, label_classes.row_sums
-        case kind:
-            masks = ["rle"] if kind.name == "instance" else []
-            return [*label_boxes.COLUMNS, *masks], label_boxes.row_sums
-
-
-def _take_off(batch: pa.RecordBatch, ordered: np.ndarray, left: np.ndarray, row_sums: RowSums) -> None:
+def _take_off(batch: pa.RecordBatch, ordered: np.ndarray, left: np.ndarray, kind: Kind) -> None:
     if not len(ordered):
         return
     column = {name: batch[name] for name in batch.schema.names}
@@ -243,4 +214,4 @@ def _take_off(batch: pa.RecordBatch, ordered: np.ndarray, left: np.ndarray, row_
     place = np.minimum(np.searchsorted(ordered, hashed), len(ordered) - 1)
     counts = ordered[place] == hashed
     rows = {name: values.to_numpy(zero_copy_only=False)[counts] for name, values in column.items()}
-    np.subtract.at(left, place[counts], row_sums(rows))
+    np.subtract.at(left, place[counts], kind.row_sums(rows))

@@ -3,43 +3,61 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from builder.cut.kinds.kind import HUMAN, SOURCES, Checked, Kind, mixed
 from builder.label.predictions import BOX
+from builder.rules.apply import decide
 from builder.rules.columns import mask_areas
-from builder.rules.objects import ADDED, DROPPED, IGNORED, KEPT, MOVED, Decision
-from builder.rules.overruling import Overruled
+from builder.rules.labelled import LabelledPool
+from builder.rules.objects import ADDED, DROPPED, IGNORED, KEPT, MOVED, Decision, Objects, Thresholds
+from builder.rules.overrides import Override
+from builder.rules.overruling import Overruled, overrule
+from builder.scan.pool import Chunk
 
-SOURCES = ("teacher", "human")
-"""Who decided what becomes of an object."""
-HUMAN = SOURCES[1]
-OUTCOMES = ("kept", "ignored", "dropped")
 KEYS = ("bbox", "category", "score", "ignore", "area", "source")
 """Of `objects`; masks have `segmentation` beside them."""
 COLUMNS = ("label", "score", *BOX, "outcome", "source")
-"""Of labels.parquet, from which `row_sums` are made; masks have `rle` beside them."""
+"""Of labels.parquet; masks have `rle` beside them."""
 
 
-class Checked(NamedTuple):
-    """What a sample holds: kept and ignored objects (of maps pixels), and a sum over all that it says of them, uint64,
-    which those of the same rows of labels.parquet add up to."""
+def decided(
+    labelled: LabelledPool, chunks: Sequence[Chunk], thresholds: Thresholds
+) -> tuple[Objects, Decision, list[str]]:
+    """The objects of these chunks' images, what rules make of each, and the images' states."""
+    objects, states = labelled.load(chunks)
+    return objects, decide(objects, labelled.keep, thresholds, labelled.classes), states
 
-    kept: int
-    ignored: int
-    checksum: np.uint64
 
-
-def outlined(made: Overruled) -> Overruled:
-    """Of masks: what people drew is a box without an outline, which can teach no mask, and so an ignore region."""
+def _overrule_masks(
+    objects: Objects, decision: Decision, overrides: Mapping[int, Sequence[Override]], classes: Sequence[str]
+) -> Overruled:
+    """What people drew is a box without an outline, which can teach no mask, and so an ignore region."""
+    made = overrule(objects, decision, overrides, classes)
     drawn, rle = np.isin(made.decision.reason, (MOVED, ADDED)), made.objects.rle
     objects = made.objects if rle is None else replace(made.objects, rle=np.where(drawn, b"", rle))
     outcome = np.where(drawn & (made.decision.outcome == KEPT), IGNORED, made.decision.outcome).astype(np.uint8)
     return Overruled(objects, Decision(outcome, made.decision.reason), made.states)
+
+
+def _samples(
+    labelled: LabelledPool,
+    chunks: Sequence[Chunk],
+    thresholds: Thresholds,
+    made: Overruled,
+    places: Sequence[int],
+    *,
+    masks: bool,
+) -> Iterator[tuple[dict[str, Any], bytes]]:
+    objects = objects_by_image(made, sum(map(len, chunks)), masks)
+    for place in places:
+        yield {"objects": objects[place]}, b""
 
 
 def objects_by_image(made: Overruled, images: int, masks: bool) -> list[dict[str, Any]]:
@@ -69,9 +87,8 @@ def objects_by_image(made: Overruled, images: int, masks: bool) -> list[dict[str
     return [{name: column[a:b] for name, column in columns.items()} for a, b in pairwise(cuts)]
 
 
-def check(label: Mapping[str, Any], classes: int, masks: bool) -> str | Checked:
-    """What is wrong with the `objects` of a label JSON, or what is in them. Raises KeyError, TypeError and ValueError
-    for one that is not of this form."""
+def _check(label: Mapping[str, Any], member: bytes, classes: int, *, masks: bool) -> str | Checked:
+    """What is wrong with the `objects` of a label JSON, or what is in them."""
     width, height, objects = label["width"], label["height"], label["objects"]
     bbox, category, score, ignore, area, source = (objects[name] for name in KEYS)
     codes = [code.encode("ascii") for code in objects["segmentation"]] if masks else None
@@ -124,7 +141,7 @@ def _mask_areas(codes: Sequence[bytes], boxes: np.ndarray, width: int, height: i
     return found
 
 
-def row_sums(column: Mapping[str, np.ndarray]) -> np.ndarray:
+def _row_sums(column: Mapping[str, np.ndarray]) -> np.ndarray:
     """What each row of labels.parquet (COLUMNS) adds to its image's checksum: uint64 (N,), 0 for a dropped object."""
     sums = np.zeros(len(column["label"]), np.uint64)
     shown = column["outcome"] != "dropped"
@@ -149,10 +166,19 @@ def _checksums(xywh: np.ndarray, score: np.ndarray, codes: np.ndarray, masks: Se
     return mixed(words)
 
 
-def mixed(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """Columns of N numbers as one, uint64 (N,), that another row hardly ever has."""
-    found = np.zeros(len(columns[0]), np.uint64)
-    for column in columns:
-        found = (found ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)  # wraps, as it should
-        found ^= found >> np.uint64(29)
-    return found
+BOXES = Kind(
+    decide=decided,
+    overrule=overrule,
+    samples=partial(_samples, masks=False),
+    check=partial(_check, masks=False),
+    columns=COLUMNS,
+    row_sums=_row_sums,
+)
+MASKS = Kind(
+    decide=decided,
+    overrule=_overrule_masks,
+    samples=partial(_samples, masks=True),
+    check=partial(_check, masks=True),
+    columns=(*COLUMNS, "rle"),
+    row_sums=_row_sums,
+)

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from builder.cut.kinds.boxes import OUTCOMES, Checked, mixed
+from builder.cut.kinds.kind import OUTCOMES, Checked, Kind, mixed
 from builder.label.maps import kept_map, level, png, read_maps
 from builder.rules.apply import decide
 from builder.rules.labelled import LabelledPool
 from builder.rules.objects import DROPPED, IGNORED, KEPT, REASONS, Decision, Objects, Thresholds
+from builder.rules.overruling import Overruled, overrule
 from builder.scan.pool import Chunk
 from teachers.base import VOID
 
@@ -28,7 +29,7 @@ KEYS = ("category", "kept", "ignored", "dropped")
 """Of `pixels` in the label JSON: parallel lists, a class that the teacher saw in the image, and its pixels by what
 became of them."""
 COLUMNS = ("label", "outcome", "pixels")
-"""Of labels.parquet, from which `row_sums` are made."""
+"""Of labels.parquet."""
 
 
 def summed(
@@ -121,9 +122,16 @@ def taught_maps(
                 yield png(kept_map(maps[place], theirs[own], levels[own], ours[own]))
 
 
-def check(label: Mapping[str, Any], data: bytes, classes: int) -> str | Checked:
-    """What is wrong with a sample's `pixels` and its map, or what is in them. Raises KeyError, TypeError and ValueError
-    for a label that is not of this form."""
+def _samples(
+    labelled: LabelledPool, chunks: Sequence[Chunk], thresholds: Thresholds, made: Overruled, places: Sequence[int]
+) -> Iterator[tuple[dict[str, Any], bytes]]:
+    pixels = pixels_by_image(made.objects, made.decision, sum(map(len, chunks)))
+    for place, png_bytes in zip(places, taught_maps(labelled, chunks, thresholds, places), strict=True):
+        yield {"pixels": pixels[place]}, png_bytes
+
+
+def _check(label: Mapping[str, Any], data: bytes, classes: int) -> str | Checked:
+    """What is wrong with a sample's `pixels` and its map, or what is in them."""
     lists = [label["pixels"][name] for name in KEYS]
     if len({len(column) for column in lists}) > 1:
         return "its lists of pixels differ in length"
@@ -154,7 +162,7 @@ def check(label: Mapping[str, Any], data: bytes, classes: int) -> str | Checked:
     return Checked(int(counts[KEPT].sum()), int(counts[IGNORED].sum()), total)
 
 
-def row_sums(column: Mapping[str, np.ndarray]) -> np.ndarray:
+def _row_sums(column: Mapping[str, np.ndarray]) -> np.ndarray:
     """What each row of labels.parquet (COLUMNS) adds to its image's checksum: uint64 (N,)."""
     outcome = np.select([column["outcome"] == name for name in OUTCOMES], range(len(OUTCOMES)))
     return _sums_of(column["label"], outcome, column["pixels"])
@@ -163,3 +171,13 @@ def row_sums(column: Mapping[str, np.ndarray]) -> np.ndarray:
 def _sums_of(label: np.ndarray, outcome: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """uint64 (N,), in proportion to the pixels, so that rows of one class and outcome may be added up."""
     return mixed([label.astype(np.int64) + 2, outcome]) * pixels.astype(np.uint64)
+
+
+MAPS = Kind(
+    decide=summed,
+    overrule=overrule,
+    samples=_samples,
+    check=_check,
+    columns=COLUMNS,
+    row_sums=_row_sums,
+)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from builder.engine import Advance, worker_count
+from builder.kinds import kind_of
 from builder.label.labeller import Result
 from builder.label.model import decode_ahead
 from builder.label.predictions import UNLISTED, Failure
@@ -43,7 +44,7 @@ class Replay:
             "kind": stored.kind,
             "family": "replay",
             "classes": list(stored.classes),
-            "floor": options.floor if stored.kind in ("detection", "instance") else 0.0,
+            "floor": options.floor if kind_of(stored.kind).overlaps else 0.0,
             "max_detections": options.max_detections,
             **stored.digests,
         }
