@@ -61,6 +61,8 @@ def rows(*pairs: tuple[str, object]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in pairs)
 
 
+NARROW, WIDE = 100, 140
+"""Characters of tables that go to a file or pipe."""
 MOST_CLASSES = 20
 """Rows of a table of classes; the others are counted."""
 
@@ -71,29 +73,29 @@ def table(
     *,
     title: str = "",
     numbers: Collection[str] = (),
-    lines_around: bool = True,
-    width: int = 100,
+    framed: bool = True,
+    width: int = NARROW,
 ) -> None:
     """Print a table on stdout, as wide as the terminal, or `width` characters where it goes to a file or pipe.
 
-    numbers: columns that are aligned to the right. lines_around: whether a frame is drawn.
+    numbers: columns that are aligned to the right. framed: whether it has lines around its cells.
     """
     from rich.box import HEAVY_HEAD
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    frame = HEAVY_HEAD if lines_around else None
-    grid = Table(title=escape(title) or None, title_justify="left", box=frame, pad_edge=lines_around)
+    frame = HEAVY_HEAD if framed else None
+    grid = Table(title=escape(title) or None, title_justify="left", box=frame, pad_edge=framed)
     for column in columns:
         justify: Literal["right", "left"] = "right" if column in numbers else "left"
-        grid.add_column(column, justify=justify, overflow="ellipsis" if lines_around else "fold")
+        grid.add_column(column, justify=justify, overflow="ellipsis" if framed else "fold")
     for line in lines:
         grid.add_row(*(escape(str(value)) for value in line))
     Console(width=None if sys.stdout.isatty() else width).print(grid)
 
 
-def class_table(columns: Sequence[str], lines: Sequence[Sequence[object]], *, width: int = 100) -> None:
+def class_table(columns: Sequence[str], lines: Sequence[Sequence[object]], *, width: int = NARROW) -> None:
     """Print a table of the first MOST_CLASSES of these classes, a line each, and how many more there are."""
     table(columns, lines[:MOST_CLASSES], width=width)
     if len(lines) > MOST_CLASSES:

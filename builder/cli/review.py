@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from builder.cli.options import json_option, sentences, store_option, workers_option
-from builder.cli.output import bar, emit, rows
+from builder.cli.options import json_option, open_store, sentences, store_option, workers_option
+from builder.cli.output import WIDE, bar, emit, rows, table
 
 if TYPE_CHECKING:
     from builder.review.audits import Audited
-    from builder.review.exchange import Returned
-    from builder.review.ranking import Candidate
-    from builder.rules.overrides import Action, Override
-    from builder.store.manifest import Manifest
-    from builder.store.store import Store
-
-
-WIDTH = 140
-"""Characters of a table that goes to a file or pipe."""
-ACTIONS: tuple[Action, ...] = ("accept", "reject", "relabel", "move", "add")
+    from builder.review.pull import TakenOver
+    from builder.review.queues import Queue, ToolFiles
 
 
 @click.group()
@@ -60,7 +49,7 @@ def queue(
     again: bool,
     audit: int | None,
     seed: int,
-    to: str,
+    to: Literal["list", "app", "labelstudio", "cvat"],
     out: Path | None,
     url_prefix: str | None,
     ignored: bool,
@@ -81,117 +70,82 @@ def queue(
     if url_prefix and to != "labelstudio":
         raise click.UsageError("--url-prefix belongs to --to labelstudio: give that too")
     with sentences():
-        from builder.review.objects import check_reviewable
-        from builder.review.ranking import gone_through
-        from builder.store.manifest import read_manifest
-        from builder.store.store import Store
+        from builder.review import queues
 
-        store = Store(store_root)
-        folder = store.version(version)
-        manifest = read_manifest(folder)
-        check_reviewable(manifest)
+        store = open_store(store_root)
         if audit:
-            keys, ids, value, text = _draw(store, folder, manifest, audit, seed, dry_run)
+            queued = queues.queue_audit(store, version, audit, seed=seed, dry_run=dry_run)
         else:
-            skip = set() if again else gone_through(store, folder, manifest)
-            asked = budget, skip, to == "app"
-            keys, ids, value, text = _rank(store, folder, manifest, asked, show=to == "list" and not as_json)
-        if to != "list" and not dry_run:
-            said = _hand_over(store, folder, manifest, (keys, ids), (to, out, url_prefix, ignored))
-            value |= {"next": said}
-            text = f"{text}\n{said}".strip()
-        count = f"{len(keys)} images{'; nothing written' if dry_run else ''}"
-        emit(as_json, value, f"{text}\n{count}".strip())
+            queued = queues.queue(store, version, budget=budget, again=again, unkept=to == "app")
+            if to == "list" and not as_json and queued.candidates:
+                _print_candidates(queued)
+        value, lines = _queue_value(queued), _queue_lines(queued)
+        if not dry_run and to != "list":
+            if to == "app" or out is None:
+                next_step = _tagged(store_root, queued)
+            else:
+                files = queues.write_queue(queued, to, out, url_prefix=url_prefix, ignored=ignored)
+                next_step = _cvat_steps(queued, files) if to == "cvat" else _label_studio_steps(queued, files)
+            value |= {"next": next_step}
+            lines.append(next_step)
+        lines.append(f"{len(queued.keys)} images{'; nothing written' if dry_run else ''}")
+        emit(as_json, value, "\n".join(lines))
 
 
-Queued = tuple[list[str], list[str], dict[str, Any], str]
-"""Keys, ids of audited objects, what --json prints, what people read."""
+def _queue_value(queued: Queue) -> dict[str, Any]:
+    if queued.audit:
+        return queued.audit.model_dump(mode="json")
+    return {"images": [asdict(candidate) for candidate in queued.candidates], "left_out": queued.left_out}
 
 
-def _draw(store: Store, folder: Path, manifest: Manifest, count: int, seed: int, dry_run: bool) -> Queued:
+def _queue_lines(queued: Queue) -> list[str]:
+    """What there is to say beside the table of candidates."""
     from builder.kinds import kind_of
-    from builder.review import audits
 
-    drawn = audits.draw(folder, manifest, count, seed)
-    noun = kind_of(manifest.kind).noun
-    lines = [("audit", f"{len(drawn.items)} {noun} of {drawn.version}, seed {drawn.seed}")]
-    lines += [(f"score {one.name}", f"{one.drawn} of {one.objects} kept {noun}") for one in drawn.bins]
-    if not dry_run:
-        lines.append(("saved", str(audits.save(store, drawn))))
-    return drawn.keys, [item.id for item in drawn.items], drawn.model_dump(mode="json"), rows(*lines)
-
-
-def _rank(store: Store, folder: Path, manifest: Manifest, asked: tuple[int, set[str], bool], show: bool) -> Queued:
-    """asked: the budget, the keys that are not queued, and whether images that are in no shard are."""
-    from builder.review.ranking import queue as rank
-
-    budget, skip, left_out = asked
-    found = rank(store, folder, manifest, budget, skip, left_out=left_out)
-    if show and found:
-        _print_queue(found)
-    text = f"{len(skip)} that people went through already are left out: --again queues them too" if skip else ""
-    return [one.key for one in found], [], {"images": [asdict(one) for one in found], "left_out": len(skip)}, text
+    if queued.audit is None:
+        reviewed = f"{queued.left_out} images that people reviewed already are left out: --again queues them too"
+        return [reviewed] if queued.left_out else []
+    audit, noun = queued.audit, kind_of(queued.manifest.kind).noun
+    lines = [("audit", f"{len(audit.items)} {noun} of {audit.version}, seed {audit.seed}")]
+    lines += [(f"score {stratum.name}", f"{stratum.drawn} of {stratum.objects} kept {noun}") for stratum in audit.bins]
+    return [rows(*lines, *([("saved", str(queued.saved))] if queued.saved else []))]
 
 
-def _print_queue(found: Sequence[Candidate]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    names = ("gain", "near", "rare", "disagreement", "novelty")
-    table.add_column("image", overflow="fold")
-    for name in names:
-        table.add_column(name, justify="right")
-    for one in found:
-        table.add_row(one.key, *(f"{getattr(one, name):.2f}" for name in names))
-    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
+def _print_candidates(queued: Queue) -> None:
+    figures = ("gain", "near", "rare", "disagreement", "novelty")
+    lines = [
+        (candidate.key, *(f"{getattr(candidate, figure):.2f}" for figure in figures)) for candidate in queued.candidates
+    ]
+    table(("image", *figures), lines, numbers=figures, framed=False, width=WIDE)
 
 
-def _hand_over(
-    store: Store,
-    folder: Path,
-    manifest: Manifest,
-    queued: tuple[Sequence[str], Sequence[str]],
-    target: tuple[str, Path | None, str | None, bool],
-) -> str:
-    """Tag the images in the App, or write them for an annotation tool; how to go on, in two lines. queued: keys, and
-    ids of audited objects; target: as the options to, out, url_prefix, ignored."""
-    from builder.errors import BuildError
-    from builder.review import cvat, label_studio
-    from builder.review.exchange import images_folder, tasks, write_out
+def _tagged(store_root: str, queued: Queue) -> str:
+    from builder.browse.tags import tag_in_app
 
-    (keys, audited), (to, out, url_prefix, ignored) = queued, target
-    ref = f"{manifest.name}@{manifest.version}"
-    if out is None:
-        from builder.browse.tags import tag_in_app
+    tag = "audit" if queued.audit else "queue"
+    count = tag_in_app(open_store(store_root), queued.manifest, queued.keys, tag)
+    return f"{count} of them have the tag {tag!r} in the App: `tutelage browse {queued.version}`"
 
-        tag = "audit" if audited else "queue"
-        count = tag_in_app(store, manifest, keys, tag)
-        return f"{count} of them have the tag {tag!r} in the App: `tutelage browse {ref}`"
-    images, extension = images_folder(out), manifest.features[0]
-    shown = tasks(folder, manifest, keys, ("kept", "ignored") if ignored else ("kept",), audited)
-    if to == "cvat":
-        if manifest.kind == "classification":
-            raise BuildError(f"{ref} holds classes of images, and CVAT is given boxes: use --to labelstudio or app")
-        beside = out.with_name(f"{out.name}.labels.json")
-        settings = beside, cvat.labels(manifest.classes)
-        write_out(out, shown, extension, cvat.writer(manifest, len(keys)), settings, images=True)
-        return (
-            f"In CVAT: create a task with {beside} as its raw labels and the files of {images}, then upload {out} as "
-            "CVAT for images 1.1.\nTag finished images `reviewed`, export as CVAT for images 1.1, and run `tutelage "
-            f"review pull {ref} --from FILE`."
-        )
-    address = label_studio.prefixed(url_prefix) if url_prefix else label_studio.local_files(images.name)
-    beside = out.with_name(f"{out.name}.config.xml")
-    settings = beside, label_studio.config(manifest.classes, manifest.kind).encode()
-    write_out(out, shown, extension, label_studio.writer(manifest, address), settings, images=not url_prefix)
-    serve = (
-        f" (started with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT="
-        f"{images.parent.resolve()}, with {images.resolve()} as a local source storage that is not synced)"
-    )
+
+def _cvat_steps(queued: Queue, files: ToolFiles) -> str:
     return (
-        f"In Label Studio{'' if url_prefix else serve}: paste {beside} as the labelling interface, then import {out}.\n"
-        f"Submit, export as JSON, and run `tutelage review pull {ref} --from FILE`."
+        f"In CVAT: create a task with {files.settings} as its raw labels and the files of {files.images}, then upload "
+        f"{files.tasks} as CVAT for images 1.1.\nTag finished images `reviewed`, export as CVAT for images 1.1, and "
+        f"run `tutelage review pull {queued.version} --from FILE`."
+    )
+
+
+def _label_studio_steps(queued: Queue, files: ToolFiles) -> str:
+    serve = ""
+    if files.images:
+        serve = (
+            " (started with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT="
+            f"{files.images.parent.resolve()}, with {files.images.resolve()} as a local source storage that is not "
+            "synced)"
+        )
+    return (
+        f"In Label Studio{serve}: paste {files.settings} as the labelling interface, then import {files.tasks}.\n"
+        f"Submit, export as JSON, and run `tutelage review pull {queued.version} --from FILE`."
     )
 
 
@@ -230,97 +184,55 @@ def pull(
     thresholds and teacher.
     """
     with sentences():
-        from builder.cut.recall import new_version
-        from builder.review.objects import check_reviewable, overrides_of
-        from builder.review.ranking import remember
-        from builder.rules.overrides import OVERRIDES, add_overrides, check_labels, load_overrides, read_overrides
-        from builder.store.manifest import read_manifest
-        from builder.store.store import Store
+        from builder.review.pull import read_answers, take_over
 
-        store = Store(store_root)
-        folder = store.version(version)
-        manifest = read_manifest(folder)
-        check_reviewable(manifest)
-        author = author or login_name()
-        returned = _returned(store, folder, manifest, source, author)
-        known = load_overrides(folder / OVERRIDES) if OVERRIDES in manifest.files else []
-        new = overrides_of(returned.shown, returned.edited, returned.images, returned.authors)
-        value, lines = _said(manifest, returned, new)
-        if manifest.kind == "instance" and (drawn := sum(one.action in ("move", "add") for one in new)):
-            said = f"{drawn} mask is" if drawn == 1 else f"{drawn} masks are"
-            click.echo(f"{said} lost: a box that people moved or drew has none, and is an ignore region", err=True)
-        if dry_run:
-            check_labels(new, manifest.classes, "correct it where it was given, then pull again")
+        store = open_store(store_root)
+        if source is not None:
+            returned = read_answers(store, version, source, author)
         else:
-            added = add_overrides(store, manifest.name, new, manifest.classes, known)
-            remember(store, manifest.name, [returned.images[key] for key in returned.touched])
-            value["overrides"] = asdict(added)
-            lines.append(("overrides", f"{added.added} new, {added.changed} changed, {added.total} in force"))
-            if added.changed:
-                click.echo(f"{added.changed} verdicts differ from earlier ones: the later ones hold", err=True)
-        audited = _audited(store, manifest, returned, write=not dry_run)
-        value["audits"] = [_audit_value(one) for one in audited]
-        lines += [("audit", _audit_text(one, manifest.kind)) for one in audited]
-        if not dry_run and not no_build:
-            if _is_news(manifest, read_overrides(store, manifest.name)):
-                cut = new_version(store, folder, workers, bar)
-                made = cut.manifest
-                value |= {"new_version": f"{made.name}@{made.version}", "id": made.id, "path": str(cut.folder)}
-                lines.append(("version", f"{made.name}@{made.version}  id {made.id[:12]}"))
-            else:
-                lines.append(("version", "none made: this one has all that was said"))
-        emit(as_json, value, rows(*lines) + ("\nnothing written" if dry_run else ""))
+            from builder.browse.answers import read_app_answers
+
+            returned = read_app_answers(store, version, author)
+        taken = take_over(store, version, returned, build=not no_build, dry_run=dry_run, workers=workers, track=bar)
+        if taken.lost_masks:
+            masks = "1 mask is" if taken.lost_masks == 1 else f"{taken.lost_masks} masks are"
+            click.echo(f"{masks} lost: a box that people moved or drew has none, and is an ignore region", err=True)
+        if taken.overrides and taken.overrides.changed:
+            click.echo(f"{taken.overrides.changed} verdicts differ from earlier ones: the later ones hold", err=True)
+        text = rows(*_taken_lines(taken, build=not no_build and not dry_run))
+        emit(as_json, _taken_value(taken), text + ("\nnothing written" if dry_run else ""))
 
 
-def _said(
-    manifest: Manifest, returned: Returned, new: Sequence[Override]
-) -> tuple[dict[str, Any], list[tuple[str, object]]]:
-    """How much came back, for machines and for people."""
-    actions = Counter(one.action for one in new)
-    version, changed = f"{manifest.name}@{manifest.version}", len({one.sha256 for one in new})
-    counted = {name: actions[name] for name in ACTIONS}
-    value = {"version": version, "images": len(returned.images), "changed_images": changed, "actions": counted}
-    return value, [
-        ("came back", f"{len(returned.images)} images of {version}, {changed} with changes"),
-        ("changes", ", ".join(f"{n} {name}" for name, n in counted.items() if n) or "none"),
+def _taken_value(taken: TakenOver) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "version": taken.version,
+        "images": taken.images,
+        "changed_images": taken.changed_images,
+        "actions": dict(taken.actions),
+    }
+    if taken.overrides:
+        value["overrides"] = asdict(taken.overrides)
+    value["audits"] = [_audit_value(audited) for audited in taken.audits]
+    if taken.cut:
+        made = taken.cut.manifest
+        value |= {"new_version": f"{made.name}@{made.version}", "id": made.id, "path": str(taken.cut.folder)}
+    return value
+
+
+def _taken_lines(taken: TakenOver, build: bool) -> list[tuple[str, object]]:
+    lines: list[tuple[str, object]] = [
+        ("came back", f"{taken.images} images of {taken.version}, {taken.changed_images} with changes"),
+        ("changes", ", ".join(f"{count} {action}" for action, count in taken.actions.items() if count) or "none"),
     ]
-
-
-def login_name() -> str:
-    """Of the user; `unknown` where the system has none."""
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
-
-
-def _returned(store: Store, folder: Path, manifest: Manifest, source: Path | None, author: str) -> Returned:
-    from builder.review.exchange import Returned, collect
-    from builder.review.objects import shown_objects
-    from builder.review.read import read_annotations
-
-    if source is not None:
-        return collect(read_annotations(source, author), folder, manifest)
-    from builder.browse.app import read_edits
-
-    edited, hashes = read_edits(store, folder, manifest, author)
-    shown = [one for some in shown_objects(folder, hashes, elsewhere=hashes) for one in some]
-    return Returned(edited, hashes, (), shown, dict.fromkeys(hashes, author), touched=hashes)
-
-
-def _audited(store: Store, manifest: Manifest, returned: Returned, write: bool) -> list[Audited]:
-    """The audits of the version that this review says something of, with what it says."""
-    from builder.review import audits
-
-    found = []
-    for one in audits.read(store, manifest):
-        said = audits.judge(one.audit, returned.edited, returned.images, returned.looked_at)
-        if said:
-            who = {id: returned.authors[id.partition("#")[0]] for id in said}
-            found.append(audits.record(store, one, said, who) if write else audits.joined(one, said, who))
-    return found
+    if added := taken.overrides:
+        lines.append(("overrides", f"{added.added} new, {added.changed} changed, {added.total} in force"))
+    lines += [("audit", _audit_text(audited, taken.manifest.kind)) for audited in taken.audits]
+    if taken.cut:
+        made = taken.cut.manifest
+        lines.append(("version", f"{made.name}@{made.version}  id {made.id[:12]}"))
+    elif build:
+        lines.append(("version", "none made: this one has all that was said"))
+    return lines
 
 
 def _audit_text(audited: Audited, kind: str) -> str:
@@ -338,11 +250,3 @@ def _audit_value(audited: Audited) -> dict[str, Any]:
 
     value = {"name": audited.audit.name, "boxes": len(audited.audit.items), "missing": audited.missing}
     return value | {"estimate": estimate_value(audited)}
-
-
-def _is_news(manifest: Manifest, overrides: Sequence[Override]) -> bool:
-    """Whether a version lacks some of the overrides that are in force."""
-    from builder.rules.overrides import overrides_digest
-
-    applied = manifest.provenance.overrides
-    return overrides_digest(overrides) != (applied.digest if applied else None)

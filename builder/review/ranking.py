@@ -71,7 +71,7 @@ class Candidate:
     novelty: float = 1.0
 
 
-def queue(
+def rank(
     store: Store,
     folder: Path,
     manifest: Manifest,
@@ -129,7 +129,7 @@ def candidates(
     store: Store, folder: Path, manifest: Manifest, most: int, skip: Collection[str] = (), *, left_out: bool = False
 ) -> list[Candidate]:
     """The images with the greatest gain, by falling gain, then key; those without any are left out, and so are those of
-    the keys `skip`. left_out: see `queue`."""
+    the keys `skip`. left_out: see `rank`."""
     import duckdb
 
     path = folder / "labels.parquet"

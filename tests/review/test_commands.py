@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from builder.browse import app as viewer
-from builder.cli import review as cli_review
 from builder.cli.review import review
 from builder.review import audits
 from builder.review.objects import Edited, Shown, shown_objects
+from builder.review.pull import login_name
 from builder.rules.overrides import read_overrides
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.shards import read_bytes, read_samples
@@ -241,7 +241,7 @@ def test_the_next_queue_is_about_other_images(store: Store, tmp_path: Path) -> N
         assert value["left_out"] == 5 and len(value["images"]) == 5
         assert not first & {one["key"] for one in value["images"]}
     assert first & {one["key"] for one in run_json(store, "queue", "pets@v2", "--again")["images"]}
-    assert "5 that people went through" in run(store, "queue", "pets").output
+    assert "5 images that people reviewed already" in run(store, "queue", "pets").output
     (store.root / "reviews" / "pets" / "looked_at.json").write_text("{")
     assert "is damaged: remove it" in refused(store, "queue", "pets")
 
@@ -321,7 +321,7 @@ def test_a_system_without_names(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyError("uid not found")
 
     monkeypatch.setattr(getpass, "getuser", nobody)
-    assert cli_review.login_name() == "unknown"
+    assert login_name() == "unknown"
 
 
 # --- audits ------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from builder.errors import BuildError
 from builder.report.quality import limits
-from builder.review.ranking import NEAR, Candidate, candidates, diverse, queue
+from builder.review.ranking import NEAR, Candidate, candidates, diverse, rank
 from builder.scan.dhash import BITS
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.store import Store
@@ -82,13 +82,13 @@ def test_row_order_and_a_missing_pool_decide_nothing(store: Store, made: Path, t
     import shutil
 
     folder, manifest = version(store)
-    first = queue(store, folder, manifest, 6)
+    first = rank(store, folder, manifest, 6)
     assert len(first) == 6 and len({one.key for one in first}) == 6
     table = pq.read_table(folder / "labels.parquet")
     pq.write_table(table.take(np.random.default_rng(0).permutation(table.num_rows)), folder / "labels.parquet")
-    assert queue(store, folder, manifest, 6) == first
+    assert rank(store, folder, manifest, 6) == first
     shutil.rmtree(store.pools)  # as after a pull from the Hub: hashes come from the images themselves
-    assert queue(store, folder, manifest, 6) == first
+    assert rank(store, folder, manifest, 6) == first
 
 
 def test_agreement_of_an_ensemble_is_used(store: Store) -> None:
@@ -114,7 +114,7 @@ def test_a_damaged_file_is_told_in_a_sentence(store: Store) -> None:
     folder, manifest = version(store, "pets@v1")
     (folder / "labels.parquet").write_bytes(b"nothing")
     with pytest.raises(BuildError, match=r"labels.parquet cannot be read .*verify --repair"):
-        queue(store, folder, manifest, 5)
+        rank(store, folder, manifest, 5)
 
 
 hashes = st.lists(st.binary(min_size=BITS // 8, max_size=BITS // 8), min_size=1, max_size=12)

@@ -1,0 +1,165 @@
+"""Take over what people said of a version: read it, keep it as overrides and verdicts, make a new version of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from builder.cut.recall import new_version
+from builder.cut.version import Cut
+from builder.engine import Track, silent
+from builder.review import audits
+from builder.review.audits import Audited
+from builder.review.exchange import Returned, collect
+from builder.review.objects import check_reviewable, overrides_of
+from builder.review.ranking import remember
+from builder.review.read import read_annotations
+from builder.rules.overrides import (
+    OVERRIDES,
+    Action,
+    Added,
+    Override,
+    add_overrides,
+    check_labels,
+    load_overrides,
+    overrides_digest,
+    read_overrides,
+)
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.store import Store
+
+ACTIONS: tuple[Action, ...] = ("accept", "reject", "relabel", "move", "add")
+
+
+@dataclass(frozen=True)
+class TakenOver:
+    """What came of a review of a version.
+
+    images, changed_images: how many came back, and with a change. actions: changes by kind. lost_masks: boxes that
+    people moved or drew in a version of masks: they have no mask, and become ignore regions. overrides: how the changes
+    joined those in force; None in a dry run. audits: those that the review says something of. cut: the new version;
+    None where none was asked for, or this one has all that was said (`is_news`).
+    """
+
+    manifest: Manifest
+    images: int
+    changed_images: int
+    actions: Mapping[Action, int]
+    lost_masks: int
+    overrides: Added | None
+    audits: tuple[Audited, ...]
+    is_news: bool
+    cut: Cut | None
+
+    @property
+    def version(self) -> str:
+        """`NAME@vN` of the version that was reviewed."""
+        return f"{self.manifest.name}@{self.manifest.version}"
+
+
+def read_answers(store: Store, version: str, path: Path, author: str | None = None) -> Returned:
+    """Read what people said of a version in an annotation tool.
+
+    Args:
+        store: holds the version.
+        version: the one that was reviewed: NAME, NAME@v3, NAME@TAG or a folder.
+        path: Label Studio's JSON export, or CVAT's XML or ZIP.
+        author: who reviewed, where the file does not say so; None for the login name.
+
+    Returns:
+        The images that came back, with their objects.
+
+    Raises:
+        AnnotationError: the file is no such export, or not one of this version.
+        BuildError: there is no such version, or its labels cannot be read.
+    """
+    folder = store.version(version)
+    manifest = read_manifest(folder)
+    check_reviewable(manifest)
+    return collect(read_annotations(path, author or login_name()), folder, manifest)
+
+
+def take_over(
+    store: Store,
+    version: str,
+    returned: Returned,
+    *,
+    build: bool = True,
+    dry_run: bool = False,
+    workers: int | None = None,
+    track: Track = silent,
+) -> TakenOver:
+    """Keep what people said of a version for later builds of its dataset, and make a new version of it.
+
+    Args:
+        store: holds the version, and gets the overrides, the verdicts and the new version.
+        version: the one that was reviewed: NAME, NAME@v3, NAME@TAG or a folder.
+        returned: what came back: of `read_answers`, or of builder.browse.answers.read_app_answers.
+        build: make a new version, if this one lacks anything that is in force.
+        dry_run: check it all, and write nothing.
+        workers: threads; None for one a core.
+        track: reports progress.
+
+    Returns:
+        What came back, and what became of it.
+
+    Raises:
+        BuildError: a label that the version does not know, an object that was never shown, or a version that cannot be
+            made here again.
+    """
+    folder = store.version(version)
+    manifest = read_manifest(folder)
+    check_reviewable(manifest)
+    changes = overrides_of(returned.shown, returned.edited, returned.images, returned.authors)
+    known = load_overrides(folder / OVERRIDES) if OVERRIDES in manifest.files else []
+    added = None
+    if dry_run:
+        check_labels(changes, manifest.classes, "correct it where it was given, then pull again")
+    else:
+        added = add_overrides(store, manifest.name, changes, manifest.classes, known)
+        remember(store, manifest.name, [returned.images[key] for key in returned.touched])
+    judged = _judge_audits(store, manifest, returned, write=not dry_run)
+    is_news = not dry_run and _is_news(manifest, read_overrides(store, manifest.name))
+    actions = Counter(change.action for change in changes)
+    return TakenOver(
+        manifest,
+        images=len(returned.images),
+        changed_images=len({change.sha256 for change in changes}),
+        actions={action: actions[action] for action in ACTIONS},
+        lost_masks=actions["move"] + actions["add"] if manifest.kind == "instance" else 0,
+        overrides=added,
+        audits=judged,
+        is_news=is_news,
+        cut=new_version(store, folder, workers, track) if build and is_news else None,
+    )
+
+
+def login_name() -> str:
+    """Of the user; `unknown` where the system has none."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def _judge_audits(store: Store, manifest: Manifest, returned: Returned, write: bool) -> tuple[Audited, ...]:
+    """The audits of the version that this review says something of, with what it says."""
+    judged = []
+    for audited in audits.read(store, manifest):
+        verdicts = audits.judge(audited.audit, returned.edited, returned.images, returned.looked_at)
+        if verdicts:
+            authors = {id: returned.authors[id.partition("#")[0]] for id in verdicts}
+            record = partial(audits.record, store) if write else audits.joined
+            judged.append(record(audited, verdicts, authors))
+    return tuple(judged)
+
+
+def _is_news(manifest: Manifest, overrides: Sequence[Override]) -> bool:
+    """Whether a version lacks some of the overrides that are in force."""
+    applied = manifest.provenance.overrides
+    return overrides_digest(overrides) != (applied.digest if applied else None)

@@ -1,0 +1,149 @@
+"""Queues of images for people to review: the ones most worth a look, or an audit; and the files that annotation tools
+import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from builder.errors import BuildError
+from builder.review import audits, cvat, label_studio
+from builder.review.audits import Audit
+from builder.review.exchange import images_folder, tasks, write_out
+from builder.review.objects import check_reviewable
+from builder.review.ranking import Candidate, gone_through, rank
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.store import Store
+
+Tool = Literal["labelstudio", "cvat"]
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Images of a version that people are to look at.
+
+    keys: of the images, the most worth a look first; of an audit in order. candidates: why each is worth it; empty for
+    an audit. audit: the sample that was drawn; saved: its file in the store. left_out: how many images people went
+    through already, which are not queued again.
+    """
+
+    folder: Path
+    manifest: Manifest
+    keys: tuple[str, ...]
+    candidates: tuple[Candidate, ...] = ()
+    audit: Audit | None = None
+    saved: Path | None = None
+    left_out: int = 0
+
+    @property
+    def version(self) -> str:
+        """`NAME@vN`."""
+        return f"{self.manifest.name}@{self.manifest.version}"
+
+
+def queue(store: Store, version: str, *, budget: int = 200, again: bool = False, unkept: bool = False) -> Queue:
+    """Rank the images of a version by what a review is likely to change (builder.review.ranking). Nothing is written,
+    and nothing about precision may be estimated from such a queue.
+
+    Args:
+        store: holds the version.
+        version: NAME, NAME@v3, NAME@TAG or a folder.
+        budget: at most so many images.
+        again: also images that people went through already.
+        unkept: also images that are in no shard, since nothing on them is kept; the App alone can show them.
+
+    Returns:
+        The images, the most worth a look first.
+
+    Raises:
+        BuildError: there is no such version, it holds maps, or its labels cannot be read.
+    """
+    folder, manifest = _reviewable(store, version)
+    skip = set() if again else gone_through(store, folder, manifest)
+    candidates = rank(store, folder, manifest, budget, skip, left_out=unkept)
+    keys = tuple(candidate.key for candidate in candidates)
+    return Queue(folder, manifest, keys, tuple(candidates), left_out=len(skip))
+
+
+def queue_audit(store: Store, version: str, count: int, *, seed: int = 0, dry_run: bool = False) -> Queue:
+    """Draw kept labels of a version at random, to estimate its precision once all of them have a verdict.
+
+    Args:
+        store: holds the version, and gets the audit.
+        version: NAME, NAME@v3, NAME@TAG or a folder.
+        count: labels to draw, at least 2.
+        seed: the same one draws the same labels.
+        dry_run: write nothing.
+
+    Returns:
+        The images that the labels are on.
+
+    Raises:
+        BuildError: there is no such version, it holds maps, nothing is kept in it, or its labels cannot be read.
+    """
+    folder, manifest = _reviewable(store, version)
+    audit = audits.draw(folder, manifest, count, seed)
+    saved = None if dry_run else audits.save(store, audit)
+    return Queue(folder, manifest, tuple(audit.keys), audit=audit, saved=saved)
+
+
+def _reviewable(store: Store, version: str) -> tuple[Path, Manifest]:
+    folder = store.version(version)
+    manifest = read_manifest(folder)
+    check_reviewable(manifest)
+    return folder, manifest
+
+
+@dataclass(frozen=True)
+class ToolFiles:
+    """What an annotation tool imports. tasks: the images with their labels; settings: the tool's labelling interface or
+    labels; images: the folder of image files, None where the tool finds them by their address."""
+
+    tasks: Path
+    settings: Path
+    images: Path | None
+
+
+def write_queue(
+    queued: Queue, tool: Tool, out: Path, *, url_prefix: str | None = None, ignored: bool = False
+) -> ToolFiles:
+    """Write a queue for an annotation tool: all of its files or none.
+
+    Args:
+        queued: what `queue` or `queue_audit` returned.
+        tool: labelstudio or cvat.
+        out: the file of the tasks; the others are named after it.
+        url_prefix: of Label Studio, where it finds the images; None writes them into the folder OUT.images.
+        ignored: show ignored boxes, too; they count once a person accepts them.
+
+    Returns:
+        The files.
+
+    Raises:
+        BuildError: a file is there already, the tool cannot hold these labels, or the version cannot be read.
+    """
+    manifest, extension = queued.manifest, queued.manifest.features[0]
+    images = None if url_prefix else images_folder(out)
+    audited = [item.id for item in queued.audit.items] if queued.audit else []
+    outcomes = ("kept", "ignored") if ignored else ("kept",)
+    shown = tasks(queued.folder, manifest, queued.keys, outcomes, audited)
+    match tool:
+        case "cvat":
+            if manifest.kind == "classification":
+                raise BuildError(
+                    f"{queued.version} holds classes of images, and CVAT is given boxes: use --to labelstudio or app"
+                )
+            settings = out.with_name(f"{out.name}.labels.json")
+            labels, writer = cvat.labels(manifest.classes), cvat.writer(manifest, len(queued.keys))
+        case "labelstudio":
+            settings = out.with_name(f"{out.name}.config.xml")
+            address = (
+                label_studio.prefixed(url_prefix) if url_prefix else label_studio.local_files(f"{out.name}.images")
+            )
+            labels = label_studio.config(manifest.classes, manifest.kind).encode()
+            writer = label_studio.writer(manifest, address)
+        case _:
+            raise ValueError(f"tool {tool!r}: give labelstudio or cvat")
+    write_out(out, shown, extension, writer, (settings, labels), images=images is not None)
+    return ToolFiles(out, settings, images)
