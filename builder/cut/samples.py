@@ -37,7 +37,7 @@ from builder.store.manifest import ShardRecord
 from builder.store.shards import ShardError, ShardFile, read_samples, write_shard
 from teachers.images import ImageError, encode_upright
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever the same inputs would give other bytes, so that an old claim is not taken for a new build."""
 WRITTEN, EMPTY, TOMBSTONE = "written", "empty", "tombstone"
 

@@ -190,15 +190,12 @@ def _fit(matches: Matches, kind: Kind, iou: float, allowed: np.ndarray) -> Calib
 
 
 def _map(score: np.ndarray, right: np.ndarray, kind: Kind, weight: np.ndarray | None) -> Temperature | Isotonic:
+    if kind == "isotonic":
+        return isotonic(score, right, weight)
     # sums do not depend on the order of rows
     order = np.lexsort((right, score) if weight is None else (weight, right, score))
     weight = None if weight is None else weight[order].astype(np.float64)
     score, right = score[order].astype(np.float64), right[order].astype(np.float64)
-    if kind == "isotonic":
-        from sklearn.isotonic import IsotonicRegression
-
-        model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(score, right, sample_weight=weight)
-        return Isotonic(score=model.X_thresholds_.tolist(), right=model.y_thresholds_.tolist())
     from scipy.optimize import minimize_scalar
 
     logit = logit_of(score)
@@ -209,6 +206,23 @@ def _map(score: np.ndarray, right: np.ndarray, kind: Kind, weight: np.ndarray | 
 
     best = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded", options={"xatol": 1e-6})
     return Temperature(temperature=float(np.exp(best.x)))
+
+
+def isotonic(score: np.ndarray, right: np.ndarray, weight: np.ndarray | None = None) -> Isotonic:
+    """The rising curve that is nearest, by least squares, to what is right at each score.
+
+    score: (N,) of at least one prediction; right: bool (N,); weight: int64 (N,), at least 1, what each counts for.
+    Equal scores are one point, their mean; of a level stretch only the ends are kept: the curve is straight between.
+    """
+    from scipy.optimize import isotonic_regression
+
+    points, place = np.unique(score.astype(np.float64), return_inverse=True)
+    total = counted(place, weight, len(points))
+    hits = counted(place[right], None if weight is None else weight[right], len(points))
+    level = isotonic_regression(hits / total, weights=total).x.clip(0, 1)
+    ends = np.ones(len(points), bool)
+    ends[1:-1] = (level[1:-1] != level[:-2]) | (level[1:-1] != level[2:])
+    return Isotonic(score=points[ends].tolist(), right=level[ends].tolist())
 
 
 def calibrated(matches: Matches, calibration: Calibrator) -> Matches:

@@ -22,12 +22,13 @@ from builder.evidence.calibrate import (
     cross_validated,
     curve,
     fit,
+    isotonic,
     outcomes,
     reliabilities,
     reliability,
 )
 from builder.evidence.matching import Matches
-from builder.rules.calibrator import Calibrator
+from builder.rules.calibrator import Calibrator, Isotonic
 from tests.helpers.matched import CLASSES, some_matches
 
 
@@ -99,6 +100,41 @@ def test_isotonic_is_scikit_learns() -> None:
         grid = np.linspace(0, 1, 301, dtype=np.float32)
         found = fitted(np.full(301, label, np.int16), grid)
         np.testing.assert_allclose(found, model.predict(grid), atol=1e-6)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 40), st.booleans(), st.integers(1, 9)), min_size=1, max_size=60),
+    grid=st.sampled_from([1, 4, 40]),
+    weighted=st.booleans(),
+    same=st.sampled_from([None, False, True]),
+)
+def test_isotonic_is_scikit_learns_to_the_bit(
+    rows: list[tuple[int, bool, int]], grid: int, weighted: bool, same: bool | None
+) -> None:
+    """Equal scores (all of them on a grid of 1), weights, predictions that are all right or all wrong, scores outside
+    those that were fitted; in any order of rows, and with the points that scikit-learn keeps."""
+    score = np.float32([(place % grid + 1) / 50 for place, _, _ in rows])
+    right = np.array([hit if same is None else same for _, hit, _ in rows])
+    weight = np.array([count for _, _, count in rows]) if weighted else None
+    fitted = isotonic(score, right, weight)
+    model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+    model.fit(score.astype(np.float64), right.astype(np.float64), sample_weight=weight)
+    assert fitted == Isotonic(score=model.X_thresholds_.tolist(), right=model.y_thresholds_.tolist())
+    points = np.linspace(-0.1, 1.1, 97)
+    np.testing.assert_array_equal(fitted(points), model.predict(points))
+    order = np.random.default_rng(len(rows)).permutation(len(rows))
+    assert isotonic(score[order], right[order], None if weight is None else weight[order]) == fitted
+
+
+def test_a_class_without_predictions_is_calibrated_as_all_are() -> None:
+    matches = some_matches(3, images=800)
+    without = replace(matches, counted=matches.counted & (matches.label != 2))
+    fitted = fit(without, "isotonic")
+    score, right, _ = outcomes(without, 0.5)
+    assert CLASSES[2] not in fitted.own and fitted.pooled == isotonic(score, right)
+    points = np.linspace(0, 1, 11, dtype=np.float32)
+    np.testing.assert_array_equal(fitted(np.full(11, 2, np.int16), points), fitted.pooled(points).astype(np.float32))
 
 
 def test_temperature_minimises_the_log_loss_and_finds_the_true_one() -> None:
