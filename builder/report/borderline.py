@@ -6,7 +6,7 @@ They are picked by score, not at random: nothing about precision may be estimate
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from builder.report.colours import BACKDROP, INK, OUTCOMES
-from builder.report.paint import tint
-from builder.report.pictures import outline
+from builder.report.paint import outline, tint
 from builder.report.quality import limits
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes, read_samples
@@ -49,6 +48,10 @@ class Close:
     box: tuple[float, float, float, float]
     shards: range
     rle: bytes = b""
+
+
+Tile = Callable[[Image.Image, Close], bytes]
+"""Makes the picture, a JPEG, of a box in its image."""
 
 
 def closest(version: Path, manifest: Manifest, most: int = MOST) -> list[Close]:
@@ -134,8 +137,9 @@ def _codes(dictionary: pa.Array) -> list[int]:
     return [n for n, name in enumerate(dictionary.to_pylist()) if name == "kept"]
 
 
-def crops(version: Path, manifest: Manifest, boxes: Sequence[Close]) -> list[bytes | None]:
+def crops(version: Path, manifest: Manifest, boxes: Sequence[Close], tile: Tile | None = None) -> list[bytes | None]:
     """A JPEG of each box with what is around it, TILE pixels square; None for one whose image is not in the shards.
+    tile: makes the picture, of the box by default.
 
     Reads the headers of as many shards as the boxes are in, each up to the last image wanted of it; several shards at
     once, since what is not in memory costs a wait per header.
@@ -151,8 +155,7 @@ def crops(version: Path, manifest: Manifest, boxes: Sequence[Close]) -> list[byt
             if sample.key in keys:
                 with Image.open(io.BytesIO(read_bytes(tar, sample.members[manifest.features[0]]))) as file:
                     picture = file.convert("RGB")
-                cut = _whole if manifest.kind == "classification" else _crop
-                tiles |= {n: cut(picture, boxes[n]) for n in keys.pop(sample.key)}
+                tiles |= {n: (tile or _crop)(picture, boxes[n]) for n in keys.pop(sample.key)}
                 if not keys:
                     break
         return tiles
@@ -164,7 +167,7 @@ def crops(version: Path, manifest: Manifest, boxes: Sequence[Close]) -> list[byt
     return [found.get(n) for n in range(len(boxes))]
 
 
-def _whole(picture: Image.Image, close: Close) -> bytes:
+def whole(picture: Image.Image, close: Close) -> bytes:
     """The whole image, in the middle of a square."""
     scale = TILE / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

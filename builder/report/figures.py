@@ -11,7 +11,7 @@ import numpy as np
 from builder.evidence.calibrate import curve, outcomes, reliability
 from builder.evidence.matching import Matches
 from builder.kinds import kind_of
-from builder.report.borderline import Close, closest, crops
+from builder.report.borderline import Close, Tile, closest, crops
 from builder.report.charts import histogram, quality
 from builder.report.page import bar, more, picture, section, table
 from builder.report.paint import map_legend, map_pictures
@@ -138,9 +138,10 @@ def balance_section(manifest: Manifest, tune: Matches | None) -> str:
     return section("Class balance", note, body)
 
 
-def borderline_section(folder: Path, manifest: Manifest) -> Iterator[str]:
+def borderline_section(folder: Path, manifest: Manifest, tile: Tile | None = None) -> Iterator[str]:
+    """The labels closest to their thresholds; tile: see `crops`."""
     boxes = closest(folder, manifest)
-    tiles = list(zip(boxes, crops(folder, manifest, boxes), strict=True))
+    tiles = list(zip(boxes, crops(folder, manifest, boxes, tile), strict=True))
     parts = []
     kind = kind_of(manifest.kind)
     for outcome, title in (("kept", "Just kept"), ("ignored", "Just not kept: ignore regions")):

@@ -10,7 +10,8 @@ import yaml
 
 from builder.evidence.matching import Matches
 from builder.kinds import kind_of
-from builder.report.figures import balance_section, borderline_section, curves_section, maps_section, scores_section
+from builder.report.figures import balance_section, curves_section, scores_section
+from builder.report.kinds import report_kind
 from builder.report.page import more, page, section, table
 from builder.report.quality import (
     certificate,
@@ -73,7 +74,7 @@ def write_report(folder: Path, manifest: Manifest, scores: PoolScores, tune: Mat
         _evidence(manifest),
         balance_section(manifest, tune),
         _fates(manifest),
-        *(maps_section if manifest.kind == "semantic" else borderline_section)(folder, manifest),
+        *report_kind(manifest.kind).examples(folder, manifest),
         _provenance(manifest),
     ]
     write_file(folder / FILE, page(f"{manifest.name} {manifest.version}: report", body))
@@ -175,8 +176,8 @@ def _status(status: str, said: str = "") -> str:
 
 
 def _evidence(manifest: Manifest) -> str:
-    every, noun = groups(manifest), kind_of(manifest.kind).noun
-    support = "images" if manifest.kind == "semantic" else noun
+    every, kind = groups(manifest), kind_of(manifest.kind)
+    noun, support = kind.noun, "images" if kind.pixels else kind.noun
     figures = [
         ("expected support", [_number(group.support) for group in every]),
         ("n", [_number(group.units) for group in every]),

@@ -1,22 +1,26 @@
-"""Maps and masks as pictures: a colour for each class, void grey."""
+"""Boxes, masks and maps drawn into pictures: objects in the colour of their outcome, pixels in that of their class."""
 
 from __future__ import annotations
 
 import colorsys
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from builder.report.colours import FAINT, VOID_COLOUR
+from builder.report.colours import FAINT, OUTCOMES, TEXT_ON, VOID_COLOUR
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes, read_samples
 from teachers.base import VOID
 
 FIRST = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#8c564b", "#7f3c8d", "#1b4d3e")
 """Of the first classes, told apart by the colour-blind as far as so many can be; others follow the golden angle."""
+DASH = 6
+DROPPED = 6
+"""Dropped boxes that a small picture shows, and that have a text in a large one: the best-scored."""
 STRENGTH = 0.72
 """How much of a map covers its image, the rest shows through."""
 WIDTH = 470
@@ -53,6 +57,53 @@ def painted(picture: Image.Image, plane: bytes) -> Image.Image:
 
 def _rgb(colour: str) -> tuple[int, ...]:
     return tuple(bytes.fromhex(colour[1:]))
+
+
+def resized(picture: Image.Image, scale: float) -> Image.Image:
+    """A picture of other size."""
+    sides = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(sides, Image.Resampling.LANCZOS)
+
+
+def draw_boxes(
+    shown: Image.Image, rows: Sequence[Mapping[str, Any]], scale: float, classes: Sequence[str], dropped: int | None
+) -> None:
+    """Draw boxes (rows of labels.parquet) into an image scaled by `scale`: of the dropped ones the
+    best-scored `dropped`, or all (None)."""
+    draw = ImageDraw.Draw(shown)
+    font = ImageFont.load_default(11)
+    ranked = sorted(rows, key=lambda r: (-r["score"], r["label"], r["x1"], r["y1"], r["x2"], r["y2"]))
+    for outcome in ("dropped", "ignored", "kept"):
+        layer = [row for row in ranked if row["outcome"] == outcome]
+        for place, row in reversed(list(enumerate(layer[:dropped] if outcome == "dropped" else layer))):
+            box = [row[side] * scale for side in ("x1", "y1", "x2", "y2")]
+            bounds = (shown.width - 2, shown.height - 2, shown.width - 1, shown.height - 1)
+            box = [max(0, min(side, bound)) for side, bound in zip(box, bounds, strict=True)]
+            outline(draw, box, outcome)
+            if outcome != "dropped" or (dropped is None and place < DROPPED):
+                name = classes[row["label"]] if row["label"] >= 0 else "other"
+                text = f"{name} {row['score']:.2f}"
+                corner = (box[0] + 2, max(0.0, box[1] - 13))
+                draw.rectangle(draw.textbbox(corner, text, font=font), fill=OUTCOMES[outcome])
+                draw.text(corner, text, fill=TEXT_ON[outcome], font=font)
+
+
+def outline(draw: ImageDraw.ImageDraw, box: Sequence[float], outcome: str, thick: int = 2) -> None:
+    """A box (xyxy pixels): kept `thick` pixels wide, ignored dashed, dropped 1 pixel wide."""
+    colour = OUTCOMES[outcome]
+    if outcome != "ignored":
+        draw.rectangle(list(box), outline=colour, width=thick if outcome == "kept" else 1)
+        return
+    x1, y1, x2, y2 = box
+    dash = DASH * thick // 2
+    for a, b, c, d in ((x1, y1, x2, y1), (x1, y2, x2, y2), (x1, y1, x1, y2), (x2, y1, x2, y2)):
+        length = int(max(c - a, d - b))
+        for start in range(0, length + 1, 2 * dash):
+            end = min(start + dash, length)
+            if c > a:
+                draw.line([a + start, b, a + end, d], fill=colour, width=thick)
+            else:
+                draw.line([a, b + start, c, b + end], fill=colour, width=thick)
 
 
 def outline_masks(shown: Image.Image, codes: Sequence[bytes], size: tuple[int, int], colours: Sequence[str]) -> None:
@@ -109,11 +160,6 @@ def _side_by_side(image: bytes, plane: bytes) -> bytes:
     out = io.BytesIO()
     page.save(out, "JPEG", quality=85, subsampling=0)
     return out.getvalue()
-
-
-def legend_strip(manifest: Manifest, width: int) -> Image.Image:
-    """The legend of a map as a picture of this width."""
-    return colour_strip(map_legend(manifest), width)
 
 
 def colour_strip(legend: Sequence[tuple[str, str]], width: int) -> Image.Image:

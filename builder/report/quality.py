@@ -168,7 +168,7 @@ def _meaning(manifest: Manifest, certified: Sequence[Group]) -> str:
     text = (
         f"{_right(manifest, ious)} The evidence is {spread} held-out labelled images (or declared units) that "
         "set nothing else; the figure is the certified target, not an estimate, and says nothing of "
-        f"{_missed(manifest)}."
+        f"{kind_of(manifest.kind).missed}."
     )
     if later := _later(manifest):
         text += f" It is the precision at the threshold, before {later} refused some of these {_noun(manifest)}."
@@ -187,16 +187,6 @@ def _right(manifest: Manifest, ious: str) -> str:
     else:
         when = f" when it {kind.right}"
     return f"{'An' if kind.one[0] in 'aeiou' else 'A'} {kind.one} counts as right{when}."
-
-
-def _missed(manifest: Manifest) -> str:
-    match manifest.kind:
-        case "semantic":
-            return "pixels that are void"
-        case "classification":
-            return "images that are left out"
-        case _:
-            return "objects that are missed"
 
 
 def _at(manifest: Manifest, iou: float) -> str:

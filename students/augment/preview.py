@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from builder.errors import BuildError
 from builder.report.colours import VOID_COLOUR
-from builder.report.paint import SHOWN, class_colour, colour_strip, outline_masks, painted
-from builder.report.pictures import MARGIN, outline
+from builder.report.paint import SHOWN, class_colour, colour_strip, outline, outline_masks, painted
+from builder.report.pictures import MARGIN
 from builder.scan.sources import list_source, read_entry
 from builder.truth.read import read_truth
 from builder.truth.records import subset
