@@ -25,8 +25,7 @@ from builder.browse.pictures import Columns, Evidence, Media, Picture, likeliest
 from builder.cut.left_out import LEFT_OUT, read_left_out
 from builder.cut.samples import EMPTY, WRITTEN
 from builder.errors import BuildError
-from builder.scan.census import OK
-from builder.scan.pool import read_pool
+from builder.scan.pool import OK, read_pool
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes
 from builder.store.store import Store

@@ -29,7 +29,7 @@ from builder.rules.objects import REASONS, Decision, Objects
 from builder.scan.pool import Chunk, read_pool
 from builder.store.manifest import Manifest
 from builder.store.store import Store
-from builder.truth.folders import read_mask
+from builder.truth.masks import read_mask
 from builder.truth.read import read_truth
 from builder.truth.records import LabelledImage, Truth, TruthError, split
 from teachers.base import VOID

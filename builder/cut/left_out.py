@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from builder.errors import BuildError
-from builder.scan.census import OK
 from builder.scan.duplicates import Settled, leaks, near_duplicates
-from builder.scan.pool import Pool
+from builder.scan.pool import OK, Pool
 
 LEFT_OUT = "left_out.csv"
 LEAK, NEAR_DUPLICATE = "leak", "near_duplicate"

@@ -29,8 +29,7 @@ from builder.rules.objects import IGNORED, KEPT, REASONS, Thresholds
 from builder.rules.overrides import Override
 from builder.rules.overruling import Overruled
 from builder.rules.scores import counted
-from builder.scan.census import OK, REMOVED
-from builder.scan.pool import Chunk, PoolImage
+from builder.scan.pool import OK, REMOVED, Chunk, PoolImage
 from builder.store.files import digest, new_file, sha256_file, sync_folder, write_file
 from builder.store.keys import copy_key
 from builder.store.manifest import ShardRecord

@@ -29,8 +29,7 @@ from builder.report.card import card
 from builder.report.card_chart import CHART, classes_chart
 from builder.rules.objects import ADDED, REASONS
 from builder.rules.overrides import OVERRIDES, by_image, dump_overrides, settled, summary
-from builder.scan.census import DUPLICATE, REMOVED, UNREADABLE
-from builder.scan.pool import Pool
+from builder.scan.pool import DUPLICATE, REMOVED, UNREADABLE, Pool
 from builder.store.files import digest, discard, locked, sha256_file, write_file
 from builder.store.manifest import MANIFEST, Manifest, ShardRecord, as_read, read_manifest, version_id, write_manifest
 from builder.store.provenance import Provenance

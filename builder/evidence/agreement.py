@@ -17,7 +17,7 @@ from builder.evidence.matching import Matches, shared_classes, units
 from builder.label.maps import LEVELS, score
 from builder.rules.class_map import ASIDE
 from builder.rules.keep import IOUS
-from builder.truth.folders import read_mask
+from builder.truth.masks import read_mask
 from builder.truth.records import Truth
 from teachers.base import VOID, SemanticMap
 

@@ -11,18 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from builder.evidence.bounds import Bound, bets, effective_units, fewest_units, korn_graubard, needed
+from builder.evidence.matching import Matches
 from builder.rules.keep import Precision
 from builder.rules.scores import BINS, PoolScores, counted
 from builder.store.provenance import Group
-
-if TYPE_CHECKING:  # matching needs rules, whose options are made of those here
-    from builder.evidence.matching import Matches
-
 
 STEP = 1.15
 """Factor from one expected support to the next along the fixed sequence."""

@@ -21,7 +21,7 @@ from builder.rules.class_map import ASIDE
 from builder.rules.keep import IOUS, Keep, version_classes
 from builder.rules.labelled import LabelledPool
 from builder.rules.objects import Objects
-from builder.scan.census import OK as READABLE
+from builder.scan.pool import OK as READABLE
 from builder.scan.pool import Pool, PoolImage
 from builder.truth.records import LabelledImage, Truth
 from teachers.base import VOID, SemanticMap

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from builder.errors import BuildError
+from builder.evidence.certify import solve as certify
 from builder.evidence.matching import Matches
 from builder.rules.keep import Density, Keep, Mixture
 from builder.rules.objects import Thresholds
@@ -102,8 +103,6 @@ def top_box(keep: Keep, evidence: Evidence) -> list[Group]:
 
 def precision(keep: Keep, evidence: Evidence) -> list[Group]:
     """`precision`: the lowest threshold along a fixed sequence that certifies it (builder.evidence.certify)."""
-    from builder.evidence.certify import solve as certify
-
     options = keep.precision
     if options is None or evidence.certify is None or evidence.scores is None or evidence.pool_kept is None:
         raise BuildError(

@@ -1,4 +1,4 @@
-"""Versions of maps and of image classes as folders, in the layouts that builder.truth.folders reads again."""
+"""Versions of maps and of image classes as folders, in layouts that builder.truth.read reads again."""
 
 from __future__ import annotations
 

@@ -18,8 +18,7 @@ from builder.label.maps import PackedMap, pack
 from builder.label.predictions import MAX_ERRORS, UNLISTED, FailedImage, Failure, read_failures, write_chunk, write_meta
 from builder.label.predictions import REMOVED as REMOVED_STATUS
 from builder.label.section import TeacherSection
-from builder.scan.census import OK, REMOVED, UNREADABLE
-from builder.scan.pool import Chunk, Pool, PoolImage, find_pool, read_pool
+from builder.scan.pool import OK, REMOVED, UNREADABLE, Chunk, Pool, PoolImage, find_pool, read_pool
 from builder.store.files import discard, locked
 from builder.store.store import Store
 from teachers.base import ClassProbabilities, Detections, Prediction, SemanticMap, TeacherError, fingerprint
@@ -61,8 +60,24 @@ def label_pool(
     retry_failures: bool = False,
     track: Track = silent,
 ) -> Labelled:
-    """Label every chunk of `pool` that has no predictions of this teacher yet; `retry_failures` does those with failed
-    images again. Raises TeacherError if the teacher fails: the chunks before stay."""
+    """Label every chunk of a pool that has no predictions of this teacher yet, and store them raw.
+
+    Args:
+        pool: the images.
+        labeller: the teacher (builder.label.load.load_labeller).
+        store: where its predictions are put.
+        spec: what names the teacher, for people to read.
+        license: of the teacher's weights.
+        retry_failures: label chunks with images that could not be read again.
+        track: shows how far it is (builder.engine.Track).
+
+    Returns:
+        What is labelled now, and which images could not be read.
+
+    Raises:
+        TeacherError: if the teacher fails, or gives what it does not announce; the chunks before stay.
+        BuildError: if another process labels with this teacher.
+    """
     name = fingerprint(labeller.description)
     folder = store.predictions / name
     with store.in_use(), locked(folder / ".lock", f"predictions {name[:12]}", sweep=[folder]):

@@ -13,8 +13,7 @@ from builder.label.labeller import Result
 from builder.label.maps import pack
 from builder.label.predictions import REMOVED as REMOVED_STATUS
 from builder.label.predictions import Failure
-from builder.scan.census import REMOVED
-from builder.scan.pool import Chunk, ImageChanged, PoolImage
+from builder.scan.pool import REMOVED, Chunk, ImageChanged, PoolImage
 from teachers.base import Prediction, SemanticMap, Teacher, TeacherError
 from teachers.images import ImageError, decode_rgb
 

@@ -120,9 +120,17 @@ class Recipe(Section):
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a YAML file, with `key.key=value` overrides (values are YAML).
+    """Read the recipe in a YAML file.
 
-    Raises BuildError, in one sentence that names the key, for anything that is not as `Recipe` says.
+    Args:
+        path: the file.
+        overrides: `key.key=value` each, whose values are YAML, as of `--set`.
+
+    Returns:
+        The recipe as written: `rooted(path.parent)` makes its paths lead from here.
+
+    Raises:
+        BuildError: for a file that cannot be read, or anything in it that is not as `Recipe` says, by its key.
     """
     content = read_yaml(path, overrides)
     try:

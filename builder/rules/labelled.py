@@ -29,8 +29,7 @@ from builder.rules.class_map import Mapped
 from builder.rules.keep import Keep, class_map
 from builder.rules.objects import IGNORED, KEPT, REASONS, Objects, Thresholds
 from builder.rules.scores import BINS, PoolSample, PoolScores, cell, counted
-from builder.scan.census import OK, REMOVED, UNREADABLE
-from builder.scan.pool import Chunk, Pool
+from builder.scan.pool import OK, REMOVED, UNREADABLE, Chunk, Pool
 
 BLOCK = 16
 """Chunks that are looked at together."""

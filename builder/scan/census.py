@@ -16,16 +16,10 @@ from typing import Any
 import orjson
 
 from builder.errors import BuildError
+from builder.scan.pool import FIELDS, REMOVED, UNREADABLE
 from builder.scan.sources import Entry
 
 Row = tuple[Any, ...]
-FIELDS = (
-    *("key", "name", "sha256", "uri", "offset", "bytes", "mtime_ns", "width", "height", "format", "orientation"),
-    *("dhash", "chunk", "state", "error"),
-)
-"""The columns of a pool, in order: those of builder.scan.pool.PoolImage."""
-OK, UNREADABLE, DUPLICATE, REMOVED = "ok", "unreadable", "duplicate", "removed"
-"""The states of an image."""
 ENTRY = ("name", "uri", "offset", "bytes", "mtime_ns")
 CACHE_KB = 4096
 

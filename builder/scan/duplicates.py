@@ -17,9 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from builder.scan.census import OK
 from builder.scan.dhash import BITS
-from builder.scan.pool import Pool
+from builder.scan.pool import OK, Pool
 
 BLOCK = 1 << 17
 """Candidate pairs that are compared at a time."""

@@ -19,12 +19,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builder.errors import BuildError
-from builder.scan.census import DUPLICATE, FIELDS, OK, REMOVED, UNREADABLE
 from builder.store.store import Store
 
 CHUNK_SIZE = 512
 ROWS = 4096
 """Rows, at least, in a row group of pool.parquet, which holds whole chunks: what is read at a time."""
+FIELDS = (
+    *("key", "name", "sha256", "uri", "offset", "bytes", "mtime_ns", "width", "height", "format", "orientation"),
+    *("dhash", "chunk", "state", "error"),
+)
+"""The columns of a pool, in order: those of PoolImage."""
+OK, UNREADABLE, DUPLICATE, REMOVED = "ok", "unreadable", "duplicate", "removed"
+"""The states of an image."""
 NUMBERS = {"orientation": pa.int8(), "width": pa.int32(), "height": pa.int32(), "chunk": pa.int32()}
 NUMBERS |= dict.fromkeys(("offset", "bytes", "mtime_ns"), pa.int64())
 SCHEMA = pa.schema([(name, NUMBERS.get(name, pa.string())) for name in FIELDS])

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 
 from builder.engine import Track, in_order, silent, worker_count
 from builder.errors import BuildError
-from builder.scan.census import FIELDS, UNREADABLE, Census, Row
+from builder.scan.census import Census, Row
 from builder.scan.dhash import dhash
-from builder.scan.pool import CHUNK_SIZE, ROWS, SCHEMA, SUMMARY, Pool, PoolImage, read_pool
+from builder.scan.pool import CHUNK_SIZE, FIELDS, ROWS, SCHEMA, SUMMARY, UNREADABLE, Pool, PoolImage, read_pool
 from builder.scan.sources import Entry, list_source, read_entry
 from builder.store.files import canonical_json, digest, locked, new_file, write_file
 from builder.store.keys import make_key
@@ -42,11 +42,23 @@ def scan_pool(
     workers: int | None = None,
     track: Track = silent,
 ) -> Pool:
-    """Read a source (folder, glob, list, COCO JSON, tars) into the store's pools and return the pool.
+    """Read a source of images into the store's pools. Files that have not changed since the last scan are not read.
 
-    `images`: where a COCO JSON's files lie. `limit`: only that many images, those with the smallest hash of their name:
-    an unbiased sample, nested for growing limits, with an id of its own. `chunk_size`: images in a
-    new chunk. Raises BuildError for an empty source, or one in which two images share a name.
+    Args:
+        source: a folder, a glob, a list (.txt), a COCO JSON or tars.
+        store: where the pool is put.
+        images: the folder of a COCO JSON's files, where it is elsewhere.
+        limit: only that many images, those with the smallest hash of their name: an unbiased sample, nested for growing
+            limits, as a pool of its own.
+        chunk_size: images in a new chunk.
+        workers: threads that read; all cores by default. They change nothing in the pool.
+        track: shows how far it is (builder.engine.Track).
+
+    Returns:
+        The pool. Its id is a hash of the images and their order.
+
+    Raises:
+        BuildError: for a source that is missing, empty or of no known kind, or in which two images share a name.
     """
     key = {"source": os.path.abspath(source), "images": images and os.path.abspath(images), "limit": limit}
     entries = list_source(source, images, store.root)

@@ -1,4 +1,4 @@
-"""Which format human labels have, and the images in their folders."""
+"""Images and lines of text in the folders of labels, whatever their format."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def list_images(folder: Path) -> dict[str, Path]:
     """Every image below a folder, by its name: its path relative to the folder, NFC; sorted, hidden ones left out."""
     if not folder.is_dir():
         raise TruthError(f"{folder} is no folder of images: check its path")
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for entry in sorted(list_source(str(folder))):
         if entry.offset:
             continue  # inside a tar
-        if entry.name in found:
-            raise TruthError(f"{found[entry.name]} and {entry.uri} have the same name in Unicode's NFC: rename one")
-        found[entry.name] = Path(entry.uri)
-    return found
+        if entry.name in paths:
+            raise TruthError(f"{paths[entry.name]} and {entry.uri} have the same name in Unicode's NFC: rename one")
+        paths[entry.name] = Path(entry.uri)
+    return paths
 
 
 def by_stem(names: Sequence[str]) -> dict[str, list[str]]:

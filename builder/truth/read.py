@@ -7,9 +7,84 @@ from pathlib import Path
 from typing import get_args
 
 from builder.scan.sources import EXTENSIONS
+from builder.truth.classes import read_classes, read_table
 from builder.truth.coco import read_coco
 from builder.truth.listing import LAYOUT, YAML
+from builder.truth.masks import read_masks
 from builder.truth.records import Format, Truth, TruthError, check_detection, unit_of
+from builder.truth.voc import read_voc
+from builder.truth.yolo import read_yolo
+
+
+def read_truth(
+    source: Path | str,
+    images: Path | None = None,
+    format: Format | None = None,
+    group: str | None = None,
+    outlines: bool = False,
+) -> Truth:
+    """Read human labels of any format.
+
+    Args:
+        source: a COCO JSON, a Pascal VOC folder or list, a YOLO folder or its YAML, folders of classes, a CSV of
+            classes, or folders of images and masks.
+        images: the folder of the image files, where it is not the one that the format has them in.
+        format: where it cannot be recognised (`recognise`).
+        group: what names an image's unit (a sequence, a patient): `folder`, the folder in its name, or a regular
+            expression whose first group, searched for in the name, does.
+        outlines: read those of a COCO JSON as well.
+
+    Returns:
+        The labelled images, in the order of their file or of their names.
+
+    Raises:
+        TruthError: for labels that cannot be used.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise TruthError(f"labels {source} do not exist: give a COCO JSON or a folder of VOC, YOLO, classes or masks")
+    truth = read_format(source, format or recognise(source), images, outlines)
+    if group is None:
+        return truth
+    return replace(truth, images=[replace(image, unit=unit_of(image.name, group)) for image in truth.images])
+
+
+def read_detection(source: Path | str, images: Path | None = None) -> Truth:
+    """`read_truth` for those who need boxes. Raises TruthError for labels of another kind."""
+    truth = read_truth(source, images)
+    check_detection(truth, source)
+    return truth
+
+
+def read_format(source: Path, format: Format, images: Path | None, outlines: bool = False) -> Truth:
+    """Labels of a known format; outlines: see `read_truth`. Raises TruthError as its reader does, and for outlines of a
+    format that has none."""
+    if outlines and format != "coco":
+        raise TruthError(f"{source} ({format}) has no outlines of objects: give a COCO JSON with segmentation")
+    match format:
+        case "coco":
+            return read_coco(only_json(source), images, outlines)
+        case "voc":
+            return read_voc(source, images)
+        case "yolo":
+            return read_yolo(source, images)
+        case "classes":
+            return read_table(source, images) if source.is_file() else read_classes(source, images)
+        case "masks":
+            return read_masks(source, images)
+        case _:
+            raise TruthError(f"format {format!r} is none of {', '.join(get_args(Format))}")
+
+
+def only_json(source: Path) -> Path:
+    """A COCO file, or the only `.json` of a folder. Raises TruthError if there are several, or none."""
+    if not source.is_dir():
+        return source
+    names = sorted(path.name for path in source.glob("*.json"))
+    if len(names) != 1:
+        there = f"{len(names)} JSON files, {', '.join(names[:3])}" if names else "no JSON file"
+        raise TruthError(f"{source} has {there}: name the COCO JSON that is meant")
+    return source / names[0]
 
 
 def recognise(source: Path) -> Format:
@@ -24,48 +99,9 @@ def recognise(source: Path) -> Format:
         return next(iter(signs))
     choices = ", ".join(get_args(Format))
     if signs:
-        found = " and ".join(f"{what} ({format})" for format, what in signs.items())
-        raise TruthError(f"{source} has {found}: say which labels are meant with format, one of {choices}")
+        seen = " and ".join(f"{what} ({format})" for format, what in signs.items())
+        raise TruthError(f"{source} has {seen}: say which labels are meant with format, one of {choices}")
     raise TruthError(f"{source} has no labels of a known format: give one of {choices} (format says which)")
-
-
-def read_format(source: Path, format: Format, images: Path | None, outlines: bool = False) -> Truth:
-    """Labels of a known format; outlines: see `read_truth`. Raises TruthError as its reader does, and for outlines of a
-    format that has none."""
-    if outlines and format != "coco":
-        raise TruthError(f"{source} ({format}) has no outlines of objects: give a COCO JSON with segmentation")
-    match format:
-        case "coco":
-            return read_coco(only_json(source), images, outlines)
-        case "voc":
-            from builder.truth.voc import read_voc
-
-            return read_voc(source, images)
-        case "yolo":
-            from builder.truth.yolo import read_yolo
-
-            return read_yolo(source, images)
-        case "classes":
-            from builder.truth.folders import read_classes, read_table
-
-            return read_table(source, images) if source.is_file() else read_classes(source, images)
-        case "masks":
-            from builder.truth.folders import read_masks
-
-            return read_masks(source, images)
-        case _:
-            raise TruthError(f"format {format!r} is none of {', '.join(get_args(Format))}")
-
-
-def only_json(source: Path) -> Path:
-    """A COCO file, or the only `.json` of a folder. Raises TruthError if there are several, or none."""
-    if not source.is_dir():
-        return source
-    found = sorted(path.name for path in source.glob("*.json"))
-    if len(found) != 1:
-        there = f"{len(found)} JSON files, {', '.join(found[:3])}" if found else "no JSON file"
-        raise TruthError(f"{source} has {there}: name the COCO JSON that is meant")
-    return source / found[0]
 
 
 def _signs_of_file(source: Path) -> dict[Format, str]:
@@ -88,58 +124,26 @@ def _signs_of_file(source: Path) -> dict[Format, str]:
 
 def _signs_of_folder(source: Path) -> dict[Format, str]:
     signs: dict[Format, str] = {}
-    if found := next(source.glob("*.json"), None):
-        signs["coco"] = found.name
+    if file := next(source.glob("*.json"), None):
+        signs["coco"] = file.name
     if (source / "Annotations").is_dir():
         signs["voc"] = "Annotations/"
-    elif found := next(source.glob("*.xml"), None) or next(source.glob("*/*.xml"), None):
-        signs["voc"] = found.relative_to(source).as_posix()
-    if found := next((path for path in sorted(source.iterdir()) if path.suffix in YAML), None):
-        signs["yolo"] = found.name
+    elif file := next(source.glob("*.xml"), None) or next(source.glob("*/*.xml"), None):
+        signs["voc"] = file.relative_to(source).as_posix()
+    if file := next((path for path in sorted(source.iterdir()) if path.suffix in YAML), None):
+        signs["yolo"] = file.name
     elif (source / "labels").is_dir():
         signs["yolo"] = "labels/"
     if (source / "masks").is_dir():
         signs["masks"] = "masks/"
-    if not signs and (found := next((f for f in source.absolute().parents[:3] if (f / "data.yaml").is_file()), None)):
-        signs["yolo"] = f"{found / 'data.yaml'} above it"
+    if not signs and (root := next((f for f in source.absolute().parents[:3] if (f / "data.yaml").is_file()), None)):
+        signs["yolo"] = f"{root / 'data.yaml'} above it"
     if not signs:
         inside = (path for path in sorted(source.iterdir()) if path.is_dir() and path.name not in LAYOUT)
-        if found := next((folder for folder in inside if not folder.name.startswith(".") and _has_image(folder)), None):
-            signs["classes"] = f"{found.name}/ with images"
+        if named := next((folder for folder in inside if not folder.name.startswith(".") and _has_image(folder)), None):
+            signs["classes"] = f"{named.name}/ with images"
     return signs
 
 
 def _has_image(folder: Path) -> bool:
     return any(path.suffix[1:].lower() in EXTENSIONS for path in folder.rglob("*"))
-
-
-def read_truth(
-    source: Path | str,
-    images: Path | None = None,
-    format: Format | None = None,
-    group: str | None = None,
-    outlines: bool = False,
-) -> Truth:
-    """Human labels: a COCO JSON, a Pascal VOC folder or list, a YOLO folder or its YAML, class folders or a CSV of
-    classes, or mask folders.
-
-    images: where the image files lie, if not where the format has them. format: where it cannot be recognised (see
-    `builder.truth.read.recognise`). group: what names an image's unit: `folder`, the folder in its name, or a regular
-    expression whose first group, searched for in the name, does. outlines: read those of a COCO JSON as well.
-    Raises TruthError for labels that cannot be used.
-    """
-    source = Path(source)
-    if not source.exists():
-        raise TruthError(f"labels {source} do not exist: give a COCO JSON or a folder of VOC, YOLO, classes or masks")
-
-    truth = read_format(source, format or recognise(source), images, outlines)
-    if group is None:
-        return truth
-    return replace(truth, images=[replace(image, unit=unit_of(image.name, group)) for image in truth.images])
-
-
-def read_detection(source: Path | str, images: Path | None = None) -> Truth:
-    """`read_truth` for those who need boxes. Raises TruthError for labels of another kind."""
-    truth = read_truth(source, images)
-    check_detection(truth, source)
-    return truth

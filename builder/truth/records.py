@@ -17,7 +17,7 @@ from builder.scan.sources import Entry
 from builder.store.files import digest, sha256_file
 from teachers.images import ImageError, decode_rgb
 
-Kind = Literal["detection", "classification", "semantic"]
+TruthKind = Literal["detection", "classification", "semantic"]
 Format = Literal["coco", "voc", "yolo", "classes", "masks"]
 
 NO_CLASSES = frozenset({"N/A", "background", "__background__"})
@@ -42,7 +42,7 @@ class LabelledImage:
     difficult: bool (N,), single objects that count neither as found nor as missed (VOC's `difficult`, COCO's `ignore`).
     unit: the group it belongs to (a sequence, a patient); "": it stands alone.
     label: position in `classes` of a classification image, None where it shows none of them. mask: PNG of a semantic
-    image (`builder.truth.folders.read_mask`). masks: COCO's compressed run-length code of each box's outline, where
+    image (`builder.truth.masks.read_mask`). masks: COCO's compressed run-length code of each box's outline, where
     they were asked for (`read_truth`).
     """
 
@@ -74,7 +74,7 @@ class Truth:
     images: list[LabelledImage]
     category_ids: tuple[int, ...]
     dropped_boxes: int = 0
-    kind: Kind = "detection"
+    kind: TruthKind = "detection"
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,21 @@ class Marks:
     codes: Sequence[bytes] | None = None
 
 
+def without_boxes(
+    number: int,
+    name: str,
+    path: Path,
+    size: tuple[int, int],
+    *,
+    label: int | None = None,
+    mask: Path | None = None,
+) -> LabelledImage:
+    """An image that is labelled as a whole, or pixel by pixel. size: width and height."""
+    none = np.zeros(0, bool)
+    boxes, labels, area = np.zeros((0, 4), np.float32), np.zeros(0, np.int16), np.zeros(0, np.float32)
+    return LabelledImage(name, path, *size, boxes, labels, none, area, number, none, label=label, mask=mask)
+
+
 def check_detection(truth: Truth, what: object = "the truth") -> None:
     """Raises TruthError if the truth, named `what`, holds no boxes but classes or maps."""
     if truth.kind != "detection":
@@ -110,14 +125,14 @@ def unit_of(name: str, group: str) -> str:
             raise TruthError(f"group folder: image {name!r} lies in no folder: group by a regular expression")
         return unit
     try:
-        found = re.search(group, name)
+        match = re.search(group, name)
     except re.error as error:
         raise TruthError(f"group {group!r} is neither folder nor a regular expression ({error}): correct it") from None
-    if found is not None and found.re.groups == 0:
+    if match is not None and match.re.groups == 0:
         raise TruthError(f"group {group!r} has no group: put what names the unit in parentheses")
-    if found is None or not found.group(1):
+    if match is None or not match.group(1):
         raise TruthError(f"group {group!r} finds no unit in image {name!r}: make it match every image")
-    return str(found.group(1))
+    return str(match.group(1))
 
 
 def split(truth: Truth) -> tuple[Truth, Truth]:
@@ -132,21 +147,21 @@ def split(truth: Truth) -> tuple[Truth, Truth]:
 
 def entries(truth: Truth) -> list[Entry]:
     """The images as entries of a pool, under the same names; one that is gone stays, and fails when it is read."""
-    found = []
+    listed = []
     for image in truth.images:
         try:
             status = image.path.stat()
             size, mtime = status.st_size, status.st_mtime_ns
         except OSError:
             size, mtime = 0, 0
-        found.append(Entry(image.name, str(image.path.absolute()), 0, size, mtime))
-    return found
+        listed.append(Entry(image.name, str(image.path.absolute()), 0, size, mtime))
+    return listed
 
 
 def truth_digest(truth: Truth, sha256_by_name: Mapping[str, str]) -> str:
     """SHA-256, hex, of what the truth says of which images: the same for copies elsewhere, under other names, in
     another order. Raises KeyError for an image without a hash in `sha256_by_name`."""
-    said = []
+    records = []
     for image in truth.images:
         shown = [truth.classes[label] for label in image.labels]
         columns: list[Sequence[Any]] = [shown, image.boxes.tolist(), image.crowd.tolist(), image.difficult.tolist()]
@@ -157,8 +172,8 @@ def truth_digest(truth: Truth, sha256_by_name: Mapping[str, str]) -> str:
             rows = ((*row, code.decode()) for row, code in zip(rows, image.masks, strict=True))  # type: ignore[assignment]
         label = "" if image.label is None else truth.classes[image.label]
         mask = sha256_file(image.mask) if image.mask else ""
-        said.append([sha256_by_name[image.name], label, mask, sorted(map(list, rows))])
-    return digest({"kind": truth.kind, "classes": sorted(truth.classes), "images": sorted(said)})
+        records.append([sha256_by_name[image.name], label, mask, sorted(map(list, rows))])
+    return digest({"kind": truth.kind, "classes": sorted(truth.classes), "images": sorted(records)})
 
 
 def assemble(
@@ -182,16 +197,16 @@ def assemble(
     boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).astype(np.float32)
     labels = (np.cumsum(is_class) - 1)[marks.category[order]].astype(np.int16)
     crowd, difficult = marks.crowd[order], marks.difficult[order]
-    found = []
+    images = []
     starts, numbers = [0, *ends], image_ids or range(1, len(names) + 1)
     for n, (name, path, (width, height), number) in enumerate(zip(names, paths, sizes, numbers, strict=True)):
-        own = slice(starts[n], ends[n])
-        objects = (boxes[own], labels[own], crowd[own], area[own])
+        rows = slice(starts[n], ends[n])
+        objects = (boxes[rows], labels[rows], crowd[rows], area[rows])
         name = unicodedata.normalize("NFC", name)
-        codes = None if marks.codes is None else tuple(marks.codes[row] for row in order[own])
-        found.append(LabelledImage(name, path, width, height, *objects, number, difficult[own], masks=codes))
+        codes = None if marks.codes is None else tuple(marks.codes[row] for row in order[rows])
+        images.append(LabelledImage(name, path, width, height, *objects, number, difficult[rows], masks=codes))
     known = [(name, number) for name, number in zip(classes, ids, strict=True) if name not in NO_CLASSES]
-    return Truth(tuple(n for n, _ in known), found, tuple(i for _, i in known), dropped_boxes=len(good) - len(order))
+    return Truth(tuple(n for n, _ in known), images, tuple(i for _, i in known), dropped_boxes=len(good) - len(order))
 
 
 def read_pixels(image: LabelledImage) -> np.ndarray:

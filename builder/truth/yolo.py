@@ -52,9 +52,9 @@ def read_yolo(source: Path, images: Path | None = None) -> Truth:
     counts, categories = [], []
     rows: list[list[float]] = []
     for file, (width, height) in zip(files, sizes, strict=True):
-        found = _read_rows(file, place) if file.is_file() else []
-        counts.append(len(found))
-        for category, (cx, cy, w, h) in found:
+        objects = _read_rows(file, place) if file.is_file() else []
+        counts.append(len(objects))
+        for category, (cx, cy, w, h) in objects:
             categories.append(category)
             rows.append([(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height])
     total = len(rows)
@@ -71,15 +71,15 @@ def read_yolo(source: Path, images: Path | None = None) -> Truth:
 
 def find_yaml(folder: Path) -> Path:
     """The only YAML with `names` in a folder, or `data.yaml` in one of the three above it."""
-    found = [path for path in sorted(folder.iterdir()) if path.suffix in YAML]
-    if len(found) > 1 and folder / "data.yaml" in found:
-        found = [folder / "data.yaml"]
-    found = found or [path for above in folder.parents[:3] if (path := above / "data.yaml").is_file()][:1]
-    if len(found) == 1:
-        return found[0]
-    if found:
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in YAML]
+    if len(files) > 1 and folder / "data.yaml" in files:
+        files = [folder / "data.yaml"]
+    files = files or [path for above in folder.parents[:3] if (path := above / "data.yaml").is_file()][:1]
+    if len(files) == 1:
+        return files[0]
+    if files:
         raise TruthError(
-            f"{folder} has {found[0].name} and {found[1].name}: give the one with the names of the classes"
+            f"{folder} has {files[0].name} and {files[1].name}: give the one with the names of the classes"
         )
     raise TruthError(
         f"{folder} has no data.yaml, nor have the three folders above: write one with the names of classes"
@@ -128,7 +128,7 @@ def _check_pairs(files: Sequence[Path], base: Path, where: Path) -> None:
 
 def _read_rows(file: Path, place: Mapping[int, int]) -> list[tuple[int, tuple[float, float, float, float]]]:
     """(position of the class, (cx, cy, w, h)) of each row, normalised."""
-    found = []
+    objects = []
     for number, line in enumerate(read_lines(file), 1):
         try:
             category, *values = (float(part) for part in line.split())
@@ -148,5 +148,5 @@ def _read_rows(file: Path, place: Mapping[int, int]) -> list[tuple[int, tuple[fl
         else:
             x, y = values[::2], values[1::2]
             cx, cy, width, height = (max(x) + min(x)) / 2, (max(y) + min(y)) / 2, max(x) - min(x), max(y) - min(y)
-        found.append((place[int(category)], (cx, cy, width, height)))
-    return found
+        objects.append((place[int(category)], (cx, cy, width, height)))
+    return objects

@@ -17,8 +17,7 @@ from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.label.predictions import read_failures
 from builder.rules.overrides import APPLIED, ORPHANED, OVERRIDES, Override, load_fates, who
-from builder.scan.census import DUPLICATE, OK, REMOVED, UNREADABLE
-from builder.scan.pool import read_pool
+from builder.scan.pool import DUPLICATE, OK, REMOVED, UNREADABLE, read_pool
 from builder.store.keys import is_copy
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.provenance import Inputs

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
-from builder.truth.folders import read_mask
+from builder.truth.masks import read_mask
 from builder.truth.records import Truth
 from students.evaluate.base import KindMeasure, Measured, Progress, predictions, shared_classes
 from teachers.base import VOID, SemanticMap, Teacher, TeacherError

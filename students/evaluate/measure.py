@@ -14,7 +14,7 @@ from builder.label.load import load_model
 from builder.recipe.recipe import load_recipe, parse_teacher
 from builder.store.files import canonical_json, sha256_file, write_file
 from builder.store.store import Store
-from builder.truth.records import Kind, Truth
+from builder.truth.records import Truth, TruthKind
 from students.evaluate.base import KindMeasure, Measured, Progress
 from students.evaluate.boxes import BOXES
 from students.evaluate.classes import CLASSES
@@ -108,7 +108,7 @@ def _loaded(model: Teacher | Path | str, options: Sequence[str], floor: float | 
     return load_model(parse_teacher(ref if ":" in ref else f"checkpoint:{ref}", (*defaults, *options)), allow_code)
 
 
-def kind_measure(kind: Kind) -> KindMeasure:
+def kind_measure(kind: TruthKind) -> KindMeasure:
     """How labels of this kind (builder.truth.records.Truth) are measured."""
     match kind:
         case "detection":

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms import v2
 
-from builder.scan.census import OK
-from builder.scan.pool import Pool, PoolImage
+from builder.scan.pool import OK, Pool, PoolImage
 from students.data.streams import generator
 from students.train.errors import TrainError
 from teachers.images import ImageError, decode_rgb

@@ -16,11 +16,12 @@ from builder.scan.duplicates import leaks, shared
 from builder.scan.pool import Pool
 from builder.store.files import canonical_json, digest, new_folder
 from builder.store.store import Store
-from builder.truth.folders import IGNORE, read_mask
+from builder.truth.masks import read_mask
 from builder.truth.read import read_truth
-from builder.truth.records import Kind, LabelledImage, Truth, TruthError
+from builder.truth.records import LabelledImage, Truth, TruthError, TruthKind
 from students.study.kinds.choose import study_kind
 from students.study.recipe import LabelSet, StudyRecipe
+from teachers.base import VOID
 from teachers.networks.checkpoints import read_meta
 from teachers.networks.weights import pretrained_on
 
@@ -118,7 +119,7 @@ def _shown(image: LabelledImage, classes: int) -> np.ndarray:
     """The classes on an image, each once, int64."""
     if image.mask is not None:
         found = np.unique(read_mask(image, classes))
-        return found[found != IGNORE].astype(np.int64)
+        return found[found != VOID].astype(np.int64)
     labels = [] if image.label is None else [image.label]
     return np.unique(np.array([*image.labels.tolist(), *labels], np.int64))
 
@@ -151,7 +152,7 @@ def write_subset(whole: Truth, choose: Callable[[], Truth], folder: Path) -> Non
         study_kind(whole.kind).write_labels(new, part, names)
 
 
-def subset_labels(folder: Path, kind: Kind) -> Path:
+def subset_labels(folder: Path, kind: TruthKind) -> Path:
     """The labels that `write_subset` wrote."""
     return folder / study_kind(kind).labels
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from builder.truth.folders import read_mask
+from builder.truth.masks import read_mask
 from builder.truth.records import LabelledImage
 from students.augment.scene import Placement
 from students.tasks.base import Logits, Task

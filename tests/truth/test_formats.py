@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder, VOCDetection
 
 from builder.truth.coco import read_coco
-from builder.truth.folders import read_mask
+from builder.truth.masks import read_mask
 from builder.truth.read import read_truth
 from builder.truth.records import Truth, TruthError
 from students.augment.scene import Augment

@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from builder.store.manifest import Manifest
-from builder.truth.folders import IGNORE, read_mask
+from builder.truth.masks import read_mask
 from builder.truth.records import Truth
 from students.evaluate.maps import Overlap
 from students.study.kinds.base import Named, StudyKind, write_classes, write_columns
+from teachers.base import VOID
 
 LABELS = "stems.txt"
 
@@ -66,7 +67,7 @@ def _write_predictions(folder: Path, truth: Truth, named: Named) -> None:
     write_classes(folder, truth)
     for image, name in named:
         labels = read_mask(image, len(truth.classes))
-        confidence = np.where(labels == IGNORE, 0, 255).astype(np.uint8)
+        confidence = np.where(labels == VOID, 0, 255).astype(np.uint8)
         for part, plane in (("labels", labels), ("confidence", confidence)):
             place = folder / part / Path(name).with_suffix(".png")
             place.parent.mkdir(parents=True, exist_ok=True)

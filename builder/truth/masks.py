@@ -1,0 +1,84 @@
+"""Semantic labels: a folder of masks beside the images. A pixel of the value 255 (VOID) counts for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from builder.errors import brief
+from builder.truth.listing import READERS, by_stem, list_images, read_lines, upright_sizes
+from builder.truth.records import LabelledImage, Truth, TruthError, without_boxes
+from teachers.base import VOID
+
+
+def read_masks(source: Path, images: Path | None = None) -> Truth:
+    """Semantic labels from a folder with `images/`, `masks/` and `classes.txt`, or a list of stems (`val.txt`) in it.
+
+    `masks/STEM.png`, 8-bit grey or palette, belongs to `images/STEM.*`; the value of a pixel is its class's line in
+    classes.txt, counted from 0, and a value without a line is to be ignored. `background` is a class like any other
+    here: a pixel that shows nothing else is a statement. Without a list, images without a mask are left out.
+    Raises TruthError for a missing or unusable mask, image or classes.txt, and a mask of another size than its image.
+    """
+    root = source if source.is_dir() else source.parent
+    classes = tuple(read_lines(root / "classes.txt"))
+    repeated = next((name for name in classes if classes.count(name) > 1), None)
+    if repeated is not None or not 0 < len(classes) <= VOID:
+        what = f"{brief(repr(repeated))} twice" if repeated is not None else f"{len(classes)} lines"
+        raise TruthError(f"{root / 'classes.txt'} has {what}: give 1 to {VOID} classes, one a line")
+    listed, masks = list_images(images or root / "images"), list_images(root / "masks")
+    wanted = read_lines(source) if source.is_file() else [name.rpartition(".")[0] for name in masks]
+    twice = next((stem for stem in wanted if wanted.count(stem) > 1), None) if len(set(wanted)) < len(wanted) else None
+    if twice is not None:
+        raise TruthError(
+            f"{brief(repr(twice))} stands twice in {source if source.is_file() else root / 'masks'}: keep one"
+        )
+    names, stems = [], by_stem(list(listed))
+    for stem in wanted:
+        same = stems.get(stem, [])
+        if len(same) != 1 or f"{stem}.png" not in masks:
+            what = "mask" if len(same) == 1 else "image" if not same else f"single image ({', '.join(same)})"
+            raise TruthError(f"{brief(repr(stem))} of {source} has no {what} in {root}: mend the list or the folders")
+        names.append(same[0])
+    paths, drawn = [listed[name] for name in names], [masks[f"{stem}.png"] for stem in wanted]
+    sizes = upright_sizes(paths)
+    _check_masks(drawn, sizes)
+    labelled = [
+        without_boxes(number, name, path, size, mask=mask)
+        for number, (name, path, size, mask) in enumerate(zip(names, paths, sizes, drawn, strict=True), 1)
+    ]
+    return Truth(classes, labelled, tuple(range(len(classes))), kind="semantic")
+
+
+def read_mask(image: LabelledImage, classes: int) -> np.ndarray:
+    """The map of a semantic image: uint8 (H, W), positions in the truth's classes, whose number is `classes`, and 255
+    where nothing is said. Raises TruthError if it cannot be read."""
+    try:
+        with Image.open(str(image.mask)) as file:
+            values = np.array(file)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise TruthError(f"mask {image.mask} cannot be read ({error}): replace it or take it out") from None
+    return np.where(values < classes, values, VOID).astype(np.uint8)
+
+
+def _check_masks(masks: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> None:
+    with ThreadPoolExecutor(READERS) as threads:
+        headers = list(threads.map(_mask_header, masks))
+    for path, (mode, size), wanted in zip(masks, headers, sizes, strict=True):
+        if mode not in ("L", "P"):
+            raise TruthError(f"mask {path} has pixels of mode {mode}: save it as an 8-bit grey or palette PNG")
+        if size != wanted:
+            raise TruthError(
+                f"mask {path} is {size[0]}x{size[1]}, but its image {wanted[0]}x{wanted[1]} upright: correct it"
+            )
+
+
+def _mask_header(path: Path) -> tuple[str, tuple[int, int]]:
+    try:
+        with Image.open(path) as file:
+            return file.mode, file.size
+    except (OSError, ValueError, SyntaxError) as error:
+        raise TruthError(f"mask {path} cannot be read ({error}): replace it or take it out") from None
