@@ -22,6 +22,7 @@ from builder.truth.read import read_truth
 from builder.truth.records import Truth, TruthError
 from students.augment.scene import Augment
 from students.data.loader import JointBatches
+from students.tasks.detection import DETECTION
 
 
 def save(path: Path, size: tuple[int, int] = (20, 10), turned: bool = False) -> Path:
@@ -445,4 +446,4 @@ def test_students_ignore_difficult_objects_and_refuse_classes(voc_folder: Path, 
     np.testing.assert_allclose(target.ignore[:, 2:] - target.ignore[:, :2], [[20, 10]])  # the difficult dog
     save(tmp_path / "classes" / "cat" / "a.jpg")
     with pytest.raises(TruthError, match="the labelled set holds classification labels"):
-        JointBatches(read_truth(tmp_path / "classes"), size=20, batch_size=1)
+        JointBatches(read_truth(tmp_path / "classes"), task=DETECTION, size=20, batch_size=1)
