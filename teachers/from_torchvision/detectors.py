@@ -110,6 +110,7 @@ class TorchvisionDetector:
         }
         self.runtime: Mapping[str, Any] = runtime_of(self._device)
         _check_and_decode_in_float32(model)
+        _settle_strides(model)
         self._model = model.to(self._device)
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
@@ -285,6 +286,21 @@ def _check_and_decode_in_float32(model: Any) -> None:
         heads += [model.roi_heads.mask_predictor] if model.roi_heads.has_mask() else []
     for module in (model.backbone, *heads):
         module.register_forward_hook(lambda module, inputs, output: _finite_float32(output))
+
+
+def _settle_strides(model: Any) -> None:
+    """Tell a second stage the strides of its features from an image whose sides are whole multiples of them.
+    MultiScaleRoIAlign guesses them from the first images it ever sees, which may be so small that padding misleads it,
+    and keeps them: all later images would be pooled from wrong places."""
+    if not isinstance(model, GeneralizedRCNN):
+        return
+    side = 8 * model.transform.size_divisible
+    box = [torch.tensor([[0.0, 0.0, side, side]])]
+    with torch.inference_mode():
+        features = model.backbone(torch.zeros(1, 3, side, side))
+        for pool in (model.roi_heads.box_roi_pool, model.roi_heads.mask_roi_pool):
+            if pool is not None:
+                pool(features, box, [(side, side)])
 
 
 def _finite_float32(output: Any) -> Any:
