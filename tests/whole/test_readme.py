@@ -114,7 +114,7 @@ def test_the_recipe_reference_lists_every_key() -> None:
     from students.train.recipe import TrainRecipe
     from teachers.base import TeacherOptions, Views
 
-    reference = README.partition("## Recipe reference")[2].partition("## The tree")[0]
+    reference = README.partition("## Recipe reference")[2].partition("## The order")[0]
     listed = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", reference))))  # words of code, not of the prose
     from builder.evidence.gates import Gates
     from builder.recipe.recipe import ImageOptions, ShardOptions
