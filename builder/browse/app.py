@@ -15,7 +15,7 @@ from typing import Any
 
 from builder.browse.database import URI, database
 from builder.browse.documents import Names, reviewable
-from builder.browse.edits import class_edits, edits_of
+from builder.browse.kinds import shown_kind
 from builder.browse.load import INFO
 from builder.errors import BuildError
 from builder.review.objects import Edited, shown_objects
@@ -157,7 +157,7 @@ def read_edits(
         ref = f"{manifest.name}@{manifest.version}"
         raise BuildError(f"{ref} was not browsed yet: run `tutelage browse {ref}`, and review it there")
     edited: list[Edited] = []
-    read = class_edits if manifest.kind == "classification" else edits_of
+    read = shown_kind(manifest.kind).edits
     touched = {key: sample["sha256"] for key, (_, _, sample) in latest.items()}
     pending = set(latest)
     for objects in shown_objects(folder, latest, shard_path, touched) if latest else ():

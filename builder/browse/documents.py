@@ -18,7 +18,6 @@ import orjson
 from bson import ObjectId
 
 from builder.browse.pictures import Media, Objects, Picture
-from builder.browse.truth import Mark
 
 Document = dict[str, Any]
 TRUTH_FIELD = "ground_truth"
@@ -118,7 +117,7 @@ def object_fields(picture: Picture) -> Document:
     """Boxes, and masks where there are some, by what became of them."""
     objects, media = picture.objects, picture.media
     key = _identity(media)
-    masks = _masks(objects.optional["rle"], objects.box, media) if "rle" in objects.optional else None
+    masks = mask_parts(objects.optional["rle"], objects.box, media) if "rle" in objects.optional else None
     rows = {outcome: [n for n, own in enumerate(objects.outcome) if own == outcome] for outcome in ("kept", "ignored")}
     return {
         "pseudo": _detections(objects, rows["kept"], key, masks),
@@ -193,14 +192,15 @@ def map_fields(picture: Picture) -> Document:
     if planes is None:
         return {}
     found = {
-        "pseudo": _plane("Segmentation", "mask", planes.pseudo),
-        "teacher": _plane("Segmentation", "mask", planes.teacher),
-        "confidence": _plane("Heatmap", "map", planes.confidence),
+        "pseudo": plane_document("Segmentation", "mask", planes.pseudo),
+        "teacher": plane_document("Segmentation", "mask", planes.teacher),
+        "confidence": plane_document("Heatmap", "map", planes.confidence),
     }
     return {field: value for field, value in found.items() if value is not None}
 
 
-def _plane(cls: str, name: str, plane: Path | np.ndarray | None) -> Document | None:
+def plane_document(cls: str, name: str, plane: Path | np.ndarray | None) -> Document | None:
+    """A map, of a file or as it is; None without one."""
     if plane is None:
         return None
     if isinstance(plane, Path):
@@ -215,7 +215,7 @@ def array_bytes(values: np.ndarray) -> bytes:
         return zlib.compress(out.getvalue())
 
 
-def _masks(codes: Sequence[bytes | None], boxes: Sequence[Sequence[float]], media: Media) -> list[bytes | None]:
+def mask_parts(codes: Sequence[bytes | None], boxes: Sequence[Sequence[float]], media: Media) -> list[bytes | None]:
     """The part of each mask in its box (xywh, shares), None for one that is empty: bool, as FiftyOne stores it."""
     from teachers.masks import decode
 
@@ -229,33 +229,3 @@ def _masks(codes: Sequence[bytes | None], boxes: Sequence[Sequence[float]], medi
         right, bottom = (math.ceil(round(side, 3)) for side in ((x + w) * media.width, (y + h) * media.height))
         found.append(array_bytes(mask[max(0, top) : max(top + 1, bottom), max(0, left) : max(left + 1, right)]))
     return found
-
-
-def object_marks(mark: Mark, media: Media) -> Document:
-    """What people marked in an image. A mask that is missing is its box."""
-    listed: list[Document] = [
-        {
-            "_id": ObjectId(),
-            "_cls": "Detection",
-            "attributes": {},
-            "tags": [],
-            "label": label,
-            "bounding_box": box,
-            "iscrowd": crowd,
-        }
-        for label, box, crowd in zip(mark.label, mark.box, mark.crowd, strict=True)
-    ]
-    if mark.masks is not None:
-        for one, mask in zip(listed, _masks(mark.masks, mark.box, media), strict=True):
-            one["mask"] = mask or array_bytes(np.ones((1, 1), bool))
-    return {"_cls": "Detections", "detections": listed}
-
-
-def class_mark(mark: Mark, media: Media) -> Document | None:
-    """The class that people gave an image."""
-    return label_document("Classification", label=mark.label[0]) if mark.label else None
-
-
-def map_mark(mark: Mark, media: Media) -> Document | None:
-    """The map that people drew of an image."""
-    return _plane("Segmentation", "mask", mark.plane)

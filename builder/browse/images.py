@@ -25,6 +25,7 @@ from builder.browse.pictures import Columns, Evidence, Media, Picture, likeliest
 from builder.cut.left_out import LEFT_OUT, read_left_out
 from builder.cut.samples import EMPTY, WRITTEN
 from builder.errors import BuildError
+from builder.kinds import kind_of
 from builder.scan.pool import OK, read_pool
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes
@@ -72,7 +73,7 @@ def pictures(
 
 def _media(image: ShardImage, files: Mapping[str, Path], manifest: Manifest) -> Media:
     path, likely = str(files[image.key].absolute()), None
-    if manifest.kind == "classification":
+    if kind_of(manifest.kind).single:
         label = orjson.loads(read_bytes(image.shard, image.label))
         places = label.get("top_label", range(len(manifest.classes)))
         likely = likeliest(manifest.classes, places, label.get("top_probability") or label["probabilities"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from builder.browse.documents import (
@@ -16,16 +17,25 @@ from builder.browse.documents import (
     Document,
     Names,
     class_fields,
-    class_mark,
     map_fields,
-    map_mark,
     object_fields,
-    object_marks,
 )
+from builder.browse.edits import class_edits, edits_of
+from builder.browse.marks import class_mark, map_mark, object_marks
 from builder.browse.pictures import Media, Picture
-from builder.browse.truth import Mark
-from builder.browse.views import EVALUATION
+from builder.browse.views import (
+    EVALUATION,
+    View,
+    borderline_classes,
+    borderline_maps,
+    borderline_objects,
+    wrong_classes,
+    wrong_objects,
+    wrong_pixels,
+)
 from builder.kinds import kind_of
+from builder.review.objects import Edited, Shown
+from builder.truth.records import LabelledImage, Truth
 
 LISTS = {"Detections": "detections", "Classifications": "classifications"}
 """FiftyOne's types that hold a list, and its name in them."""
@@ -34,67 +44,33 @@ LISTS = {"Detections": "detections", "Classifications": "classifications"}
 @dataclass(frozen=True)
 class ShownKind:
     """fields: of a version's labels: FiftyOne's type, and what they hold; the first is edited. truth: the type of human
-    labels. labels: of an image, by field. mark: human labels of an image."""
+    labels. labels: of an image, by field. mark: (labelled image, its labels, the version's classes, the image) -> its
+    human labels. borderline: the view of what hangs on thresholds. errors: (labelled images, names) -> views of where
+    version and human labels disagree. evaluate: (labelled images, field of the version, key, classes): hold what is
+    kept against the human labels. edits: what people did to one image (builder.browse.edits.edits_of).
+    """
 
     fields: Mapping[str, tuple[str, str]]
     truth: str
     labels: Callable[[Picture], Document]
-    mark: Callable[[Mark, Media], Document | None]
-
-
-_OBJECTS = ShownKind(
-    {
-        "pseudo": (
-            "Detections",
-            "Objects that are labels of the version. Tag them accept or reject, change, delete or draw them.",
-        ),
-        "ignored": (
-            "Detections",
-            "Objects that are ignore regions of the version: neither objects nor background to a student.",
-        ),
-        "teacher": ("Detections", "Every raw prediction of the teacher, with what became of it and why."),
-    },
-    "Detections",
-    object_fields,
-    object_marks,
-)
-_CLASSES = ShownKind(
-    {
-        "pseudo": (
-            "Classification",
-            "Its class in the version. Tag it accept or reject, change or delete it; draw one to take an image in.",
-        ),
-        "ignored": (
-            "Classification",
-            "A class that is nearly sure, for which the image was left out. Tag it accept to take it in.",
-        ),
-        "teacher": ("Classifications", "The likeliest classes; the first says what became of it and why."),
-    },
-    "Classification",
-    class_fields,
-    class_mark,
-)
-_MAPS = ShownKind(
-    {
-        "pseudo": ("Segmentation", "The version's map of classes; void is not drawn."),
-        "teacher": ("Segmentation", "The teacher's own map, whatever its confidence."),
-        "confidence": ("Heatmap", "The probability of the teacher's class, 255 for 1."),
-    },
-    "Segmentation",
-    map_fields,
-    map_mark,
-)
+    mark: Callable[[LabelledImage, Truth, Sequence[str], Media], Document | None]
+    borderline: Callable[[Any, Names], tuple[Any, str]]
+    errors: Callable[[Any, Names], list[View]]
+    evaluate: Callable[[Any, str, str, Sequence[str]], None]
+    edits: Callable[[Mapping[str, Any], Names, Mapping[str, Shown], str], list[Edited]]
 
 
 def shown_kind(name: str) -> ShownKind:
     """How a kind of label is shown. Raises BuildError for one that this Tutelage does not know."""
     match kind_of(name).name:
-        case "classification":
-            return _CLASSES
+        case "detection":
+            return BOXES
+        case "instance":
+            return MASKS
         case "semantic":
-            return _MAPS
-        case "detection" | "instance":
-            return _OBJECTS
+            return MAPS
+        case "classification":
+            return CLASSES
 
 
 def declare(fo: Any, dataset: Any, kind: ShownKind, names: Names) -> None:
@@ -140,10 +116,9 @@ def declare_more(fo: Any, dataset: Any, kind: ShownKind, names: Names, optional:
 
 
 def _attributed(kind: ShownKind, names: Names) -> list[str]:
-    """Where single labels lie that have attributes."""
-    if kind is _MAPS:
-        return []
-    return [f"{names(f)}.{LISTS[type]}" if type in LISTS else names(f) for f, (type, _) in kind.fields.items()]
+    """Where single labels lie that have attributes: maps have none."""
+    types = {names(field): type for field, (type, _) in kind.fields.items() if type in (*LISTS, "Classification")}
+    return [f"{path}.{LISTS[type]}" if type in LISTS else path for path, type in types.items()]
 
 
 def name_pixels(dataset: Any, names: Names, classes: Sequence[str], theirs: Sequence[str]) -> None:
@@ -155,20 +130,84 @@ def name_pixels(dataset: Any, names: Names, classes: Sequence[str], theirs: Sequ
     dataset.save()
 
 
-def evaluate(dataset: Any, kind: ShownKind, names: Names, classes: Sequence[str], *, masks: bool) -> None:
-    """Hold what is kept on labelled images against the human labels. masks: of objects, not their boxes."""
-    labelled = dataset.match_tags("truth")
-    pseudo, key = names("pseudo"), names(EVALUATION)
-    if kind is _OBJECTS:
-        labelled.evaluate_detections(
-            pseudo, gt_field=TRUTH_FIELD, eval_key=key, iscrowd="iscrowd", use_masks=masks, progress=False
-        )
-        return
+def _evaluate_objects(labelled: Any, pseudo: str, key: str, classes: Sequence[str], *, masks: bool) -> None:
+    labelled.evaluate_detections(
+        pseudo, gt_field=TRUTH_FIELD, eval_key=key, iscrowd="iscrowd", use_masks=masks, progress=False
+    )
+
+
+def _evaluate_classes(labelled: Any, pseudo: str, key: str, classes: Sequence[str]) -> None:
     both = labelled.exists(pseudo).exists(TRUTH_FIELD)
-    if not len(both):
-        return
-    if kind is _MAPS:
+    if len(both):
+        both.evaluate_classifications(pseudo, gt_field=TRUTH_FIELD, eval_key=key, progress=False)
+
+
+def _evaluate_maps(labelled: Any, pseudo: str, key: str, classes: Sequence[str]) -> None:
+    both = labelled.exists(pseudo).exists(TRUTH_FIELD)
+    if len(both):
         targets = dict(enumerate(classes, 1))
         both.evaluate_segmentations(pseudo, gt_field=TRUTH_FIELD, eval_key=key, mask_targets=targets, progress=False)
-    else:
-        both.evaluate_classifications(pseudo, gt_field=TRUTH_FIELD, eval_key=key, progress=False)
+
+
+def evaluate(dataset: Any, kind: ShownKind, names: Names, classes: Sequence[str]) -> None:
+    """Hold what is kept on labelled images against the human labels, where there are some."""
+    labelled = dataset.match_tags("truth")
+    if len(labelled):
+        kind.evaluate(labelled, names("pseudo"), names(EVALUATION), classes)
+
+
+BOXES = ShownKind(
+    fields={
+        "pseudo": (
+            "Detections",
+            "Objects that are labels of the version. Tag them accept or reject, change, delete or draw them.",
+        ),
+        "ignored": (
+            "Detections",
+            "Objects that are ignore regions of the version: neither objects nor background to a student.",
+        ),
+        "teacher": ("Detections", "Every raw prediction of the teacher, with what became of it and why."),
+    },
+    truth="Detections",
+    labels=object_fields,
+    mark=object_marks,
+    borderline=borderline_objects,
+    errors=wrong_objects,
+    evaluate=partial(_evaluate_objects, masks=False),
+    edits=edits_of,
+)
+MASKS = replace(BOXES, evaluate=partial(_evaluate_objects, masks=True))
+CLASSES = ShownKind(
+    fields={
+        "pseudo": (
+            "Classification",
+            "Its class in the version. Tag it accept or reject, change or delete it; draw one to take an image in.",
+        ),
+        "ignored": (
+            "Classification",
+            "A class that is nearly sure, for which the image was left out. Tag it accept to take it in.",
+        ),
+        "teacher": ("Classifications", "The likeliest classes; the first says what became of it and why."),
+    },
+    truth="Classification",
+    labels=class_fields,
+    mark=class_mark,
+    borderline=borderline_classes,
+    errors=wrong_classes,
+    evaluate=_evaluate_classes,
+    edits=class_edits,
+)
+MAPS = ShownKind(
+    fields={
+        "pseudo": ("Segmentation", "The version's map of classes; void is not drawn."),
+        "teacher": ("Segmentation", "The teacher's own map, whatever its confidence."),
+        "confidence": ("Heatmap", "The probability of the teacher's class, 255 for 1."),
+    },
+    truth="Segmentation",
+    labels=map_fields,
+    mark=map_mark,
+    borderline=borderline_maps,
+    errors=wrong_pixels,
+    evaluate=_evaluate_maps,
+    edits=edits_of,
+)

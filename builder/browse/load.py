@@ -28,13 +28,14 @@ from builder.browse.images import pictures
 from builder.browse.kinds import ShownKind, declare, declare_more, evaluate, name_pixels, shown_kind
 from builder.browse.maps import pool_planes
 from builder.browse.pictures import Picture
-from builder.browse.truth import Mark, truth_pictures
+from builder.browse.truth import Labelled, truth_pictures
 from builder.browse.views import save_views
 from builder.cut.left_out import LEFT_OUT
 from builder.cut.version import LABELS_FILE
 from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.hub.remote import Version
+from builder.kinds import kind_of
 from builder.report.colours import DROPPED, HUMAN, IGNORED, KEPT
 from builder.store.files import digest
 from builder.store.manifest import MANIFEST, read_manifest
@@ -83,6 +84,7 @@ def load(
     """
     suffixes = _suffixes(versions)
     _check_alike(versions)
+    kind = shown_kind(versions[0].manifest.kind)
     name = dataset_name(versions, limit)
     info = {
         "format": FORMAT,
@@ -110,8 +112,11 @@ def load(
             before = versions[n - 1] if n else _before(store, version) if len(versions) == 1 else None
             changed = _count_changes(fo, dataset, before, version, Names(suffix), note) if before else None
             agree = dataset.has_sample_field(Names(suffix)(AGREEMENT[0]))
-            save_views(dataset, Names(suffix), version.manifest.kind, agree=agree, changed=changed)
-        _dress(fo, dataset, shown_kind(versions[0].manifest.kind), suffixes)
+            borderline = kind.borderline(dataset, Names(suffix))
+            labelled = dataset.match_tags("truth")
+            errors = kind.errors(labelled, Names(suffix)) if len(labelled) else []
+            save_views(dataset, Names(suffix), borderline, errors, agree=agree, changed=changed)
+        _dress(fo, dataset, kind, suffixes)
         dataset.info[INFO] = info | cache  # last: a dataset without it is not complete
         dataset.save()
     except BaseException:
@@ -129,7 +134,7 @@ def _check_alike(versions: Sequence[Version]) -> None:
                 f"{first.ref} holds {first.manifest.kind} labels and {other.ref} {other.manifest.kind} labels: browse "
                 "them one after the other"
             )
-        if first.manifest.kind == "semantic" and other.manifest.classes != first.manifest.classes:
+        if kind_of(first.manifest.kind).pixels and other.manifest.classes != first.manifest.classes:
             raise BuildError(
                 f"the maps of {first.ref} and {other.ref} have different classes: browse them one after the other"
             )
@@ -182,7 +187,8 @@ def _load_version(
     for file in (LABELS_FILE, LEFT_OUT):
         if file in manifest.files:
             version.file(file)  # fetched, where it lies elsewhere
-    planes = pool_planes(store, version, track) if manifest.kind == "semantic" else lambda media: None
+    maps = kind_of(manifest.kind).pixels
+    planes = pool_planes(store, version, track) if maps else lambda media: None
     declare(fo, dataset, kind, names)
     optional: set[str] = set()
     total = manifest.samples if limit is None else min(limit, manifest.samples)
@@ -195,20 +201,20 @@ def _load_version(
             advance(len(block))
         try:
             for labelled in truth_pictures(store, manifest, limit):
-                write([_labelled(picture, mark, kind, names, version.ref) for picture, mark in labelled])
+                write([_labelled(one, kind, names, version) for one in labelled])
         except BuildError as error:
             note(f"ground truth of {version.ref} is not shown: {error}")
     declare_more(fo, dataset, kind, names, optional)
-    if manifest.kind == "semantic":
+    if maps:
         name_pixels(dataset, names, manifest.classes, manifest.provenance.teacher.classes or manifest.classes)
-    if dataset.match_tags("truth"):
-        evaluate(dataset, kind, names, manifest.classes, masks=manifest.kind == "instance")
+    evaluate(dataset, kind, names, manifest.classes)
 
 
-def _labelled(picture: Picture, mark: Mark, kind: ShownKind, names: Names, ref: str) -> Said:
-    said, tags = fields_of(picture, kind.labels(picture), names, ref)
-    truth = kind.mark(mark, picture.media)
-    return picture, said | ({TRUTH_FIELD: truth} if truth else {}), tags
+def _labelled(labelled: Labelled, kind: ShownKind, names: Names, version: Version) -> Said:
+    picture = labelled.picture
+    fields, tags = fields_of(picture, kind.labels(picture), names, version.ref)
+    truth = kind.mark(labelled.image, labelled.truth, version.manifest.classes, picture.media)
+    return picture, fields | ({TRUTH_FIELD: truth} if truth else {}), tags
 
 
 @contextmanager

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import orjson
 
-from builder.browse.maps import drawable, truth_planes
+from builder.browse.maps import truth_planes
 from builder.browse.pictures import Columns, Evidence, Media, Picture, likeliest, pictures_of
 from builder.cut.kinds.choose import cut_kind
 from builder.cut.kinds.kind import OUTCOMES
 from builder.errors import BuildError
 from builder.evidence.holdout import Labels
-from builder.evidence.matching import check_kind, shared_classes
+from builder.evidence.matching import check_kind
 from builder.evidence.thresholds import with_ignore
+from builder.kinds import kind_of
 from builder.label.predictions import read_probabilities
 from builder.rules.calibrator import Calibrator
 from builder.rules.keep import Keep
@@ -29,10 +30,8 @@ from builder.rules.objects import REASONS, Decision, Objects
 from builder.scan.pool import Chunk, read_pool
 from builder.store.manifest import Manifest
 from builder.store.store import Store
-from builder.truth.masks import read_mask
 from builder.truth.read import read_truth
 from builder.truth.records import LabelledImage, Truth, TruthError, split
-from teachers.base import VOID
 
 TRUTH = "truth"
 OPTIONAL = ("agree", "rle", "pixels")
@@ -40,25 +39,20 @@ OPTIONAL = ("agree", "rle", "pixels")
 
 
 @dataclass(frozen=True)
-class Mark:
-    """What people marked in an image, a list a column. box: xywh, shares of the image's sides; crowd: it counts neither
-    as found nor as missed (COCO's crowds, VOC's difficult objects); masks: run-length codes. Of a classified image:
-    label has its class, if it shows one, and nothing else is there. plane: its map, uint8 (H, W), in the version's
-    classes, as builder.browse.maps shifts them."""
+class Labelled:
+    """An image with its objects, and what people marked in it: one of the images of `truth`."""
 
-    label: list[str]
-    box: list[list[float]]
-    crowd: list[bool]
-    masks: Sequence[bytes] | None = None
-    plane: np.ndarray | None = None
+    picture: Picture
+    image: LabelledImage
+    truth: Truth
 
 
-def truth_pictures(store: Store, manifest: Manifest, limit: int | None = None) -> Iterator[list[tuple[Picture, Mark]]]:
+def truth_pictures(store: Store, manifest: Manifest, limit: int | None = None) -> Iterator[list[Labelled]]:
     """The images of the tune half, as far as the teacher labelled them, in blocks; nothing where there is no truth.
 
     Raises BuildError if labels, pool or predictions are no longer there, or are not those of the version.
     """
-    inputs = manifest.provenance.inputs
+    kind, inputs = kind_of(manifest.kind), manifest.provenance.inputs
     id = inputs.references.get(TRUTH)
     if id is None or inputs.truth is None:
         return
@@ -81,10 +75,10 @@ def truth_pictures(store: Store, manifest: Manifest, limit: int | None = None) -
         wanted = [n for n, name in enumerate(chunk.rows["name"].to_pylist()) if states[n] == "ok" and name in marked]
         media = _media(chunk, wanted, labelled, manifest)
         shown = pictures_of(media, _columns(objects, decision, len(states), wanted), evidence)
-        if manifest.kind == "semantic":
+        if kind.pixels:
             planes = truth_planes(labelled, chunk, thresholds, wanted)
-            shown = [replace(picture, planes=own) for picture, own in zip(shown, planes, strict=True)]
-        yield [(picture, _mark(marked[picture.media.name], labels.truth, manifest)) for picture in shown]
+            shown = [replace(picture, planes=maps) for picture, maps in zip(shown, planes, strict=True)]
+        yield [Labelled(picture, marked[picture.media.name], labels.truth) for picture in shown]
 
 
 def _columns(objects: Objects, decision: Decision, images: int, wanted: Sequence[int]) -> Columns:
@@ -108,26 +102,12 @@ def _columns(objects: Objects, decision: Decision, images: int, wanted: Sequence
 
 def _media(chunk: Chunk, wanted: Sequence[int], labelled: LabelledPool, manifest: Manifest) -> list[Media]:
     likely: dict[int, str] = {}
-    if manifest.kind == "classification" and labelled.mapped is None:
+    if kind_of(manifest.kind).single and labelled.mapped is None:
         stored = read_probabilities(labelled.predictions / chunk.digest, len(labelled.classes))
         places = range(len(labelled.classes))
         likely = {n: likeliest(labelled.classes, places, stored[n].tolist()) for n in wanted}
     found = ((n, chunk.images[n]) for n in wanted)
     return [Media(i.key, i.name, i.sha256, i.uri, i.width, i.height, TRUTH, likely=likely.get(n)) for n, i in found]
-
-
-def _mark(image: LabelledImage, truth: Truth, manifest: Manifest) -> Mark:
-    if manifest.kind == "classification":
-        return Mark([] if image.label is None else [truth.classes[image.label]], [], [])
-    if manifest.kind == "semantic":
-        table = np.full(VOID + 1, VOID, np.uint8)
-        ours = shared_classes(manifest.classes, truth, "semantic")
-        table[: len(ours)] = np.where(ours < 0, VOID, ours)
-        return Mark([], [], [], plane=drawable(table[read_mask(image, len(truth.classes))]))
-    sides = np.array([image.width, image.height] * 2, np.float64)
-    boxes = np.concatenate([image.boxes[:, :2], image.boxes[:, 2:] - image.boxes[:, :2]], axis=1) / sides
-    labels = [truth.classes[n] for n in image.labels]
-    return Mark(labels, boxes.tolist(), (image.crowd | image.difficult).tolist(), image.masks)
 
 
 def _labels(store: Store, manifest: Manifest, id: str) -> Labels:
@@ -140,7 +120,7 @@ def _labels(store: Store, manifest: Manifest, id: str) -> Labels:
         if pointer.get("pool") == id and "labels" in pointer:
             images = Path(pointer["images"]) if pointer.get("images") else None
             format: Any = pointer.get("format")
-            outlines = manifest.kind == "instance"
+            outlines = kind_of(manifest.kind).outlines
             try:
                 truth = read_truth(Path(pointer["labels"]), images, format, section.get("group"), outlines)
             except TruthError as error:  # labels of another kind may be of the same images
