@@ -7,7 +7,7 @@ from types import FrameType
 
 import click
 
-from builder.cli.options import json_option, sentences, store_option
+from builder.cli.options import json_option, open_store, sentences, store_option
 from builder.cli.output import bar, emit
 
 
@@ -39,31 +39,31 @@ def browse(
     `tutelage review pull`. Datasets stay: a second call loads nothing.
     """
     with sentences():
-        from builder.browse.app import app, connected, database_folder
-        from builder.browse.load import load
-        from builder.hub.remote import open_version
-        from builder.store.store import Store
+        from builder.browse import session
 
-        store = Store(store_root)
-        chosen = [open_version(ref, store) for ref in versions]
-        with connected(store) as fo:
-            name = load(
-                fo, store, chosen, limit=limit, reload=reload, track=bar, note=lambda said: click.echo(said, err=True)
-            )
-            samples = len(fo.load_dataset(name))
-            if no_launch:
-                emit(as_json, {"dataset": name, "samples": samples}, f"{name}: {samples} images")
+        opened = session.browse(
+            open_store(store_root),
+            versions,
+            limit=limit,
+            reload=reload,
+            launch=not no_launch,
+            address=address,
+            port=port,
+            track=bar,
+            note=lambda text: click.echo(text, err=True),
+        )
+        with opened as shown:
+            value = {"dataset": shown.dataset, "samples": shown.samples}
+            if shown.page is None:
+                emit(as_json, value, f"{shown.dataset}: {shown.samples} images")
                 return
-            with app(fo, name, database_folder(store) / "app.log", address, port) as page:
-                text = f"{samples} images at {page}; Ctrl-C ends it"
-                if remote:
-                    text += (
-                        f"\nfrom elsewhere: ssh -N -L {port}:127.0.0.1:{port} THIS_MACHINE, then open that page there"
-                    )
-                emit(as_json, {"dataset": name, "samples": samples, "page": page}, text)
-                if not remote:
-                    click.launch(page)
-                _wait()
+            text = f"{shown.samples} images at {shown.page}; Ctrl-C ends it"
+            if remote:
+                text += f"\nfrom elsewhere: ssh -N -L {port}:127.0.0.1:{port} THIS_MACHINE, then open that page there"
+            emit(as_json, value | {"page": shown.page}, text)
+            if not remote:
+                click.launch(shown.page)
+            _wait()
 
 
 def _wait() -> None:

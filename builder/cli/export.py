@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from builder.cli.options import json_option, sentences, store_option, workers_option
+from builder.cli.options import json_option, open_store, sentences, store_option, workers_option
 from builder.cli.output import bar, emit, rows
 
 
@@ -20,14 +20,9 @@ from builder.cli.output import bar, emit, rows
 def report(version: str, show: bool, store_root: str, workers: int | None, as_json: bool) -> None:
     """Say where VERSION's report page lies: what is in it, why, and how good it is. Made now if it was left out."""
     with sentences():
-        from builder.cut.version import REPORT
-        from builder.store.store import Store
-        from builder.versions.repair import write_missing_report
+        from builder.versions.repair import report_page
 
-        store = Store(store_root)
-        page = store.version(version) / REPORT
-        if not page.is_file():
-            write_missing_report(page.parent.parent, store, workers, bar)
+        page = report_page(open_store(store_root), version, workers=workers, track=bar)
         emit(as_json, {"report": str(page)}, str(page))
         if show:
             click.launch(str(page))

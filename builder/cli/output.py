@@ -61,7 +61,7 @@ def rows(*pairs: tuple[str, object]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in pairs)
 
 
-NARROW, WIDE = 100, 140
+NARROW, ROOMY, WIDE = 100, 120, 140
 """Characters of tables that go to a file or pipe."""
 MOST_CLASSES = 20
 """Rows of a table of classes; the others are counted."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder.cli.options import json_option, open_store, sentences, store_option
-from builder.cli.output import emit, rows
-
-if TYPE_CHECKING:
-    pass
+from builder.cli.output import class_table, emit, rows
 
 if TYPE_CHECKING:
     from builder.build import Built
@@ -33,33 +29,25 @@ if TYPE_CHECKING:
 def show(ref: str, picture: Path | None, store_root: str, as_json: bool) -> None:
     """Say what is in a version (NAME, NAME@v3 or a folder), in predictions or in a pool (id prefixes)."""
     with sentences():
+        from builder.versions.show import show as look_up
+
         store = open_store(store_root)
-        if store.match(store.predictions, ref):
-            from builder.label.predictions import describe, find_predictions
-
-            emit(as_json, value := describe(store, find_predictions(store, ref)), rows(*value.items()))
+        shown = look_up(store, ref)
+        if shown.folder is None or shown.manifest is None:
+            emit(as_json, dict(shown.facts), rows(*shown.facts.items()))
             return
-        if store.match(store.pools, ref):
-            from builder.scan.pool import describe as describe_pool
-            from builder.scan.pool import find_pool
-
-            emit(as_json, value := describe_pool(find_pool(store, ref)), rows(*value.items()))
-            return
-        from builder.store.manifest import read_manifest
-
-        folder = store.version(ref)
-        manifest = read_manifest(folder)
         if picture:
             from builder.report.pictures import contact_sheet
 
-            contact_sheet(folder, manifest, picture)
+            contact_sheet(shown.folder, shown.manifest, picture)
         if as_json:
-            click.echo(manifest.model_dump_json())
+            click.echo(shown.manifest.model_dump_json())
             return
         from builder.review import audits
 
-        audited = audits.latest(store, manifest)
-        show_version(folder, manifest, [("audit", audits.sentence(audited, manifest.kind))] if audited else [])
+        audited = audits.latest(store, shown.manifest)
+        audit = [("audit", audits.sentence(audited, shown.manifest.kind))] if audited else []
+        show_version(shown.folder, shown.manifest, audit)
 
 
 def describe_label(done: Labelled) -> str:
@@ -143,10 +131,6 @@ def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
 
 def show_version(folder: Path, manifest: Manifest, more: Sequence[tuple[str, object]] = ()) -> None:
     """A version's facts, `more` of them after its own, and its classes."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     size = sum(shard.bytes for shard in manifest.shards)
     lines = version_lines(manifest)
     lines += [
@@ -158,10 +142,6 @@ def show_version(folder: Path, manifest: Manifest, more: Sequence[tuple[str, obj
         removed = f", {len(manifest.tombstones)} images removed since" if manifest.tombstones else ""
         lines.append(("parent", f"{parent.version}  id {parent.id[:12]}{removed}"))
     click.echo(rows(*lines, *more))
-    table = Table("class", "predicted", "kept", "ignored")
     ranked = sorted(manifest.per_class.items(), key=lambda item: -item[1]["kept"])
-    for name, counts in ranked[:20]:
-        table.add_row(escape(name), *(str(counts[column]) for column in ("predicted", "kept", "ignored")))
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
-    if len(ranked) > 20:
-        click.echo(f"and {len(ranked) - 20} more classes: --json shows all")
+    counted = ("predicted", "kept", "ignored")
+    class_table(("class", *counted), [(name, *(counts[column] for column in counted)) for name, counts in ranked])

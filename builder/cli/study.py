@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from builder.cli.options import json_option, sentences
-from builder.cli.output import bar, emit, rows
+from builder.cli.output import ROOMY, bar, emit, rows, table
 
 if TYPE_CHECKING:
-    from students.study.grid import Budget, Cell
+    from students.study.plan import StudyPlan
     from students.study.recipe import StudyRecipe
-    from students.study.run import Estimate
 
 
 @click.command()
@@ -54,7 +52,13 @@ def study(
         loaded = load_study(recipe, overrides)
         out = out or Path("runs/studies") / loaded.name
         if dry_run:
-            _show_plan(loaded, out, only, as_json)
+            from students.study.plan import plan_study
+
+            plan = plan_study(loaded, out, only)
+            if as_json:
+                emit(True, _plan_json(plan), "")
+            else:
+                _show_plan(loaded, out, plan)
             return
         from builder.errors import BuildError
         from students.study.run import run_study
@@ -75,51 +79,25 @@ def study(
             )
 
 
-def _show_plan(loaded: StudyRecipe, out: Path, only: Sequence[str], as_json: bool) -> None:
-    from builder.scan.scanner import list_size
-    from builder.store.store import Store
-    from students.study.data import read_labelled
-    from students.study.grid import budget, cells, choose
-    from students.study.run import estimate
-
-    chosen = choose(cells(loaded), only)
-    pool = loaded.pool
-    images = 0
-    if pool:
-        beside = Path(pool.images) if pool.images else None
-        images, _ = list_size(pool.source, Store(out / "store"), beside, pool.limit)
-    labelled = len(read_labelled(loaded.labelled).images)
-    costs = budget(loaded, chosen, images, labelled)
-    time = estimate(loaded, out, chosen)
-    if as_json:
-        emit(True, _plan_json(chosen, costs, time), "")
-    else:
-        _plan_text(loaded, out, chosen, costs, time)
-
-
-def _plan_json(chosen: Sequence[Cell], costs: Sequence[Budget], time: Estimate) -> dict[str, Any]:
+def _plan_json(plan: StudyPlan) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
-        "cells": len(chosen),
-        "steps": time.steps,
-        "teacher_steps": time.teacher_steps,
-        "core_seconds": time.seconds,
-        "budget": [asdict(cost) | {"total": cost.total} for cost in costs],
-        "grid": [asdict(cell) for cell in chosen],
+        "cells": len(plan.cells),
+        "steps": plan.estimate.steps,
+        "teacher_steps": plan.estimate.teacher_steps,
+        "core_seconds": plan.estimate.seconds,
+        "budget": [asdict(cost) | {"total": cost.total} for cost in plan.budget],
+        "grid": [asdict(cell) for cell in plan.cells],
     }
 
 
-def _plan_text(loaded: StudyRecipe, out: Path, chosen: Sequence[Cell], costs: Sequence[Budget], time: Estimate) -> None:
-    import sys
-
-    from rich.console import Console
-    from rich.table import Table
-
-    grid = loaded.grid
+def _show_plan(loaded: StudyRecipe, out: Path, plan: StudyPlan) -> None:
+    grid, estimate = loaded.grid, plan.estimate
     minutes = "unknown until a first cell has run (--only seed=0 --only arm=supervised)"
-    if time.seconds is not None:
-        minutes = f"{time.seconds / 60:.0f} minutes of one core or GPU, labelling left out"
+    if estimate.seconds is not None:
+        minutes = f"{estimate.seconds / 60:.0f} minutes of one core or GPU, labelling left out"
+    teachers = f"{estimate.teacher_steps} of their teachers and pre-trainings"
     click.echo(
         rows(
             ("folder", out),
@@ -129,17 +107,23 @@ def _plan_text(loaded: StudyRecipe, out: Path, chosen: Sequence[Cell], costs: Se
             ("alpha", ", ".join(f"{alpha:g}" for alpha in grid.alpha)),
             ("seeds", loaded.seeds),
             ("measured on", f"{loaded.measure}, with the last weights"),
-            (
-                "cells",
-                f"{len(chosen)}, {time.steps} steps, and {time.teacher_steps} of their teachers and pre-trainings",
-            ),
+            ("cells", f"{len(plan.cells)}, {estimate.steps} steps, and {teachers}"),
             ("time", minutes),
         )
     )
     columns = ("arm", "cells", "steps", "teacher's", "steps in all", "human/step", "beside/step", "labelled by teacher")
-    table = Table(*columns)
-    for cost in costs:
-        counts = (cost.networks, cost.steps, cost.teacher_steps, cost.total, cost.human, cost.beside)
-        table.add_row(cost.arm, *map(str, counts), str(cost.labelled_by_teacher))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    lines = [
+        (
+            cost.arm,
+            cost.networks,
+            cost.steps,
+            cost.teacher_steps,
+            cost.total,
+            cost.human,
+            cost.beside,
+            cost.labelled_by_teacher,
+        )
+        for cost in plan.budget
+    ]
+    table(columns, lines, width=ROOMY)
     click.echo("equal in all arms: images a step, resolution, augmentation, schedule, checkpoint rule; nothing written")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from builder.cli.options import allow_code_option, json_option, sentences, store_option
-from builder.cli.output import bar, emit, rows, show_metrics, step_bar
+from builder.cli.output import ROOMY, bar, emit, rows, show_metrics, step_bar, table
 
 if TYPE_CHECKING:
     from students.train.recipe import TrainRecipe
@@ -83,14 +82,7 @@ def _train_rounds(recipe: TrainRecipe, out: Path, store_root: str, allow_code: b
     if as_json:
         emit(True, {"run": str(best), **asdict(outcome)}, "")
         return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(*COLUMNS)
-    for row in rounds_rows(outcome):
-        table.add_row(*map(escape, row))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    table(COLUMNS, rounds_rows(outcome), width=ROOMY)
     click.echo(rows(("best", best), ("why", conclusion(outcome)), ("page", out / "rounds.html")))
 
 
@@ -221,28 +213,12 @@ def preview_augment(
     folders or globs) without labels.
     """
     with sentences():
-        from builder.store.files import new_file
-        from students.augment.preview import image_subject, labelled_subject, preview
-        from students.augment.scene import AugmentRecipe
-        from students.train.recipe import load_train_recipe
+        from students.augment.preview import write_previews
 
         if out.suffix.lower() != ".png":
-            raise click.UsageError(f"--out {out} is to be a PNG: give it a name that ends in .png")
-        recipe = None
-        if Path(sources[0]).suffix in (".yaml", ".yml"):
-            if len(sources) > 1:
-                raise click.UsageError(f"{sources[0]} is a recipe, which has its images: leave out {sources[1]}")
-            recipe = load_train_recipe(Path(sources[0]))
-        subject = labelled_subject(recipe, count) if recipe else image_subject(sources, count, size)
-        sections = {name: AugmentRecipe.model_validate(name) for name in policies or ("S1", "S2", "S3", "S4")}
-        if recipe and not policies:
-            sections = {recipe.augment.policy: recipe.augment}
-        flip = 0.0 if recipe and not recipe.flip else 0.5
-        written = {}
-        for name, section in sections.items():
-            path = out if len(sections) == 1 else out.with_stem(f"{out.stem}-{name}")
-            picture = preview(subject, section.build(flip, subject.task.kind), f"Augment-{name}", seed)
-            with new_file(path) as file:
-                picture.save(file, "PNG")
-            written[name] = str(path)
+            raise click.UsageError(f"--out {out} must be a PNG: give it a name that ends in .png")
+        if Path(sources[0]).suffix in (".yaml", ".yml") and len(sources) > 1:
+            raise click.UsageError(f"{sources[0]} is a recipe, which names its images: leave out {sources[1]}")
+        pictures = write_previews(sources, out, policies, count=count, size=size, seed=seed)
+        written = {name: str(path) for name, path in pictures.items()}
         emit(as_json, {"pictures": written}, rows(*written.items()))

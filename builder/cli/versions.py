@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from builder.cli.options import Failed, json_option, sentences, store_option, workers_option
-from builder.cli.output import bar, emit, rows
+from builder.cli.options import Failed, json_option, open_store, sentences, store_option, workers_option
+from builder.cli.output import WIDE, bar, emit, rows, table
 from builder.words import size_text
 
 if TYPE_CHECKING:
-    from builder.store.store import Store
     from builder.versions.changes import Changes, Diff
     from builder.versions.explain import Explanation, Reason
     from builder.versions.garbage import Found
+    from builder.versions.health import Verified
     from builder.versions.history import Entry
-
-
-WIDTH = 140
-"""Characters of a table that goes to a file or pipe."""
-
-
-def _open(root: str) -> Store:
-    from builder.store.store import Store
-
-    return Store(root)
-
-
-def _print_table(names: Sequence[str], lines: Sequence[Sequence[object]], *, numbers: Sequence[str] = ()) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in names:
-        table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
-    for line in lines:
-        table.add_row(*(escape(str(value)) for value in line))
-    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
 
 
 @click.command()
@@ -54,7 +30,7 @@ def log(name: str | None, store_root: str, as_json: bool) -> None:
     with sentences():
         from builder.versions.history import log as read_log
 
-        entries = read_log(_open(store_root), name)
+        entries = read_log(open_store(store_root), name)
         if as_json:
             emit(True, {"versions": [asdict(entry) for entry in entries]}, "")
         elif entries:
@@ -80,7 +56,7 @@ def _print_log(entries: Sequence[Entry]) -> None:
         )
         for entry in entries
     ]
-    _print_table(columns, lines, numbers=("samples", "kept", "size"))
+    table(columns, lines, numbers=("samples", "kept", "size"), framed=False, width=WIDE)
     for entry in entries:
         if entry.note:
             click.echo(entry.note)
@@ -104,7 +80,7 @@ def diff(a: str, b: str, limit: int, store_root: str, as_json: bool) -> None:
     with sentences():
         from builder.versions.diff import diff as compare
 
-        store = _open(store_root)
+        store = open_store(store_root)
         folders = [store.version(ref) for ref in (a, b)]
         found = compare(folders[0], folders[1], limit=limit)
         if as_json:
@@ -141,8 +117,8 @@ def _print_diff(found: Diff, a: str, b: str) -> None:
 def _print_changes(first: str, lines: Sequence[tuple[str, Changes]]) -> None:
     columns = ("added", "removed", "moved", "re-scored", "kept→ignored", "ignored→kept")
     fields = ("added", "removed", "moved", "rescored", "kept_to_ignored", "ignored_to_kept")
-    table = [(name, *(getattr(changes, field) for field in fields)) for name, changes in lines]
-    _print_table((first, *columns), table, numbers=columns)
+    counts = [(name, *(getattr(changes, field) for field in fields)) for name, changes in lines]
+    table((first, *columns), counts, numbers=columns, framed=False, width=WIDE)
 
 
 @click.command()
@@ -159,7 +135,7 @@ def explain(version: str, key: str, picture: Path | None, store_root: str, as_js
     with sentences():
         from builder.versions.explain import explain as find_reasons
 
-        store = _open(store_root)
+        store = open_store(store_root)
         folder = store.version(version)
         found = find_reasons(store, folder, key)
         if picture:
@@ -199,28 +175,19 @@ def _where(one: Reason) -> str:
 def verify(version: str, repair: bool, store_root: str, workers: int | None, as_json: bool) -> None:
     """Re-read every byte of VERSION and say what is wrong. Exit code 1 if anything is."""
     with sentences():
-        from builder.versions.verify import bad_shards, problems
+        from builder.versions.health import verify as check
 
-        store = _open(store_root)
-        folder = store.version(version)
-        found = problems(folder, workers=workers, track=bar)
-        repaired: list[str] = []
-        if repair and any(not problem.stray for problem in found):
-            from builder.versions.repair import repair as build_again
-
-            build_again(folder, store, bad_shards(found), workers, bar)
-            left = problems(folder, workers=workers, track=bar)
-            repaired = [problem.what for problem in found if problem not in left]
-            found = left
-        told = [problem.what for problem in found]
-        text = [f"repaired: {what}" for what in repaired] + (told or [f"{folder}: all is well"])
-        emit(as_json, {"version": str(folder), "problems": told, "repaired": repaired}, "\n".join(text))
-        if found:
-            raise Failed(f"{len(found)} problems in {version}: {_advice(version, repair, found)}")
+        checked = check(open_store(store_root), version, repair=repair, workers=workers, track=bar)
+        wrong, repaired = ([problem.what for problem in part] for part in (checked.problems, checked.repaired))
+        text = [f"repaired: {what}" for what in repaired] + (wrong or [f"{checked.folder}: all is well"])
+        value = {"version": str(checked.folder), "problems": wrong, "repaired": repaired}
+        emit(as_json, value, "\n".join(text))
+        if wrong:
+            raise Failed(f"{len(wrong)} problems in {version}: {_advice(version, repair, checked)}")
 
 
-def _advice(version: str, repair: bool, found: Sequence[Any]) -> str:
-    if all(problem.stray for problem in found):
+def _advice(version: str, repair: bool, checked: Verified) -> str:
+    if checked.only_strays:
         return "move what is not part of it elsewhere"
     if repair:
         return "they are left after a repair: build it again into another store and compare"
@@ -240,7 +207,7 @@ def tag(ref: str, tag: str | None, delete: bool, force: bool, store_root: str, a
     if delete and bool(tag) == bool(rest):
         raise click.UsageError("--delete needs NAME TAG, or NAME@TAG")
     with sentences():
-        store = _open(store_root)
+        store = open_store(store_root)
         if delete:
             store.untag(name, gone := tag or rest)
             emit(as_json, {"deleted": f"{name}@{gone}"}, f"{name}@{gone} is no longer a tag")
@@ -273,7 +240,7 @@ def gc(predictions: bool, store_root: str, as_json: bool, dry_run: bool) -> None
     with sentences():
         from builder.versions.garbage import collect, find
 
-        found = (find if dry_run else collect)(_open(store_root), predictions=predictions)
+        found = (find if dry_run else collect)(open_store(store_root), predictions=predictions)
         garbage = [{"path": str(g.path), "kind": g.kind, "why": g.why, "bytes": g.bytes} for g in found.garbage]
         value = {"removed": not dry_run, "bytes": sum(g.bytes for g in found.garbage), "garbage": garbage}
         emit(as_json, {**value, "busy": found.busy}, _garbage_text(found, dry_run))

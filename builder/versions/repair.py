@@ -101,14 +101,30 @@ def _put(new: Path, old: Path, sha256: str) -> None:
     sync_folder(old.parent)
 
 
-def write_missing_report(folder: Path, store: Store, workers: int | None, track: Track = silent) -> None:
-    """Give a version that was built without a report one: of the pool's scores and the shards, without the curves that
-    need the labels. Its id stays what it is."""
+def report_page(store: Store, version: str, *, workers: int | None = None, track: Track = silent) -> Path:
+    """The report page of a version, written now if it was built without one.
+
+    Args:
+        store: holds the version, and for a report that is missing the pool and the predictions it was made of.
+        version: NAME, NAME@v3, NAME@TAG or a folder.
+        workers: threads; None for one a core.
+        track: reports progress.
+
+    Returns:
+        The path of the page. One that is written now has not the curves that need the labels.
+
+    Raises:
+        BuildError: there is no such version, or the store no longer holds what it was made of.
+    """
     from builder.report.index import write_report
 
+    folder = store.version(version)
+    if (folder / REPORT).is_file():
+        return folder / REPORT
     manifest = read_manifest(folder)
     with store.in_use(), held(folder):
         scores = pool_scores(recall(folder, manifest, store).writing.labelled, workers, track)
         write_report(folder, manifest, scores, None)
         files = {**manifest.files, REPORT: sha256_file(folder / REPORT)}
         write_manifest(folder, manifest.model_copy(update={"files": files}))
+    return folder / REPORT

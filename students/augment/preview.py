@@ -15,15 +15,16 @@ from builder.report.colours import VOID_COLOUR
 from builder.report.paint import SHOWN, class_colour, colour_strip, outline, outline_masks, painted
 from builder.report.pictures import MARGIN
 from builder.scan.sources import list_source, read_entry
+from builder.store.files import new_file
 from builder.truth.read import read_truth
 from builder.truth.records import subset
-from students.augment.scene import FIT, Augment, Placement
+from students.augment.scene import FIT, Augment, AugmentRecipe, Placement
 from students.data.loader import IMAGENET_GREY
 from students.data.streams import Labelled, Scene, generator
 from students.tasks.base import Task
 from students.tasks.choose import check_labels, task_of, usual_arch
 from students.tasks.detection import DETECTION, Boxes
-from students.train.recipe import TrainRecipe
+from students.train.recipe import TrainRecipe, load_train_recipe
 from teachers.base import VOID
 from teachers.images import ImageError, decode_rgb
 
@@ -44,6 +45,58 @@ class Subject:
     classes: tuple[str, ...]
     size: int
     fill: tuple[int, int, int]
+
+
+POLICIES = ("S1", "S2", "S3", "S4")
+"""Of Zoph et al., each stronger than the one before."""
+
+
+def write_previews(
+    sources: Sequence[str],
+    out: Path,
+    policies: Sequence[str] = (),
+    *,
+    count: int = 8,
+    size: int = 512,
+    seed: int = 0,
+) -> dict[str, Path]:
+    """Write a picture of what each policy does to images.
+
+    Args:
+        sources: a training recipe (`.yaml`), whose labelled images are shown with what the network would learn of them,
+            or files, folders or globs of images.
+        out: the PNG; of several policies its name is followed by theirs.
+        policies: of POLICIES; by default the recipe's, of images all.
+        count: images, a row each.
+        size: of the network's input, for images; a recipe has its own.
+        seed: others draw the same policies otherwise.
+
+    Returns:
+        The picture of each policy.
+
+    Raises:
+        BuildError: no images, images or labels that cannot be read, a recipe beside other sources, or another format
+            than PNG.
+    """
+    if out.suffix.lower() != ".png":
+        raise BuildError(f"picture {out} must be a PNG: give it a name that ends in .png")
+    recipe = None
+    if Path(sources[0]).suffix in (".yaml", ".yml"):
+        if len(sources) > 1:
+            raise BuildError(f"{sources[0]} is a recipe, which names its images: leave out {sources[1]}")
+        recipe = load_train_recipe(Path(sources[0]))
+    subject = labelled_subject(recipe, count) if recipe else image_subject(sources, count, size)
+    sections = {name: AugmentRecipe.model_validate(name) for name in policies or POLICIES}
+    if recipe and not policies:
+        sections = {recipe.augment.policy: recipe.augment}
+    flip = 0.0 if recipe and not recipe.flip else 0.5
+    pictures = {}
+    for name, section in sections.items():
+        pictures[name] = out if len(sections) == 1 else out.with_stem(f"{out.stem}-{name}")
+        picture = preview(subject, section.build(flip, subject.task.kind), f"Augment-{name}", seed)
+        with new_file(pictures[name]) as file:
+            picture.save(file, "PNG")
+    return pictures
 
 
 def labelled_subject(recipe: TrainRecipe, count: int) -> Subject:

@@ -1,0 +1,57 @@
+"""Whether a version is whole, and its repair where it is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.engine import Track, silent
+from builder.store.store import Store
+from builder.versions import repair as repairing
+from builder.versions.verify import Problem, bad_shards, problems
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found in the folder of a version. problems: what is wrong with it now; repaired: what was and is no
+    more."""
+
+    folder: Path
+    problems: tuple[Problem, ...]
+    repaired: tuple[Problem, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.problems
+
+    @property
+    def only_strays(self) -> bool:
+        """Whether nothing is wrong but that files lie there which are no part of the version."""
+        return all(problem.stray for problem in self.problems)
+
+
+def verify(
+    store: Store, version: str, *, repair: bool = False, workers: int | None = None, track: Track = silent
+) -> Verified:
+    """Read every byte of a version, and build again what is bad if that is asked for.
+
+    Args:
+        store: holds the version, and for a repair the pool and the predictions it was made of.
+        version: NAME, NAME@v3, NAME@TAG or a folder.
+        repair: build bad shards and files again; what is there is replaced only by the bytes that the manifest names.
+        workers: threads; None for one a core.
+        track: reports progress.
+
+    Returns:
+        What is wrong, and what was repaired.
+
+    Raises:
+        BuildError: there is no such version or no readable manifest, or what is bad cannot be built again.
+    """
+    folder = store.version(version)
+    found = Verified(folder, tuple(problems(folder, workers=workers, track=track)))
+    if not repair or found.only_strays:
+        return found
+    repairing.repair(folder, store, bad_shards(found.problems), workers, track)
+    left = tuple(problems(folder, workers=workers, track=track))
+    return Verified(folder, left, tuple(problem for problem in found.problems if problem not in left))

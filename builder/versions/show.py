@@ -1,0 +1,48 @@
+"""What a name in the store stands for: a version, predictions or a pool, and what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from builder.label.predictions import describe as describe_predictions
+from builder.label.predictions import find_predictions
+from builder.scan.pool import describe as describe_pool
+from builder.scan.pool import find_pool
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.store import Store
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is in a version, in predictions or in a pool. facts: counts and names, JSON-ready; of a version its
+    manifest. folder, manifest: of a version alone."""
+
+    kind: Literal["version", "predictions", "pool"]
+    facts: Mapping[str, Any]
+    folder: Path | None = None
+    manifest: Manifest | None = None
+
+
+def show(store: Store, ref: str) -> Shown:
+    """Describe what a name stands for.
+
+    Args:
+        store: holds it.
+        ref: NAME, NAME@v3, NAME@TAG or the folder of a version; an id prefix of predictions or of a pool.
+
+    Returns:
+        What is in it.
+
+    Raises:
+        BuildError: nothing in the store has this name, or several things have.
+    """
+    if store.match(store.predictions, ref):
+        return Shown("predictions", describe_predictions(store, find_predictions(store, ref)))
+    if store.match(store.pools, ref):
+        return Shown("pool", describe_pool(find_pool(store, ref)))
+    folder = store.version(ref)
+    manifest = read_manifest(folder)
+    return Shown("version", manifest.model_dump(mode="json"), folder, manifest)
