@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from builder.cli.main import main
-from builder.report.paint import GREY, class_colour
+from builder.report.colours import VOID_COLOUR
+from builder.report.paint import class_colour
 from tests.helpers.coloured import ARCHS, NAMES, write_labelled
 from tests.helpers.rectangles import write_rectangles
 
@@ -51,7 +52,7 @@ def test_a_picture_shows_the_labels_of_every_kind(tmp_path: Path, kind: str) -> 
     first = picture.read_bytes()
     if kind != "classification":
         assert all(has(picture, class_colour(label)) > 40 for label in range(len(NAMES)))
-    assert (has(picture, GREY) > 100) == (kind == "semantic")
+    assert (has(picture, VOID_COLOUR) > 100) == (kind == "semantic")
     height = len(drawn(picture))
     assert height > 3 * (440 if kind == "semantic" else 220)
     assert run(path, "--out", picture, "--count", 3).exit_code == 0 and picture.read_bytes() == first
