@@ -171,6 +171,15 @@ VOID = 255
 Prediction = Detections | ClassProbabilities | SemanticMap
 """Of one image; all of a teacher's are of the kind its description names."""
 Kind = Literal["detection", "instance", "semantic", "classification"]
+PREDICTIONS: Mapping[Kind, type[Prediction]] = {
+    "detection": Detections,
+    "instance": Detections,
+    "semantic": SemanticMap,
+    "classification": ClassProbabilities,
+}
+"""Kind -> what its predictions are; those of `instance` have masks."""
+OF_BOXES: frozenset[Kind] = frozenset(kind for kind, type in PREDICTIONS.items() if type is Detections)
+"""Kinds whose predictions are single objects, of which a floor, an NMS and a limit decide how many are stored."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,15 @@ import torchvision
 from torch import Tensor
 
 from teachers import masks
-from teachers.base import ClassProbabilities, Detections, Prediction, SemanticMap, TeacherError, TeacherOptions
+from teachers.base import (
+    OF_BOXES,
+    ClassProbabilities,
+    Detections,
+    Prediction,
+    SemanticMap,
+    TeacherError,
+    TeacherOptions,
+)
 from teachers.from_torchvision.detectors import paste_masks
 from teachers.networks.checkpoints import load_checkpoint
 from teachers.networks.config import Arch, kind_of
@@ -148,7 +156,7 @@ class CheckpointTeacher:
 
 def _settings(network: Any, arch: Arch, options: TeacherOptions) -> dict[str, Any]:
     """Set what options say of the boxes a network gives; the values in force, for the description."""
-    if kind_of(arch) in ("classification", "semantic"):
+    if kind_of(arch) not in OF_BOXES:
         options.refuse(
             f"a checkpoint of arch {arch}, which finds no boxes", "floor", "nms_iou", "top_k", "max_detections"
         )

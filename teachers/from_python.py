@@ -11,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from teachers.base import (
+    PREDICTIONS,
     ClassProbabilities,
     Detections,
     Kind,
@@ -22,14 +23,6 @@ from teachers.base import (
     fingerprint,
 )
 from teachers.masks import covers
-
-TYPES: dict[str, type[Prediction]] = {
-    "detection": Detections,
-    "instance": Detections,
-    "semantic": SemanticMap,
-    "classification": ClassProbabilities,
-}
-"""Kind -> what its predictions are."""
 
 
 def load_python(argument: str, options: TeacherOptions, *, allow_code: bool) -> Teacher:
@@ -77,9 +70,9 @@ class PythonTeacher:
             for image, one in zip(images, found, strict=True)
         ]
 
-    def _check(self, one: Any, kind: str, height: int, width: int) -> None:
-        if not isinstance(one, TYPES[kind]) or (kind == "instance" and getattr(one, "masks", None) is None):
-            wanted = TYPES[kind].__name__ + (" with masks" if kind == "instance" else "")
+    def _check(self, one: Any, kind: Kind, height: int, width: int) -> None:
+        if not isinstance(one, PREDICTIONS[kind]) or (kind == "instance" and getattr(one, "masks", None) is None):
+            wanted = PREDICTIONS[kind].__name__ + (" with masks" if kind == "instance" else "")
             raise TeacherError(f"{self._name} gave {type(one).__name__} for kind {kind}: give {wanted}")
         count, labels = len(self.classes), np.zeros(0)
         match one:

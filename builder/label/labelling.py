@@ -21,15 +21,7 @@ from builder.label.section import TeacherSection
 from builder.scan.pool import OK, REMOVED, UNREADABLE, Chunk, Pool, PoolImage, find_pool, read_pool
 from builder.store.files import discard, locked
 from builder.store.store import Store
-from teachers.base import ClassProbabilities, Detections, Prediction, SemanticMap, TeacherError, fingerprint
-
-KINDS: dict[str, type | tuple[type, ...]] = {
-    "detection": Detections,
-    "instance": Detections,
-    "classification": ClassProbabilities,
-    "semantic": (SemanticMap, PackedMap),
-}
-"""What a teacher of each kind gives for an image."""
+from teachers.base import PREDICTIONS, ClassProbabilities, Prediction, SemanticMap, TeacherError, fingerprint
 
 
 @dataclass(frozen=True)
@@ -175,8 +167,10 @@ def _check(results: Sequence[Result], chunk: Chunk, labeller: Labeller) -> None:
     for image, result in zip(chunk.images, results, strict=True):
         if isinstance(result, Failure):
             continue
-        if not isinstance(result, KINDS[kind]):
-            raise TeacherError(f"the teacher says it gives {kind} labels, but gave {image.name} {_kind_of(result)}")
+        given = SemanticMap if isinstance(result, PackedMap) else type(result)
+        if given is not PREDICTIONS[kind]:
+            other = next(other for other, type in PREDICTIONS.items() if type is given)
+            raise TeacherError(f"the teacher says it gives {kind} labels, but gave {image.name} {other}")
         if wrong := _wrong(result, image, kind, classes):
             raise TeacherError(f"the teacher gave {image.name} {wrong}")
 
@@ -199,10 +193,6 @@ def _wrong(result: Prediction | PackedMap, image: PoolImage, kind: str, classes:
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         return f"a label outside its {classes} classes"
     return ""
-
-
-def _kind_of(result: Prediction | PackedMap) -> str:
-    return next(kind for kind, types in KINDS.items() if isinstance(result, types))
 
 
 def check_labelled(pools: Iterable[Pool], labeller: Labeller, store: Store, retry_failures: bool = False) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from builder.errors import BuildError
-from builder.kinds import kind_of
 from builder.label.labeller import Labeller
 from builder.label.model import ModelLabeller
 from builder.label.section import TeacherSection
-from teachers.base import Teacher
+from teachers.base import OF_BOXES, Teacher
 
 
 def load_labeller(teacher: TeacherSection, workers: int | None = None, allow_code: bool = False) -> Labeller:
@@ -37,8 +36,7 @@ def load_model(teacher: TeacherSection, allow_code: bool = False) -> Teacher:
         for member in teacher.ensemble
     ]
     options = teacher.options
-    boxes = kind_of(members[0].teacher.description["kind"]).overlaps  # the rest is stored whole
-    floor = options.floor if boxes else None
+    floor = options.floor if members[0].teacher.description["kind"] in OF_BOXES else None  # the rest is stored whole
     fused = EnsembleTeacher(members, teacher.iou or IOU, floor, options.max_detections)
     if options.tta is None:
         return fused

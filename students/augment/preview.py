@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from builder.errors import BuildError
-from builder.report.colours import VOID_COLOUR
-from builder.report.paint import SHOWN, class_colour, colour_strip, outline, outline_masks, painted
+from builder.report.paint import SHOWN, class_colour, colour_strip
 from builder.report.pictures import MARGIN
 from builder.scan.sources import list_source, read_entry
 from builder.store.files import new_file
@@ -21,11 +19,10 @@ from builder.truth.records import subset
 from students.augment.scene import FIT, Augment, AugmentRecipe, Placement
 from students.data.loader import IMAGENET_GREY
 from students.data.streams import Labelled, Scene, generator
-from students.tasks.base import Task
+from students.tasks.base import Drawing, Task
 from students.tasks.choose import check_labels, task_of, usual_arch
 from students.tasks.detection import DETECTION, Boxes
 from students.train.recipe import TrainRecipe, load_train_recipe
-from teachers.base import VOID
 from teachers.images import ImageError, decode_rgb
 
 CELL, HEADER, CAPTION = 220, 22, 18
@@ -144,76 +141,39 @@ def preview(subject: Subject, augment: Augment, title: str, seed: int = 0) -> Im
         for column in range(1 + DRAWS):
             rng, boxes = generator(seed, row, column), subject.task.boxes(scene.marks)
             placement = (augment if column else FIT).place(width, height, subject.size, rng, boxes)
-            cells.append(_cell(scene, placement, subject, seen))
+            drawing = _cell(scene, placement, subject)
+            cells.append(drawing.picture)
+            seen |= drawing.classes
         drawn.append(cells)
     tall = drawn[0][0].height + CAPTION
     wide = MARGIN + (1 + DRAWS) * (CELL + MARGIN)
     named = [(subject.classes[n], class_colour(n)) for n in sorted(seen)]
     more = [(f"and {len(named) - SHOWN} more", "#ffffff")] if len(named) > SHOWN else []
-    rest = [("void", VOID_COLOUR)] if subject.task.kind == "semantic" else []
-    legend = colour_strip([*named[:SHOWN], *more, *rest], wide)
-    with_legend = bool(named) and subject.task.kind != "classification"
+    legend = colour_strip([*named[:SHOWN], *more, *subject.task.legend], wide)
+    with_legend = bool(named)
     page = Image.new("RGB", (wide, HEADER + len(drawn) * tall + (legend.height if with_legend else 0)), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
     draw.text((MARGIN, 4), "as it is", fill="black", font=font)
-    dashed = ", dashed: ignored" if subject.task.kind in ("detection", "instance") else ""
-    draw.text((2 * MARGIN + CELL, 4), title + dashed, fill="black", font=font)
+    draw.text((2 * MARGIN + CELL, 4), title + subject.task.note, fill="black", font=font)
     for row, (cells, name) in enumerate(zip(drawn, subject.names, strict=True)):
         top = HEADER + row * tall
         for column, cell in enumerate(cells):
             page.paste(cell, (MARGIN + column * (CELL + MARGIN), top))
-        said = _class_name(subject, subject.scenes[row])
-        draw.text((MARGIN, top + tall - CAPTION + 1), f"{name}   {said}" if said else name, fill="black", font=font)
+        caption = subject.task.caption(subject.scenes[row].marks, subject.classes)
+        text = f"{name}   {caption}" if caption else name
+        draw.text((MARGIN, top + tall - CAPTION + 1), text, fill="black", font=font)
     if with_legend:
         page.paste(legend, (0, HEADER + len(drawn) * tall))
     return page
 
 
-def _cell(scene: Scene, placement: Placement, subject: Subject, seen: set[int]) -> Image.Image:
-    """One canvas with its labels; their classes are added to `seen`."""
+def _cell(scene: Scene, placement: Placement, subject: Subject) -> Drawing:
+    """One canvas with its labels."""
     canvas = Image.fromarray(placement.image(scene.pixels, subject.fill))
-    scale = CELL / placement.size
-    shown = canvas.resize((CELL, CELL), Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
-    kind, target = subject.task.kind, subject.task.place(scene.marks, placement)
-    match kind:
-        case "semantic":
-            seen.update(set(np.unique(target[0]).tolist()) - {VOID})
-            both = Image.new("RGB", (CELL, 2 * CELL + 2), "white")
-            both.paste(shown, (0, 0))
-            both.paste(painted(shown, _png(target[0])), (0, CELL + 2))
-            return both
-        case "detection" | "instance":
-            boxes, labels, ignore = target[:3]
-            seen.update(labels.tolist())
-            if kind == "instance":
-                from teachers.masks import encode
-
-                colours = [class_colour(label) for label in labels.tolist()]
-                outline_masks(shown, encode(target[3]), canvas.size, colours)
-            _boxes(shown, boxes * scale, labels, ignore * scale)
-    return shown
-
-
-def _boxes(shown: Image.Image, boxes: np.ndarray, labels: np.ndarray, ignore: np.ndarray) -> None:
-    draw, last = ImageDraw.Draw(shown), CELL - 1
-    for box in ignore.clip(0, last - 1).tolist():
-        outline(draw, box, "ignored")
-    for box, label in zip(boxes.clip(0, last).tolist(), labels.tolist(), strict=True):
-        draw.rectangle(box, outline=class_colour(label), width=2)
-
-
-def _class_name(subject: Subject, scene: Scene) -> str:
-    """Of a classification image, "" elsewhere and for none."""
-    if subject.task.kind != "classification" or not scene.marks.any():
-        return ""
-    return subject.classes[int(scene.marks.argmax())]
+    resampling = Image.Resampling.NEAREST if placement.size < CELL else Image.Resampling.LANCZOS
+    target = subject.task.place(scene.marks, placement)
+    return subject.task.draw(canvas.resize((CELL, CELL), resampling), target, placement.size)
 
 
 def _spread(total: int, count: int) -> list[int]:
     return [n * total // min(total, count) for n in range(min(total, count))]
-
-
-def _png(plane: np.ndarray) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(plane).save(out, "PNG")
-    return out.getvalue()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from builder.truth.records import Truth, TruthError, check_detection
 from students.evaluate.base import KindMeasure, Measured, Progress, predictions
 from students.evaluate.coco import Metrics, align_classes, evaluate_detections, relabel
-from teachers.base import Detections, Teacher, TeacherError
+from teachers.base import OF_BOXES, Detections, Teacher, TeacherError
 
 
 def evaluate_boxes(
@@ -20,7 +20,7 @@ def evaluate_boxes(
     be used, or if no class is in common; TeacherError as the teacher does.
     """
     check_detection(truth)
-    if teacher.description["kind"] not in ("detection", "instance"):
+    if teacher.description["kind"] not in OF_BOXES:
         raise TeacherError(f"a teacher of {teacher.description['kind']} cannot be evaluated on boxes: give a detector")
     positions = align_classes(teacher.classes, truth.classes)
     answers = (answer for _, answer in predictions(teacher, truth.images, batch_size, progress))

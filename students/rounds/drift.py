@@ -16,6 +16,7 @@ from builder.engine import silent
 from builder.errors import BuildError
 from builder.evidence.holdout import halves, load_labels, measure, with_outlines
 from builder.evidence.thresholds import with_ignore
+from builder.kinds import kind_of
 from builder.label.maps import read_maps
 from builder.label.predictions import BOX, OK, read_chunk, read_meta
 from builder.recipe.recipe import Recipe
@@ -42,7 +43,8 @@ def agreement(before: Path, now: Path, store: Store) -> float | None:
     sides = read_manifest(before), read_manifest(now)
     if sides[0].kind != sides[1].kind:
         raise BuildError(f"{before} holds {sides[0].kind} labels and {now} {sides[1].kind} labels: compare one kind")
-    if sides[0].kind == "semantic":
+    kind = kind_of(sides[0].kind)
+    if kind.pixels:
         same, total = _of_maps(sides, store)
         return same / total if total else None
     with duckdb.connect(":memory:") as database:
@@ -50,7 +52,7 @@ def agreement(before: Path, now: Path, store: Store) -> float | None:
             _labels(database, folder, manifest, _names(sides))
             for folder, manifest in zip((before, now), sides, strict=True)
         ]
-        return _of_images(*tables) if sides[0].kind == "classification" else _of_objects(*tables)
+        return _of_images(*tables) if kind.single else _of_objects(*tables)
 
 
 def precision(version: Path, recipe: Recipe, store: Store) -> dict[str, Any] | None:

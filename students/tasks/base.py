@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from PIL import Image
 from torch import Tensor, device, nn
 
 from builder.truth.records import LabelledImage
@@ -23,6 +24,19 @@ def no_boxes(marks: object) -> np.ndarray:
     return NO_BOXES
 
 
+def no_caption(marks: object, classes: object) -> str:
+    """Of a kind that is drawn."""
+    return ""
+
+
+class Drawing(NamedTuple):
+    """A canvas with its labels: picture, the canvas at the size it was given or more of them below it; classes: that
+    are drawn."""
+
+    picture: Image.Image
+    classes: set[int]
+
+
 @dataclass(frozen=True)
 class Task:
     """One kind's marks (what people or a version say of an image, in its own pixels) and targets (what the network
@@ -37,6 +51,9 @@ class Task:
     targets) -> outputs. sums: (network, outputs, targets, pseudo bool (B,)) -> the loss of each stream.
     boxes: marks -> the boxes of objects, (N, 4) `xyxy`, whose content an augmentation may move
     (students.augment.policies).
+    draw: (a square picture of the canvas, the arrays of `place`, the canvas's side) -> the picture with its labels, in
+    the classes' colours (builder.report.paint). note, legend: what else these show, in words and in colours.
+    caption: (marks, classes) -> what is said of the whole image, for a kind that is not drawn.
     """
 
     kind: Kind
@@ -48,7 +65,11 @@ class Task:
     target: Callable[..., Any]
     forward: Callable[[Any], nn.Module]
     sums: Callable[[Any, Any, Sequence[Any], Tensor], StreamSums]
+    draw: Callable[[Image.Image, tuple[np.ndarray, ...], int], Drawing]
     boxes: Callable[[Any], np.ndarray] = no_boxes
+    note: str = ""
+    legend: tuple[tuple[str, str], ...] = ()
+    caption: Callable[[Any, Sequence[str]], str] = no_caption
 
 
 def moved(target: T, to: device) -> T:

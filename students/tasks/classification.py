@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from builder.truth.records import LabelledImage
 from students.augment.scene import Placement
-from students.tasks.base import Logits, Task
+from students.tasks.base import Drawing, Logits, Task
 from students.train.losses import StreamSums, by_stream, out_of
 
 
@@ -38,6 +39,8 @@ def classification(soft: bool = True) -> Task:
         target=ClassTarget,
         forward=Logits,
         sums=class_sums,
+        draw=undrawn,
+        caption=class_name,
     )
 
 
@@ -79,6 +82,16 @@ def class_sums(network: nn.Module, outputs: Tensor, targets: Sequence[ClassTarge
     known = (wanted.sum(1) > 0.5).float()
     terms = {"classification": by_stream(losses, pseudo)}
     return StreamSums(terms, by_stream(known, pseudo), ignored=out_of(1 - known, 1, pseudo))
+
+
+def undrawn(shown: Image.Image, target: tuple[np.ndarray, ...], side: int) -> Drawing:
+    """The canvas as it is: its class stands in the caption."""
+    return Drawing(shown, set())
+
+
+def class_name(marks: np.ndarray, classes: Sequence[str]) -> str:
+    """The likeliest class, "" for none."""
+    return classes[int(marks.argmax())] if marks.any() else ""
 
 
 def _only(label: int, classes: int) -> np.ndarray:

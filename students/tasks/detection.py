@@ -8,15 +8,18 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from builder.report.paint import class_colour, outline
 from builder.truth.records import LabelledImage
 from students.augment.scene import Placement
-from students.tasks.base import Task
+from students.tasks.base import Drawing, Task
 from students.tasks.dense import DenseForward, detection_sums
 
 MIN_VISIBLE = 0.1
 MIN_SIDE = 1.0
+NOTE = ", dashed: ignored"
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,17 @@ def kept(marks: Boxes, placement: Placement) -> tuple[np.ndarray, np.ndarray, np
     return boxes, good, (sides > 0).all(axis=1)
 
 
+def draw_boxes(shown: Image.Image, target: tuple[np.ndarray, ...], side: int) -> Drawing:
+    """The canvas, `side` pixels of the network's input wide, with its boxes; those that are ignored are dashed."""
+    boxes, labels, ignore = target[:3]
+    draw, last, scale = ImageDraw.Draw(shown), shown.width - 1, shown.width / side
+    for box in (ignore * scale).clip(0, last - 1).tolist():
+        outline(draw, box, "ignored")
+    for box, label in zip((boxes * scale).clip(0, last).tolist(), labels.tolist(), strict=True):
+        draw.rectangle(box, outline=class_colour(label), width=2)
+    return Drawing(shown, set(labels.tolist()))
+
+
 DETECTION = Task(
     kind="detection",
     versions=("detection", "instance"),
@@ -81,5 +95,7 @@ DETECTION = Task(
     target=Target,
     forward=DenseForward,
     sums=detection_sums,
+    draw=draw_boxes,
     boxes=attrgetter("boxes"),
+    note=NOTE,
 )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, smooth_l1_loss
 from torchvision.models.detection import MaskRCNN
@@ -20,15 +21,16 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, project_masks_on_boxes
 from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
 
+from builder.report.paint import class_colour, outline_masks
 from builder.truth.records import LabelledImage, TruthError
 from students.augment.scene import Placement
-from students.tasks.base import Task
+from students.tasks.base import Drawing, Task
 from students.tasks.dense import half_inside
-from students.tasks.detection import Boxes, human_boxes, kept, pseudo_boxes
+from students.tasks.detection import NOTE, Boxes, draw_boxes, human_boxes, kept, pseudo_boxes
 from students.train.losses import StreamSums, by_stream
 from teachers.base import TeacherError
 from teachers.images import ImageError
-from teachers.masks import decode, from_segmentation
+from teachers.masks import decode, encode, from_segmentation
 
 TERMS = ("objectness", "proposals", "classification", "regression", "mask")
 BETA = 1 / 9
@@ -242,6 +244,13 @@ def _by_image(losses: Tensor, image: Tensor, count: int) -> Tensor:
     return losses.new_zeros(count).index_add(0, image, losses)
 
 
+def draw_outlines(shown: Image.Image, target: tuple[np.ndarray, ...], side: int) -> Drawing:
+    """The canvas with boxes (see draw_boxes) and the outlines of masks."""
+    _, labels, _, planes = target
+    outline_masks(shown, encode(planes), (side, side), [class_colour(label) for label in labels.tolist()])
+    return draw_boxes(shown, target, side)
+
+
 INSTANCE = Task(
     kind="instance",
     versions=("instance",),
@@ -252,5 +261,7 @@ INSTANCE = Task(
     target=InstanceTarget,
     forward=RegionForward,
     sums=instance_sums,
+    draw=draw_outlines,
     boxes=attrgetter("marks.boxes"),
+    note=NOTE,
 )

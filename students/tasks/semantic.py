@@ -13,10 +13,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from builder.report.colours import VOID_COLOUR
+from builder.report.paint import painted
 from builder.truth.masks import read_mask
 from builder.truth.records import LabelledImage
 from students.augment.scene import Placement
-from students.tasks.base import Logits, Task
+from students.tasks.base import Drawing, Logits, Task
 from students.train.losses import StreamSums, by_stream, out_of
 from teachers.base import VOID
 from teachers.images import ImageError
@@ -71,6 +73,17 @@ def map_sums(network: nn.Module, outputs: Tensor, targets: Sequence[MapTarget], 
     return StreamSums(terms, by_stream(known, pseudo), ignored=out_of(pixels - known, pixels, pseudo))
 
 
+def draw_map(shown: Image.Image, target: tuple[np.ndarray, ...], side: int) -> Drawing:
+    """The canvas, and below it the same under its map."""
+    (labels,) = target
+    map_file = io.BytesIO()
+    Image.fromarray(labels).save(map_file, "PNG")
+    both = Image.new("RGB", (shown.width, 2 * shown.height + 2), "white")
+    both.paste(shown, (0, 0))
+    both.paste(painted(shown, map_file.getvalue()), (0, shown.height + 2))
+    return Drawing(both, set(np.unique(labels).tolist()) - {VOID})
+
+
 SEMANTIC = Task(
     kind="semantic",
     versions=("semantic",),
@@ -81,4 +94,6 @@ SEMANTIC = Task(
     target=MapTarget,
     forward=Logits,
     sums=map_sums,
+    draw=draw_map,
+    legend=(("void", VOID_COLOUR),),
 )

@@ -24,9 +24,9 @@ from students.tasks.choose import check_labels, task_of, usual_arch
 from students.train.errors import TrainError
 from students.train.recipe import TrainRecipe
 from teachers.networks.backbones import DEFAULT
+from teachers.networks.build import build_network
 from teachers.networks.checkpoints import load_checkpoint, read_meta
 from teachers.networks.config import NetworkConfig
-from teachers.networks.networks import build_network
 from teachers.networks.weights import pretrained_on, weights_file
 
 ELSEWHERE = ("labelled", "pseudo", "network", "init", "rounds", "workers", "save_every")

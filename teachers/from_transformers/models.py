@@ -15,7 +15,7 @@ import transformers
 from PIL import Image
 from torch import Tensor, nn
 
-from teachers.base import Kind, Prediction, SemanticMap, TeacherError, TeacherOptions
+from teachers.base import OF_BOXES, Kind, Prediction, SemanticMap, TeacherError, TeacherOptions
 from teachers.from_torchvision.weights import first_line, pick_device, runtime_of, state_sha256
 from teachers.from_transformers import tasks as tasks
 from teachers.from_transformers.outputs import (
@@ -72,7 +72,7 @@ class TransformersTeacher:
         config = tasks.read_config(source)
         task = tasks.find_task(source, config, options)
         self._kind: Kind = task.kind
-        if self._kind in ("semantic", "classification"):
+        if self._kind not in OF_BOXES:
             options.refuse(f"a {self._kind} model, which is stored whole", "floor", "nms_iou", "max_detections")
         self._device, self._dtype = pick_device(options), getattr(torch, options.dtype)
         model, processor = tasks.load(source, task)
@@ -82,7 +82,7 @@ class TransformersTeacher:
         self._images = getattr(processor, "image_processor", processor)
         self._arguments = tasks.call_arguments(source, self._images, self._kind, options)
         self._text, phrases = tasks.encode_prompts(source, processor, task)
-        floor = options.floor if self._kind in ("detection", "instance") else 0.0
+        floor = options.floor if self._kind in OF_BOXES else 0.0
         self._cut = Cut(position, floor, options.nms_iou, options.max_detections)
         self._read = self._reader(phrases if task.prompts and tasks.is_grounded(processor) else [], model.config)
         self.description: Mapping[str, Any] = {

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoProcessor, PretrainedConfig
 from transformers.models.auto import modeling_auto as auto
 
-from teachers.base import Kind, TeacherError, TeacherOptions
+from teachers.base import OF_BOXES, Kind, TeacherError, TeacherOptions
 from teachers.from_torchvision.weights import first_line
 
 HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -187,7 +187,7 @@ def output_names(source: Source, config: Any, task: Task, options: TeacherOption
 def classes_of(source: Source, outputs: tuple[str, ...], task: Task) -> tuple[tuple[str, ...], np.ndarray]:
     """The classes, and the position in them of each output, int (K,), -1 for none. Prompts may share a class; outputs
     may not. Raises TeacherError."""
-    none: tuple[str, ...] = NO_CLASS if task.kind in ("detection", "instance") else ()
+    none: tuple[str, ...] = NO_CLASS if task.kind in OF_BOXES else ()
     classes = tuple(dict.fromkeys(name for name in outputs if name not in none))
     place = {name: n for n, name in enumerate(classes)}
     position = np.array([place.get(name, -1) for name in outputs])

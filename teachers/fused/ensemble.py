@@ -10,13 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from teachers.base import ClassProbabilities, Detections, Prediction, Segmenter, SemanticMap, Teacher, TeacherError
+from teachers.base import (
+    OF_BOXES,
+    ClassProbabilities,
+    Detections,
+    Prediction,
+    Segmenter,
+    SemanticMap,
+    Teacher,
+    TeacherError,
+)
 from teachers.boxes import fuse, nms
 
 IOU = 0.55
 """Above which boxes of two teachers are one object, by default: the paper's and ensemble-boxes' value."""
-
-OF_BOXES = ("detection", "instance")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import PIL
 from PIL import Image
 
 from teachers.base import (
+    OF_BOXES,
     ClassProbabilities,
     Detections,
     Prediction,
@@ -23,7 +24,6 @@ from teachers.base import (
     Views,
 )
 from teachers.fused.ensemble import (
-    OF_BOXES,
     EnsembleTeacher,
     FusedObjects,
     fuse_images,

@@ -15,8 +15,8 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from teachers.base import TeacherError
+from teachers.networks.build import build_network
 from teachers.networks.config import NetworkConfig
-from teachers.networks.networks import build_network
 
 WEIGHTS, META = "model.safetensors", "meta.json"
 FORMAT = 1

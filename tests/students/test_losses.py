@@ -16,9 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 from students.tasks.dense import DenseForward, assign, detection_sums
 from students.tasks.detection import Target
 from students.train.losses import JointLoss, StreamSums
+from teachers.networks.build import build_network
 from teachers.networks.config import NetworkConfig
 from teachers.networks.detectors import Detector
-from teachers.networks.networks import build_network
 
 SIZE, CLASSES = 64, ("a", "b", "c")
 FOCAL_OF_ZERO = 0.75 * 0.5**2 * math.log(2)

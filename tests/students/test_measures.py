@@ -32,9 +32,9 @@ from teachers.base import VOID, ClassProbabilities, Detections, SemanticMap, Tea
 from teachers.errors import TutelageError
 from teachers.from_checkpoint import CheckpointTeacher
 from teachers.masks import area, decode, encode
+from teachers.networks.build import build_network
 from teachers.networks.checkpoints import load_checkpoint, save_checkpoint
 from teachers.networks.config import NetworkConfig
-from teachers.networks.networks import build_network
 
 TINY = NetworkConfig(
     backbone="timm:test_resnet", classes=("a", "b", "c"), size=64, channels=16, head_depth=1, levels=(8, 16)

@@ -27,8 +27,8 @@ from students.train.losses import JointLoss, StreamSums
 from teachers.base import VOID
 from teachers.images import ImageError
 from teachers.masks import encode
+from teachers.networks.build import build_network
 from teachers.networks.config import NetworkConfig, kind_of
-from teachers.networks.networks import build_network
 
 TINY = NetworkConfig(
     backbone="timm:test_resnet", classes=("a", "b", "c"), size=64, channels=16, head_depth=1, levels=(8, 16)

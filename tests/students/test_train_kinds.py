@@ -25,8 +25,8 @@ from students.train.loop import train
 from students.train.recipe import TrainRecipe
 from teachers.base import TeacherOptions
 from teachers.from_checkpoint import CheckpointTeacher
+from teachers.networks.build import build_network
 from teachers.networks.config import NetworkConfig
-from teachers.networks.networks import build_network
 from tests.helpers.coloured import (
     ARCHS,
     COLOURS,

@@ -21,8 +21,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from teachers.base import TeacherError
 from teachers.networks.backbones import make_backbone, own_names, whole_network
+from teachers.networks.build import build_network
 from teachers.networks.config import NetworkConfig
-from teachers.networks.networks import build_network
 
 LEVELS = (8, 16, 32)
 NOISY_STUDENT = "tf_efficientnet_b0.ns_jft_in1k"

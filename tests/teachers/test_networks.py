@@ -22,9 +22,9 @@ from students.augment.scene import FIT
 from teachers import load_teacher
 from teachers.base import TeacherError, TeacherOptions, fingerprint
 from teachers.from_checkpoint import CheckpointTeacher
+from teachers.networks.build import build_network
 from teachers.networks.checkpoints import load_checkpoint, save_checkpoint
 from teachers.networks.config import NetworkConfig
-from teachers.networks.networks import build_network
 
 TINY = NetworkConfig(
     arch="fcos",

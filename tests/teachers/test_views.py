@@ -27,9 +27,9 @@ from teachers.base import (
     fingerprint,
 )
 from teachers.fused.views import View, ViewsTeacher
+from teachers.networks.build import build_network
 from teachers.networks.checkpoints import save_checkpoint
 from teachers.networks.config import NetworkConfig
-from teachers.networks.networks import build_network
 
 CLASSES = ("red", "green")
 

@@ -1,7 +1,4 @@
-"""The networks students train and checkpoints reload: which there are, and torchvision's FCOS and RetinaNet with FPN.
-
-Those for the other kinds are in `teachers.networks.heads` and `teachers.networks.regions`.
-"""
+"""The networks that students train and checkpoints reload, by their arch."""
 
 from __future__ import annotations
 
@@ -12,6 +9,8 @@ from torch import nn
 from teachers.base import TeacherError
 from teachers.networks.config import Arch, NetworkConfig, check_options
 from teachers.networks.detectors import build_detector
+from teachers.networks.heads import Classifier, deeplab_segmenter, fpn_segmenter
+from teachers.networks.regions import mask_rcnn
 
 
 def build_network(config: NetworkConfig, *, pretrained: bool = True) -> nn.Module:
@@ -29,20 +28,12 @@ def build_network(config: NetworkConfig, *, pretrained: bool = True) -> nn.Modul
         case "fcos" | "retinanet":
             return build_detector(config, weights)
         case "maskrcnn":
-            from teachers.networks.regions import mask_rcnn
-
             return mask_rcnn(config, weights)
         case "fpn":
-            from teachers.networks.heads import fpn_segmenter
-
             return fpn_segmenter(config, weights)
         case "deeplabv3":
-            from teachers.networks.heads import deeplab_segmenter
-
             return deeplab_segmenter(config, weights)
         case "linear":
-            from teachers.networks.heads import Classifier
-
             return Classifier(config, weights)
         case _:
             raise TeacherError(f"unknown network arch {config.arch!r}: write one of {', '.join(get_args(Arch))}")
