@@ -26,7 +26,8 @@ class LabelKind:
     have a mask each. pixels: pixels are counted, which nobody can correct one by one. single: an image has one label;
     it is in no sample without one, and may be in several.
 
-    Words: labels, what a version holds of its images; ignored, what becomes of those between two thresholds; missed,
+    Words: noun, what is counted, in the plural, and one of them; human, what human labels of it hold, and what to give
+    for them; labels, what a version holds of its images; ignored, what becomes of those between two thresholds; missed,
     what labels say nothing of; limits, what is to be known of them; right, when one of them is right; read, what the
     fields of a sample mean, in Markdown.
     """
@@ -38,6 +39,9 @@ class LabelKind:
     truth: Literal["detection", "classification", "semantic"]
     task: str
     formats: tuple[Format, ...]
+    noun: str
+    singular: str
+    human: tuple[str, str]
     labels: str
     ignored: str
     missed: str
@@ -52,16 +56,6 @@ class LabelKind:
     def overlaps(self) -> bool:
         """Whether its labels are right by how much they overlap."""
         return self.fields == ("objects",)
-
-    @property
-    def noun(self) -> str:
-        """What is counted, in the plural."""
-        return NOUNS[self.name]
-
-    @property
-    def one(self) -> str:
-        """One of them."""
-        return {"boxes": "box"}.get(self.noun, self.noun.removesuffix("s"))
 
 
 _OBJECTS = """\
@@ -78,6 +72,9 @@ DETECTION = LabelKind(
     truth="detection",
     task="object-detection",
     formats=("coco", "yolo", "voc"),
+    noun="boxes",
+    singular="box",
+    human=("boxes", "COCO, VOC or YOLO labels"),
     labels="boxes that a teacher model drew",
     ignored="ignore regions (likely objects, too uncertain to teach)",
     missed="objects that are missed",
@@ -96,6 +93,9 @@ INSTANCE = LabelKind(
     truth="detection",
     task="image-segmentation",
     formats=("coco", "yolo", "voc"),
+    noun="masks",
+    singular="mask",
+    human=("masks", "a COCO JSON with segmentation"),
     labels="masks that a teacher model drew",
     ignored="ignore regions (likely objects, too uncertain to teach)",
     missed="objects that are missed",
@@ -119,6 +119,9 @@ SEMANTIC = LabelKind(
     truth="semantic",
     task="image-segmentation",
     formats=("masks",),
+    noun="pixels",
+    singular="pixel",
+    human=("maps", "a folder of images/, masks/ and classes.txt"),
     labels="maps of classes that a teacher model drew",
     ignored="nearly sure, and void like all others",
     missed="pixels that are void",
@@ -142,6 +145,9 @@ CLASSIFICATION = LabelKind(
     truth="classification",
     task="image-classification",
     formats=("classes",),
+    noun="images",
+    singular="image",
+    human=("image classes", "a folder for each class"),
     labels="classes that a teacher model named",
     ignored="nearly sure, and left out like all others",
     missed="images that are left out",
@@ -159,19 +165,12 @@ stand in several samples, so that rare classes are seen more often: `copy` count
     single=True,
 )
 
+KINDS = (DETECTION, INSTANCE, SEMANTIC, CLASSIFICATION)
+
 
 def kind_of(name: str) -> LabelKind:
     """The kind of this name. Raises BuildError for one that this Tutelage does not know."""
-    for kind in (DETECTION, INSTANCE, SEMANTIC, CLASSIFICATION):
+    for kind in KINDS:
         if kind.name == name:
             return kind
     raise BuildError(f"labels of kind {name!r} are unknown here: update tutelage")
-
-
-NOUNS: dict[str, str] = {
-    "detection": "boxes",
-    "instance": "masks",
-    "semantic": "pixels",
-    "classification": "images",
-}
-"""Kind of prediction -> what is counted of it."""

@@ -19,7 +19,7 @@ from builder.evidence.on_truth import check_unseen, label_truth
 from builder.evidence.stored import match_stored
 from builder.evidence.sweep import LEVEL, Point
 from builder.evidence.sweep import sweep as sweep_points
-from builder.kinds import NOUNS, kind_of
+from builder.kinds import kind_of
 from builder.label.labelling import labelled_pool, unlabelled
 from builder.label.load import load_labeller
 from builder.label.predictions import find_predictions, read_meta
@@ -109,7 +109,7 @@ class TuneHalf:
             "units": len(np.unique(tune.unit)),
             "iou": iou,
             "kind": self.kind,
-            "of": NOUNS[self.kind],
+            "of": kind_of(self.kind).noun,
             **{
                 name: int(rows.sum() if tune.weight is None else tune.weight[rows].sum())
                 for name, rows in (("predicted", tune.counted[0]), ("right", tune.right[0]))

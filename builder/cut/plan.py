@@ -20,7 +20,7 @@ from builder.evidence import gates
 from builder.evidence.holdout import Halves, Labels, count_use, halves
 from builder.evidence.matching import Matches
 from builder.evidence.thresholds import Evidence, solve, with_ignore
-from builder.kinds import NOUNS, kind_of
+from builder.kinds import kind_of
 from builder.label.predictions import read_failures, read_meta
 from builder.recipe.recipe import Recipe, ShardOptions
 from builder.rules.apply import WHERE_FALSE
@@ -304,7 +304,7 @@ def _thresholds(
 def _findings(
     basis: Basis, counted: Tally, scores: PoolScores, thresholds: Thresholds, split: Halves | None
 ) -> list[Finding]:
-    options, classes, noun = basis.options.gates, basis.classes, NOUNS[basis.kind]
+    options, classes, noun = basis.options.gates, basis.classes, kind_of(basis.kind).noun
     kept = dict(zip(classes, counted.per_class["kept"].tolist(), strict=True))
     refused = int(counted.reasons[WHERE_FALSE:].sum())  # after the threshold, which is as far as evidence goes
     images = counted.images.get("ok", 0)

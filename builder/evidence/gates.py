@@ -104,7 +104,7 @@ def density(
     size: float | None = None,
 ) -> Finding | None:
     """kept: int (C,) boxes on `images` pool images; per_image: float (C,), NaN where unknown, of `support` objects.
-    noun: what these are (builder.kinds.NOUNS). size: of maps, the pixels of an image, of which they are told as shares.
+    noun: what these are (LabelKind.noun). size: of maps, the pixels of an image, of which they are told as shares.
     """
     limits = [limit for limit in (gates.density.warn, gates.density.fail) if limit is not None]
     if not limits or not images:

@@ -310,19 +310,10 @@ def _outside(size: np.ndarray, area: tuple[float, float]) -> np.ndarray:
     return (size < area[0]) | (size > area[1])
 
 
-LABELS: dict[str, tuple[str, str]] = {
-    "detection": ("boxes", "COCO, VOC or YOLO labels"),
-    "instance": ("masks", "a COCO JSON with segmentation"),
-    "semantic": ("maps", "a folder of images/, masks/ and classes.txt"),
-    "classification": ("image classes", "a folder for each class"),
-}
-"""Kind of prediction -> what it is matched with, and what to give for it."""
-
-
 def check_kind(truth: Truth, kind: Kind, what: object = "truth") -> None:
     """Raise BuildError if the labels `what` are not of the kind that predictions of `kind` are matched with."""
     if truth.kind != kind_of(kind).truth:
-        needed, give = LABELS[kind]
+        needed, give = kind_of(kind).human
         raise BuildError(f"{what} of kind {truth.kind} has no {needed} to match: give {give}")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from builder.errors import BuildError
 from builder.evidence.agreement import match_classes, match_maps
 from builder.evidence.matching import SIZES, Matches, match_columns
+from builder.kinds import kind_of
 from builder.label.maps import read_maps
 from builder.label.predictions import read_meta
 from builder.rules.apply import alive
@@ -42,6 +43,7 @@ def match_stored(
     `match_images`, `version_classes` and `LabelledPool.load` do.
     """
     description = read_meta(predictions)["description"]
+    kind = kind_of(description["kind"])
     classes = version_classes(keep, description)
     labelled = LabelledPool(pool, predictions, classes, keep)
     place = {image.name: position for position, image in enumerate(truth.images)}
@@ -59,7 +61,7 @@ def match_stored(
         objects, states = labelled.load([chunk])
         good = np.array([state == READABLE for state in states], bool) & (where >= 0)
         stored |= {int(where[n]): (folder, n) for n in np.flatnonzero(good).tolist()}
-        if description["kind"] != "semantic":  # of maps the pixels themselves are looked at
+        if not kind.pixels:  # of maps the pixels themselves are looked at
             parts.append(_rows(objects, alive(objects, keep, len(classes)) & good[objects.image], where))
     if not stored:
         raise BuildError(
@@ -68,15 +70,15 @@ def match_stored(
         )
     seen = sorted(stored)
     kept, left_out = replace(truth, images=[truth.images[n] for n in seen]), len(place) - len(seen)
-    if description["kind"] == "semantic":
+    if kind.pixels:
         ours = np.full(VOID + 1, ASIDE, np.int16)
         ours[: len(description["classes"])] = labelled.mapped.label if labelled.mapped else np.arange(len(classes))
         return match_maps(classes, kept, _stored([stored[n] for n in seen]), ours, ious, left_out)
     rows = _Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     image = np.searchsorted(seen, rows.image)
-    if description["kind"] == "classification":
+    if kind.single:
         return match_classes(classes, kept, image, rows.label, rows.score, ious, left_out)
-    codes = rows.rle if description["kind"] == "instance" else None
+    codes = rows.rle if kind.outlines else None
     return match_columns(classes, kept, image, rows.label, rows.score, rows.boxes, ious, area, left_out, codes)
 
 

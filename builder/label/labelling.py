@@ -13,6 +13,7 @@ import orjson
 
 from builder.engine import Track, silent
 from builder.errors import BuildError
+from builder.kinds import kind_of
 from builder.label.labeller import Labeller, Result
 from builder.label.maps import PackedMap, pack
 from builder.label.predictions import MAX_ERRORS, UNLISTED, FailedImage, Failure, read_failures, write_chunk, write_meta
@@ -187,7 +188,7 @@ def _wrong(result: Prediction | PackedMap, image: PoolImage, kind: str, classes:
             return f"a map of {size} pixels, and it has {image.width}x{image.height}: maps must be of the image's size"
         labels = packed.label
     else:
-        if kind == "instance" and len(result) and result.masks is None:
+        if kind_of(kind).outlines and len(result) and result.masks is None:
             return "boxes without masks"
         labels = result.labels
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:

@@ -186,7 +186,7 @@ def _right(manifest: Manifest, ious: str) -> str:
         when = f" when it {kind.right} {ious}" if ious else ""
     else:
         when = f" when it {kind.right}"
-    return f"{'An' if kind.one[0] in 'aeiou' else 'A'} {kind.one} counts as right{when}."
+    return f"{'An' if kind.singular[0] in 'aeiou' else 'A'} {kind.singular} counts as right{when}."
 
 
 def _at(manifest: Manifest, iou: float) -> str:

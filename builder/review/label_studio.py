@@ -19,6 +19,7 @@ from urllib.parse import quote
 import orjson
 
 from builder.errors import brief
+from builder.kinds import kind_of
 from builder.review.exchange import AnnotationError, Answer, Given, Task, Verdict, mark_of, xml_attribute
 from builder.review.objects import Shown
 from builder.rules.overrides import Box
@@ -33,9 +34,10 @@ CLASS = "class"
 LONG_AGO = "0001-01-01T00:00:00+00:00"
 
 
-def config(classes: Sequence[str], kind: str = "detection") -> str:
-    """The labelling interface (XML) of these classes: with a verdict for every box, or one choice for an image."""
-    if kind == "classification":
+def config(classes: Sequence[str], *, single: bool = False) -> str:
+    """The labelling interface (XML) of these classes: with a verdict for every box; single: with one choice for
+    an image."""
+    if single:
         choices = "\n".join(f"    <Choice value={xml_attribute(name)}/>" for name in classes)
         return f"""<View>
   <Image name="image" value="$image" zoom="true"/>
@@ -93,7 +95,7 @@ def _task(task: Task, manifest: Manifest, address: Callable[[str], str]) -> dict
         "version": version,
         "id": manifest.id[:12],
     }
-    if manifest.kind == "classification":
+    if kind_of(manifest.kind).single:
         data |= {"width": image.width, "height": image.height}
         regions = [_choice(shown, manifest) for shown in task.objects]
     else:

@@ -11,6 +11,7 @@ from pathlib import Path
 from builder.cut.recall import new_version
 from builder.cut.version import Cut
 from builder.engine import Track, silent
+from builder.kinds import kind_of
 from builder.review import audits
 from builder.review.audits import Audited
 from builder.review.exchange import Returned, collect
@@ -129,7 +130,7 @@ def take_over(
         images=len(returned.images),
         changed_images=len({change.sha256 for change in changes}),
         actions={action: actions[action] for action in ACTIONS},
-        lost_masks=actions["move"] + actions["add"] if manifest.kind == "instance" else 0,
+        lost_masks=actions["move"] + actions["add"] if kind_of(manifest.kind).outlines else 0,
         overrides=added,
         audits=judged,
         is_news=is_news,

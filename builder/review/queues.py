@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from builder.errors import BuildError
+from builder.kinds import kind_of
 from builder.review import audits, cvat, label_studio
 from builder.review.audits import Audit
 from builder.review.exchange import images_folder, tasks, write_out
@@ -130,7 +131,7 @@ def write_queue(
     shown = tasks(queued.folder, manifest, queued.keys, outcomes, audited)
     match tool:
         case "cvat":
-            if manifest.kind == "classification":
+            if kind_of(manifest.kind).single:
                 raise BuildError(
                     f"{queued.version} holds classes of images, and CVAT is given boxes: use --to labelstudio or app"
                 )
@@ -141,7 +142,7 @@ def write_queue(
             address = (
                 label_studio.prefixed(url_prefix) if url_prefix else label_studio.local_files(f"{out.name}.images")
             )
-            labels = label_studio.config(manifest.classes, manifest.kind).encode()
+            labels = label_studio.config(manifest.classes, single=kind_of(manifest.kind).single).encode()
             writer = label_studio.writer(manifest, address)
         case _:
             raise ValueError(f"tool {tool!r}: give labelstudio or cvat")

@@ -130,7 +130,7 @@ class Reasons:
         return said[row["reason"]]
 
     def _suppressed(self, row: Row, image: Sequence[Row]) -> str:
-        said = f"another {self._kind.one} of the class overlaps it by more than nms {self._keep.get('nms')}"
+        said = f"another {self._kind.singular} of the class overlaps it by more than nms {self._keep.get('nms')}"
         left = [r for r in image if r["label"] == row["label"] and r["reason"] != "nms"]
         rivals = [r for r in left if r["score"] >= row["score"]]
         if not rivals:

@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 
 from builder.errors import BuildError, brief
+from builder.kinds import kind_of
 from builder.store.files import digest, sha256_file
 from teachers.base import Detections, Kind, Prediction, TeacherError, TeacherOptions
 
@@ -105,9 +106,9 @@ def objects(
     that are not what they should be."""
     if not classes or len(set(classes)) < len(classes):
         raise BuildError(f"{path} has the classes {brief(', '.join(classes))!r}: give one or more different names")
-    if kind == "detection":
+    if not kind_of(kind).outlines:
         _check_boxes(found, sizes, path, relative=relative)
-    if kind == "instance":  # an image without objects has masks, too: none
+    else:  # an image without objects has masks, too: none
         found = {name: Found(NOTHING.rows, ()) for name in sizes} | dict(found)
     read = objects_reader(found, options, path, relative=relative)
     return Stored(kind, classes, sizes, read, listing or path.name, digests, stems, hint)

@@ -1,0 +1,55 @@
+"""A kind of label is one record in each package that treats kinds differently; nothing else asks for its name."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.browse.kinds import shown_kind
+from builder.cut.kinds.choose import cut_kind
+from builder.errors import BuildError
+from builder.kinds import KINDS, LabelKind, kind_of
+from builder.report.kinds import report_kind
+
+BUILDER = Path(__file__).parents[2] / "builder"
+NAMES = {kind.name for kind in KINDS}
+CHOOSING = {"cut/kinds/choose.py", "report/kinds.py", "browse/kinds.py"}
+"""The files that choose by name."""
+OTHERS = {"truth/records.py", "label/replay/label_studio.py"}
+"""They ask for the kind of human labels, and of shapes that Label Studio has."""
+
+
+def questions(path: Path) -> Iterator[int]:
+    """Lines that compare something with the name of a kind."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        parts: list[ast.expr] = []
+        if isinstance(node, ast.Compare):
+            parts = [node.left, *node.comparators]
+        if isinstance(node, ast.MatchValue):
+            parts = [node.value]
+        inner = [one for part in parts for one in (part.elts if isinstance(part, ast.Tuple | ast.List) else [part])]
+        if any(isinstance(one, ast.Constant) and one.value in NAMES for one in inner):
+            yield node.lineno
+
+
+def test_only_the_choosing_files_ask_for_the_name_of_a_kind() -> None:
+    asking = {p.relative_to(BUILDER).as_posix() for p in BUILDER.rglob("*.py") if list(questions(p))}
+    assert asking == CHOOSING | OTHERS
+
+
+@pytest.mark.parametrize("choose", [cut_kind, report_kind, shown_kind])
+def test_every_kind_is_chosen_and_no_other(choose: Callable[[str], object]) -> None:
+    assert all(choose(kind.name) is not None for kind in KINDS)
+    with pytest.raises(BuildError, match="labels of kind 'keypoints' are unknown here: update tutelage"):
+        choose("keypoints")
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
+def test_the_facts_of_a_kind_fit_together(kind: LabelKind) -> None:
+    assert kind_of(kind.name) is kind
+    assert [kind.overlaps, kind.pixels, kind.single].count(True) == 1
+    assert kind.truth in NAMES and (kind.truth == kind.name or kind.outlines)
+    assert set(cut_kind(kind.name).columns) >= {"label", "outcome"}
