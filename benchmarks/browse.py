@@ -104,8 +104,8 @@ def by_name(store: Store, version: Version) -> dict[str, Path]:
     """The extracted files by the images' names."""
     from builder.versions.media import images_of
 
-    files = extracted(store, version.folder, version.manifest)
-    return {image.name: files[image.key].absolute() for image in images_of(version.folder, version.manifest)}
+    files = extracted(store, version)
+    return {image.name: files[image.key].absolute() for image in images_of(version)}
 
 
 if __name__ == "__main__":

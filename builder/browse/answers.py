@@ -5,7 +5,6 @@ from __future__ import annotations
 from builder.review.exchange import Returned
 from builder.review.objects import check_reviewable, shown_objects
 from builder.review.pull import login_name
-from builder.store.manifest import read_manifest
 from builder.store.store import Store
 
 
@@ -25,10 +24,9 @@ def read_app_answers(store: Store, version: str, author: str | None = None) -> R
     """
     from builder.browse.app import read_edits
 
-    folder = store.version(version)
-    manifest = read_manifest(folder)
-    check_reviewable(manifest)
+    reviewed = store.version(version)
+    check_reviewable(reviewed.manifest)
     author = author or login_name()
-    edited, hashes = read_edits(store, folder, manifest, author)
-    shown = [one for of_image in shown_objects(folder, hashes, elsewhere=hashes) for one in of_image]
+    edited, hashes = read_edits(store, reviewed, author)
+    shown = [one for of_image in shown_objects(reviewed, hashes, elsewhere=hashes) for one in of_image]
     return Returned(edited, hashes, (), shown, dict.fromkeys(hashes, author), touched=hashes)

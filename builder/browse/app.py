@@ -20,9 +20,8 @@ from builder.browse.load import INFO
 from builder.errors import BuildError
 from builder.review.objects import Edited, shown_objects
 from builder.store.files import digest
-from builder.store.manifest import Manifest
 from builder.store.store import Store
-from builder.versions.media import ShardPath
+from builder.store.version import Version
 
 QUIET = {
     "FIFTYONE_DO_NOT_TRACK": "true",
@@ -131,24 +130,23 @@ def _is_up(server: subprocess.Popen[bytes], address: str, port: int) -> bool:
     return False
 
 
-def read_edits(
-    store: Store, folder: Path, manifest: Manifest, author: str, shard_path: ShardPath | None = None
-) -> tuple[list[Edited], dict[str, str]]:
+def read_edits(store: Store, version: Version, author: str) -> tuple[list[Edited], dict[str, str]]:
     """What people did in the App to the objects of a version, and the images that they touched: SHA-256 by key.
 
     In every dataset that holds the version; of an image touched in several, the one touched last. Tags `accept` and
     `reject` on an object are verdicts on it, on an image on all its kept objects. Images that nobody touched do not
     come back. Raises BuildError if the version was never browsed.
     """
+    manifest = version.manifest
     with connected(store) as fo:
         latest: dict[str, tuple[Any, Names, dict[str, Any]]] = {}
         browsed = False
         for name in fo.list_datasets("tutelage-*"):
             dataset = fo.load_dataset(name)
-            for version in (dataset.info.get(INFO) or {}).get("versions", []):
-                if version["id"] == manifest.id and version["files"] == digest(manifest.files):
+            for loaded in (dataset.info.get(INFO) or {}).get("versions", []):
+                if loaded["id"] == manifest.id and loaded["files"] == digest(manifest.files):
                     browsed = True
-                    names = Names(version["suffix"])
+                    names = Names(loaded["suffix"])
                     for sample in _touched(dataset, names):
                         when = sample["last_modified_at"]
                         if sample["key"] not in latest or when > latest[sample["key"]][0]:
@@ -160,7 +158,7 @@ def read_edits(
     read = shown_kind(manifest.kind).edits
     touched = {key: sample["sha256"] for key, (_, _, sample) in latest.items()}
     pending = set(latest)
-    for objects in shown_objects(folder, latest, shard_path, touched) if latest else ():
+    for objects in shown_objects(version, latest, touched) if latest else ():
         _, names, sample = latest[objects[0].key]
         edited += read(sample, names, {one.id: one for one in objects}, author)
         pending.discard(objects[0].key)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from builder.browse.pictures import Columns, Evidence, Media, Picture, likeliest, pictures_of
-from builder.cut.left_out import LEFT_OUT, read_left_out
+from builder.cut.left_out import read_left_out
 from builder.cut.samples import EMPTY, WRITTEN
 from builder.errors import BuildError
 from builder.kinds import kind_of
@@ -30,6 +30,7 @@ from builder.scan.pool import OK, read_pool
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.versions.media import ShardImage, images_of
 
 BLOCK = 20_000
@@ -44,10 +45,8 @@ OPTIONAL = ("source", "agree", "quality", "uncertainty", "rle", "pixels")
 
 def pictures(
     store: Store,
-    folder: Path,
-    manifest: Manifest,
+    version: Version,
     files: Mapping[str, Path],
-    images: Iterable[ShardImage] | None = None,
     limit: int | None = None,
 ) -> Iterator[list[Picture]]:
     """The images of a version in the order of its shards, then those that were left out, in blocks.
@@ -55,20 +54,20 @@ def pictures(
     files: image files by key (builder.versions.media.extracted). limit: so many images, evenly spread. Raises
     BuildError if shards or labels cannot be read.
     """
-    evidence = Evidence(manifest)
-    total = manifest.distinct
-    shown = images_of(folder, manifest) if images is None else images
+    manifest = version.manifest
+    evidence, total = Evidence(manifest), manifest.distinct
+    shown: Iterable[ShardImage] = images_of(version)
     if limit is not None and limit < total:
         shown = (image for n, image in enumerate(shown) if n * limit // total != (n - 1) * limit // total)
     try:
         with _joined() as sql:
             _put(sql, (_media(image, files, manifest) for image in shown))
-            _put_left_out(sql, store, folder, manifest, limit)
-            for rows, columns in _blocks(sql, folder / "labels.parquet"):
+            _put_left_out(sql, store, version, limit)
+            for rows, columns in _blocks(sql, version.labels):
                 yield pictures_of(rows, columns, evidence)
     except (duckdb.Error, OSError) as error:
         reason = str(error).partition("\n")[0]
-        raise BuildError(f"{folder} cannot be shown ({reason}): run `tutelage verify` on it") from None
+        raise BuildError(f"{version.folder} cannot be shown ({reason}): run `tutelage verify` on it") from None
 
 
 def _media(image: ShardImage, files: Mapping[str, Path], manifest: Manifest) -> Media:
@@ -102,12 +101,10 @@ def _put(sql: duckdb.DuckDBPyConnection, media: Iterable[Media]) -> None:
         sql.unregister("batch")
 
 
-def _put_left_out(
-    sql: duckdb.DuckDBPyConnection, store: Store, folder: Path, manifest: Manifest, limit: int | None
-) -> None:
+def _put_left_out(sql: duckdb.DuckDBPyConnection, store: Store, version: Version, limit: int | None) -> None:
     """Images that are in no shard, from where the pool was scanned, as far as they are there, unchanged."""
-    path = folder / LEFT_OUT
-    left_out = read_left_out(path) if path.is_file() else None
+    manifest = version.manifest
+    left_out = read_left_out(version.left_out) if version.left_out.is_file() else None
     try:
         pool = read_pool(store, manifest.provenance.inputs.pool)
     except BuildError:
@@ -116,7 +113,7 @@ def _put_left_out(
         return
     why = {**left_out.near_duplicates, **left_out.leaks} if left_out else {}
     states = left_out.states if left_out else {}
-    labels = _quoted(folder / "labels.parquet")
+    labels = _quoted(version.labels)
     room = limit
     for table in pool.tables(POOL):
         rows = [row for row in table.to_pylist() if row["state"] == OK and row["offset"] == 0]

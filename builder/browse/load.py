@@ -30,18 +30,16 @@ from builder.browse.maps import pool_planes
 from builder.browse.pictures import Picture
 from builder.browse.truth import Labelled, truth_pictures
 from builder.browse.views import save_views
-from builder.cut.left_out import LEFT_OUT
-from builder.cut.version import LABELS_FILE
 from builder.engine import Track, silent
 from builder.errors import BuildError
-from builder.hub.remote import Version
 from builder.kinds import kind_of
 from builder.report.colours import DROPPED, HUMAN, IGNORED, KEPT
 from builder.store.files import digest
-from builder.store.manifest import MANIFEST, read_manifest
+from builder.store.manifest import MANIFEST
 from builder.store.store import Store
+from builder.store.version import LABELS, LEFT_OUT, Version
 from builder.versions.diff import diff
-from builder.versions.media import cache_folder, extracted, images_of
+from builder.versions.media import cache_folder, extracted
 
 FORMAT = 2
 """Raised whenever a dataset would be made otherwise, so that an old one is not shown for a new one."""
@@ -93,7 +91,7 @@ def load(
             for v, s in zip(versions, suffixes, strict=True)
         ],
     }
-    files = [extracted(store, v.folder, v.manifest, track, v.shard) for v in versions]
+    files = [extracted(store, v, track) for v in versions]
     cache = {"cache": str(cache_folder(store).absolute())}
     if fo.dataset_exists(name):
         dataset = fo.load_dataset(name)
@@ -182,11 +180,9 @@ def _load_version(
 ) -> None:
     """Declare the fields of a version, and write its samples. merge: into those of other versions, where they are."""
     manifest, kind = version.manifest, shown_kind(version.manifest.kind)
-    images = images_of(version.folder, manifest, version.shard)
-    blocks = pictures(store, version.folder, manifest, files, images, limit)
-    for file in (LABELS_FILE, LEFT_OUT):
-        if file in manifest.files:
-            version.file(file)  # fetched, where it lies elsewhere
+    blocks = pictures(store, version, files, limit)
+    for file in filter(version.has, (LABELS, LEFT_OUT)):
+        version.file(file)  # fetched, where it lies elsewhere
     maps = kind_of(manifest.kind).pixels
     planes = pool_planes(store, version, track) if maps else lambda media: None
     declare(fo, dataset, kind, names)
@@ -275,7 +271,7 @@ def _before(store: Store, version: Version) -> Version | None:
     folders = [f for f in store.versions(manifest.name) if (f / MANIFEST).is_file()]
     older = [f for f in folders if int(f.name[1:]) < int(manifest.version[1:])]
     for folder in reversed(older):
-        found = Version(folder, read_manifest(folder))
+        found = Version.open(folder)
         if parent is None or found.manifest.id == parent.id:
             return found
     return None
@@ -286,7 +282,7 @@ def _count_changes(fo: Any, dataset: Any, before: Version, version: Version, nam
     from pymongo import UpdateOne
 
     try:
-        found = diff(before.folder, version.folder, limit=MOST_CHANGED).most_changed
+        found = diff(before, version, limit=MOST_CHANGED).most_changed
     except BuildError as error:
         note(f"what changed since {before.ref} is not shown: {error}")
         return None

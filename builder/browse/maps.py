@@ -14,7 +14,6 @@ from builder.browse.pictures import Media, Planes
 from builder.cut.kinds.maps import taught_maps
 from builder.engine import Track, silent
 from builder.errors import BuildError
-from builder.hub.remote import Version
 from builder.label.maps import png, read_maps
 from builder.rules.labelled import LabelledPool
 from builder.rules.objects import Thresholds
@@ -23,6 +22,7 @@ from builder.store.files import locked, new_folder
 from builder.store.manifest import ShardRecord
 from builder.store.shards import ShardError, read_bytes, read_samples
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.versions.media import LOCK, cache_folder, file_name
 
 MEMBER = "seg.png"

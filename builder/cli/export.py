@@ -54,12 +54,11 @@ def export(
     with sentences():
         from builder.export.export import export_version as run_export
         from builder.kinds import kind_of
-        from builder.store.manifest import read_manifest
         from builder.store.store import Store
 
-        folder = Store(store_root).version(version)
-        done = run_export(folder, out, format, images=not no_images, track=bar)
-        if format == "voc" and kind_of(read_manifest(folder).kind).outlines:
+        made = Store(store_root).version(version)
+        done = run_export(made, out, format, images=not no_images, track=bar)
+        if format == "voc" and kind_of(made.manifest.kind).outlines:
             click.echo("voc has the boxes of masks alone: --format coco or yolo writes the masks", err=True)
         value = {"out": str(out), "format": format, **vars(done)}
         emit(as_json, value, rows(*((name.replace("_", " "), figure) for name, figure in value.items())))

@@ -44,8 +44,8 @@ def publish(
         from builder.hub.publish import publish as send
         from builder.store.store import Store
 
-        folder = Store(store_root).version(version)
-        done = send(folder, repo, private=private, branch=branch, dry_run=dry_run, workers=workers, track=bar)
+        made = Store(store_root).version(version)
+        done = send(made, repo, private=private, branch=branch, dry_run=dry_run, workers=workers, track=bar)
         for warning in done.warnings:
             click.echo(f"warning: {warning}", err=True)
         emit(as_json, asdict(done), _published(done))

@@ -105,7 +105,7 @@ def _queue_lines(queued: Queue) -> list[str]:
     if queued.audit is None:
         reviewed = f"{queued.left_out} images that people reviewed already are left out: --again queues them too"
         return [reviewed] if queued.left_out else []
-    audit, noun = queued.audit, kind_of(queued.manifest.kind).noun
+    audit, noun = queued.audit, kind_of(queued.version.manifest.kind).noun
     lines = [("audit", f"{len(audit.items)} {noun} of {audit.version}, seed {audit.seed}")]
     lines += [(f"score {stratum.name}", f"{stratum.drawn} of {stratum.objects} kept {noun}") for stratum in audit.bins]
     return [rows(*lines, *([("saved", str(queued.saved))] if queued.saved else []))]
@@ -123,15 +123,15 @@ def _tagged(store_root: str, queued: Queue) -> str:
     from builder.browse.tags import tag_in_app
 
     tag = "audit" if queued.audit else "queue"
-    count = tag_in_app(open_store(store_root), queued.manifest, queued.keys, tag)
-    return f"{count} of them have the tag {tag!r} in the App: `tutelage browse {queued.version}`"
+    count = tag_in_app(open_store(store_root), queued.version.manifest, queued.keys, tag)
+    return f"{count} of them have the tag {tag!r} in the App: `tutelage browse {queued.version.ref}`"
 
 
 def _cvat_steps(queued: Queue, files: ToolFiles) -> str:
     return (
         f"In CVAT: create a task with {files.settings} as its raw labels and the files of {files.images}, then upload "
         f"{files.tasks} as CVAT for images 1.1.\nTag finished images `reviewed`, export as CVAT for images 1.1, and "
-        f"run `tutelage review pull {queued.version} --from FILE`."
+        f"run `tutelage review pull {queued.version.ref} --from FILE`."
     )
 
 
@@ -145,7 +145,7 @@ def _label_studio_steps(queued: Queue, files: ToolFiles) -> str:
         )
     return (
         f"In Label Studio{serve}: paste {files.settings} as the labelling interface, then import {files.tasks}.\n"
-        f"Submit, export as JSON, and run `tutelage review pull {queued.version} --from FILE`."
+        f"Submit, export as JSON, and run `tutelage review pull {queued.version.ref} --from FILE`."
     )
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from builder.build import Built
     from builder.label.labelling import Labelled
     from builder.store.manifest import Manifest
+    from builder.store.version import Version
 
 
 @click.command()
@@ -33,21 +34,22 @@ def show(ref: str, picture: Path | None, store_root: str, as_json: bool) -> None
 
         store = open_store(store_root)
         shown = look_up(store, ref)
-        if shown.folder is None or shown.manifest is None:
+        if shown.version is None:
             emit(as_json, dict(shown.facts), rows(*shown.facts.items()))
             return
         if picture:
             from builder.report.pictures import contact_sheet
 
-            contact_sheet(shown.folder, shown.manifest, picture)
+            contact_sheet(shown.version, picture)
         if as_json:
-            click.echo(shown.manifest.model_dump_json())
+            click.echo(shown.version.manifest.model_dump_json())
             return
         from builder.review import audits
 
-        audited = audits.latest(store, shown.manifest)
-        audit = [("audit", audits.sentence(audited, shown.manifest.kind))] if audited else []
-        show_version(shown.folder, shown.manifest, audit)
+        manifest = shown.version.manifest
+        audited = audits.latest(store, manifest)
+        audit = [("audit", audits.sentence(audited, manifest.kind))] if audited else []
+        show_version(shown.version, audit)
 
 
 def describe_label(done: Labelled) -> str:
@@ -129,14 +131,15 @@ def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
     ]
 
 
-def show_version(folder: Path, manifest: Manifest, more: Sequence[tuple[str, object]] = ()) -> None:
+def show_version(version: Version, more: Sequence[tuple[str, object]] = ()) -> None:
     """A version's facts, `more` of them after its own, and its classes."""
+    manifest = version.manifest
     size = sum(shard.bytes for shard in manifest.shards)
     lines = version_lines(manifest)
     lines += [
         ("shards", f"{len(manifest.shards)}, {size / 1e6:.1f} MB"),
         ("teacher", manifest.provenance.teacher.spec),
-        ("folder", folder),
+        ("folder", version.folder),
     ]
     if parent := manifest.provenance.parent:
         removed = f", {len(manifest.tombstones)} images removed since" if manifest.tombstones else ""

@@ -81,8 +81,7 @@ def diff(a: str, b: str, limit: int, store_root: str, as_json: bool) -> None:
         from builder.versions.diff import diff as compare
 
         store = open_store(store_root)
-        folders = [store.version(ref) for ref in (a, b)]
-        found = compare(folders[0], folders[1], limit=limit)
+        found = compare(store.version(a), store.version(b), limit=limit)
         if as_json:
             emit(True, {"a": a, "b": b, "empty": found.empty, **asdict(found)}, "")
         else:
@@ -136,13 +135,12 @@ def explain(version: str, key: str, picture: Path | None, store_root: str, as_js
         from builder.versions.explain import explain as find_reasons
 
         store = open_store(store_root)
-        folder = store.version(version)
-        found = find_reasons(store, folder, key)
+        made = store.version(version)
+        found = find_reasons(store, made, key)
         if picture:
             from builder.report.pictures import draw_image
-            from builder.store.manifest import read_manifest
 
-            draw_image(folder, read_manifest(folder), found.key, picture)
+            draw_image(made, found.key, picture)
         emit(as_json, asdict(found), "" if as_json else _explanation(found))
 
 

@@ -14,7 +14,6 @@ from builder.errors import BuildError
 from builder.scan.duplicates import Settled, leaks, near_duplicates
 from builder.scan.pool import OK, Pool
 
-LEFT_OUT = "left_out.csv"
 LEAK, NEAR_DUPLICATE = "leak", "near_duplicate"
 HEAD = ["state", "sha256", "why"]
 

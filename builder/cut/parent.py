@@ -4,33 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
-from builder.cut.left_out import LEFT_OUT, LeftOut, read_left_out, settle
+from builder.cut.left_out import LeftOut, read_left_out, settle
 from builder.errors import BuildError
 from builder.scan.duplicates import Settled
 from builder.scan.pool import Pool, read_pool
-from builder.store.files import sha256_file
-from builder.store.manifest import Manifest, read_manifest
 from builder.store.provenance import SOLVED_AGAIN, TAKEN_OVER, Inputs, ParentRecord
 from builder.store.store import Store
+from builder.store.version import LEFT_OUT, Version
 
 OF = " of "
 """Between the name of a reference and the parent version it was taken over from."""
 
 
 @dataclass(frozen=True)
-class ParentVersion:
+class ParentVersion(Version):
     """A version to go on from, the pool it was cut from, and their store."""
 
-    folder: Path
-    manifest: Manifest
     pool: Pool
     store: Store = field(repr=False)
-
-    @property
-    def ref(self) -> str:
-        return f"{self.manifest.name}@{self.manifest.version}"
 
     @property
     def inputs(self) -> Inputs:
@@ -56,25 +48,24 @@ class ParentVersion:
                 ) from None
         return found
 
-    def left_out(self) -> LeftOut:
-        """Raises BuildError if that is not what it was."""
-        path = self.folder / LEFT_OUT
-        if LEFT_OUT not in self.manifest.files:
+    def read_left_out(self) -> LeftOut:
+        """What it left out. Raises BuildError if the file is not what it was."""
+        if not self.has(LEFT_OUT):
             return LeftOut({}, {})
-        if not path.is_file() or sha256_file(path) != self.manifest.files[LEFT_OUT]:
-            raise BuildError(f"{path} is damaged: run `tutelage verify --repair {self.ref}` first")
-        return read_left_out(path)
+        if not self.is_intact(LEFT_OUT):
+            raise BuildError(f"{self.left_out} is damaged: run `tutelage verify --repair {self.ref}` first")
+        return read_left_out(self.left_out)
 
 
 def find_parent(ref: str, store: Store, id: str | None = None) -> ParentVersion:
     """The version to go on from, with its pool. Raises BuildError if either is not in the store, or not of this id."""
-    folder = store.version(ref)
-    manifest = read_manifest(folder)
+    version = store.version(ref)
+    manifest = version.manifest
     if id not in (None, manifest.id):
         raise BuildError(f"parent {ref} has id {manifest.id[:12]}, not {str(id)[:12]}: it is another version")
     if not manifest.provenance.plan:
         raise BuildError(f"parent {ref} was built by an older Tutelage: build it again, then go on from that")
-    return ParentVersion(folder, manifest, read_pool(store, manifest.provenance.inputs.pool), store)
+    return ParentVersion(version.folder, manifest, read_pool(store, manifest.provenance.inputs.pool), store)
 
 
 def settled_by(parent: ParentVersion, pool: Pool, near: int | None) -> Settled | None:
@@ -82,4 +73,4 @@ def settled_by(parent: ParentVersion, pool: Pool, near: int | None) -> Settled |
     is gone that another looked like; None where it asked for another distance."""
     if near is None or parent.inputs.images.near_duplicates != near:
         return None
-    return settle(pool, parent.pool, parent.left_out())
+    return settle(pool, parent.pool, parent.read_left_out())

@@ -4,42 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from builder.cut.left_out import LEFT_OUT, LeftOut, find_left_out, read_left_out
+from builder.cut.left_out import LeftOut, find_left_out, read_left_out
 from builder.cut.parent import ParentVersion, find_parent, settled_by
+from builder.cut.plan import Basis
 from builder.cut.samples import Writing
-from builder.cut.version import parent_shards
+from builder.cut.version import Cut, cut_version, parent_shards
 from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.evidence.thresholds import with_ignore
 from builder.kinds import kind_of
+from builder.recipe.recipe import Recipe
 from builder.rules.calibrator import Calibrator
 from builder.rules.keep import Keep
 from builder.rules.labelled import LabelledPool
-from builder.rules.overrides import (
-    OVERRIDES,
-    Override,
-    by_image,
-    load_overrides,
-    overrides_digest,
-    read_overrides,
-)
+from builder.rules.overrides import Override, by_image, load_overrides, overrides_digest, read_overrides
 from builder.scan.pool import Pool, read_pool
-from builder.store.files import sha256_file
-from builder.store.manifest import Manifest, read_manifest
 from builder.store.provenance import ParentRecord
 from builder.store.store import Store
-
-if TYPE_CHECKING:
-    from builder.cut.version import Cut
-    from builder.store.store import Store
-
-
-def is_intact(folder: Path, manifest: Manifest, name: str) -> bool:
-    """Whether a file is as the manifest says, or one that the version does not have."""
-    known = manifest.files.get(name)
-    return known is None or ((folder / name).is_file() and sha256_file(folder / name) == known)
+from builder.store.version import LEFT_OUT, OVERRIDES, Version
 
 
 @dataclass(frozen=True)
@@ -51,22 +34,21 @@ class Recalled:
     overrides: list[Override]
 
 
-def recall(folder: Path, manifest: Manifest, store: Store) -> Recalled:
+def recall(version: Version, store: Store) -> Recalled:
     """How a complete version was made, from its manifest and the store. Shards that serve are looked for in itself and
     in its parent; without the parent, all is built from the pool."""
-    provenance = manifest.provenance
+    manifest, provenance = version.manifest, version.manifest.provenance
     inputs = provenance.inputs
     keep, pool = Keep.model_validate(inputs.keep), read_pool(store, inputs.pool)
     parent = _parent(provenance.parent, store)
-    left_out = _left_out(folder, manifest, store, pool, parent)
+    left_out = _left_out(version, store, pool, parent)
     calibration = Calibrator.model_validate(provenance.calibration) if provenance.calibration else None
     predictions, classes = store.predictions / inputs.predictions, tuple(manifest.classes)
     labelled = LabelledPool(pool, predictions, classes, keep, calibration, left_out.states)
-    shards = [parent_shards(folder, manifest, pool)]
-    shards += [parent_shards(parent.folder, parent.manifest, pool)] if parent else []
+    shards = [parent_shards(each, pool) for each in (version, parent) if each]
     limits, gone = with_ignore(keep, provenance.thresholds, classes), frozenset(manifest.tombstones)
     drop_empty, extension = inputs.images.drop_empty, manifest.features[0]
-    said_by_people = _overrides(folder, manifest, store)
+    said_by_people = _overrides(version, store)
     writing = Writing(
         Path(),
         labelled,
@@ -82,18 +64,18 @@ def recall(folder: Path, manifest: Manifest, store: Store) -> Recalled:
     return Recalled(writing, left_out, said_by_people)
 
 
-def _overrides(folder: Path, manifest: Manifest, store: Store) -> list[Override]:
+def _overrides(version: Version, store: Store) -> list[Override]:
     """As the version's own file says, or as they are in force still."""
-    if OVERRIDES not in manifest.files:
+    if not version.has(OVERRIDES):
         return []
-    if is_intact(folder, manifest, OVERRIDES):
-        return load_overrides(folder / OVERRIDES)
-    found = read_overrides(store, manifest.name)
-    if overrides_digest(found) != manifest.provenance.inputs.overrides:
+    if version.is_intact(OVERRIDES):
+        return load_overrides(version.overrides)
+    overrides = read_overrides(store, version.manifest.name)
+    if overrides_digest(overrides) != version.manifest.provenance.inputs.overrides:
         raise BuildError(
-            f"{folder / OVERRIDES} is damaged, and the overrides in force are others by now: restore it from a copy"
+            f"{version.overrides} is damaged, and the overrides in force are others by now: restore it from a copy"
         )
-    return found
+    return overrides
 
 
 def _parent(record: ParentRecord | None, store: Store) -> ParentVersion | None:
@@ -104,41 +86,38 @@ def _parent(record: ParentRecord | None, store: Store) -> ParentVersion | None:
         return None
 
 
-def _left_out(folder: Path, manifest: Manifest, store: Store, pool: Pool, parent: ParentVersion | None) -> LeftOut:
+def _left_out(version: Version, store: Store, pool: Pool, parent: ParentVersion | None) -> LeftOut:
     """As the version's own file says, or found again."""
-    if LEFT_OUT not in manifest.files:
+    if not version.has(LEFT_OUT):
         return LeftOut({}, {})
-    if is_intact(folder, manifest, LEFT_OUT):
-        return read_left_out(folder / LEFT_OUT)
-    inputs = manifest.provenance.inputs
+    if version.is_intact(LEFT_OUT):
+        return read_left_out(version.left_out)
+    inputs = version.manifest.provenance.inputs
     references = {name: read_pool(store, id) for name, id in inputs.references.items()}
     near = inputs.images.near_duplicates
     settled = settled_by(parent, pool, near) if parent and not inputs.resolve else None
     return find_left_out(pool, references, inputs.gates.leak_distance, near, settled)
 
 
-def new_version(store: Store, folder: Path, workers: int | None, track: Track = silent, *, report: bool = True) -> Cut:
+def new_version(
+    store: Store, version: Version, workers: int | None, track: Track = silent, *, report: bool = True
+) -> Cut:
     """The version that comes of a complete one with the overrides that are in force now: the same recipe, thresholds
     taken over, shards that no override touches linked. Made from the manifest and the store alone.
 
     Raises BuildError if the version is not the store's own, or the store no longer holds what it was made of.
     """
     with store.in_use():
-        return _cut_again(store, folder, workers, track, report)
+        return _cut_again(store, version, workers, track, report)
 
 
-def _cut_again(store: Store, folder: Path, workers: int | None, track: Track, report: bool) -> Cut:
-    from builder.cut.parent import find_parent
-    from builder.cut.plan import Basis
-    from builder.cut.version import cut_version
-    from builder.recipe.recipe import Recipe
-    from builder.rules.overrides import read_overrides
-
-    manifest = read_manifest(folder)
-    ref = f"{manifest.name}@{manifest.version}"
+def _cut_again(store: Store, version: Version, workers: int | None, track: Track, report: bool) -> Cut:
+    manifest, ref = version.manifest, version.ref
     own = store.datasets / manifest.name / manifest.version
-    if folder.resolve() != own.resolve():
-        raise BuildError(f"{folder} is no version of {store.root}: build it there, then its overrides can make another")
+    if version.folder.resolve() != own.resolve():
+        raise BuildError(
+            f"{version.folder} is no version of {store.root}: build it there, then its overrides can make another"
+        )
     try:
         parent = find_parent(ref, store, manifest.id)
     except BuildError as error:

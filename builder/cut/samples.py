@@ -34,6 +34,7 @@ from builder.store.files import digest, new_file, sha256_file, sync_folder, writ
 from builder.store.keys import copy_key
 from builder.store.manifest import ShardRecord
 from builder.store.shards import ShardError, ShardFile, read_samples, write_shard
+from builder.store.version import DATA, WORK, Version
 from teachers.images import ImageError, encode_upright
 
 FORMAT = 5
@@ -43,10 +44,10 @@ WRITTEN, EMPTY, TOMBSTONE = "written", "empty", "tombstone"
 
 @dataclass(frozen=True)
 class Parent:
-    """A version whose shards may serve again: its folder, and its shards by name. renewed: keys of images whose bytes
-    changed since, so that the key stands for another image now and the old sample may not stay."""
+    """A version whose shards may serve again, and its shards by name. renewed: keys of images whose bytes changed
+    since, so that the key stands for another image now and the old sample may not stay."""
 
-    folder: Path
+    version: Version
     shards: Mapping[str, ShardRecord]
     renewed: frozenset[str] = frozenset()
 
@@ -105,7 +106,7 @@ class ShardJob:
     @property
     def record(self) -> Path:
         """Says, once it is there, that the shard is complete, and what is in it."""
-        return self.writing.folder / ".work" / f"{self.number:06d}.json"
+        return self.writing.folder / WORK / f"{self.number:06d}.json"
 
     @property
     def labels(self) -> Path:
@@ -135,7 +136,7 @@ def write_job(job: ShardJob, stop: Event) -> int:
             break
     if chosen.places and not written:
         samples = _samples(writing, chunks, images, chosen)
-        written = write_shard(writing.folder / "data" / job.name, until(stop, samples))
+        written = write_shard(writing.folder / DATA / job.name, until(stop, samples))
     write_labels(job.labels, writing.kind, [image.key for image in images], chosen.made)
     record = {
         "shard": _shard_record(job, written, chosen) if written else None,
@@ -215,7 +216,7 @@ def _still_there(parent: Parent, job: ShardJob, images: Sequence[PoolImage]) -> 
     if not removed:
         return frozenset()
     try:
-        keys = [sample.key for sample in read_samples(parent.folder / "data" / job.name)]
+        keys = [sample.key for sample in read_samples(parent.version.data / job.name)]
     except (ShardError, OSError):
         return frozenset()  # damaged: `_take` will not have it
     return frozenset(removed[key] for key in keys if key in removed and key not in parent.renewed)
@@ -223,7 +224,7 @@ def _still_there(parent: Parent, job: ShardJob, images: Sequence[PoolImage]) -> 
 
 def _take(parent: Parent, job: ShardJob, record: ShardRecord) -> bool:
     """Link the parent's shard into place; False if it is not what its manifest says."""
-    source, target = parent.folder / "data" / job.name, job.writing.folder / "data" / job.name
+    source, target = parent.version.data / job.name, job.writing.folder / DATA / job.name
     if not source.is_file() or sha256_file(source) != record.sha256:
         return False
     target.parent.mkdir(parents=True, exist_ok=True)

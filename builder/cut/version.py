@@ -18,7 +18,6 @@ import numpy as np
 import orjson
 
 from builder.cut.label_table import join_labels
-from builder.cut.left_out import LEFT_OUT
 from builder.cut.plan import Basis, Plan, decide_all, ranges
 from builder.cut.samples import EMPTY, WRITTEN, Parent, ShardJob, Writing, write_job
 from builder.engine import Track, run, silent
@@ -26,26 +25,24 @@ from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.recipe.recipe import Recipe
 from builder.report.card import card
-from builder.report.card_chart import CHART, classes_chart
+from builder.report.card_chart import classes_chart
 from builder.rules.objects import ADDED, REASONS
-from builder.rules.overrides import OVERRIDES, by_image, dump_overrides, settled, summary
+from builder.rules.overrides import by_image, dump_overrides, settled, summary
 from builder.scan.pool import DUPLICATE, REMOVED, UNREADABLE, Pool
 from builder.store.files import digest, discard, locked, sha256_file, write_file
 from builder.store.manifest import MANIFEST, Manifest, ShardRecord, as_read, read_manifest, version_id, write_manifest
 from builder.store.provenance import Provenance
 from builder.store.store import Store
+from builder.store.version import CARD, CHART, DATA, LABELS, LEFT_OUT, OVERRIDES, REPORT, WORK, Version
 
-CARD, REPORT, LABELS_FILE, WORK = "README.md", "report/index.html", "labels.parquet", ".work"
 WRITABLE = {"jpg", "png", "webp"}
 """Formats that an image can be brought to."""
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A complete version, and how many of its shards this run wrote (0: all was there) or took from the parent."""
+class Cut(Version):
+    """A version that was cut, and how many of its shards this run wrote (0: all was there) or took from the parent."""
 
-    folder: Path
-    manifest: Manifest
     shards_written: int
 
 
@@ -76,7 +73,7 @@ def cut_version(
         try:
             plan = decide_all(basis, store, inputs, workers, track)
         except BuildError:
-            if not (folder / "data").exists():  # the number is free again, for the recipe that mends it
+            if not (folder / DATA).exists():  # the number is free again, for the recipe that mends it
                 discard(folder)
             raise
         jobs = shard_jobs(basis, plan, folder)
@@ -92,7 +89,7 @@ def cut_version(
 
 def held(folder: Path) -> AbstractContextManager[None]:
     """A version's folder for us alone, rid of what a killed build left half-written."""
-    sweep = [folder, folder / "data", folder / WORK, folder / "report"]
+    sweep = [folder, folder / DATA, folder / WORK, folder / "report"]
     return locked(folder.parent / f".lock-{folder.name}", f"{folder.parent.name}@{folder.name}", sweep=sweep)
 
 
@@ -100,7 +97,7 @@ def shard_jobs(basis: Basis, plan: Plan, folder: Path) -> list[ShardJob]:
     """One job a shard: the parent's shards first, over the same chunks, then new ones."""
     options = basis.options
     parent = basis.parent
-    parents = (parent_shards(parent.folder, parent.manifest, basis.pool),) if parent else ()
+    parents = (parent_shards(parent, basis.pool),) if parent else ()
     extension = _extension(basis)
     writing = Writing(
         folder,
@@ -117,7 +114,7 @@ def shard_jobs(basis: Basis, plan: Plan, folder: Path) -> list[ShardJob]:
     return [ShardJob(number, chunks, writing) for number, chunks in enumerate(plan_of_chunks)]
 
 
-def parent_shards(folder: Path, manifest: Manifest, pool: Pool) -> Parent:
+def parent_shards(version: Version, pool: Pool) -> Parent:
     """What shards over `pool`, a later scan, may take from this version."""
     columns = ("key", "state")
 
@@ -128,7 +125,7 @@ def parent_shards(folder: Path, manifest: Manifest, pool: Pool) -> Parent:
 
     gone = set(keys(removed=True))
     renewed = frozenset(key for key in keys(removed=False) if key in gone) if gone else frozenset[str]()
-    return Parent(folder, {shard.name: shard for shard in manifest.shards}, renewed)
+    return Parent(version, {shard.name: shard for shard in version.manifest.shards}, renewed)
 
 
 def _extension(basis: Basis) -> str:
@@ -169,7 +166,7 @@ def _finish(
             + ", ".join(f"{n} are {s}" for s, n in images.items() if n)
             + ": lower the thresholds, or give other images"
         )
-    join_labels(folder / LABELS_FILE, [job.labels for job in jobs])
+    join_labels(folder / LABELS, [job.labels for job in jobs])
     kind, classes = jobs[0].writing.kind, list(basis.classes)
     features = [jobs[0].writing.extension, "json", *([kind.member] if kind.member else [])]
     reasons = np.sum([record["reasons"] for record in records], axis=0)
@@ -199,24 +196,24 @@ def _finish(
         files={},
         provenance=provenance,
     )
-    return seal(folder, manifest, plan, report)
+    return seal(Version(folder, as_read(manifest)), plan, report)
 
 
-def seal(folder: Path, manifest: Manifest, plan: Plan, report: bool) -> Manifest:
+def seal(version: Version, plan: Plan, report: bool) -> Manifest:
     """Write card and report from the manifest, and last the manifest with their hashes. Both are made from what a
     reader of the manifest will see, so that a repair gives the same bytes."""
-    manifest = as_read(manifest)
-    write_file(folder / CARD, card(manifest).encode())
-    write_file(folder / CHART, classes_chart(manifest))
-    names = [LABELS_FILE, CARD, CHART, *([OVERRIDES] if manifest.provenance.overrides else [])]
+    manifest = version.manifest
+    write_file(version.card, card(manifest).encode())
+    write_file(version.chart, classes_chart(manifest))
+    names = [LABELS, CARD, CHART, *([OVERRIDES] if manifest.provenance.overrides else [])]
     if plan.left_out.states:
-        write_file(folder / LEFT_OUT, plan.left_out.table().encode())
+        write_file(version.left_out, plan.left_out.table().encode())
         names.append(LEFT_OUT)
     if report:
         from builder.report.index import write_report
 
-        write_report(folder, manifest, plan.scores, plan.tune)
+        write_report(version, plan.scores, plan.tune)
         names.append(REPORT)
-    manifest = manifest.model_copy(update={"files": {name: sha256_file(folder / name) for name in names}})
-    write_manifest(folder, manifest)
+    manifest = manifest.model_copy(update={"files": {name: sha256_file(version.folder / name) for name in names}})
+    write_manifest(version.folder, manifest)
     return manifest

@@ -10,11 +10,12 @@ import numpy as np
 import orjson
 
 from builder.engine import Track, silent
-from builder.hub.remote import Version, is_remote, open_version
+from builder.hub.remote import is_remote, open_version
 from builder.kinds import kind_of
 from builder.store.manifest import MANIFEST
 from builder.store.shards import read_bytes
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.truth.read import read_truth
 from builder.truth.records import LabelledImage, Truth, TruthError
 from builder.versions.media import ShardImage, extracted, images_of
@@ -43,10 +44,10 @@ def version_truth(version: Version, store: Store, track: Track = silent) -> Trut
         for shard in manifest.shards:
             version.shard(shard)
             advance(shard.bytes)
-    files = extracted(store, version.folder, manifest, track)
-    maps = extracted(store, version.folder, manifest, track, extension=kind.member) if kind.pixels else None
+    files = extracted(store, version, track)
+    maps = extracted(store, version, track, extension=kind.member) if kind.pixels else None
     images = []
-    for number, image in enumerate(images_of(version.folder, manifest), 1):
+    for number, image in enumerate(images_of(version), 1):
         label = orjson.loads(read_bytes(image.shard, image.label))
         mask = maps[image.key] if maps else None
         images.append(_labelled(number, image, files[image.key], label, mask))

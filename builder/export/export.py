@@ -19,8 +19,8 @@ from builder.export.voc import write_voc
 from builder.export.yolo import write_yolo
 from builder.kinds import Format, kind_of
 from builder.store.files import TEMPORARY, sync_folder
-from builder.store.manifest import read_manifest
 from builder.store.shards import ShardError
+from builder.store.version import Version
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class Exported:
     removed: int
 
 
-def export_version(version: Path, out: Path, format: Format, *, images: bool = True, track: Track = silent) -> Exported:
+def export_version(
+    version: Version, out: Path, format: Format, *, images: bool = True, track: Track = silent
+) -> Exported:
     """Write a version's images and labels below `out`, which appears whole or not at all; memory is flat.
 
     Files are named by their keys, `/` becoming `_`, since YOLO's readers look for the last `images/` of a path; without
@@ -53,18 +55,18 @@ def export_version(version: Path, out: Path, format: Format, *, images: bool = T
     masks, classes: see builder.export.folders.
     Raises BuildError for an `out` that is not empty, a format that its kind of labels has not, and a damaged version.
     """
-    manifest = read_manifest(version)
+    manifest = version.manifest
     formats = kind_of(manifest.kind).formats
     if format not in formats:
         raise BuildError(
-            f"{version} holds {manifest.kind} labels, which cannot be exported to {format}: "
+            f"{version.folder} holds {manifest.kind} labels, which cannot be exported to {format}: "
             f"give --format {' or '.join(formats)}"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BuildError(f"{out} exists and is not empty: give a new folder, or remove this one")
     counts: Counter[str] = Counter()
     with _new_tree(out.resolve()) as folder, track("export", manifest.stored) as advance:
-        items = version_items(version, manifest, images, counts, advance)
+        items = version_items(version, images, counts, advance)
         try:
             match format:
                 case "coco":
@@ -78,10 +80,10 @@ def export_version(version: Path, out: Path, format: Format, *, images: bool = T
                 case "classes":
                     write_classes(folder, manifest.classes, items, counts)
         except ShardError as error:
-            raise BuildError(f"{version} is damaged: {error}: verify it, and build or pull it again") from None
+            raise BuildError(f"{version.folder} is damaged: {error}: verify it, and build or pull it again") from None
         except FileExistsError as error:
             place = Path(str(error.filename)).relative_to(folder)
-            raise BuildError(f"two images of {version} would share {place}: export with images") from None
+            raise BuildError(f"two images of {version.folder} would share {place}: export with images") from None
     return Exported(**{name: counts[name] for name in ("images", "kept", "ignored", "left_out", "removed")})
 
 

@@ -14,8 +14,8 @@ import orjson
 from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.store.keys import is_copy
-from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes, read_samples
+from builder.store.version import Version
 from teachers.images import FORMATS
 
 if TYPE_CHECKING:
@@ -40,13 +40,12 @@ class Item:
     rest: bytes
 
 
-def version_items(
-    version: Path, manifest: Manifest, images: bool, counts: Counter[str], advance: Any
-) -> Iterator[Item]:
+def version_items(version: Version, images: bool, counts: Counter[str], advance: Any) -> Iterator[Item]:
     """The samples of all shards in order."""
+    manifest = version.manifest
     removed, member = set(manifest.tombstones), kind_of(manifest.kind).member
     for shard in manifest.shards:
-        path = version / "data" / shard.name
+        path = version.shard(shard)
         for sample in read_samples(path):
             advance(1)
             if is_copy(sample.key):

@@ -22,8 +22,9 @@ from builder.hub.remote import remote_manifest
 from builder.hub.repository import MAIN, HubError, Outdated, RemoteFile, check_branch, parse_ref
 from builder.report.quality import licences
 from builder.store.files import sha256_file
-from builder.store.manifest import MANIFEST, Manifest, read_manifest
+from builder.store.manifest import MANIFEST, Manifest
 from builder.store.provenance import UNKNOWN
+from builder.store.version import DATA, Version
 
 SHARDS = "data/train-*.tar"
 """What readers of a repository take for shards, by the card."""
@@ -60,7 +61,7 @@ class LocalFile:
 
 
 def publish(
-    folder: Path,
+    version: Version,
     repo: str,
     *,
     private: bool = False,
@@ -69,7 +70,7 @@ def publish(
     workers: int | None = None,
     track: Track = silent,
 ) -> Published:
-    """Publish the version in `folder` to the dataset `repo` (`org/name`), which is made if it is not there, `private`
+    """Publish a version to the dataset `repo` (`org/name`), which is made if it is not there, `private`
     or not. branch: that the commit goes to, made if it is not there: from main, or, if that holds a later version, from
     where main began.
 
@@ -80,16 +81,16 @@ def publish(
     if "@" in repo or parse_ref(repo).repo != repo:
         raise HubError(f"{repo!r} is no dataset on the Hub: write ORG/NAME, without a version")
     check_branch(branch)
-    manifest = read_manifest(folder)
+    manifest = version.manifest
     stop_at_failure(manifest.provenance.gates)
-    files = checked_files(folder, manifest, workers, track)
+    files = checked_files(version, workers, track)
     hub = Hub(repo)
     hub.need_token()
     is_private = hub.private()
     if private and is_private is False:
         raise HubError(f"{repo} is public already: make it private on its page first, or publish without --private")
-    ref, warnings = f"{manifest.name}@{manifest.version}", list(_warnings(manifest))
-    told = Published(ref, manifest.id, repo, manifest.version, hub.address, "would", warnings=warnings)
+    warnings = list(_warnings(manifest))
+    told = Published(version.ref, manifest.id, repo, manifest.version, hub.address, "would", warnings=warnings)
     if is_private is None:
         if dry_run:
             return replace(told, **_Changes(files, [], 0).told())
@@ -129,22 +130,19 @@ def _into(
     return replace(told, state="published", commit=commit, **changes.told())
 
 
-def checked_files(
-    folder: Path, manifest: Manifest, workers: int | None = None, track: Track = silent
-) -> list[LocalFile]:
+def checked_files(version: Version, workers: int | None = None, track: Track = silent) -> list[LocalFile]:
     """Every file of a version, by name, after its hash was compared with the manifest's. Raises BuildError for the
     first that differs. What else lies in the folder is no part of it."""
-    named = {f"data/{shard.name}": shard.sha256 for shard in manifest.shards} | manifest.files
-    todo = [(name, sha256, folder / name) for name, sha256 in sorted(named.items())]
-    ref = f"{manifest.name}@{manifest.version}"
-    advice = f"run `tutelage verify --repair {ref}`"
+    named = {f"{DATA}/{shard.name}": shard.sha256 for shard in version.manifest.shards} | version.manifest.files
+    todo = [(name, sha256, version.folder / name) for name, sha256 in sorted(named.items())]
+    advice = f"run `tutelage verify --repair {version.ref}`"
 
     def check(job: tuple[str, str, Path], stop: Event) -> LocalFile:
         name, sha256, path = job
         if not path.is_file():
-            raise BuildError(f"{name} of {ref} is missing: {advice}")
+            raise BuildError(f"{name} of {version.ref} is missing: {advice}")
         if sha256_file(path) != sha256:
-            raise BuildError(f"{name} of {ref} is not the file of its manifest: {advice}")
+            raise BuildError(f"{name} of {version.ref} is not the file of its manifest: {advice}")
         return LocalFile(name, path, sha256, path.stat().st_size)
 
     files = []
@@ -152,7 +150,7 @@ def checked_files(
         for file in run(check, todo, workers):
             files.append(file)
             advance(file.bytes)
-    path = folder / MANIFEST
+    path = version.folder / MANIFEST
     return [*files, LocalFile(MANIFEST, path, sha256_file(path), path.stat().st_size)]
 
 
@@ -229,7 +227,7 @@ def _changes(hub: Hub, head: str, branch: str, manifest: Manifest, files: Sequen
                 f"{branch} of {hub.repo} holds {theirs.version}, which is later than {manifest.version}: publish to a "
                 "new branch with --revision"
             )
-        gone = {*theirs.files, *(f"data/{shard.name}" for shard in theirs.shards)}
+        gone = {*theirs.files, *(f"{DATA}/{shard.name}" for shard in theirs.shards)}
     elif other := [path for path in tree if path.startswith("data/") or path.endswith((".tar", ".parquet"))]:
         raise HubError(f"{hub.repo} holds {other[0]}, and no version of Tutelage: publish to a repository of its own")
     gone |= {path for path in tree if fnmatchcase(path, SHARDS)}

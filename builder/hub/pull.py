@@ -14,11 +14,12 @@ from typing import Literal
 
 from builder.engine import Track, run, silent
 from builder.errors import BuildError
-from builder.hub.remote import Version, open_version
+from builder.hub.remote import RemoteVersion, open_remote
 from builder.hub.repository import PREFIX, parse_ref
 from builder.store.files import locked, new_folder
 from builder.store.manifest import MANIFEST, read_manifest
 from builder.store.store import NAME, Store
+from builder.store.version import DATA
 
 FETCHERS = 4
 """Files that are fetched side by side."""
@@ -46,7 +47,7 @@ def pull(ref: str, store: Store, *, name: str | None = None, dry_run: bool = Fal
     """
     if name is not None and not NAME.fullmatch(name):
         raise BuildError(f"dataset name {name!r} must be 1 to 64 letters, digits, - or _: give another --name")
-    version = open_version(f"{PREFIX}{parse_ref(ref)}", store, write=not dry_run)
+    version = open_remote(f"{PREFIX}{parse_ref(ref)}", store, write=not dry_run)
     manifest = version.manifest
     target = store.datasets / (name or manifest.name) / manifest.version
     told = Pulled(f"{target.parent.name}@{target.name}", manifest.id, target, "there")
@@ -88,24 +89,24 @@ class _Job:
     bytes: int
 
 
-def _jobs(version: Version) -> Iterator[_Job]:
+def _jobs(version: RemoteVersion) -> Iterator[_Job]:
     """Every file but the manifest."""
     yield from (_Job(name, sha256, 0) for name, sha256 in version.manifest.files.items())
-    yield from (_Job(f"data/{shard.name}", shard.sha256, shard.bytes) for shard in version.manifest.shards)
+    yield from (_Job(f"{DATA}/{shard.name}", shard.sha256, shard.bytes) for shard in version.manifest.shards)
 
 
-def _fetch(version: Version, job: _Job, stop: Event) -> _Job:
+def _fetch(version: RemoteVersion, job: _Job, stop: Event) -> _Job:
     if not stop.is_set():
-        version.here(job.name, job.sha256)
+        version.fetched(job.name, job.sha256)
     return job
 
 
-def _place(version: Version, target: Path) -> None:
+def _place(version: RemoteVersion, target: Path) -> None:
     """The fetched files as a version of the store: linked where the disk can, so that they take no more room."""
     try:
         with new_folder(target) as temporary:
             for job in _jobs(version):
-                _link(version.here(job.name, job.sha256), temporary / job.name)
+                _link(version.fetched(job.name, job.sha256), temporary / job.name)
             shutil.copyfile(version.folder / MANIFEST, temporary / MANIFEST)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):

@@ -21,9 +21,9 @@ from builder.hub.client import Hub
 from builder.hub.repository import PREFIX, HubError, Ref, parse_ref
 from builder.store.files import locked, sha256_file, sync_folder, write_file
 from builder.store.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
-from builder.store.store import CLAIM, NAME, VERSION, Store
+from builder.store.store import NAME, VERSION, Store
+from builder.store.version import CLAIM, DATA, WORK, Version
 
-WORK = ".work"
 OURS = (MANIFEST, CLAIM)
 
 
@@ -36,36 +36,36 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Version:
-    """A complete version. folder: with its manifest, and where its other files lie or come to lie. origin: None for one
-    that is all here. sound: names of fetched files whose hash was checked. `shard` and `file` raise HubError and
-    OSError."""
+class RemoteVersion(Version):
+    """A version on the Hub. folder: with its manifest, and where its other files come to lie. sound: names of fetched
+    files whose hash was checked. `shard` and `file` raise HubError and OSError."""
 
-    folder: Path
-    manifest: Manifest
-    origin: Origin | None = None
+    origin: Origin
     sound: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def ref(self) -> str:
-        return f"{PREFIX}{self.origin.ref}" if self.origin else f"{self.manifest.name}@{self.manifest.version}"
+        """As it was asked for: hf://ORG/NAME@vN."""
+        return f"{PREFIX}{self.origin.ref}"
+
+    @property
+    def is_remote(self) -> bool:
+        return True
 
     def shard(self, record: ShardRecord) -> Path:
         """The file of one of the manifest's shards, fetched if it was not here yet or the disk has damaged it."""
-        return self.here(f"data/{record.name}", record.sha256)
+        return self.fetched(f"{DATA}/{record.name}", record.sha256)
 
     def file(self, name: str) -> Path:
-        """Another file of the version by its name in `manifest.files`, in the same way. Raises HubError if it has no
-        such file."""
-        if name not in self.manifest.files:
-            raise HubError(f"{self.ref} has no {name}: it has {', '.join(self.manifest.files) or 'shards only'}")
-        return self.here(name, self.manifest.files[name])
+        """Another file by its name in `manifest.files`, in the same way. Raises BuildError if it has no such file."""
+        super().file(name)
+        return self.fetched(name, self.manifest.files[name])
 
-    def here(self, name: str, sha256: str) -> Path:
+    def fetched(self, name: str, sha256: str) -> Path:
         """The file of this name and SHA-256 (hex), which the manifest states."""
         path = self.folder / name
-        if self.origin and not self._is_sound(name, sha256, path):
-            self._fetch(self.origin, name, sha256, path)
+        if not self._is_sound(name, sha256, path):
+            self._fetch(name, sha256, path)
         return path
 
     def _is_sound(self, name: str, sha256: str, path: Path) -> bool:
@@ -74,7 +74,7 @@ class Version:
             self.sound.add(name)
         return path.is_file() and name in self.sound
 
-    def _fetch(self, origin: Origin, name: str, sha256: str, path: Path) -> None:
+    def _fetch(self, name: str, sha256: str, path: Path) -> None:
         work = self.folder / WORK / name.replace("/", "%")
         with locked(work.with_name(f".lock-{work.name}"), f"{name} of {self.ref}", sweep=[], wait=True):
             if self._is_sound(name, sha256, path):  # another process was faster
@@ -82,7 +82,7 @@ class Version:
             shutil.rmtree(work, ignore_errors=True)  # of a killed one
             work.mkdir(parents=True)
             try:
-                fetched = Hub(origin.ref.repo).download(origin.commit, name, work)
+                fetched = Hub(self.origin.ref.repo).download(self.origin.commit, name, work)
                 if sha256_file(fetched) != sha256:
                     raise HubError(
                         f"{name} of {self.ref} is not the file of its manifest: ask its publisher to look at it"
@@ -101,12 +101,14 @@ def is_remote(ref: str) -> bool:
 
 
 def open_version(ref: str, store: Store, *, write: bool = True) -> Version:
-    """The version that `ref` names: on the Hub (`hf://org/name@v3`, `hf://org/name` for the newest), else in the store
-    (`Store.version`). Of one on the Hub only the manifest is fetched, and not even that kept if there is nothing to
-    `write`. Raises BuildError if there is none, or if it is not a version as Tutelage publishes them."""
-    if not is_remote(ref):
-        folder = store.version(ref)
-        return Version(folder, read_manifest(folder))
+    """The version that `ref` names: on the Hub (`open_remote`), else in the store (`Store.version`)."""
+    return open_remote(ref, store, write=write) if is_remote(ref) else store.version(ref)
+
+
+def open_remote(ref: str, store: Store, *, write: bool = True) -> RemoteVersion:
+    """The version on the Hub that `ref` names: `hf://org/name@v3`, or `hf://org/name` for the newest. Only the manifest
+    is fetched, and not even that kept if there is nothing to `write`. Raises BuildError if there is none, or if it is
+    not a version as Tutelage publishes them."""
     wanted = parse_ref(ref)
     hub = Hub(wanted.repo)
     origin = Origin(wanted, hub.resolve(wanted.revision))
@@ -114,7 +116,7 @@ def open_version(ref: str, store: Store, *, write: bool = True) -> Version:
     folder = store.root / "remote" / wanted.repo / hashlib.sha256(contents).hexdigest()
     if write and (not (folder / MANIFEST).is_file() or (folder / MANIFEST).read_bytes() != contents):
         write_file(folder / MANIFEST, contents)
-    return Version(folder, manifest, origin)
+    return RemoteVersion(folder, manifest, origin)
 
 
 def remote_manifest(hub: Hub, commit: str) -> tuple[bytes, Manifest]:
@@ -129,7 +131,7 @@ def remote_manifest(hub: Hub, commit: str) -> tuple[bytes, Manifest]:
                 f"{MANIFEST} of {hub.repo} at {commit[:12]} is damaged or of a newer Tutelage: update, or publish it "
                 "again"
             ) from None
-    names = [*manifest.files, *(f"data/{shard.name}" for shard in manifest.shards)]
+    names = [*manifest.files, *(f"{DATA}/{shard.name}" for shard in manifest.shards)]
     strange = [name for name, times in Counter(names).items() if times > 1 or not _lies_inside(name)]
     if strange or not (NAME.fullmatch(manifest.name) and VERSION.fullmatch(manifest.version)):
         raise HubError(f"{MANIFEST} of {hub.repo} at {commit[:12]} names {strange or manifest.name!r}: do not use it")

@@ -21,6 +21,7 @@ from builder.report.paint import outline, tint
 from builder.report.quality import limits
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes, read_samples
+from builder.store.version import Version
 
 MOST = 24
 THREADS = 8
@@ -54,12 +55,12 @@ Tile = Callable[[Image.Image, Close], bytes]
 """Makes the picture, a JPEG, of a box in its image."""
 
 
-def closest(version: Path, manifest: Manifest, most: int = MOST) -> list[Close]:
+def closest(version: Version, most: int = MOST) -> list[Close]:
     """At most `most` boxes, half of them kept and half ignored by their score if there are so many; each class's
     closest before any class's second, classes with many kept boxes first. The choice depends on no row order."""
     import duckdb
 
-    path = version / "labels.parquet"
+    manifest, path = version.manifest, version.labels
     columns = pq.read_schema(path).names
     confidence = "coalesce(calibrated, score)" if "calibrated" in columns else "score"
     keep, _ = limits(manifest)
@@ -137,20 +138,21 @@ def _codes(dictionary: pa.Array) -> list[int]:
     return [n for n, name in enumerate(dictionary.to_pylist()) if name == "kept"]
 
 
-def crops(version: Path, manifest: Manifest, boxes: Sequence[Close], tile: Tile | None = None) -> list[bytes | None]:
+def crops(version: Version, boxes: Sequence[Close], tile: Tile | None = None) -> list[bytes | None]:
     """A JPEG of each box with what is around it, TILE pixels square; None for one whose image is not in the shards.
     tile: makes the picture, of the box by default.
 
     Reads the headers of as many shards as the boxes are in, each up to the last image wanted of it; several shards at
     once, since what is not in memory costs a wait per header.
     """
+    manifest = version.manifest
     wanted: dict[int, dict[str, list[int]]] = {}
     for n, box in enumerate(boxes):
         for shard in box.shards:
             wanted.setdefault(shard, {}).setdefault(box.key, []).append(n)
 
     def of_shard(number: int) -> dict[int, bytes]:
-        tar, keys, tiles = version / "data" / manifest.shards[number].name, wanted[number], dict[int, bytes]()
+        tar, keys, tiles = version.shard(manifest.shards[number]), wanted[number], dict[int, bytes]()
         for sample in read_samples(tar):
             if sample.key in keys:
                 with Image.open(io.BytesIO(read_bytes(tar, sample.members[manifest.features[0]]))) as file:

@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 
 from builder.kinds import kind_of
-from builder.report.card_chart import CHART
 from builder.report.card_features import features
 from builder.report.card_terms import licence_terms, size_category
 from builder.report.quality import (
@@ -28,6 +27,7 @@ from builder.report.quality import (
 from builder.rules.overrides import PAST, describe
 from builder.store.manifest import Manifest
 from builder.store.provenance import UNKNOWN
+from builder.store.version import CHART
 
 
 def card(manifest: Manifest) -> str:

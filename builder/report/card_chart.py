@@ -12,7 +12,6 @@ from builder.report.colours import DROPPED, HATCH, IGNORED, INK, KEPT
 from builder.report.quality import limits
 from builder.store.manifest import Manifest
 
-CHART = "report/classes.svg"
 MOST = 12
 """Classes shown, those with the most boxes."""
 WIDTH, LEFT, RIGHT, ROW, TOP = 720, 150, 190, 24, 44

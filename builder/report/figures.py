@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
-from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from builder.report.paint import map_legend, map_pictures
 from builder.report.quality import keep_section, limits
 from builder.rules.scores import PoolScores, counted
 from builder.store.manifest import Manifest
+from builder.store.version import Version
 from builder.words import count, percent, short
 
 CHARTS = 12
@@ -138,10 +138,10 @@ def balance_section(manifest: Manifest, tune: Matches | None) -> str:
     return section("Class balance", note, body)
 
 
-def borderline_section(folder: Path, manifest: Manifest, tile: Tile | None = None) -> Iterator[str]:
+def borderline_section(version: Version, tile: Tile | None = None) -> Iterator[str]:
     """The labels closest to their thresholds; tile: see `crops`."""
-    boxes = closest(folder, manifest)
-    tiles = list(zip(boxes, crops(folder, manifest, boxes, tile), strict=True))
+    manifest, boxes = version.manifest, closest(version)
+    tiles = list(zip(boxes, crops(version, boxes, tile), strict=True))
     parts = []
     kind = kind_of(manifest.kind)
     for outcome, title in (("kept", "Just kept"), ("ignored", "Just not kept: ignore regions")):
@@ -160,15 +160,16 @@ MAPS = 6
 """Images that are shown with their maps."""
 
 
-def maps_section(folder: Path, manifest: Manifest) -> Iterator[str]:
+def maps_section(version: Version) -> Iterator[str]:
     """Some images beside their maps, spread evenly over the version."""
     figures = []
-    for key, data in map_pictures(folder, manifest, MAPS):
+    for key, data in map_pictures(version, MAPS):
         shown = picture(data, "image/jpeg", f"Image {key}, and its map in the colours of the legend, void pixels grey")
         figures.append(f'<figure class="map" title="{escape(key)}">{shown}</figure>')
     if figures:
         legend = "".join(
-            f'<li><i style="background:{colour}"></i>{escape(name)}</li>' for name, colour in map_legend(manifest)
+            f'<li><i style="background:{colour}"></i>{escape(name)}</li>'
+            for name, colour in map_legend(version.manifest)
         )
         note = "Images spread evenly over the version, and what is taught of them; grey pixels are void."
         body = [f'<ul class="legend">{legend}</ul>', f'<div class="pairs">{"".join(figures)}</div>']

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
-from pathlib import Path
 
 import yaml
 
@@ -28,9 +27,9 @@ from builder.rules.scores import PoolScores
 from builder.store.files import write_file
 from builder.store.manifest import Manifest
 from builder.store.provenance import UNKNOWN
+from builder.store.version import Version
 from builder.words import count, percent
 
-FILE = "report/index.html"
 WHY = {
     "below_threshold": "score below the threshold",
     "ignore_band": "score between the ignore and the keep threshold",
@@ -57,12 +56,13 @@ IMAGES = {
 SIGNS = {"ok": "✓", "warn": "!", "fail": "✗"}
 
 
-def write_report(folder: Path, manifest: Manifest, scores: PoolScores, tune: Matches | None) -> None:
+def write_report(version: Version, scores: PoolScores, tune: Matches | None) -> None:
     """Write `report/index.html` into the folder of a version, whose shards and labels.parquet are complete.
 
     scores: of the pool, what the thresholds act on. tune: predictions on the half of the labels that certifies nothing,
     with the same scores; None without labels. The same inputs give the same bytes; nothing outside is loaded.
     """
+    manifest = version.manifest
     curves = [] if tune is None else [curves_section(manifest, tune)]
     body = [
         _header(manifest),
@@ -74,10 +74,10 @@ def write_report(folder: Path, manifest: Manifest, scores: PoolScores, tune: Mat
         _evidence(manifest),
         balance_section(manifest, tune),
         _fates(manifest),
-        *report_kind(manifest.kind).examples(folder, manifest),
+        *report_kind(manifest.kind).examples(version),
         _provenance(manifest),
     ]
-    write_file(folder / FILE, page(f"{manifest.name} {manifest.version}: report", body))
+    write_file(version.report, page(f"{manifest.name} {manifest.version}: report", body))
 
 
 def _header(manifest: Manifest) -> str:

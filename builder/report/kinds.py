@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -17,6 +16,7 @@ from builder.report.colours import OUTCOMES
 from builder.report.figures import borderline_section, maps_section
 from builder.report.paint import draw_boxes, map_legend, outline_masks, painted, resized
 from builder.store.manifest import Manifest
+from builder.store.version import Version
 from builder.words import percent
 
 Feature = dict[str, Any]
@@ -43,14 +43,14 @@ class ReportKind:
     kind adds to the label JSON, and of its member, None without one.
     caption: a few words below a small picture. draw: (image, scale, most dropped boxes or None for all, whether a map
     goes below the image, else beside it) -> the image with its labels. legend: names and colours of what `draw` shows.
-    examples: (folder, manifest) -> the report's section of pictures, in HTML.
+    examples: (version) -> the report's section of pictures, in HTML.
     """
 
     features: Callable[[Feature, int, bool], tuple[list[Feature], Feature | None]]
     caption: Callable[[Seen], str]
     draw: Callable[[Seen, float, int | None, bool], Image.Image]
     legend: Callable[[Manifest], list[tuple[str, str]]]
-    examples: Callable[[Path, Manifest], Iterator[str]]
+    examples: Callable[[Version], Iterator[str]]
 
 
 def report_kind(name: str) -> ReportKind:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import colorsys
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from builder.report.colours import FAINT, OUTCOMES, TEXT_ON, VOID_COLOUR
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes, read_samples
+from builder.store.version import Version
 from teachers.base import VOID
 
 FIRST = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#8c564b", "#7f3c8d", "#1b4d3e")
@@ -132,14 +132,15 @@ def tint(shown: Image.Image, inside: Image.Image, colour: str, thick: int = 1) -
     shown.paste(paint, mask=Image.fromarray((edge & ~core).astype(np.uint8) * 255))
 
 
-def map_pictures(folder: Path, manifest: Manifest, most: int) -> Iterator[tuple[str, bytes]]:
+def map_pictures(version: Version, most: int) -> Iterator[tuple[str, bytes]]:
     """Key, and JPEG of image and map side by side, of so many images spread evenly over a version, tombstones left
     out."""
+    manifest = version.manifest
     gone, total = set(manifest.tombstones), manifest.samples
     wanted = {n * total // min(most, total) for n in range(min(most, total))} if total > 0 else set[int]()
     position = -1
     for shard in manifest.shards:
-        tar = folder / "data" / shard.name
+        tar = version.shard(shard)
         for sample in read_samples(tar):
             if sample.key in gone:
                 continue

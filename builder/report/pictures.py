@@ -19,24 +19,25 @@ from builder.report.paint import DROPPED, colour_strip, outline
 from builder.store.keys import original
 from builder.store.manifest import Manifest
 from builder.store.shards import Sample, read_bytes, read_samples
+from builder.store.version import Version
 
 CELL, MARGIN, CAPTION = 320, 8, 18
 SMALLEST, LARGEST = 640, 1600
 """Pixels, the longer side of the picture of one image."""
 
 
-def contact_sheet(version: Path, manifest: Manifest, path: Path, *, images: int = 12, columns: int = 4) -> None:
+def contact_sheet(version: Version, path: Path, *, images: int = 12, columns: int = 4) -> None:
     """A PNG of evenly spread images of a version with their labels: kept (green), ignored (amber) and dropped (grey)
     boxes, masks among them outlined; maps in their classes' colours; a class with its score.
 
     Dropped boxes are drawn thin, the 6 best-scored of an image; images that are tombstones are left out. Raises
     BuildError if the version has no images.
     """
-    total = manifest.samples
+    manifest, total = version.manifest, version.manifest.samples
     wanted = {n * total // min(images, total) for n in range(min(images, total))} if total > 0 else set[int]()
-    chosen = list(islice((shown for n, shown in enumerate(_alive(version, manifest)) if n in wanted), len(wanted)))
+    chosen = list(islice((shown for n, shown in enumerate(_alive(version)) if n in wanted), len(wanted)))
     if not chosen:
-        raise BuildError(f"{manifest.name}@{manifest.version} has no images to draw")
+        raise BuildError(f"{version.ref} has no images to draw")
     rows, kind = _rows(version, [original(sample.key) for _, sample in chosen]), report_kind(manifest.kind)
     drawn = [_cell(_see(tar, sample, manifest, rows), kind) for tar, sample in chosen]
     depth = [MARGIN] * min(columns, len(drawn))
@@ -48,22 +49,22 @@ def contact_sheet(version: Path, manifest: Manifest, path: Path, *, images: int 
     sheet = Image.new("RGB", (max(420, len(depth) * (CELL + MARGIN) + MARGIN), max(depth)), "white")
     for cell, place in zip(drawn, places, strict=True):
         sheet.paste(cell, place)
-    sheet = _with_legend(sheet, manifest, f"{manifest.name}@{manifest.version}")
+    sheet = _with_legend(sheet, manifest, version.ref)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, "PNG")
 
 
-def draw_image(version: Path, manifest: Manifest, key: str, path: Path) -> None:
+def draw_image(version: Version, key: str, path: Path) -> None:
     """A PNG of the image `key` of a version with every box that the teacher predicted on it; its map beside it.
 
     Dropped boxes are thin, without text beyond the best-scored. Raises BuildError for a key that the version does not
     hold, or holds no longer.
     """
-    ref = f"{manifest.name}@{manifest.version}"
+    manifest, ref = version.manifest, version.ref
     if key in manifest.tombstones:
         raise BuildError(f"image {key!r} was removed before {ref} was built: draw it from the parent version")
     for shard in manifest.shards:
-        tar = version / "data" / shard.name
+        tar = version.shard(shard)
         for sample in read_samples(tar):
             if sample.key == key:
                 seen = _see(tar, sample, manifest, _rows(version, [original(key)]))
@@ -82,11 +83,11 @@ def draw_image(version: Path, manifest: Manifest, key: str, path: Path) -> None:
     page.save(path, "PNG")
 
 
-def _alive(version: Path, manifest: Manifest) -> Iterator[tuple[Path, Sample]]:
+def _alive(version: Version) -> Iterator[tuple[Path, Sample]]:
     """Each sample that is no tombstone, and its shard."""
-    gone = set(manifest.tombstones)
-    for shard in manifest.shards:
-        tar = version / "data" / shard.name
+    gone = set(version.manifest.tombstones)
+    for shard in version.manifest.shards:
+        tar = version.shard(shard)
         yield from ((tar, sample) for sample in read_samples(tar) if sample.key not in gone)
 
 
@@ -101,9 +102,9 @@ def _decode(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def _rows(version: Path, keys: Sequence[str]) -> dict[str, list[Row]]:
+def _rows(version: Version, keys: Sequence[str]) -> dict[str, list[Row]]:
     """The rows of labels.parquet of each of these images."""
-    table = pq.read_table(version / "labels.parquet", filters=[("key", "in", list(keys))])
+    table = pq.read_table(version.labels, filters=[("key", "in", list(keys))])
     rows: dict[str, list[Row]] = {key: [] for key in keys}
     for row in table.to_pylist():
         rows[row["key"]].append(row)

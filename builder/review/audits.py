@@ -29,6 +29,7 @@ from builder.sections import Section
 from builder.store.files import canonical_json, digest, locked, write_file
 from builder.store.manifest import Manifest
 from builder.store.store import Store
+from builder.store.version import Version
 from teachers.boxes import iou_matrix
 
 BINS = 5
@@ -106,13 +107,13 @@ class Audited:
         return len(self.audit.items) - len(self.verdicts)
 
 
-def draw(folder: Path, manifest: Manifest, count: int, seed: int = 0) -> Audit:
+def draw(version: Version, count: int, seed: int = 0) -> Audit:
     """A sample of about `count` kept objects, at least two of each stratum. The same seed draws the same objects,
     whatever the order of rows. Raises BuildError if nothing is kept, or the labels cannot be read."""
     import duckdb
 
+    manifest, path = version.manifest, version.labels
     check_reviewable(manifest)
-    path = folder / "labels.parquet"
     try:
         with duckdb.connect(":memory:") as sql:
             sql.register("gone", pa.table({"key": pa.array(manifest.tombstones, pa.string())}))
@@ -137,9 +138,7 @@ def draw(folder: Path, manifest: Manifest, count: int, seed: int = 0) -> Audit:
         for one, (key, row, label, score, x1, y1, x2, y2) in rows
     ]
     items.sort(key=lambda item: (item.key, int(item.id.rpartition("#")[2])))
-    return Audit(
-        version=f"{manifest.name}@{manifest.version}", id=manifest.id, seed=seed, bins=bins, items=tuple(items)
-    )
+    return Audit(version=version.ref, id=manifest.id, seed=seed, bins=bins, items=tuple(items))
 
 
 def strata(cells: Mapping[int, int], count: int, bins: int = BINS) -> tuple[Bin, ...]:

@@ -23,6 +23,7 @@ from builder.rules.overrides import Box
 from builder.store.files import new_file, new_folder, write_file
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes
+from builder.store.version import Version
 from builder.versions.media import ShardImage, file_name, images_of
 from teachers.boxes import iou_matrix
 
@@ -99,14 +100,14 @@ def mark_of(shown: Shown, manifest: Manifest) -> str:
 
 
 def tasks(
-    folder: Path, manifest: Manifest, keys: Collection[str], outcomes: Collection[str], audited: Collection[str] = ()
+    version: Version, keys: Collection[str], outcomes: Collection[str], audited: Collection[str] = ()
 ) -> Iterator[Task]:
     """The images of these keys in the order of the shards, with their objects of these outcomes; a stream. Raises
     BuildError if the version cannot be read, or an image is not in its shards."""
     wanted = set(keys)
-    objects = shown_objects(folder, wanted)
+    objects = shown_objects(version, wanted)
     here = next(objects, None)
-    for image in images_of(folder, manifest):
+    for image in images_of(version):
         if image.key not in wanted:
             continue
         wanted.remove(image.key)
@@ -116,7 +117,9 @@ def tasks(
         yield Task(image, [one for one in shown if one.outcome in outcomes], audited)
     if wanted or here:
         key = min(wanted) if wanted else here[0].key if here else ""
-        raise BuildError(f"image {key} is not where it should be in {folder}: run `tutelage verify --repair` on it")
+        raise BuildError(
+            f"image {key} is not where it should be in {version.folder}: run `tutelage verify --repair` on it"
+        )
 
 
 def write_out(
@@ -152,12 +155,13 @@ def images_folder(path: Path) -> Path:
     return path.with_name(f"{path.name}.images")
 
 
-def collect(answers: Iterable[Answer], folder: Path, manifest: Manifest) -> Returned:
+def collect(answers: Iterable[Answer], version: Version) -> Returned:
     """What a tool gave back, checked against the version it was made of.
 
     Raises AnnotationError, naming the place, for an image or class that the version does not have, one that stands
     twice, another size, a mark of another version or object, and a box without area.
     """
+    manifest = version.manifest
     by_key: dict[str, Answer] = {}
     for answer in answers:
         if answer.key in by_key:
@@ -166,10 +170,10 @@ def collect(answers: Iterable[Answer], folder: Path, manifest: Manifest) -> Retu
                 "project, in which it stands once"
             )
         by_key[answer.key] = answer
-    places = {image.key: image for image in images_of(folder, manifest) if image.key in by_key} if by_key else {}
+    places = {image.key: image for image in images_of(version) if image.key in by_key} if by_key else {}
     for key, answer in by_key.items():
         _check(answer, places.get(key), manifest)
-    shown = {found[0].key: found for found in shown_objects(folder, by_key)} if by_key else {}
+    shown = {found[0].key: found for found in shown_objects(version, by_key)} if by_key else {}
     edited = [one for key, answer in sorted(by_key.items()) for one in _edited(answer, shown.get(key, []), manifest)]
     if not any(answer.looked_at or answer.boxes for answer in by_key.values()) and any(
         one.outcome == "kept" for some in shown.values() for one in some

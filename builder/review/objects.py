@@ -18,8 +18,9 @@ from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.label.predictions import BOX
 from builder.rules.overrides import MATCH, Action, Box, Override, by_image, overlaps
-from builder.store.manifest import Manifest, read_manifest
-from builder.versions.media import ShardPath, images_of
+from builder.store.manifest import Manifest
+from builder.store.version import Version
+from builder.versions.media import images_of
 
 if TYPE_CHECKING:
     pass
@@ -158,23 +159,20 @@ def check_reviewable(manifest: Manifest) -> None:
 
 
 def shown_objects(
-    folder: Path,
-    keys: Collection[str] | None = None,
-    shard_path: ShardPath | None = None,
-    elsewhere: Mapping[str, str] | None = None,
+    version: Version, keys: Collection[str] | None = None, elsewhere: Mapping[str, str] | None = None
 ) -> Iterator[list[Shown]]:
     """The objects of a version, dropped ones too, image by image in the order of labels.parquet; images without objects
-    are passed over. keys: of the only images to look at. shard_path: as in builder.versions.media.images_of. elsewhere:
-    SHA-256 by key of images that may be in no shard, where nothing on them is kept.
+    are passed over. keys: of the only images to look at. elsewhere: SHA-256 by key of images that may be in no shard,
+    where nothing on them is kept.
 
     Streams; of each image 40 bytes are held. Raises BuildError if a shard or labels.parquet cannot be read.
     """
-    manifest = read_manifest(folder)
+    manifest = version.manifest
     check_reviewable(manifest)
     wanted = None if keys is None else frozenset(keys)
     hashes, digests = array("Q"), bytearray()
     left = dict(elsewhere or {})
-    for image in images_of(folder, manifest, shard_path):
+    for image in images_of(version):
         if wanted is None or image.key in wanted:
             left.pop(image.key, None)
             hashes.append(_hash(image.key))
@@ -184,7 +182,7 @@ def shown_objects(
         digests += bytes.fromhex(sha256)
     order = np.argsort(np.frombuffer(hashes, np.uint64)) if hashes else np.zeros(0, np.int64)
     ordered = np.frombuffer(hashes, np.uint64)[order] if hashes else np.zeros(0, np.uint64)
-    for key, rows in _rows_by_image(folder / "labels.parquet"):
+    for key, rows in _rows_by_image(version.labels):
         place = int(np.searchsorted(ordered, np.uint64(_hash(key))))
         if place == len(ordered) or ordered[place] != _hash(key):
             continue

@@ -19,7 +19,6 @@ from builder.review.objects import check_reviewable, overrides_of
 from builder.review.ranking import remember
 from builder.review.read import read_annotations
 from builder.rules.overrides import (
-    OVERRIDES,
     Action,
     Added,
     Override,
@@ -29,8 +28,9 @@ from builder.rules.overrides import (
     overrides_digest,
     read_overrides,
 )
-from builder.store.manifest import Manifest, read_manifest
+from builder.store.manifest import Manifest
 from builder.store.store import Store
+from builder.store.version import OVERRIDES
 
 ACTIONS: tuple[Action, ...] = ("accept", "reject", "relabel", "move", "add")
 
@@ -77,10 +77,9 @@ def read_answers(store: Store, version: str, path: Path, author: str | None = No
         AnnotationError: the file is no such export, or not one of this version.
         BuildError: there is no such version, or its labels cannot be read.
     """
-    folder = store.version(version)
-    manifest = read_manifest(folder)
-    check_reviewable(manifest)
-    return collect(read_annotations(path, author or login_name()), folder, manifest)
+    reviewed = store.version(version)
+    check_reviewable(reviewed.manifest)
+    return collect(read_annotations(path, author or login_name()), reviewed)
 
 
 def take_over(
@@ -111,11 +110,11 @@ def take_over(
         BuildError: a label that the version does not know, an object that was never shown, or a version that cannot be
             made here again.
     """
-    folder = store.version(version)
-    manifest = read_manifest(folder)
+    reviewed = store.version(version)
+    manifest = reviewed.manifest
     check_reviewable(manifest)
     changes = overrides_of(returned.shown, returned.edited, returned.images, returned.authors)
-    known = load_overrides(folder / OVERRIDES) if OVERRIDES in manifest.files else []
+    known = load_overrides(reviewed.overrides) if reviewed.has(OVERRIDES) else []
     added = None
     if dry_run:
         check_labels(changes, manifest.classes, "correct it where it was given, then pull again")
@@ -134,7 +133,7 @@ def take_over(
         overrides=added,
         audits=judged,
         is_news=is_news,
-        cut=new_version(store, folder, workers, track) if build and is_news else None,
+        cut=new_version(store, reviewed, workers, track) if build and is_news else None,
     )
 
 

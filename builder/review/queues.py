@@ -14,8 +14,8 @@ from builder.review.audits import Audit
 from builder.review.exchange import images_folder, tasks, write_out
 from builder.review.objects import check_reviewable
 from builder.review.ranking import Candidate, gone_through, rank
-from builder.store.manifest import Manifest, read_manifest
 from builder.store.store import Store
+from builder.store.version import Version
 
 Tool = Literal["labelstudio", "cvat"]
 
@@ -29,18 +29,12 @@ class Queue:
     through already, which are not queued again.
     """
 
-    folder: Path
-    manifest: Manifest
+    version: Version
     keys: tuple[str, ...]
     candidates: tuple[Candidate, ...] = ()
     audit: Audit | None = None
     saved: Path | None = None
     left_out: int = 0
-
-    @property
-    def version(self) -> str:
-        """`NAME@vN`."""
-        return f"{self.manifest.name}@{self.manifest.version}"
 
 
 def queue(store: Store, version: str, *, budget: int = 200, again: bool = False, unkept: bool = False) -> Queue:
@@ -60,11 +54,11 @@ def queue(store: Store, version: str, *, budget: int = 200, again: bool = False,
     Raises:
         BuildError: there is no such version, it holds maps, or its labels cannot be read.
     """
-    folder, manifest = _reviewable(store, version)
-    skip = set() if again else gone_through(store, folder, manifest)
-    candidates = rank(store, folder, manifest, budget, skip, left_out=unkept)
+    reviewed = _reviewable(store, version)
+    skip = set() if again else gone_through(store, reviewed)
+    candidates = rank(store, reviewed, budget, skip, left_out=unkept)
     keys = tuple(candidate.key for candidate in candidates)
-    return Queue(folder, manifest, keys, tuple(candidates), left_out=len(skip))
+    return Queue(reviewed, keys, tuple(candidates), left_out=len(skip))
 
 
 def queue_audit(store: Store, version: str, count: int, *, seed: int = 0, dry_run: bool = False) -> Queue:
@@ -83,17 +77,16 @@ def queue_audit(store: Store, version: str, count: int, *, seed: int = 0, dry_ru
     Raises:
         BuildError: there is no such version, it holds maps, nothing is kept in it, or its labels cannot be read.
     """
-    folder, manifest = _reviewable(store, version)
-    audit = audits.draw(folder, manifest, count, seed)
+    reviewed = _reviewable(store, version)
+    audit = audits.draw(reviewed, count, seed)
     saved = None if dry_run else audits.save(store, audit)
-    return Queue(folder, manifest, tuple(audit.keys), audit=audit, saved=saved)
+    return Queue(reviewed, tuple(audit.keys), audit=audit, saved=saved)
 
 
-def _reviewable(store: Store, version: str) -> tuple[Path, Manifest]:
-    folder = store.version(version)
-    manifest = read_manifest(folder)
-    check_reviewable(manifest)
-    return folder, manifest
+def _reviewable(store: Store, ref: str) -> Version:
+    version = store.version(ref)
+    check_reviewable(version.manifest)
+    return version
 
 
 @dataclass(frozen=True)
@@ -124,16 +117,18 @@ def write_queue(
     Raises:
         BuildError: a file is there already, the tool cannot hold these labels, or the version cannot be read.
     """
-    manifest, extension = queued.manifest, queued.manifest.features[0]
+    manifest = queued.version.manifest
+    extension = manifest.features[0]
     images = None if url_prefix else images_folder(out)
     audited = [item.id for item in queued.audit.items] if queued.audit else []
     outcomes = ("kept", "ignored") if ignored else ("kept",)
-    shown = tasks(queued.folder, manifest, queued.keys, outcomes, audited)
+    shown = tasks(queued.version, queued.keys, outcomes, audited)
     match tool:
         case "cvat":
             if kind_of(manifest.kind).single:
                 raise BuildError(
-                    f"{queued.version} holds classes of images, and CVAT is given boxes: use --to labelstudio or app"
+                    f"{queued.version.ref} holds classes of images, and CVAT is given boxes: use --to labelstudio or "
+                    "app"
                 )
             settings = out.with_name(f"{out.name}.labels.json")
             labels, writer = cvat.labels(manifest.classes), cvat.writer(manifest, len(queued.keys))

@@ -41,9 +41,10 @@ from builder.rules.overrides import overrides_path, read_overrides
 from builder.scan.dhash import BITS, dhash
 from builder.scan.pool import read_pool
 from builder.store.files import canonical_json, locked, write_file
-from builder.store.manifest import MANIFEST, Manifest, read_manifest
+from builder.store.manifest import MANIFEST, Manifest
 from builder.store.shards import read_bytes
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.versions.media import images_of
 
 NEAR = 0.1
@@ -73,8 +74,7 @@ class Candidate:
 
 def rank(
     store: Store,
-    folder: Path,
-    manifest: Manifest,
+    version: Version,
     budget: int,
     skip: Collection[str] = (),
     *,
@@ -84,9 +84,9 @@ def rank(
     left_out: with images that are in no shard, since nothing on them is kept; the App alone can show them.
     Deterministic; memory grows with the budget and `skip` alone, but for 16 bytes an image while their hashes are
     looked up. Raises BuildError for a version whose labels cannot be read."""
-    found = candidates(store, folder, manifest, POOL * budget, skip, left_out=left_out)
-    bits = _hashes(store, folder, manifest, [candidate.key for candidate in found])
-    alike = manifest.provenance.inputs.images.near_duplicates
+    found = candidates(store, version, POOL * budget, skip, left_out=left_out)
+    bits = _hashes(store, version, [candidate.key for candidate in found])
+    alike = version.manifest.provenance.inputs.images.near_duplicates
     return diverse(found, bits, budget, ALIKE if alike is None else alike)
 
 
@@ -109,8 +109,9 @@ def _remembered(path: Path) -> list[str]:
     return found
 
 
-def gone_through(store: Store, folder: Path, manifest: Manifest) -> set[str]:
+def gone_through(store: Store, version: Version) -> set[str]:
     """The keys of a version's images that people went through, or changed by an override that is in force."""
+    manifest = version.manifest
     path = overrides_path(store, manifest.name)
     known = {*_remembered(path.with_name(LOOKED_AT)), *(one.sha256 for one in read_overrides(store, manifest.name))}
     if not known:
@@ -122,24 +123,24 @@ def gone_through(store: Store, folder: Path, manifest: Manifest) -> set[str]:
             mine = pc.and_(pc.is_in(table["sha256"], wanted), pc.equal(table["state"], "ok"))
             keys.update(table.filter(mine)["key"].to_pylist())
         return keys
-    return {image.key for image in images_of(folder, manifest) if image.sha256 in known}
+    return {image.key for image in images_of(version) if image.sha256 in known}
 
 
 def candidates(
-    store: Store, folder: Path, manifest: Manifest, most: int, skip: Collection[str] = (), *, left_out: bool = False
+    store: Store, version: Version, most: int, skip: Collection[str] = (), *, left_out: bool = False
 ) -> list[Candidate]:
     """The images with the greatest gain, by falling gain, then key; those without any are left out, and so are those of
     the keys `skip`. left_out: see `rank`."""
     import duckdb
 
-    path = folder / "labels.parquet"
+    manifest, path = version.manifest, version.labels
     try:
         columns = pq.read_schema(path).names
         with tempfile.TemporaryDirectory() as spill:
             config: dict[str, Any] = {"memory_limit": MEMORY, "temp_directory": spill}
             with duckdb.connect(":memory:", config=config) as sql:
                 sql.register("classes", _classes(manifest))
-                sql.register("changed", _changed(store, folder, manifest, most))
+                sql.register("changed", _changed(store, version, most))
                 sql.register("gone", pa.table({"key": pa.array(sorted({*manifest.tombstones, *skip}), pa.string())}))
                 query = _query(path, columns, in_shards=bool(manifest.images.get("empty")) and not left_out)
                 return [Candidate(*row) for row in sql.execute(query, {"most": most}).fetchall()]
@@ -191,33 +192,34 @@ def _classes(manifest: Manifest) -> pa.Table:
     )
 
 
-def _changed(store: Store, folder: Path, manifest: Manifest, most: int) -> pa.Table:
+def _changed(store: Store, version: Version, most: int) -> pa.Table:
     """How many objects changed on the images that changed most since the version before."""
     from builder.versions.diff import diff
 
-    before = _before(store, folder, manifest)
-    found = diff(before, folder, limit=most).most_changed if before else {}
+    before = _before(store, version.manifest)
+    found = diff(before, version, limit=most).most_changed if before else {}
     changes = {key: changed.weight[0] for key, changed in found.items()}
     return pa.table({"key": pa.array(list(changes), pa.string()), "n": pa.array(list(changes.values()), pa.int64())})
 
 
-def _before(store: Store, folder: Path, manifest: Manifest) -> Path | None:
+def _before(store: Store, manifest: Manifest) -> Version | None:
     """The parent where the store holds it, else the complete version of the number before."""
     complete = [path for path in store.versions(manifest.name) if (path / MANIFEST).is_file()]
     parent = manifest.provenance.parent
-    for path in complete:
-        if parent and read_manifest(path).id == parent.id:
-            return path
+    for path in complete if parent else ():
+        version = Version.open(path)
+        if parent and version.manifest.id == parent.id:
+            return version
     earlier = [path for path in complete if int(path.name[1:]) < int(manifest.version[1:])]
-    return earlier[-1] if earlier else None
+    return Version.open(earlier[-1]) if earlier else None
 
 
-def _hashes(store: Store, folder: Path, manifest: Manifest, keys: Sequence[str]) -> np.ndarray:
+def _hashes(store: Store, version: Version, keys: Sequence[str]) -> np.ndarray:
     """The difference hashes of these images, uint8 (N, BITS / 8); all zeros for one that has none. They are the pool's
     where the store holds it, else computed from the shards."""
     place = {key: n for n, key in enumerate(keys)}
     bits = np.zeros((len(keys), BITS // 8), np.uint8)
-    pool = manifest.provenance.inputs.pool
+    pool = version.manifest.provenance.inputs.pool
     if pool in store.match(store.pools, pool):
         wanted = pa.array(keys, pa.string())
         for table in read_pool(store, pool).tables(("key", "dhash", "state")):
@@ -225,7 +227,7 @@ def _hashes(store: Store, folder: Path, manifest: Manifest, keys: Sequence[str])
             for key, value in zip(part["key"].to_pylist(), part["dhash"].to_pylist(), strict=True):
                 bits[place[key]] = _bits(value)
         return bits
-    for image in images_of(folder, manifest) if place else ():
+    for image in images_of(version) if place else ():
         if image.key in place:
             bits[place.pop(image.key)] = _bits(dhash(read_bytes(image.shard, image.image)))
             if not place:

@@ -23,13 +23,13 @@ from builder.errors import BuildError
 from builder.store.files import canonical_json, digest, locked, write_file
 from builder.store.provenance import OverrideSummary
 from builder.store.store import NAME, Store
+from builder.store.version import OVERRIDES
 from teachers.boxes import iou_matrix
 
 Box = tuple[float, float, float, float]
 """xyxy, pixels of the upright image."""
 Action = Literal["accept", "reject", "relabel", "move", "add"]
 PAST = {"accept": "accepted", "reject": "rejected", "relabel": "relabelled", "move": "moved", "add": "added"}
-OVERRIDES = "overrides.json"
 FORMAT = 1
 SAME = 0.99
 """IoU from which on a box that was shown is taken for the one that an override made, or was made for."""

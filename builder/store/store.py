@@ -14,10 +14,10 @@ import orjson
 from builder.errors import BuildError
 from builder.store.files import canonical_json, locked, new_folder, write_file
 from builder.store.locks import take_lock
-from builder.store.manifest import MANIFEST, read_manifest
+from builder.store.manifest import MANIFEST
+from builder.store.version import CLAIM, Version
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-CLAIM = "claim"
 VERSION = re.compile(r"v[1-9][0-9]*")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LATEST = "latest"
@@ -94,25 +94,25 @@ class Store:
                 (temporary / CLAIM).write_text(inputs)
             return folder / f"v{number}"
 
-    def version(self, ref: str) -> Path:
-        """The folder of a complete version: `NAME` or `NAME@latest` (its latest), `NAME@v3`, `NAME@TAG`, or a path to
+    def version(self, ref: str) -> Version:
+        """A complete version: `NAME` or `NAME@latest` (its latest), `NAME@v3`, `NAME@TAG`, or a path to
         a folder with a manifest.
 
         Raises BuildError, saying which versions and tags there are, if there is none such, if it is unfinished, or if
         the tag's version is gone or no longer has the id it was tagged with.
         """
         if (Path(ref) / MANIFEST).is_file():
-            return Path(ref)
+            return Version.open(Path(ref))
         if ref.startswith("hf://"):
             raise BuildError(f"{ref} lies on the Hub: run `tutelage pull {ref.removeprefix('hf://')}` first")
         name, _, wanted = ref.partition("@")
         versions = self.versions(name) if NAME.fullmatch(name) else []
         complete = [folder for folder in versions if (folder / MANIFEST).is_file()]
         if wanted in ("", LATEST) and complete:
-            return complete[-1]
+            return Version.open(complete[-1])
         for folder in versions:
             if folder.name == wanted and folder in complete:
-                return folder
+                return Version.open(folder)
             if folder.name == wanted:
                 raise BuildError(f"no version {ref!r} yet: its build has not finished; run that build again to go on")
         tags = self.tags(name) if complete else []
@@ -128,18 +128,18 @@ class Store:
         held = f"it holds {', '.join(known)}" if known else "it holds no dataset yet: run `tutelage build` first"
         raise BuildError(f"no version {ref!r} in {self.root}: {held}")
 
-    def _tagged(self, name: str, tag: Tag) -> Path:
+    def _tagged(self, name: str, tag: Tag) -> Version:
         folder = self.datasets / name / tag.version
         change = f"tag it again with `tutelage tag --force {name}@VERSION {tag.name}`"
         if not (folder / MANIFEST).is_file():
             raise BuildError(f"tag {name}@{tag.name} stands for {tag.version}, which is no longer there: {change}")
-        id = read_manifest(folder).id
-        if id != tag.id:
+        version = Version.open(folder)
+        if version.manifest.id != tag.id:
             raise BuildError(
-                f"tag {name}@{tag.name} was given to {tag.version} with id {tag.id[:12]}, which now has {id[:12]}: "
-                f"{change} if that is what you mean"
+                f"tag {name}@{tag.name} was given to {tag.version} with id {tag.id[:12]}, which now has "
+                f"{version.manifest.id[:12]}: {change} if that is what you mean"
             )
-        return folder
+        return version
 
     def tags(self, name: str) -> list[Tag]:
         """The tags of a dataset by name. Raises BuildError for a damaged one."""
@@ -151,9 +151,10 @@ class Store:
         """Give a version a tag. Raises BuildError for a name that no tag may have, and, unless it is to `move`, for a
         tag that another version has."""
         check_tag(tag)
-        folder = self.version(ref)
-        manifest = read_manifest(folder)
-        name, new = folder.resolve().parent.name, Tag(tag, folder.name, manifest.id)  # one may be pulled under another
+        version = self.version(ref)
+        folder = version.folder
+        new = Tag(tag, folder.name, version.manifest.id)
+        name = folder.resolve().parent.name  # one may be pulled under another
         if folder.resolve() != (self.datasets / name / folder.name).resolve():
             raise BuildError(f"{ref} does not lie in {self.root}: only a store's own versions can be tagged")
         path = self.tagged / name / tag

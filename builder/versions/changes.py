@@ -13,6 +13,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from builder.store.version import Version
+
 MEMORY = "512MB"
 """Of DuckDB; beyond it, it goes to disk."""
 
@@ -97,11 +99,12 @@ class Diff:
 class Side:
     """One version: labels: its labels.parquet (builder.cut.label_table.LABELS; `calibrated` and `source` may be
     missing); classes: the names its labels are positions in; keys: of the images in it, in batches; objects of other
-    images do not count."""
+    images do not count; version: whose maps are looked at."""
 
     labels: Path
     classes: Sequence[str]
     keys: Iterable[Sequence[str]]
+    version: Version | None = None
 
 
 Only = dict[str, tuple[int, list[str]]]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -19,8 +18,8 @@ import pyarrow as pa
 from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.store.keys import is_copy
-from builder.store.manifest import read_manifest
 from builder.store.shards import ShardError, read_samples
+from builder.store.version import Version
 from builder.versions.changes import NAMES, Changes, Diff, Side, both_sides, labels_table
 from builder.versions.pairing import Rows, pair
 
@@ -29,34 +28,33 @@ BLOCK = 200_000
 KEYS = 50_000
 
 
-def diff(a: Path, b: Path, *, limit: int = 10) -> Diff:
-    """What version B has otherwise than version A (folders); `limit`: images listed. Tombstoned images count as not
-    there, and copies are not told apart. Raises BuildError if one has no readable manifest, labels or shards, and for
-    labels of two kinds."""
-    kinds = [read_manifest(folder).kind for folder in (a, b)]
-    if kinds[0] != kinds[1]:
-        raise BuildError(f"{a} holds {kinds[0]} labels and {b} {kinds[1]} labels: compare versions of one kind")
+def diff(a: Version, b: Version, *, limit: int = 10) -> Diff:
+    """What version B has otherwise than version A; `limit`: images listed. Tombstoned images count as not there, and
+    copies are not told apart. Raises BuildError if labels or shards cannot be read, and for labels of two kinds."""
+    kind, other = a.manifest.kind, b.manifest.kind
+    if kind != other:
+        raise BuildError(f"{a.folder} holds {kind} labels and {b.folder} {other} labels: compare versions of one kind")
     try:
-        if kind_of(kinds[0]).pixels:
+        if kind_of(kind).pixels:
             from builder.versions.diff_maps import compare_maps
 
             return compare_maps(_side(a), _side(b), limit=limit)
         return compare(_side(a), _side(b), limit=limit)
     except (duckdb.Error, OSError, ShardError) as error:
         reason = str(error).partition("\n")[0]
-        raise BuildError(f"{a} and {b} cannot be compared ({reason}): run `tutelage verify` on both") from None
+        raise BuildError(
+            f"{a.folder} and {b.folder} cannot be compared ({reason}): run `tutelage verify` on both"
+        ) from None
 
 
-def _side(folder: Path) -> Side:
-    manifest = read_manifest(folder)
-    return Side(folder / "labels.parquet", manifest.classes, _keys(folder))
+def _side(version: Version) -> Side:
+    return Side(version.labels, version.manifest.classes, _keys(version), version)
 
 
-def _keys(folder: Path) -> Iterator[list[str]]:
+def _keys(version: Version) -> Iterator[list[str]]:
     """The keys of a version's samples, from the headers of its shards, without tombstones."""
-    manifest = read_manifest(folder)
-    gone = set(manifest.tombstones)
-    samples = (sample for shard in manifest.shards for sample in read_samples(folder / "data" / shard.name))
+    gone = set(version.manifest.tombstones)
+    samples = (sample for shard in version.manifest.shards for sample in read_samples(version.shard(shard)))
     keys = (sample.key for sample in samples if sample.key not in gone and not is_copy(sample.key))
     while batch := list(islice(keys, KEYS)):
         yield batch

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 import duckdb
 import numpy as np
 from PIL import Image
 
 from builder.kinds import SEMANTIC
-from builder.store.manifest import read_manifest
 from builder.store.shards import read_bytes, read_samples
 from builder.versions.changes import Changes, Diff, Side, both_sides, labels_table
 from teachers.base import VOID
@@ -76,9 +74,10 @@ def _maps(side: Side, keys: Collection[str], names: Sequence[str]) -> dict[str, 
     ours = np.full(VOID + 1, -1, np.int16)
     ours[: len(side.classes)] = [names.index(name) for name in side.classes]
     found: dict[str, np.ndarray] = {}
-    folder = side.labels.parent
-    for shard in read_manifest(folder).shards if keys else ():
-        path: Path = folder / "data" / shard.name
+    if side.version is None or not keys:
+        return found
+    for shard in side.version.manifest.shards:
+        path = side.version.shard(shard)
         for sample in read_samples(path):
             if sample.key in keys:
                 with Image.open(io.BytesIO(read_bytes(path, sample.members[SEMANTIC.member]))) as file:

@@ -12,17 +12,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from builder.cut.left_out import LEFT_OUT, read_left_out
+from builder.cut.left_out import LEAK, NEAR_DUPLICATE, read_left_out
 from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.label.predictions import read_failures
-from builder.rules.overrides import APPLIED, ORPHANED, OVERRIDES, Override, load_fates, who
+from builder.rules.overrides import APPLIED, Override, load_fates, who
 from builder.scan.pool import DUPLICATE, OK, REMOVED, UNREADABLE, read_pool
 from builder.store.keys import is_copy
-from builder.store.manifest import Manifest, read_manifest
+from builder.store.manifest import ShardRecord
 from builder.store.provenance import Inputs
 from builder.store.shards import Sample, ShardError, read_bytes, read_samples
 from builder.store.store import Store
+from builder.store.version import LEFT_OUT, OVERRIDES, Version
 from builder.versions.reasons import BOX, Reasons, Row
 
 SHORTEST = 4
@@ -80,16 +81,16 @@ class _Image:
 FIELDS = ("key", "name", "sha256", "state", "error", "chunk")
 
 
-def explain(store: Store, folder: Path, wanted: str) -> Explanation:
-    """All that version `folder` can say of an image. wanted: its key or its name in the source, else the beginning of
+def explain(store: Store, version: Version, wanted: str) -> Explanation:
+    """All that a version can say of an image. wanted: its key or its name in the source, else the beginning of
     its key or SHA-256, at least 4 characters. Raises BuildError if none matches, or several do."""
-    manifest = read_manifest(folder)
-    image = _find(store, folder, manifest, wanted)
-    shard = _shard_of(folder, manifest, image)
-    rows = _objects(folder, image.key)
-    state, why = _fate(store, folder, manifest, image, shard, rows)
-    said = _said(folder, manifest, image)
-    reasons = Reasons(manifest, [one for one, state in said.items() if state == APPLIED])
+    manifest = version.manifest
+    image = _find(store, version, wanted)
+    shard = _shard_of(version, image)
+    rows = _objects(version, image.key)
+    state, why = _fate(store, version, image, shard, rows)
+    fates = _fates(version, image)
+    reasons = Reasons(manifest, [override for override, fate in fates.items() if fate == APPLIED])
     objects = [
         Reason(
             reasons.label(row),
@@ -105,40 +106,36 @@ def explain(store: Store, folder: Path, wanted: str) -> Explanation:
         )
         for row in rows
     ]
-    ref = f"{manifest.name}@{manifest.version}"
-    unmet = [_unmet(one, state) for one, state in said.items() if state != APPLIED]
-    return Explanation(ref, image.key, image.name, image.sha256, state, why, objects, unmet)
+    unmet = [_unmet(override, fate) for override, fate in fates.items() if fate != APPLIED]
+    return Explanation(version.ref, image.key, image.name, image.sha256, state, why, objects, unmet)
 
 
-def _said(folder: Path, manifest: Manifest, image: _Image) -> dict[Override, str]:
+def _fates(version: Version, image: _Image) -> dict[Override, str]:
     """What people said of an image, and what became of it."""
-    if OVERRIDES not in manifest.files:
-        return {}
-    return {one: state for one, state in load_fates(folder / OVERRIDES).items() if one.sha256 == image.sha256}
+    fates = load_fates(version.overrides) if version.has(OVERRIDES) else {}
+    return {override: fate for override, fate in fates.items() if override.sha256 == image.sha256}
 
 
-def _unmet(one: Override, state: str) -> str:
-    fate = "orphaned, since no object is there" if state == ORPHANED else f"{state}, since no object is there"
-    at = ", ".join(f"{side:.1f}" for side in one.box)
-    return f"{one.action} of a {one.label} at {at} by {who(one)}: {fate}"
+def _unmet(override: Override, fate: str) -> str:
+    at = ", ".join(f"{side:.1f}" for side in override.box)
+    said = f"{override.action} of a {override.label} at {at} by {who(override)}"
+    return f"{said}: {fate}, since no object is there"
 
 
-def _find(store: Store, folder: Path, manifest: Manifest, wanted: str) -> _Image:
+def _find(store: Store, version: Version, wanted: str) -> _Image:
     """The image in the version's pool; where that is gone, or does not know it, in its shards."""
-    pool = store.pools / manifest.provenance.inputs.pool / "pool.parquet"
-    found = _in_pool(pool, wanted) if pool.is_file() else []
-    found = found or _in_shards(folder, manifest, wanted)
-    exact = [image for image in found if wanted in (image.key, image.name)] or found
+    pool = store.pools / version.manifest.provenance.inputs.pool / "pool.parquet"
+    matches = (_in_pool(pool, wanted) if pool.is_file() else []) or _in_shards(version, wanted)
+    exact = [image for image in matches if wanted in (image.key, image.name)] or matches
     holders = [image for image in exact if image.chunk >= 0] if len({i.sha256 for i in exact}) == 1 else exact
     if len(holders or exact) == 1:
         return (holders or exact)[0]
-    ref = f"{manifest.name}@{manifest.version}"
     if exact:
         some = ", ".join(sorted(image.key for image in exact)[:SHOWN]) + (", …" if len(exact) > SHOWN else "")
-        raise BuildError(f"{wanted!r} stands for {len(exact)} images of {ref} ({some}): give more of it")
+        raise BuildError(f"{wanted!r} stands for {len(exact)} images of {version.ref} ({some}): give more of it")
     raise BuildError(
-        f"no image {wanted!r} in {ref} or its pool: give a key (column `key` of its labels.parquet), a name in the "
-        f"source, or the first {SHORTEST} or more characters of a key or SHA-256"
+        f"no image {wanted!r} in {version.ref} or its pool: give a key (column `key` of its labels.parquet), a name in "
+        f"the source, or the first {SHORTEST} or more characters of a key or SHA-256"
     )
 
 
@@ -155,9 +152,9 @@ def _in_pool(path: Path, wanted: str) -> list[_Image]:
     return found
 
 
-def _in_shards(folder: Path, manifest: Manifest, wanted: str) -> list[_Image]:
+def _in_shards(version: Version, wanted: str) -> list[_Image]:
     found: list[_Image] = []
-    for path, sample in _samples(folder, [shard.name for shard in manifest.shards]):
+    for path, sample in _samples(version, version.manifest.shards):
         label = orjson.loads(read_bytes(path, sample.members["json"]))
         image = _Image(sample.key, label["name"], label["sha256"], chunk=0)
         begins = len(wanted) >= SHORTEST and (image.key.startswith(wanted) or image.sha256.startswith(wanted))
@@ -166,43 +163,41 @@ def _in_shards(folder: Path, manifest: Manifest, wanted: str) -> list[_Image]:
     return found
 
 
-def _samples(folder: Path, shards: Sequence[str]) -> Iterator[tuple[Path, Sample]]:
-    for name in shards:
+def _samples(version: Version, shards: Sequence[ShardRecord]) -> Iterator[tuple[Path, Sample]]:
+    for path in (version.shard(shard) for shard in shards):
         try:
-            for sample in read_samples(folder / "data" / name):
-                yield folder / "data" / name, sample
+            for sample in read_samples(path):
+                yield path, sample
         except (ShardError, OSError):
-            raise BuildError(f"{folder / 'data' / name} cannot be read: run `tutelage verify --repair`") from None
+            raise BuildError(f"{path} cannot be read: run `tutelage verify --repair`") from None
 
 
-def _shard_of(folder: Path, manifest: Manifest, image: _Image) -> str:
+def _shard_of(version: Version, image: _Image) -> str:
     """The name of the shard that holds an image, "" if none does."""
-    known = [shard.name for shard in manifest.shards if shard.chunks[0] <= image.chunk < shard.chunks[1]]
-    shards = known or [shard.name for shard in manifest.shards]
-    return next((path.name for path, sample in _samples(folder, shards) if sample.key == image.key), "")
+    shards = version.manifest.shards
+    known = [shard for shard in shards if shard.chunks[0] <= image.chunk < shard.chunks[1]]
+    return next((path.name for path, sample in _samples(version, known or shards) if sample.key == image.key), "")
 
 
-def _objects(folder: Path, key: str) -> list[Row]:
+def _objects(version: Version, key: str) -> list[Row]:
     """The rows of labels.parquet of an image, best first."""
     rows: list[dict[str, Any]] = []
     try:
-        with pq.ParquetFile(folder / "labels.parquet") as file:
+        with pq.ParquetFile(version.labels) as file:
             for group in range(file.num_row_groups):
                 keys = file.read_row_group(group, columns=["key"])["key"]
                 hits = pc.indices_nonzero(pc.equal(keys, key))
                 if len(hits):
                     rows += file.read_row_group(group).take(hits).to_pylist()
     except (OSError, pa.ArrowException):
-        raise BuildError(f"{folder / 'labels.parquet'} cannot be read: run `tutelage verify --repair`") from None
+        raise BuildError(f"{version.labels} cannot be read: run `tutelage verify --repair`") from None
     return sorted(rows, key=lambda row: (-row["score"], row["label"], *(row[side] for side in BOX)))
 
 
-def _fate(
-    store: Store, folder: Path, manifest: Manifest, image: _Image, shard: str, rows: Sequence[Row]
-) -> tuple[str, str]:
+def _fate(store: Store, version: Version, image: _Image, shard: str, rows: Sequence[Row]) -> tuple[str, str]:
     """What became of an image, and why."""
+    manifest, ref = version.manifest, version.ref
     kind, inputs = kind_of(manifest.kind), manifest.provenance.inputs
-    ref = f"{manifest.name}@{manifest.version}"
     if image.key in manifest.tombstones:
         return "tombstone", f"it left its source after an earlier version: it still lies in data/{shard}, to be skipped"
     if shard:
@@ -225,7 +220,7 @@ def _fate(
         return REMOVED, f"it was no longer in its source when {ref} was built"
     if failure := _failure(store, inputs, image):
         return UNREADABLE, f"the teacher could not read it: {failure}"
-    for state, why in _kept_out(folder, manifest, image):
+    for state, why in _kept_out(version, image):
         return state, why
     nothing = not any(row["outcome"] == "kept" for row in rows)
     if nothing and kind.single:
@@ -248,10 +243,10 @@ def _failure(store: Store, inputs: Inputs, image: _Image) -> str:
     return ""
 
 
-def _kept_out(folder: Path, manifest: Manifest, image: _Image) -> Iterator[tuple[str, str]]:
+def _kept_out(version: Version, image: _Image) -> Iterator[tuple[str, str]]:
     """Whether it is a leak or a near-duplicate, which the version has a list of."""
-    if LEFT_OUT in manifest.files:
-        left_out = read_left_out(folder / LEFT_OUT)
-        for state, found in (("leak", left_out.leaks), ("near_duplicate", left_out.near_duplicates)):
-            if image.sha256 in found:
-                yield state, f"it was left out: {found[image.sha256]}"
+    if version.has(LEFT_OUT):
+        left_out = read_left_out(version.left_out)
+        for state, images in ((LEAK, left_out.leaks), (NEAR_DUPLICATE, left_out.near_duplicates)):
+            if image.sha256 in images:
+                yield state, f"it was left out: {images[image.sha256]}"

@@ -16,10 +16,9 @@ from builder.store.files import TEMPORARY, discard, locked
 from builder.store.locks import take_lock
 from builder.store.manifest import MANIFEST, read_manifest
 from builder.store.store import Store
+from builder.store.version import WORK
 from builder.versions.history import folder_bytes
 from builder.versions.media import LOCK, cache_folder, unused
-
-WORK = ".work"
 
 
 @dataclass(frozen=True)

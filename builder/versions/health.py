@@ -48,10 +48,10 @@ def verify(
     Raises:
         BuildError: there is no such version or no readable manifest, or what is bad cannot be built again.
     """
-    folder = store.version(version)
-    found = Verified(folder, tuple(problems(folder, workers=workers, track=track)))
+    checked = store.version(version)
+    found = Verified(checked.folder, tuple(problems(checked, workers=workers, track=track)))
     if not repair or found.only_strays:
         return found
-    repairing.repair(folder, store, bad_shards(found.problems), workers, track)
-    left = tuple(problems(folder, workers=workers, track=track))
-    return Verified(folder, left, tuple(problem for problem in found.problems if problem not in left))
+    repairing.repair(checked, store, bad_shards(found.problems), workers, track)
+    left = tuple(problems(checked, workers=workers, track=track))
+    return Verified(checked.folder, left, tuple(problem for problem in found.problems if problem not in left))

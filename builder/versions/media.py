@@ -13,15 +13,14 @@ from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.store.files import TEMPORARY, locked, new_folder, sha256_file
 from builder.store.keys import is_copy
-from builder.store.manifest import Manifest, ShardRecord
+from builder.store.manifest import ShardRecord
 from builder.store.shards import Member, Sample, ShardError, read_bytes, read_samples
 from builder.store.store import Store
+from builder.store.version import Version
 
 LOCK = ".lock"
 ADVANCE = 256
 """Images after which the bar moves."""
-ShardPath = Callable[[ShardRecord], Path]
-"""Where the file of a shard lies, fetched first if it has to be."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +38,13 @@ class ShardImage:
     label: Member
 
 
-def images_of(folder: Path, manifest: Manifest, shard_path: ShardPath | None = None) -> Iterator[ShardImage]:
+def images_of(version: Version) -> Iterator[ShardImage]:
     """The images of a version in the order of its shards, without tombstones and copies; streams, and reads
-    no image's bytes.
-
-    shard_path: where shards lie, if not below the folder's `data`. Raises BuildError for a shard that cannot be read.
-    """
+    no image's bytes. Raises BuildError for a shard that cannot be read."""
+    manifest = version.manifest
     gone = set(manifest.tombstones)
     for record in manifest.shards:
-        path = shard_path(record) if shard_path else folder / "data" / record.name
+        path = version.shard(record)
         try:
             for sample in read_samples(path):
                 if sample.key not in gone and not is_copy(sample.key):
@@ -100,21 +97,14 @@ def cache_folder(store: Store) -> Path:
     return store.root / "cache"
 
 
-def extracted(
-    store: Store,
-    folder: Path,
-    manifest: Manifest,
-    track: Track = silent,
-    shard_path: ShardPath | None = None,
-    extension: str | None = None,
-) -> Extracted:
-    """The version's images, or another member of its samples, as files in the store's cache; what is there already is
+def extracted(store: Store, version: Version, track: Track = silent, *, extension: str | None = None) -> Extracted:
+    """A version's images, or another member of its samples, as files in the store's cache; what is there already is
     not written again.
 
     A shard is extracted whole or not at all, after its hash was checked. Raises BuildError for a damaged shard, saying
     how to mend it, and OSError as the disk does.
     """
-    cache = cache_folder(store)
+    manifest, cache = version.manifest, cache_folder(store)
     suffix, extension = f"-{extension}" if extension else "", extension or manifest.features[0]
     targets = [cache / f"{record.sha256}{suffix}" for record in manifest.shards]
     missing = {t: record for t, record in zip(targets, manifest.shards, strict=True) if not t.is_dir()}
@@ -125,8 +115,7 @@ def extracted(
         ):
             for target, record in missing.items():
                 if not target.is_dir():  # another process was faster
-                    path = shard_path(record) if shard_path else folder / "data" / record.name
-                    _extract(path, record, extension, target, advance)
+                    _extract(version.shard(record), record, extension, target, advance)
     return Extracted(targets, extension, frozenset(manifest.tombstones))
 
 

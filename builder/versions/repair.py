@@ -10,84 +10,80 @@ from pathlib import Path
 import orjson
 
 from builder.cut.label_table import join_labels
-from builder.cut.left_out import LEFT_OUT
-from builder.cut.recall import is_intact, recall
+from builder.cut.recall import recall
 from builder.cut.samples import ShardJob, write_job
-from builder.cut.version import CARD, LABELS_FILE, REPORT, held
+from builder.cut.version import held
 from builder.engine import Track, run, silent
 from builder.errors import BuildError
 from builder.report.card import card
-from builder.report.card_chart import CHART, classes_chart
+from builder.report.card_chart import classes_chart
 from builder.rules.labelled import pool_scores
-from builder.rules.overrides import (
-    OVERRIDES,
-    dump_overrides,
-    settled,
-)
+from builder.rules.overrides import dump_overrides, settled
 from builder.rules.scores import PoolScores
 from builder.store.files import TEMPORARY, discard, sha256_file, sync_folder, write_file
-from builder.store.manifest import Manifest, read_manifest, write_manifest
+from builder.store.manifest import write_manifest
 from builder.store.store import Store
+from builder.store.version import CARD, CHART, DATA, LABELS, LEFT_OUT, OVERRIDES, REPORT, Version
 
 
-def repair(folder: Path, store: Store, numbers: Sequence[int], workers: int | None, track: Track = silent) -> None:
+def repair(
+    version: Version, store: Store, numbers: Sequence[int], workers: int | None = None, track: Track = silent
+) -> None:
     """Build the shards of these numbers of a complete version again, and its other files if they are not what the
     manifest says. Nothing is put in place that has not the manifest's SHA-256.
 
     Raises BuildError if the store no longer holds what the version was made of, or gives other bytes.
     """
-    manifest = read_manifest(folder)
-    with store.in_use(), held(folder):
-        recalled = recall(folder, manifest, store)
-        scratch = folder / f"{TEMPORARY}repair"
-        discard(scratch)
-        labels_bad = not is_intact(folder, manifest, LABELS_FILE)
-        there = replace(recalled.writing, folder=scratch)
-        jobs = [ShardJob(n, range(*chunks), there) for n, chunks in enumerate(manifest.provenance.plan)]
-        overrides_bad = not is_intact(folder, manifest, OVERRIDES)
+    manifest = version.manifest
+    with store.in_use(), held(version.folder):
+        recalled = recall(version, store)
+        scratch = Version(version.folder / f"{TEMPORARY}repair", manifest.model_copy(update={"files": {}}))
+        discard(scratch.folder)
+        writing = replace(recalled.writing, folder=scratch.folder)
+        jobs = [ShardJob(n, range(*chunks), writing) for n, chunks in enumerate(manifest.provenance.plan)]
+        labels_bad, overrides_bad = (not version.is_intact(name) for name in (LABELS, OVERRIDES))
         wanted = jobs if labels_bad or overrides_bad else [job for job in jobs if job.number in numbers]
         with track("repair", sum(len(job.chunks) for job in wanted)) as advance:
             for job, _ in zip(wanted, run(write_job, wanted, workers), strict=True):
                 advance(len(job.chunks))
         for shard in manifest.shards:
             if int(shard.name[6:12]) in numbers:
-                _put(scratch / "data" / shard.name, folder / "data" / shard.name, shard.sha256)
+                _put(scratch.shard(shard), version.shard(shard), shard.sha256)
         if labels_bad:
-            join_labels(scratch / LABELS_FILE, [job.labels for job in jobs])
-            _put(scratch / LABELS_FILE, folder / LABELS_FILE, manifest.files[LABELS_FILE])
+            join_labels(scratch.labels, [job.labels for job in jobs])
+            _put(scratch.labels, version.labels, manifest.files[LABELS])
         if overrides_bad:
             fates = settled(recalled.overrides, [orjson.loads(job.record.read_bytes()) for job in jobs])
-            write_file(scratch / OVERRIDES, dump_overrides(recalled.overrides, fates))
-            _put(scratch / OVERRIDES, folder / OVERRIDES, manifest.files[OVERRIDES])
-        as_sealed = manifest.model_copy(update={"files": {}})
-        texts = {CARD: card(as_sealed).encode(), LEFT_OUT: recalled.left_out.table().encode()}
-        for name, text in (texts | {CHART: classes_chart(as_sealed)}).items():
-            if not is_intact(folder, manifest, name):
-                write_file(scratch / name, text)
-                _put(scratch / name, folder / name, manifest.files[name])
-        if not is_intact(folder, manifest, REPORT):
-            _repair_report(folder, scratch, manifest, pool_scores(recalled.writing.labelled, workers, track))
-        discard(scratch)
+            write_file(scratch.overrides, dump_overrides(recalled.overrides, fates))
+            _put(scratch.overrides, version.overrides, manifest.files[OVERRIDES])
+        texts = {CARD: card(scratch.manifest).encode(), LEFT_OUT: recalled.left_out.table().encode()}
+        for name, text in (texts | {CHART: classes_chart(scratch.manifest)}).items():
+            if not version.is_intact(name):
+                write_file(scratch.folder / name, text)
+                _put(scratch.folder / name, version.folder / name, manifest.files[name])
+        if not version.is_intact(REPORT):
+            _repair_report(version, scratch, pool_scores(recalled.writing.labelled, workers, track))
+        discard(scratch.folder)
 
 
-def _repair_report(folder: Path, scratch: Path, manifest: Manifest, scores: PoolScores) -> None:
+def _repair_report(version: Version, scratch: Version, scores: PoolScores) -> None:
     """The report is made of the pool's scores, the shards and labels.parquet, and with human labels of these too, which
     are in no store."""
     from builder.report.index import write_report
 
-    discard(scratch)
-    scratch.mkdir()
-    for name in ("data", LABELS_FILE):
-        (scratch / name).symlink_to(folder.resolve() / name)
-    write_report(scratch, manifest.model_copy(update={"files": {}}), scores, None)
-    has_labels = manifest.provenance.inputs.truth is not None
-    if has_labels and sha256_file(scratch / REPORT) != manifest.files[REPORT]:
-        discard(scratch)
+    discard(scratch.folder)
+    scratch.folder.mkdir()
+    for name in (DATA, LABELS):
+        (scratch.folder / name).symlink_to(version.folder.resolve() / name)
+    write_report(scratch, scores, None)
+    has_labels = version.manifest.provenance.inputs.truth is not None
+    if has_labels and sha256_file(scratch.report) != version.manifest.files[REPORT]:
+        discard(scratch.folder)
         raise BuildError(
-            f"{folder / REPORT} cannot be built again, since it shows human labels, which a store does not hold: build "
+            f"{version.report} cannot be built again, since it shows human labels, which a store does not hold: build "
             "its recipe into another store and copy it from there (all else in this version is as it was)"
         )
-    _put(scratch / REPORT, folder / REPORT, manifest.files[REPORT])
+    _put(scratch.report, version.report, version.manifest.files[REPORT])
 
 
 def _put(new: Path, old: Path, sha256: str) -> None:
@@ -118,13 +114,11 @@ def report_page(store: Store, version: str, *, workers: int | None = None, track
     """
     from builder.report.index import write_report
 
-    folder = store.version(version)
-    if (folder / REPORT).is_file():
-        return folder / REPORT
-    manifest = read_manifest(folder)
-    with store.in_use(), held(folder):
-        scores = pool_scores(recall(folder, manifest, store).writing.labelled, workers, track)
-        write_report(folder, manifest, scores, None)
-        files = {**manifest.files, REPORT: sha256_file(folder / REPORT)}
-        write_manifest(folder, manifest.model_copy(update={"files": files}))
-    return folder / REPORT
+    made = store.version(version)
+    if not made.report.is_file():
+        with store.in_use(), held(made.folder):
+            scores = pool_scores(recall(made, store).writing.labelled, workers, track)
+            write_report(made, scores, None)
+            files = {**made.manifest.files, REPORT: sha256_file(made.report)}
+            write_manifest(made.folder, made.manifest.model_copy(update={"files": files}))
+    return made.report

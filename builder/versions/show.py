@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from builder.label.predictions import describe as describe_predictions
 from builder.label.predictions import find_predictions
 from builder.scan.pool import describe as describe_pool
 from builder.scan.pool import find_pool
-from builder.store.manifest import Manifest, read_manifest
 from builder.store.store import Store
+from builder.store.version import Version
 
 
 @dataclass(frozen=True)
 class Shown:
     """What is in a version, in predictions or in a pool. facts: counts and names, JSON-ready; of a version its
-    manifest. folder, manifest: of a version alone."""
+    manifest. version: None for the others."""
 
     kind: Literal["version", "predictions", "pool"]
     facts: Mapping[str, Any]
-    folder: Path | None = None
-    manifest: Manifest | None = None
+    version: Version | None = None
 
 
 def show(store: Store, ref: str) -> Shown:
@@ -43,6 +41,5 @@ def show(store: Store, ref: str) -> Shown:
         return Shown("predictions", describe_predictions(store, find_predictions(store, ref)))
     if store.match(store.pools, ref):
         return Shown("pool", describe_pool(find_pool(store, ref)))
-    folder = store.version(ref)
-    manifest = read_manifest(folder)
-    return Shown("version", manifest.model_dump(mode="json"), folder, manifest)
+    version = store.version(ref)
+    return Shown("version", version.manifest.model_dump(mode="json"), version)

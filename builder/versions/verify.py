@@ -24,12 +24,11 @@ from builder.cut.kinds.kind import Checked, Kind
 from builder.engine import Track, run, silent, until
 from builder.kinds import LabelKind, kind_of
 from builder.store.files import sha256_file
-from builder.store.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
+from builder.store.manifest import MANIFEST, ShardRecord
 from builder.store.shards import Sample, ShardError, read_bytes, read_samples
-from builder.store.store import CLAIM
+from builder.store.version import CLAIM, DATA, LABELS, Version
 from teachers.images import ImageError, decode_rgb
 
-LABELS = "labels.parquet"
 MOST = 20
 """Problems told of one shard; the rest are counted."""
 ROWS = 1 << 14
@@ -48,7 +47,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class _Job:
-    folder: Path
+    path: Path
     shard: ShardRecord
     features: tuple[str, ...]
     classes: int
@@ -66,13 +65,13 @@ class _Checked:
     checksum: np.ndarray
 
 
-def problems(folder: Path, *, workers: int | None = None, track: Track = silent) -> list[Problem]:
+def problems(version: Version, *, workers: int | None = None, track: Track = silent) -> list[Problem]:
     """What is wrong with a version, empty if nothing is: every byte is hashed, every image decoded, every label checked
-    against its shard, the manifest and labels.parquet. Raises BuildError if there is no readable manifest."""
-    manifest = read_manifest(folder)
-    found = list(_other_files(folder, manifest))
+    against its shard, the manifest and labels.parquet."""
+    manifest = version.manifest
+    found = list(_other_files(version))
     kind, features = kind_of(manifest.kind), tuple(manifest.features)
-    jobs = [_Job(folder, shard, features, len(manifest.classes), kind) for shard in manifest.shards]
+    jobs = [_Job(version.shard(shard), shard, features, len(manifest.classes), kind) for shard in manifest.shards]
     none = np.zeros(0, np.uint64)
     keys, checksums, lengths = [none], [none], []
     with track("verify", manifest.stored) as advance:
@@ -84,9 +83,9 @@ def problems(folder: Path, *, workers: int | None = None, track: Track = silent)
             advance(checked.samples)
     key, checksum = np.concatenate(keys), np.concatenate(checksums)
     shard = np.repeat(np.arange(len(jobs), dtype=np.int32), lengths)
-    found += _repeated(folder, manifest, key, shard)
+    found += _repeated(version, key, shard)
     if not found:
-        found += _compare_labels(folder, manifest, key, checksum, shard)
+        found += _compare_labels(version, key, checksum, shard)
     return found
 
 
@@ -95,13 +94,14 @@ def bad_shards(found: Sequence[Problem]) -> list[int]:
     return sorted({int(problem.shard.removesuffix(".tar").rpartition("-")[2]) for problem in found if problem.shard})
 
 
-def _other_files(folder: Path, manifest: Manifest) -> Iterator[Problem]:
-    for name, sha256 in manifest.files.items():
+def _other_files(version: Version) -> Iterator[Problem]:
+    folder, manifest = version.folder, version.manifest
+    for name in manifest.files:
         if not (folder / name).is_file():
             yield Problem(f"{name}: missing")
-        elif sha256_file(folder / name) != sha256:
+        elif not version.is_intact(name):
             yield Problem(f"{name}: its bytes are not those of the manifest")
-    known = {MANIFEST, CLAIM, *manifest.files, *(f"data/{shard.name}" for shard in manifest.shards)}
+    known = {MANIFEST, CLAIM, *manifest.files, *(f"{DATA}/{shard.name}" for shard in manifest.shards)}
     for path in sorted(folder.rglob("*")):
         below = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in below.parts)
@@ -110,7 +110,7 @@ def _other_files(folder: Path, manifest: Manifest) -> Iterator[Problem]:
 
 
 def _check_shard(job: _Job, stop: Event) -> _Checked:
-    path, shard = job.folder / "data" / job.shard.name, job.shard
+    path, shard = job.path, job.shard
     none = np.zeros(0, np.uint64)
     if not path.is_file():
         return _Checked([f"data/{shard.name}: missing"], 0, none, none)
@@ -170,29 +170,27 @@ def _hash(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
 
 
-def _repeated(folder: Path, manifest: Manifest, key: np.ndarray, shard: np.ndarray) -> Iterator[Problem]:
+def _repeated(version: Version, key: np.ndarray, shard: np.ndarray) -> Iterator[Problem]:
     """Keys that stand in several samples; they are no shard's own fault. Only the shards they are in are read again."""
     values, counts = np.unique(key, return_counts=True)
     twice = values[counts > 1]
     for number in np.unique(shard[np.isin(key, twice)]):
-        name = manifest.shards[number].name
+        record = version.manifest.shards[number]
         keys: list[str] = []
         with suppress(ShardError):  # told before
-            keys += (s.key for s in read_samples(folder / "data" / name) if _hash(s.key) in twice)
+            keys += (s.key for s in read_samples(version.shard(record)) if _hash(s.key) in twice)
         more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-        yield Problem(f"data/{name}: key {keys[0]}{more} stands in another sample too")
+        yield Problem(f"data/{record.name}: key {keys[0]}{more} stands in another sample too")
 
 
-def _compare_labels(
-    folder: Path, manifest: Manifest, key: np.ndarray, checksum: np.ndarray, shard: np.ndarray
-) -> Iterator[Problem]:
+def _compare_labels(version: Version, key: np.ndarray, checksum: np.ndarray, shard: np.ndarray) -> Iterator[Problem]:
     """Where labels.parquet and the shards tell different objects: each object of the table is taken off its image's
     checksum, which must leave nothing. Rows of images that are not in the version do not count."""
-    order = np.argsort(key)
+    manifest, order = version.manifest, np.argsort(key)
     ordered, left = key[order], checksum[order]
     kind = cut_kind(manifest.kind)
     try:
-        with pq.ParquetFile(folder / LABELS, read_dictionary=["key"]) as file:
+        with pq.ParquetFile(version.labels, read_dictionary=["key"]) as file:
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(ROWS, [group], ["key", *kind.columns], use_threads=False):
                     _take_off(batch, ordered, left, kind)

@@ -68,8 +68,8 @@ def run(*command: str) -> None:
 def measure(demo: Path) -> dict[str, object]:
     """Every figure of the table; the pool's truth and the test scenes are looked at here for the first time."""
     version = Store(demo / "store").version("digits")
-    figures = compare(demo / "runs", version, demo / "data" / "test.json", demo / "data" / "pool_truth.json")
-    return figures | {"version": f"digits@{version.name}"}
+    figures = compare(demo / "runs", version.folder, demo / "data" / "test.json", demo / "data" / "pool_truth.json")
+    return figures | {"version": version.ref}
 
 
 def report(result: dict[str, object], seed: int) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from builder.hub.remote import Version
-from builder.store.manifest import ShardRecord, read_manifest
+from builder.store.manifest import ShardRecord
+from builder.store.version import Version
 from builder.truth.records import Truth
 from students.augment.scene import S1, Augment
 from students.data.ahead import made_ahead
@@ -159,4 +159,4 @@ class JointBatches:
 
 
 def _opened(version: Path | Version) -> Version:
-    return version if isinstance(version, Version) else Version(version, read_manifest(version))
+    return version if isinstance(version, Version) else Version.open(version)

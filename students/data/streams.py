@@ -14,9 +14,9 @@ import numpy as np
 import orjson
 
 from builder.errors import BuildError
-from builder.hub.remote import Version
 from builder.store.manifest import ShardRecord
 from builder.store.shards import Member, read_bytes, read_samples
+from builder.store.version import Version
 from builder.truth.records import Truth, read_pixels
 from students.tasks.base import Task
 from teachers.images import FORMATS, ImageError, decode_rgb
@@ -90,7 +90,7 @@ class Pseudo:
         if not len(self):
             refs = ", ".join(version.ref for version in versions)
             raise LoaderError(f"{refs} holds no images: there is nothing to train on")
-        self._streamed = any(shard.version.origin for shard in self._shards)
+        self._streamed = any(shard.version.is_remote for shard in self._shards)
         self._last: tuple[tuple[int, int, int], np.ndarray] | None = None
         self._ahead = (0, 0)
 
@@ -193,7 +193,7 @@ def _shards(version: Version, classes: Sequence[str], task: Task) -> Iterator[_S
     told = sum(record.tombstones for record in manifest.shards) == len(
         removed
     )  # else a shard's images are to be counted
-    is_later = version.origin is not None and told
+    is_later = version.is_remote and told
     return (_Shard(version, record, positions, task.members, removed, is_later) for record in manifest.shards)
 
 

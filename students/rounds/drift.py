@@ -24,8 +24,9 @@ from builder.report.quality import groups
 from builder.rules.calibrator import Calibrator
 from builder.rules.keep import IOUS, Keep, class_map
 from builder.scan.pool import read_pool
-from builder.store.manifest import Manifest, read_manifest
+from builder.store.manifest import Manifest
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.versions.pairing import Rows, pair
 from teachers.base import VOID
 
@@ -33,34 +34,33 @@ BLOCK = 200_000
 """Kept objects, about, that are paired at a time."""
 
 
-def agreement(before: Path, now: Path, store: Store) -> float | None:
+def agreement(before: Version, now: Version, store: Store) -> float | None:
     """How far two versions of one pool agree, 0 to 1; None where there is nothing to compare. Classes go by name.
 
     Boxes and masks: 2 * pairs / (objects of both), where a pair are kept objects of a class on an image with an IoU of
     at least .5. Classes of images: the share of images, whether kept or not, of which both teachers say the same. Maps:
     the same of pixels. Raises BuildError for versions of two kinds, or if labels or predictions are gone.
     """
-    sides = read_manifest(before), read_manifest(now)
+    sides = before.manifest, now.manifest
     if sides[0].kind != sides[1].kind:
-        raise BuildError(f"{before} holds {sides[0].kind} labels and {now} {sides[1].kind} labels: compare one kind")
+        raise BuildError(
+            f"{before.folder} holds {sides[0].kind} labels and {now.folder} {sides[1].kind} labels: compare one kind"
+        )
     kind = kind_of(sides[0].kind)
     if kind.pixels:
         same, total = _of_maps(sides, store)
         return same / total if total else None
     with duckdb.connect(":memory:") as database:
-        tables = [
-            _labels(database, folder, manifest, _names(sides))
-            for folder, manifest in zip((before, now), sides, strict=True)
-        ]
+        tables = [_labels(database, version, _names(sides)) for version in (before, now)]
         return _of_images(*tables) if kind.single else _of_objects(*tables)
 
 
-def precision(version: Path, recipe: Recipe, store: Store) -> dict[str, Any] | None:
+def precision(version: Version, recipe: Recipe, store: Store) -> dict[str, Any] | None:
     """What `builder.evidence.holdout.measure` says of a version's thresholds on the `tune` half of its recipe's truth,
     which no threshold is solved on; None without truth. recipe: rooted."""
     if recipe.truth is None:
         return None
-    manifest = read_manifest(version)
+    manifest = version.manifest
     labels = load_labels(recipe.truth, store, written=recipe.truth.source, workers=None, track=silent)
     labels = with_outlines(labels, recipe.truth, manifest.kind)
     split = halves(labels, store.predictions / manifest.provenance.inputs.predictions, recipe.keep)
@@ -74,12 +74,10 @@ def _names(sides: Sequence[Manifest]) -> list[str]:
     return sorted({name for manifest in sides for name in manifest.classes})
 
 
-def _labels(
-    database: duckdb.DuckDBPyConnection, version: Path, manifest: Manifest, names: Sequence[str]
-) -> duckdb.DuckDBPyRelation:
+def _labels(database: duckdb.DuckDBPyConnection, version: Version, names: Sequence[str]) -> duckdb.DuckDBPyRelation:
     """The labels of a version that have a class, as they stand in it, and the class's position in `names`."""
-    table = database.read_parquet(glob.escape(str(version / "labels.parquet"))).filter("label >= 0")
-    codes = [names.index(name) for name in manifest.classes]
+    table = database.read_parquet(glob.escape(str(version.labels))).filter("label >= 0")
+    codes = [names.index(name) for name in version.manifest.classes]
     return table.project(f"*, ({codes}::INTEGER[])[label + 1] AS class")
 
 

@@ -123,7 +123,7 @@ def _claimed(out: Path, plan: Plan, store: Store, accelerator: Accelerator) -> I
     with ExitStack() as held:
         if accelerator.is_main_process:
             held.enter_context(locked(out / ".lock", f"run {out}", sweep=[out]))
-        if any(version.origin for version in plan.versions):
+        if any(version.is_remote for version in plan.versions):
             held.enter_context(store.in_use())  # or `gc` would take away what is fetched
         with accelerator.main_process_first():
             done = claim(out, plan.description)

@@ -12,10 +12,11 @@ import orjson
 import torch
 from torch import nn
 
-from builder.hub.remote import Version, open_version
+from builder.hub.remote import open_version
 from builder.store.files import sha256_file
 from builder.store.shards import read_bytes, read_samples
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.truth.read import read_truth
 from builder.truth.records import Truth, subset, truth_digest
 from students.data.loader import JointBatches
@@ -54,7 +55,7 @@ class Plan:
         with ThreadPoolExecutor() as threads:
             seen = set(threads.map(sha256_file, [image.path for image in self.truth.images]))
         for version in self.versions:
-            if not version.origin:
+            if not version.is_remote:
                 seen.update(*(_images_in(version.shard(record)) for record in version.manifest.shards))
         seen.update(read_meta(self.start)["trained_on"] if self.start else pretrained_on(self.config.pretrained))
         return frozenset(seen)
@@ -137,7 +138,7 @@ def _default(name: str) -> Any:
 def _described(version: Version) -> dict[str, Any]:
     manifest = version.manifest
     found = {"name": manifest.name, "version": manifest.version, "id": manifest.id}
-    return found | {"streamed": True} if version.origin else found  # in another order
+    return found | {"streamed": True} if version.is_remote else found  # in another order
 
 
 @cache

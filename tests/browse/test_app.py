@@ -19,9 +19,10 @@ from builder.browse.database import binaries, free_port
 from builder.browse.load import load
 from builder.build import build_pseudo
 from builder.cli.review import review
-from builder.hub.remote import Version, open_version
+from builder.hub.remote import open_version
 from builder.recipe.recipe import load_recipe
 from builder.store.store import Store
+from builder.store.version import Version
 from tests.helpers.pools import write_world
 
 playwright: Any = pytest.importorskip("playwright.sync_api")
@@ -136,12 +137,12 @@ def tag_first(opened: Opened, what: str, name: str) -> Any:
 def test_tags_that_are_clicked_come_back(opened: Opened) -> None:
     sample = tag_first(opened, "sample", "accept")
     kept = {one.tutelage_id for one in sample.pseudo.detections}
-    edited, keys = read_edits(opened.store, opened.version.folder, opened.version.manifest, "ann")
+    edited, keys = read_edits(opened.store, opened.version, "ann")
     assert keys == {sample.key: sample.sha256} and {one.id: one.verdict for one in edited} == dict.fromkeys(
         kept, "accept"
     )
     assert tag_first(opened, "label", "reject").key == sample.key  # of all fields that are shown
-    edited, keys = read_edits(opened.store, opened.version.folder, opened.version.manifest, "ann")
+    edited, keys = read_edits(opened.store, opened.version, "ann")
     ignored = {one.tutelage_id for one in sample.ignored.detections}
     assert keys == {sample.key: sample.sha256} and {one.id: one.verdict for one in edited} == dict.fromkeys(
         kept | ignored, "reject"
@@ -151,7 +152,7 @@ def test_tags_that_are_clicked_come_back(opened: Opened) -> None:
     )
     assert pulled.exit_code == 0, pulled.output
     assert json.loads(pulled.stdout)["new_version"] == "pets@v2"
-    rows = pq.read_table(opened.store.version("pets@v2") / "labels.parquet").to_pylist()
+    rows = pq.read_table(opened.store.version("pets@v2").labels).to_pylist()
     rejected = [row for row in rows if row["source"] == "human"]
     assert len(rejected) == len(kept | ignored)
     assert {(row["key"], row["outcome"], row["reason"]) for row in rejected} == {(sample.key, "dropped", "rejected")}

@@ -27,10 +27,11 @@ from builder.browse.load import load
 from builder.build import build_pseudo
 from builder.cli.review import review
 from builder.errors import BuildError
-from builder.hub.remote import Version, open_version
+from builder.hub.remote import open_version
 from builder.recipe.recipe import load_recipe
 from builder.store.shards import read_bytes, read_samples
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.versions.verify import problems
 from teachers.base import Detections, Prediction, TeacherOptions
 from teachers.images import decode_rgb
@@ -371,7 +372,7 @@ def test_images_without_a_kept_class_are_reviewed_in_the_app(world: World) -> No
     labels = {key: orjson.loads(data) for key, data in members(after, "json").items()}
     wanted = {first.key: first.ignored.label, second.key: second.ignored.label, third.key: other}
     assert {key: CLASSES[one["label"]] for key, one in labels.items() if one["source"] == "human"} == wanted
-    assert fourth.key not in labels and fifth.key not in labels and problems(after.folder) == []
+    assert fourth.key not in labels and fifth.key not in labels and problems(after) == []
     queued = json.loads(run(world, "queue", "unsure@v2", "--budget", "20", "--to", "app", "--dry-run", "--json").stdout)
     told = {first.key, second.key, third.key, fourth.key, fifth.key}
     assert queued["left_out"] == 5 and not told & {one["key"] for one in queued["images"]}

@@ -25,11 +25,12 @@ from builder.browse.load import load
 from builder.build import build_pseudo
 from builder.cli.browse import browse
 from builder.hub.publish import publish
-from builder.hub.remote import Version, open_version
+from builder.hub.remote import open_version
 from builder.recipe.recipe import load_recipe
 from builder.review.objects import Edited, overrides_of, shown_objects
 from builder.store.manifest import read_manifest
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.truth.read import read_truth
 from builder.truth.records import split
 from tests.helpers.hub_server import HubServer, use_hub
@@ -135,7 +136,7 @@ def test_every_object_is_that_of_labels_parquet(world: World, dataset: Any) -> N
         assert one.label == world.v1.manifest.classes[row["label"]]
         assert (one.confidence, one.calibrated) == (row["score"], row["calibrated"])
         assert (one.outcome, one.reason) == (row["outcome"], row["reason"])
-    assert {one.id for image in shown_objects(world.v1.folder) for one in image} == expected.keys()
+    assert {one.id for image in shown_objects(world.v1) for one in image} == expected.keys()
 
 
 def test_figures_of_an_image(world: World, dataset: Any) -> None:
@@ -373,9 +374,9 @@ def test_edits_come_back_as_what_they_say(
     world: World, dataset: Any, change: Callable[[Any, Any], None], actions: list[str]
 ) -> None:
     sample, before = edit(dataset, change, world.fo)
-    edited, keys = read_edits(world.store, world.v1.folder, world.v1.manifest, "ann")
+    edited, keys = read_edits(world.store, world.v1, "ann")
     assert keys == {sample.key: sample.sha256}
-    shown = [one for image in shown_objects(world.v1.folder, keys) for one in image]
+    shown = [one for image in shown_objects(world.v1, keys) for one in image]
     found = overrides_of(shown, edited, {sample.key: sample.sha256}, {sample.key: "ann"})
     expected = actions if change is not accept_image else ["accept"] * len(before)
     assert [one.action for one in found] == expected
@@ -389,9 +390,9 @@ def test_edits_come_back_as_what_they_say(
 
 
 def test_untouched_images_do_not_come_back(world: World, dataset: Any) -> None:
-    assert read_edits(world.store, world.v1.folder, world.v1.manifest, "ann") == ([], {})
+    assert read_edits(world.store, world.v1, "ann") == ([], {})
     dataset.match_tags("truth").tag_samples("accept")  # of another set: nothing of the version
-    assert read_edits(world.store, world.v1.folder, world.v1.manifest, "ann") == ([], {})
+    assert read_edits(world.store, world.v1, "ann") == ([], {})
 
 
 def test_of_an_image_in_two_datasets_the_last_touch_counts(world: World, dataset: Any) -> None:
@@ -400,7 +401,7 @@ def test_of_an_image_in_two_datasets_the_last_touch_counts(world: World, dataset
     other = both.match({"key": sample.key}).first()
     other["pseudo_v1"].detections[1].tags.append("accept")
     other.save()
-    edited, keys = read_edits(world.store, world.v1.folder, world.v1.manifest, "ann")
+    edited, keys = read_edits(world.store, world.v1, "ann")
     assert keys == {sample.key: sample.sha256}
     assert [(one.id, one.verdict) for one in edited if one.verdict] == [(before[1][0], "accept")]
     world.fo.delete_dataset(both.name)
@@ -417,7 +418,7 @@ def test_an_image_of_which_nothing_was_predicted_takes_what_is_drawn(tmp_path: P
     sample = next(s for s in loaded if not s.teacher.detections)
     draw(sample, world.fo)
     sample.save()
-    edited, keys = read_edits(store, version.folder, version.manifest, "ann")
+    edited, keys = read_edits(store, version, "ann")
     box = (16.0, 24.0, 48.0, 36.0)
     assert (edited, keys) == ([Edited(None, sample.key, "bird", box, None, "ann")], {sample.key: sample.sha256})
 
@@ -452,7 +453,7 @@ def test_a_version_on_the_hub_is_fetched_and_shown(
         sleep = time.sleep
         use_hub(monkeypatch, server.url, tmp_path / "home")
         monkeypatch.setattr("time.sleep", sleep)  # pymongo's threads sleep by it
-        publish(world.v1.folder, "org/pets")
+        publish(world.v1, "org/pets")
         store = Store(tmp_path / "store")
         name = load(world.fo, store, [open_version("hf://org/pets@v1", store)], reload=True)
     remote = world.fo.load_dataset(name)

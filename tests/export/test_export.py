@@ -28,6 +28,7 @@ from builder.export.voc import whole_pixels
 from builder.kinds import Format
 from builder.store.manifest import Manifest, ShardRecord, read_manifest, version_id, write_manifest
 from builder.store.shards import write_shard
+from builder.store.version import Version
 from builder.truth.coco import read_coco
 from builder.truth.read import read_truth
 from builder.truth.records import Truth, TruthError
@@ -124,7 +125,7 @@ def test_what_was_exported_is_read_back(
     version: Path, tmp_path: Path, format: Format, tolerance: float, counts: Exported
 ) -> None:
     out = tmp_path / "new" / "out"
-    assert export_version(version, out, format) == counts
+    assert export_version(Version.open(version), out, format) == counts
     truth = read_truth(out)
     for kept in (True, False) if format != "yolo" else (True,):
         ours, theirs = boxes(truth, kept=kept), expected(kept=kept)
@@ -138,12 +139,12 @@ def test_what_was_exported_is_read_back(
         sha256((version / "source" / i.name).read_bytes()).hexdigest() for i in IMAGES if "gone" not in i.key
     }
     assert [path.name for path in out.parent.iterdir()] == ["out"]
-    export_version(version, tmp_path / "again", format)
+    export_version(Version.open(version), tmp_path / "again", format)
     assert tree(out) == tree(tmp_path / "again")
 
 
 def test_coco_as_pycocotools_sees_it(version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    export_version(version, tmp_path / "out", "coco")
+    export_version(Version.open(version), tmp_path / "out", "coco")
     coco = COCO(str(tmp_path / "out" / "annotations.json"))
     assert [category["name"] for category in coco.loadCats([1, 2, 3])] == CLASSES
     notes = coco.loadAnns(coco.getAnnIds())
@@ -163,7 +164,7 @@ def test_coco_as_pycocotools_sees_it(version: Path, tmp_path: Path, capsys: pyte
 
 def test_yolo_by_its_formulas(version: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    export_version(version, out, "yolo")
+    export_version(Version.open(version), out, "yolo")
     assert yaml.safe_load((out / "data.yaml").read_text()) == {
         "train": "images", "val": "images", "nc": 3, "names": CLASSES,
     }  # fmt: skip
@@ -183,7 +184,7 @@ def test_yolo_by_its_formulas(version: Path, tmp_path: Path) -> None:
 
 def test_voc_as_torchvision_sees_it(version: Path, tmp_path: Path) -> None:
     root = tmp_path / "VOCdevkit" / "VOC2012"
-    export_version(version, root, "voc")
+    export_version(Version.open(version), root, "voc")
     data = VOCDetection(str(tmp_path), year="2012", image_set="train")
     pixels, target = data[0]
     annotation = target["annotation"]
@@ -219,7 +220,7 @@ def test_voc_corners_lie_inside_the_image_and_near_the_box(xywh: np.ndarray, wid
 def test_without_images_labels_name_those_of_the_source(version: Path, tmp_path: Path) -> None:
     for format in ("coco", "yolo", "voc"):
         out = tmp_path / format
-        assert export_version(version, out, format, images=False).images == 3
+        assert export_version(Version.open(version), out, format, images=False).images == 3
         assert not list(out.rglob("*.jpg"))
     truth = read_coco(tmp_path / "coco" / "annotations.json", version / "source")
     assert [image.name for image in truth.images] == [i.name for i in IMAGES if "gone" not in i.key]
@@ -238,7 +239,7 @@ def test_names_lead_nowhere_outside(version: Path, tmp_path: Path, name: str) ->
     write_shard(path, [("x-000000000001", [("jpg", b""), ("json", json.dumps(label).encode())])])
     for format in ("coco", "yolo", "voc"):
         with pytest.raises(BuildError, match="no path inside a folder"):
-            export_version(version, tmp_path / "out", format, images=False)
+            export_version(Version.open(version), tmp_path / "out", format, images=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["version"]
 
 
@@ -247,21 +248,21 @@ def test_what_cannot_be_exported_is_refused(version: Path, tmp_path: Path) -> No
     out.mkdir()
     (out / "mine.txt").touch()
     with pytest.raises(BuildError, match="is not empty"):
-        export_version(version, out, "coco")
+        export_version(Version.open(version), out, "coco")
     (out / "mine.txt").unlink()
     with pytest.raises(BuildError, match="cannot be exported to csv: give --format coco or yolo or voc"):
-        export_version(version, out, "csv")  # type: ignore[arg-type]
+        export_version(Version.open(version), out, "csv")  # type: ignore[arg-type]
     other = write_version(tmp_path / "maps", IMAGES, [], kind="semantic")
     with pytest.raises(BuildError, match="semantic labels"):
-        export_version(other, out, "coco")
+        export_version(Version.open(other), out, "coco")
     same = [replace(IMAGES[0], name="one.jpg"), replace(IMAGES[1], name="one.png"), *IMAGES[2:]]
     twins = write_version(tmp_path / "twins", same, [])
     with pytest.raises(BuildError, match=r"two images of .* would share labels/one\.txt"):
-        export_version(twins, out, "yolo", images=False)
+        export_version(Version.open(twins), out, "yolo", images=False)
     shard = version / "data" / "train-000001.tar"
     shard.write_bytes(shard.read_bytes()[:-600])
     with pytest.raises(BuildError, match="is damaged"):
-        export_version(version, out, "voc")
+        export_version(Version.open(version), out, "voc")
     assert list(out.iterdir()) == []
     assert not list(tmp_path.glob(".tmp-*"))
 
@@ -269,7 +270,7 @@ def test_what_cannot_be_exported_is_refused(version: Path, tmp_path: Path) -> No
 def test_an_empty_version_is_exported(tmp_path: Path) -> None:
     version = write_version(tmp_path / "version", IMAGES[:2], [image.key for image in IMAGES[:2]])
     for format in ("coco", "yolo", "voc"):
-        assert export_version(version, tmp_path / format, format).images == 0
+        assert export_version(Version.open(version), tmp_path / format, format).images == 0
     assert read_coco(tmp_path / "coco" / "annotations.json").images == []
 
 
@@ -288,7 +289,7 @@ def test_command(version: Path, tmp_path: Path) -> None:
 
 
 def test_kept_objects_of_removed_images_are_not_read(version: Path, tmp_path: Path) -> None:
-    export_version(write_version(tmp_path / "whole", IMAGES, []), tmp_path / "out", "coco")
+    export_version(Version.open(write_version(tmp_path / "whole", IMAGES, [])), tmp_path / "out", "coco")
     truth = read_coco(tmp_path / "out" / "annotations.json")
     assert [len(found) for found in read_kept(version, truth)] == [2, 0, 0, 1]
     assert [len(found) for found in read_kept(tmp_path / "whole", truth)] == [2, 0, 1, 1]

@@ -16,6 +16,7 @@ from builder.cli.hub import COMMANDS
 from builder.cli.main import main
 from builder.hub.publish import publish
 from builder.store.manifest import MANIFEST, read_manifest
+from builder.store.version import Version
 from tests.helpers.hub_server import READER, STRANGER, Fault, HubServer, requests_log, set_faults, state_of, use_hub
 from tests.helpers.pools import tree, write_images, write_recipe, write_results
 
@@ -44,7 +45,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch, HubServer.running(folder / "hub") as server:
         use_hub(patch, server.url, folder)
         for version in ("v1", "v2"):
-            publish(folder / "store/datasets/pets" / version, REPO)
+            publish(Version.open(folder / "store/datasets/pets" / version), REPO)
     return folder
 
 
@@ -279,7 +280,7 @@ def test_two_versions_of_the_same_bytes(published: Path, hub: Path, tmp_path: Pa
     run("build", published / "recipe.yaml", "--set", "teacher.license=mit", store=store)
     first, third = (store / "datasets/pets" / version for version in ("v1", "v3"))
     assert read_manifest(first).id == read_manifest(third).id and version_of(first) != version_of(third)
-    publish(third, REPO)
+    publish(Version.open(third), REPO)
     other = tmp_path / "other"
     for version in ("v1", "v3"):
         run("pull", f"{REPO}@{version}", store=other)

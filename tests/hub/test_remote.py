@@ -22,10 +22,11 @@ from click.testing import CliRunner
 from builder.cli.main import main
 from builder.export.as_truth import read_labels, version_truth
 from builder.hub.publish import publish
-from builder.hub.remote import Version, open_version
+from builder.hub.remote import RemoteVersion, open_version
 from builder.store.manifest import Manifest, ShardRecord, read_manifest, version_id, write_manifest
 from builder.store.shards import read_bytes, read_samples, write_shard
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.truth.coco import read_coco
 from builder.truth.records import Truth, TruthError
 from students.augment.scene import FIT
@@ -94,8 +95,8 @@ def published(tmp_path_factory: pytest.TempPathFactory, scenes: Truth) -> Path:
     write_scenes(folder / "gone", scenes, ("scene-4", "scene-17"))
     with pytest.MonkeyPatch.context() as patch, HubServer.running(folder / "hub") as server:
         use_hub(patch, server.url, folder)
-        publish(folder / "v1", "org/scenes")
-        publish(folder / "gone", "org/gone")
+        publish(Version.open(folder / "v1"), "org/scenes")
+        publish(Version.open(folder / "gone"), "org/gone")
     return folder
 
 
@@ -156,7 +157,7 @@ def test_a_file_is_fetched_once_and_checked(published: Path, hub: Path, tmp_path
     with pytest.raises(Exception, match=r"has no labels\.parquet"):
         version.file("labels.parquet")
     local = open_version(str(published / "v1"), store)
-    assert local.origin is None and local.shard(record) == published / "v1/data" / record.name
+    assert not local.is_remote and local.shard(record) == published / "v1/data" / record.name
 
 
 def test_shards_are_fetched_when_they_are_needed_and_each_image_is_seen_once(
@@ -212,7 +213,7 @@ def test_tombstones_are_skipped(labelled: Path, hub: Path, tmp_path: Path) -> No
     joint[0]
     assert 1 <= len(fetched(hub)) <= 2  # the manifest says how many images each shard has
     shards = [s.model_copy(update={"tombstones": 0}) for s in version.manifest.shards]
-    older = Version(version.folder, version.manifest.model_copy(update={"shards": shards}), version.origin)
+    older = RemoteVersion(version.folder, version.manifest.model_copy(update={"shards": shards}), version.origin)
     for kind in (joint, batches(labelled, older)):
         check_whole(kind)
     assert len(fetched(hub)) == SHARDS
@@ -272,7 +273,7 @@ def test_a_shard_with_other_samples_than_its_manifest_says(
 ) -> None:
     version = open_version(REF, Store(tmp_path))
     shards = [s.model_copy(update={"samples": 4}) for s in version.manifest.shards]
-    wrong = Version(version.folder, version.manifest.model_copy(update={"shards": shards}), version.origin)
+    wrong = RemoteVersion(version.folder, version.manifest.model_copy(update={"shards": shards}), version.origin)
     with pytest.raises(LoaderError, match="has not the 4 images its manifest states"):
         batches(labelled, wrong)[0]
 
@@ -345,7 +346,7 @@ def test_load_dataset_gives_the_shards_row_by_row(tmp_path: Path, monkeypatch: p
     with HubServer.running(tmp_path / "hub") as server:
         use_hub(monkeypatch, server.url, tmp_path)
         for version in ("v1", "v2"):
-            publish(tmp_path / "store/datasets/pets" / version, "org/pets")
+            publish(Version.open(tmp_path / "store/datasets/pets" / version), "org/pets")
         home = {
             "HF_ENDPOINT": server.url,
             "HF_HUB_DISABLE_XET": "1",

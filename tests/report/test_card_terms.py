@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from builder.cli.main import main
 from builder.report.card import card
-from builder.report.card_chart import CHART, MOST, classes_chart
+from builder.report.card_chart import MOST, classes_chart
 from builder.report.card_terms import LICENCES, licence_terms, size_category
 from builder.store.manifest import Manifest, read_manifest
+from builder.store.version import CHART
 from tests.helpers.pools import tree, write_images, write_recipe, write_results
 from tests.helpers.records import changed
 

@@ -18,7 +18,7 @@ from PIL import Image
 from builder.cli.main import main
 from builder.errors import BuildError
 from builder.report.borderline import CONTEXT, LEAST, MOST, TILE, closest, crops
-from builder.report.index import FILE, write_report
+from builder.report.index import write_report
 from builder.report.page import bar
 from builder.report.pictures import contact_sheet, draw_image
 from builder.report.quality import expected_quality, limits
@@ -26,6 +26,7 @@ from builder.rules.scores import BINS, PoolScores, cell
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.provenance import Group
 from builder.store.shards import read_bytes, read_samples
+from builder.store.version import REPORT, Version
 from builder.words import percent
 from tests.helpers.pools import CLASSES, write_images, write_recipe, write_results, write_world
 from tests.helpers.records import changed
@@ -76,7 +77,7 @@ class Page(HTMLParser):
 
 
 def read_page(folder: Path) -> Page:
-    return Page((folder / FILE).read_text())
+    return Page((folder / REPORT).read_text())
 
 
 def build(recipe: Path, store: Path, *options: str) -> Path:
@@ -85,9 +86,9 @@ def build(recipe: Path, store: Path, *options: str) -> Path:
     return store / "datasets" / "pets" / "v1"
 
 
-def scores_of(version: Path, manifest: Manifest) -> PoolScores:
+def scores_of(version: Version) -> PoolScores:
     """Counted from labels.parquet, which here holds no box that NMS or a cap took."""
-    table = pq.read_table(version / "labels.parquet")
+    manifest, table = version.manifest, pq.read_table(version.labels)
     label, score = table["label"].to_numpy().astype(np.int64), table["score"].to_numpy()
     classes = len(manifest.classes)
     counts = np.bincount(label * (BINS + 1) + cell(score), minlength=classes * (BINS + 1)).reshape(classes, -1)
@@ -127,11 +128,11 @@ def test_the_page_of_a_certified_version(certified: Path) -> None:
 
 def test_a_page_loads_nothing_and_every_picture_has_words(plain: Path, certified: Path) -> None:
     manifest = read_manifest(plain)
-    write_report(plain, manifest, scores_of(plain, manifest), None)
+    write_report(Version(plain, manifest), scores_of(Version(plain, manifest)), None)
     for version in (plain, certified):
         page = read_page(version)
         assert page.links and all(link.startswith("data:image/") for link in page.links)
-        assert "@import" not in (version / FILE).read_text() and "url(" not in (version / FILE).read_text()
+        assert "@import" not in (version / REPORT).read_text() and "url(" not in (version / REPORT).read_text()
         assert not page.tags & {"script", "link", "iframe"}
         assert all(len(image["alt"]) > 20 for image in page.images)
         for svg in page.pictures("image/svg+xml"):
@@ -149,13 +150,13 @@ def test_the_same_version_gives_the_same_page_and_the_manifest_knows_it(certifie
     again = build(
         write_world(tmp_path, pool=30, truth=120), tmp_path / "store", "--set", "keep.precision.on_low_support=fallback"
     )
-    assert (again / FILE).read_bytes() == (certified / FILE).read_bytes()
-    assert read_manifest(again).files[FILE] == sha256_file(again / FILE)
+    assert (again / REPORT).read_bytes() == (certified / REPORT).read_bytes()
+    assert read_manifest(again).files[REPORT] == sha256_file(again / REPORT)
 
 
 def test_a_page_without_labels_claims_nothing(plain: Path) -> None:
     manifest = read_manifest(plain)
-    write_report(plain, manifest, scores_of(plain, manifest), None)
+    write_report(Version(plain, manifest), scores_of(Version(plain, manifest)), None)
     page = read_page(plain)
     assert "Precision unknown" in page.said and "exchangeable" not in page.said
     assert "reliability" not in page.said and "unknown , ask before you share" in page.said
@@ -171,7 +172,7 @@ def test_names_are_text_not_markup(plain: Path) -> None:
     counts = dict(zip(classes, (manifest.per_class[c] for c in manifest.classes), strict=True))
     provenance = changed(manifest.provenance, thresholds=[Group(classes=classes, rule="score", threshold=0.5)])
     renamed = manifest.model_copy(update={"classes": classes, "per_class": counts, "provenance": provenance})
-    write_report(plain, renamed, scores_of(plain, renamed), None)
+    write_report(Version(plain, renamed), scores_of(Version(plain, renamed)), None)
     page = read_page(plain)
     assert "script" not in page.tags and name in page.said
 
@@ -185,7 +186,7 @@ def test_many_classes_and_nothing_kept_still_make_a_page(plain: Path) -> None:
         update={"classes": classes, "per_class": dict.fromkeys(classes, none), "provenance": provenance}
     )
     counts = np.ones((len(classes), BINS + 1), np.int64)
-    write_report(plain, wide, PoolScores(1, counts, counts, counts.sum(axis=1).astype(float)), None)
+    write_report(Version(plain, wide), PoolScores(1, counts, counts, counts.sum(axis=1).astype(float)), None)
     page = read_page(plain)
     assert f"{len(classes) - 12} more classes" in page.said and "nothing kept" in page.said
     assert len(page.pictures("image/svg+xml")) == 12 and "Borderline" not in page.said
@@ -203,7 +204,7 @@ def by_hand(version: Path, manifest: Manifest) -> dict[tuple[str, str], list[flo
 
 def test_the_closest_boxes_are_chosen_and_spread_over_classes(plain: Path) -> None:
     manifest = read_manifest(plain)
-    chosen, expected = closest(plain, manifest), by_hand(plain, manifest)
+    chosen, expected = closest(Version(plain, manifest)), by_hand(plain, manifest)
     assert len(chosen) == MOST and sum(one.outcome == "kept" for one in chosen) == MOST // 2
     for (name, outcome), scores in expected.items():
         mine = [c.confidence for c in chosen if (manifest.classes[c.label], c.outcome) == (name, outcome)]
@@ -215,8 +216,8 @@ def test_the_choice_depends_on_no_row_order(plain: Path, tmp_path: Path) -> None
     table = pq.read_table(plain / "labels.parquet")
     order = np.random.default_rng(3).permutation(len(table))
     pq.write_table(table.take(pa.array(order)), tmp_path / "labels.parquet")
-    boxes = [(c.key, c.label, c.outcome, c.box) for c in closest(plain, manifest)]
-    assert boxes == [(c.key, c.label, c.outcome, c.box) for c in closest(tmp_path, manifest)]
+    boxes = [(c.key, c.label, c.outcome, c.box) for c in closest(Version(plain, manifest))]
+    assert boxes == [(c.key, c.label, c.outcome, c.box) for c in closest(Version(tmp_path, manifest))]
 
 
 def samples(version: Path, manifest: Manifest) -> dict[str, tuple[int, bytes]]:
@@ -231,9 +232,9 @@ def samples(version: Path, manifest: Manifest) -> dict[str, tuple[int, bytes]]:
 
 def test_crops_show_the_box_in_its_image(plain: Path) -> None:
     manifest = read_manifest(plain)
-    boxes, found = closest(plain, manifest), samples(plain, manifest)
+    boxes, found = closest(Version(plain, manifest)), samples(plain, manifest)
     assert len({found[box.key][0] for box in boxes}) > 1 < len(manifest.shards)
-    for box, tile in zip(boxes, crops(plain, manifest, boxes), strict=True):
+    for box, tile in zip(boxes, crops(Version(plain, manifest), boxes), strict=True):
         number, data = found[box.key]
         assert number in box.shards and len(box.shards) <= 2 and tile is not None
         x1, y1, x2, y2 = box.box
@@ -249,35 +250,35 @@ def test_crops_show_the_box_in_its_image(plain: Path) -> None:
 
 def test_tombstones_are_not_shown(plain: Path, tmp_path: Path) -> None:
     manifest = read_manifest(plain)
-    gone = sorted({box.key for box in closest(plain, manifest)})
+    gone = sorted({box.key for box in closest(Version(plain, manifest))})
     later = manifest.model_copy(update={"tombstones": gone})
-    assert not {box.key for box in closest(plain, later)} & {*gone}
+    assert not {box.key for box in closest(Version(plain, later))} & {*gone}
     everything = manifest.model_copy(update={"tombstones": sorted(samples(plain, manifest))})
-    assert closest(plain, everything) == []
+    assert closest(Version(plain, everything)) == []
     with pytest.raises(BuildError, match="no images to draw"):
-        contact_sheet(plain, everything, tmp_path / "sheet.png")
-    contact_sheet(plain, manifest, tmp_path / "all.png", images=40)
-    contact_sheet(plain, later, tmp_path / "some.png", images=40)
+        contact_sheet(Version(plain, everything), tmp_path / "sheet.png")
+    contact_sheet(Version(plain, manifest), tmp_path / "all.png", images=40)
+    contact_sheet(Version(plain, later), tmp_path / "some.png", images=40)
     heights = []
     for name in ("some.png", "all.png"):
         with Image.open(tmp_path / name) as sheet:
             heights.append(sheet.height)
     assert heights[0] < heights[1]
     with pytest.raises(BuildError, match="was removed"):
-        draw_image(plain, later, gone[0], tmp_path / "one.png")
+        draw_image(Version(plain, later), gone[0], tmp_path / "one.png")
 
 
 def test_one_image_with_all_its_boxes(plain: Path, tmp_path: Path) -> None:
     manifest = read_manifest(plain)
-    box = next(one for one in closest(plain, manifest) if one.outcome == "kept")
-    draw_image(plain, manifest, box.key, tmp_path / "one.png")
+    box = next(one for one in closest(Version(plain, manifest)) if one.outcome == "kept")
+    draw_image(Version(plain, manifest), box.key, tmp_path / "one.png")
     with Image.open(tmp_path / "one.png") as picture:
         assert picture.width == 640 and picture.height > 480
         _, top, right, bottom = box.box
         colours = {picture.getpixel((round(right), round(y))) for y in np.linspace(top + 3, bottom - 3, 9)}
     assert (0, 158, 115) in colours
     with pytest.raises(BuildError, match="no image 'nowhere'"):
-        draw_image(plain, manifest, "nowhere", tmp_path / "none.png")
+        draw_image(Version(plain, manifest), "nowhere", tmp_path / "none.png")
 
 
 def test_ignored_boxes_of_images_left_out_are_not_looked_for(tmp_path: Path) -> None:
@@ -286,8 +287,8 @@ def test_ignored_boxes_of_images_left_out_are_not_looked_for(tmp_path: Path) -> 
     version = build(recipe, tmp_path / "store", "--no-report")
     manifest = read_manifest(version)
     assert manifest.images["empty"] > 4
-    boxes = closest(version, manifest)
-    assert boxes and all(crops(version, manifest, boxes))
+    boxes = closest(Version(version, manifest))
+    assert boxes and all(crops(Version(version, manifest), boxes))
 
 
 @pytest.mark.parametrize(

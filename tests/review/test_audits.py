@@ -19,6 +19,7 @@ from builder.review.audits import Audit, Audited, Bin, Drawn, Verdict, draw, jud
 from builder.review.objects import Edited, shown_objects
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.store import Store
+from builder.store.version import Version
 from tests.helpers.reviewed import copied, make_store
 
 
@@ -33,7 +34,7 @@ def store(made: Path, tmp_path: Path) -> Store:
 
 
 def version(store: Store) -> tuple[Path, Manifest]:
-    folder = store.version("pets")
+    folder = store.version("pets").folder
     return folder, read_manifest(folder)
 
 
@@ -76,8 +77,8 @@ def test_too_few_are_joined_or_refused() -> None:
 
 def test_what_is_drawn_is_kept_once_and_its_probability_is_recorded(store: Store) -> None:
     folder, manifest = version(store)
-    found = draw(folder, manifest, 30, seed=3)
-    shown = {one.id: one for some in shown_objects(folder) for one in some}
+    found = draw(Version(folder, manifest), 30, seed=3)
+    shown = {one.id: one for some in shown_objects(Version(folder, manifest)) for one in some}
     assert len({item.id for item in found.items}) == len(found.items) == 30
     counts = Counter(item.stratum for item in found.items)
     for one in found.bins:
@@ -94,19 +95,19 @@ def test_what_is_drawn_is_kept_once_and_its_probability_is_recorded(store: Store
 
 def test_the_seed_decides_and_the_order_of_rows_does_not(store: Store) -> None:
     folder, manifest = version(store)
-    first = draw(folder, manifest, 30, seed=3)
-    assert draw(folder, manifest, 30, seed=3) == first != draw(folder, manifest, 30, seed=4)
+    first = draw(Version(folder, manifest), 30, seed=3)
+    assert draw(Version(folder, manifest), 30, seed=3) == first != draw(Version(folder, manifest), 30, seed=4)
     table = pq.read_table(folder / "labels.parquet")
     keys = np.array(table["key"].to_pylist())
     order = np.lexsort((np.arange(len(keys)), [list(dict.fromkeys(keys)).index(key) * -1 for key in keys]))
     pq.write_table(table.take(order), folder / "labels.parquet")  # images the other way round
-    assert draw(folder, manifest, 30, seed=3) == first
+    assert draw(Version(folder, manifest), 30, seed=3) == first
 
 
 def test_every_object_is_drawn_as_often_as_its_probability_says(store: Store) -> None:
     folder, manifest = version(store)
     rounds = 60
-    found = [draw(folder, manifest, 24, seed=seed) for seed in range(rounds)]
+    found = [draw(Version(folder, manifest), 24, seed=seed) for seed in range(rounds)]
     counts = Counter(item.id for one in found for item in one.items)
     expected = found[0].items[0].probability * rounds  # strata are of nearly equal size: about the same for all
     assert len(counts) == manifest.kept  # all have come up
@@ -115,7 +116,7 @@ def test_every_object_is_drawn_as_often_as_its_probability_says(store: Store) ->
 
 def test_tombstoned_objects_are_not_drawn(store: Store) -> None:
     folder, manifest = version(store)
-    whole = draw(folder, manifest, 10_000)
+    whole = draw(Version(folder, manifest), 10_000)
     key = whole.items[0].key
     rest = draw(folder, manifest.model_copy(update={"tombstones": [key]}), 10_000)
     assert [item.id for item in rest.items] == [item.id for item in whole.items if item.key != key]
@@ -166,7 +167,7 @@ def test_what_counts_as_a_verdict(
 
 def test_the_estimate_is_that_of_the_strata_and_only_once_all_have_a_verdict(store: Store) -> None:
     folder, manifest = version(store)
-    drawn = draw(folder, manifest, 20)
+    drawn = draw(Version(folder, manifest), 20)
     path = audits.save(store, drawn)
     assert path == store.root / "reviews/pets/audits" / f"{manifest.id[:12]}-{drawn.name[13:]}.json"
     before = path.read_bytes()
@@ -198,7 +199,7 @@ def test_the_estimate_is_that_of_the_strata_and_only_once_all_have_a_verdict(sto
 def test_the_largest_finished_audit_is_the_latest(store: Store) -> None:
     folder, manifest = version(store)
     for count, finished in ((12, True), (20, True), (30, False)):
-        audits.save(store, drawn := draw(folder, manifest, count))
+        audits.save(store, drawn := draw(Version(folder, manifest), count))
         if finished:
             verdicts = {item.id: True for item in drawn.items}
             audits.record(store, Audited(drawn, {}, None), verdicts, dict.fromkeys(verdicts, "ann"))
@@ -210,7 +211,7 @@ def test_the_largest_finished_audit_is_the_latest(store: Store) -> None:
 
 def test_an_audit_of_everything_is_certain(store: Store) -> None:
     folder, manifest = version(store)
-    audits.save(store, drawn := draw(folder, manifest, 10_000))
+    audits.save(store, drawn := draw(Version(folder, manifest), 10_000))
     verdicts = {item.id: n > 0 for n, item in enumerate(drawn.items)}
     done = audits.record(store, Audited(drawn, {}, None), verdicts, dict.fromkeys(verdicts, "ann"))
     share = 1 - 1 / manifest.kept
@@ -225,7 +226,7 @@ def test_an_audit_of_everything_is_certain(store: Store) -> None:
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"verdicts": {"a#0": 1}}', b'{"verdicts": 3}'])
 def test_a_damaged_audit_is_told_in_a_sentence(store: Store, suffix: str, data: bytes) -> None:
     folder, manifest = version(store)
-    path = audits.save(store, draw(folder, manifest, 20))
+    path = audits.save(store, draw(Version(folder, manifest), 20))
     path.with_suffix(suffix).write_bytes(data)
     with pytest.raises(BuildError, match=r"json is damaged .*: remove it") as caught:
         audits.read(store, manifest)
@@ -236,4 +237,4 @@ def test_labels_that_cannot_be_read_are_told_in_a_sentence(store: Store) -> None
     folder, manifest = version(store)
     (folder / "labels.parquet").write_bytes(b"PAR1")
     with pytest.raises(BuildError, match=r"cannot be read .*verify --repair"):
-        draw(folder, manifest, 20)
+        draw(Version(folder, manifest), 20)

@@ -19,9 +19,10 @@ from builder.review import audits
 from builder.review.objects import Edited, Shown, shown_objects
 from builder.review.pull import login_name
 from builder.rules.overrides import read_overrides
-from builder.store.manifest import Manifest, read_manifest
+from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes, read_samples
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.versions.media import file_name
 from tests.helpers.pools import tree
 from tests.helpers.reviewed import copied, make_store
@@ -54,7 +55,7 @@ def refused(store: Store, *arguments: object, code: int = 1) -> str:
 
 
 def version(store: Store, ref: str = "pets@v1") -> tuple[Path, Manifest]:
-    return (folder := store.version(ref)), read_manifest(folder)
+    return (found := store.version(ref)).folder, found.manifest
 
 
 def labels(store: Store, ref: str) -> dict[str, list[tuple[str, tuple[float, ...], str]]]:
@@ -122,7 +123,7 @@ def test_images_from_elsewhere_are_not_copied(store: Store, tmp_path: Path) -> N
 
 
 def test_ignored_boxes_are_shown_if_asked_for(store: Store, tmp_path: Path) -> None:
-    outcomes = {one.id: one.outcome for some in shown_objects(version(store)[0]) for one in some}
+    outcomes = {one.id: one.outcome for some in shown_objects(Version.open(version(store)[0])) for one in some}
     for more, expected in (([], {"kept"}), (["--ignored"], {"kept", "ignored"})):
         out = tmp_path / f"queue{len(more)}.json"
         run_json(store, "queue", "pets", "--to", "labelstudio", "--out", out, *more)
@@ -161,7 +162,7 @@ def edited_export(store: Store, tmp_path: Path) -> tuple[Path, dict[str, Shown]]
     out = tmp_path / "queue.json"
     run_json(store, "queue", "pets", "--to", "labelstudio", "--out", out)
     path, tasks = submitted(out, tmp_path)
-    shown = {one.id: one for some in shown_objects(version(store)[0]) for one in some}
+    shown = {one.id: one for some in shown_objects(Version.open(version(store)[0])) for one in some}
     at = [(task, region) for task in tasks for region in task["annotations"][0]["result"]]
     chosen = {}
     for (task, region), action in zip(at, ("reject", "relabel", "move", "accept", "add"), strict=False):
@@ -380,11 +381,11 @@ def test_edits_of_the_app(store: Store, monkeypatch: pytest.MonkeyPatch) -> None
     """The App itself is tested in test_viewer and test_browser; here what becomes of what it gives back."""
     folder, manifest = version(store)
     drawn = run_json(store, "queue", "pets", "--audit", 10)
-    shown = [some for some in shown_objects(folder) if any(one.outcome == "kept" for one in some)]
+    shown = [some for some in shown_objects(Version.open(folder)) if any(one.outcome == "kept" for one in some)]
     audited = {item["id"] for item in drawn["items"]}
 
     def read_edits(*arguments: object, **more: object) -> tuple[list[Edited], dict[str, str]]:
-        assert arguments[:3] == (arguments[0], folder, manifest) and arguments[3] == "ann"
+        assert arguments[1:] == (Version(folder, manifest), "ann")
         kept = [one for some in shown for one in some if one.outcome == "kept"]
         verdict = {one.id: "accept" if one.id in audited else None for one in kept}
         back = [Edited(one.id, one.key, one.label, one.box, verdict[one.id], "ann") for one in kept[1:]]  # type: ignore[arg-type]

@@ -28,6 +28,7 @@ from builder.review.read import read_annotations
 from builder.rules.overrides import Box, Override
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.versions.media import extracted, images_of
 from tests.helpers.reviewed import make_store
 
@@ -37,13 +38,13 @@ ANN = "ann"
 class World:
     def __init__(self, store: Path) -> None:
         self.store = Store(store)
-        self.folder = self.store.version("pets")
+        self.folder = self.store.version("pets").folder
         self.manifest: Manifest = read_manifest(self.folder)
-        self.keys = [image.key for image in images_of(self.folder, self.manifest)]
-        self.tasks: list[Task] = list(tasks(self.folder, self.manifest, self.keys, ("kept",)))
+        self.keys = [image.key for image in images_of(Version(self.folder, self.manifest))]
+        self.tasks: list[Task] = list(tasks(Version(self.folder, self.manifest), self.keys, ("kept",)))
 
     def returned(self, path: Path) -> Returned:
-        return collect(read_annotations(path, ANN), self.folder, self.manifest)
+        return collect(read_annotations(path, ANN), Version(self.folder, self.manifest))
 
     def overrides(self, path: Path) -> list[Override]:
         found = self.returned(path)
@@ -276,7 +277,9 @@ def test_a_copied_box_is_a_new_one(world: World, kind: str, first: bool, tmp_pat
 def test_a_box_drawn_over_one_that_was_not_shown_is_new(world: World, kind: str, tmp_path: Path) -> None:
     """However alike, nobody can have meant the dropped object, which they did not see."""
     regions = Regions(world, kind)
-    every = (some for task in tasks(world.folder, world.manifest, world.keys, ("dropped",)) for some in task.objects)
+    every = (
+        some for task in tasks(Version(world.folder, world.manifest), world.keys, ("dropped",)) for some in task.objects
+    )
     one = next(every)
     image = next(n for n, task in enumerate(world.tasks) if task.image.key == one.key)
     regions.draw(image, one.label, one.box)
@@ -536,7 +539,7 @@ def test_files_are_written_whole_or_not_at_all(world: World, tmp_path: Path) -> 
         write_out(out, broken(), "jpg", write, settings, images=True)
     assert list(tmp_path.iterdir()) == []
     assert write_out(out, world.tasks[:5], "jpg", write, settings, images=True) == 5
-    original = extracted(world.store, world.folder, world.manifest)
+    original = extracted(world.store, Version(world.folder, world.manifest))
     urls = [task["data"]["image"] for task in orjson.loads(out.read_bytes())]
     for url, task in zip(urls, world.tasks, strict=False):  # the document root is the folder of the file
         path = tmp_path / url.removeprefix("/data/local-files/?d=")
@@ -568,10 +571,10 @@ def test_class_names_that_xml_must_escape_or_cannot_hold() -> None:
 
 def test_tasks_are_a_stream(world: World) -> None:
     """The first task is there before the last shard was looked at."""
-    some = tasks(world.folder, world.manifest, world.keys, ("kept", "ignored"))
+    some = tasks(Version(world.folder, world.manifest), world.keys, ("kept", "ignored"))
     assert next(some).image.key == world.keys[0]
     with pytest.raises(BuildError, match=r"image nowhere is not where it should be"):
-        list(tasks(world.folder, world.manifest, ["nowhere"], ("kept",)))
+        list(tasks(Version(world.folder, world.manifest), ["nowhere"], ("kept",)))
 
 
 # --- other programs as witnesses ---------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from builder.store.files import sha256_file
 from builder.store.manifest import read_manifest, write_manifest
 from builder.store.shards import read_bytes, read_samples
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.versions.verify import problems
 from tests.helpers.pools import CLASSES, tree, write_images, write_recipe, write_results, write_world
 
@@ -244,7 +245,7 @@ def test_a_build_takes_what_people_said(world: Path) -> None:
     assert (manifest.kept, manifest.ignored) == (10 + 2 + 2, 11)
     rows = pq.read_table(path / "labels.parquet").to_pylist()
     assert Counter(row["source"] for row in rows) == {"teacher": 32, "human": 5}
-    assert not problems(path)
+    assert not problems(Version.open(path))
 
 
 def test_a_store_that_nobody_reviewed_says_so(world: Path) -> None:
@@ -258,7 +259,7 @@ def test_a_store_that_nobody_reviewed_says_so(world: Path) -> None:
 def test_the_next_version_takes_thresholds_and_untouched_shards_over(world: Path) -> None:
     review(world)
     store = Store(world / "store")
-    made = new_version(store, version(world, 1), 1, report=False)
+    made = new_version(store, Version.open(version(world, 1)), 1, report=False)
     first, path = version(world, 1), made.folder
     assert path == version(world, 2) and objects(path, "image_00001.jpg") == IMAGE1
     shared = [os.path.samefile(first / "data" / s.name, path / "data" / s.name) for s in made.manifest.shards]
@@ -268,7 +269,7 @@ def test_the_next_version_takes_thresholds_and_untouched_shards_over(world: Path
     assert run("verify", "pets@v2", store=world / "store").exit_code == 0
     sha = labels(path)["image_00000.jpg"]["sha256"]
     add_overrides(store, "pets", [Override(sha, DOG, "relabel", "bird", None, "bob", "dog")])
-    again = new_version(store, path, 1, report=False)
+    again = new_version(store, Version.open(path), 1, report=False)
     assert again.folder == version(world, 3)
     assert objects(again.folder, "image_00000.jpg")[0] == ("bird", "human", False, list(DOG))
     assert objects(again.folder, "image_00001.jpg") == IMAGE1
@@ -313,7 +314,7 @@ def test_an_image_whose_only_objects_people_added_or_refused(world: Path) -> Non
     assert list(labels(path)) == ["image_00003.jpg"]
     add_overrides(Store(world / "store"), "pets", [Override(sha, CAT, "reject", "cat", None, "ann")])
     path = build(world, "--set", "images.drop_empty=true")
-    assert len(labels(path)) == 12 and not problems(path)
+    assert len(labels(path)) == 12 and not problems(Version.open(path))
 
 
 @pytest.mark.parametrize("gone", ["overrides.json", "labels.parquet", "data/train-000000.tar", "README.md"])
@@ -378,7 +379,7 @@ def test_what_people_said_of_a_removed_image_is_not_counted(world: Path) -> None
     (world / "pool" / "image_00000.jpg").unlink()
     path = build(world, "--set", "parent=pets@v2")
     manifest = read_manifest(path)
-    assert len(manifest.tombstones) == 1 and not problems(path)
+    assert len(manifest.tombstones) == 1 and not problems(Version.open(path))
     assert os.path.samefile(version(world, 2) / "data" / "train-000000.tar", path / "data" / "train-000000.tar")
     said = manifest.provenance.overrides
     assert (said.applied, said.elsewhere, manifest.objects["added"]) == (2, 4, 0)
@@ -393,7 +394,7 @@ def test_a_version_that_cannot_be_cut_again_gets_one_sentence(world: Path, lost:
     else:
         shutil.rmtree(world / "store" / lost)
     with pytest.raises(BuildError) as error:
-        new_version(Store(world / "store"), path, 1)
+        new_version(Store(world / "store"), Version.open(path), 1)
     assert "\n" not in str(error.value)
     assert ("no version of" if lost == "folder" else "cannot be cut again here") in str(error.value)
     assert not version(world, 2).exists()
@@ -402,23 +403,25 @@ def test_a_version_that_cannot_be_cut_again_gets_one_sentence(world: Path, lost:
 def test_certified_thresholds_and_calibration_are_taken_over(tmp_path: Path) -> None:
     write_world(tmp_path, pool=20, truth=150)
     first = read_manifest(build(tmp_path, "--set", "keep.calibration=temperature"))
-    (some, *_) = shown_objects(version(tmp_path, 1))
+    (some, *_) = shown_objects(Version.open(version(tmp_path, 1)))
     kept = next(one for one in some if one.outcome != "kept")
     store = Store(tmp_path / "store")
     add_overrides(store, "pets", [Override(kept.sha256, kept.box, "accept", kept.label, None, "ann")])
-    made = new_version(store, version(tmp_path, 1), 1, report=False).manifest
+    made = new_version(store, Version.open(version(tmp_path, 1)), 1, report=False).manifest
     for name in ("thresholds", "calibration", "truth"):
         assert getattr(made.provenance, name) == getattr(first.provenance, name)
     assert made.provenance.overrides.applied == 1 and made.kept == first.kept + 1
-    again = next(one for image in shown_objects(version(tmp_path, 2)) for one in image if one.id == kept.id)
+    again = next(
+        one for image in shown_objects(Version.open(version(tmp_path, 2))) for one in image if one.id == kept.id
+    )
     assert (again.outcome, again.score) == ("kept", kept.score)
-    assert not problems(version(tmp_path, 2))
+    assert not problems(Version.open(version(tmp_path, 2)))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 1 << 16])
 def test_what_is_shown_is_what_labels_say(built: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     monkeypatch.setattr("builder.review.objects.BATCH", batch)
-    images = list(shown_objects(version(built, 1)))
+    images = list(shown_objects(Version.open(version(built, 1))))
     said = labels(version(built, 1))
     hashes = {label["key"]: label["sha256"] for label in said.values()}
     assert [image[0].key for image in images] == list(hashes)
@@ -429,12 +432,12 @@ def test_what_is_shown_is_what_labels_say(built: Path, monkeypatch: pytest.Monke
         assert [one.box for one in image] == [CAT, DOG, WEAK]
         assert [one.label for one in image] == ["cat", "dog", "cat"]
     few = sorted(hashes)[:3]
-    assert sorted(image[0].key for image in shown_objects(version(built, 1), few)) == few
+    assert sorted(image[0].key for image in shown_objects(Version.open(version(built, 1)), few)) == few
 
 
 def test_a_round_of_review_gives_what_was_said(world: Path) -> None:
     """Shown, edited by somebody, pulled, cut again, shown: what is shown then is what they left."""
-    shown = [one for image in shown_objects(version(world, 1)) for one in image]
+    shown = [one for image in shown_objects(Version.open(version(world, 1))) for one in image]
     first = shown[0].key
     edited = [
         Edited(one.id, one.key, "bird", MOVED, None, "ann")
@@ -445,8 +448,8 @@ def test_a_round_of_review_gives_what_was_said(world: Path) -> None:
     said = overrides_of(shown, edited, {first: shown[0].sha256}, {first: "ann"})
     store = Store(world / "store")
     add_overrides(store, "pets", said, CLASSES)
-    path = new_version(store, version(world, 1), 1, report=False).folder
-    again = next(image for image in shown_objects(path) if image[0].key == first)
+    path = new_version(store, Version.open(version(world, 1)), 1, report=False).folder
+    again = next(image for image in shown_objects(Version.open(path)) if image[0].key == first)
     left = [(one.label, one.box) for one in again if one.outcome == "kept"]
     assert left == [("bird", MOVED), ("dog", NEW)]
     unchanged = [Edited(one.id, one.key, one.label, one.box, None, "ann") for one in again]
@@ -464,7 +467,7 @@ def test_verify_holds_sources_against_each_other(world: Path) -> None:
     manifest = read_manifest(path)
     files = manifest.files | {"labels.parquet": sha256_file(path / "labels.parquet")}
     write_manifest(path, manifest.model_copy(update={"files": files}))
-    assert [one.what for one in problems(path)] == [
+    assert [one.what for one in problems(Version.open(path))] == [
         "labels.parquet: the objects of 2 images are not those of data/train-000000.tar"
     ]
 

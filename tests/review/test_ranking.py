@@ -17,6 +17,7 @@ from builder.review.ranking import NEAR, Candidate, candidates, diverse, rank
 from builder.scan.dhash import BITS
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.store import Store
+from builder.store.version import Version
 from tests.helpers.reviewed import copied, make_store
 
 
@@ -31,7 +32,7 @@ def store(made: Path, tmp_path: Path) -> Store:
 
 
 def version(store: Store, ref: str = "pets@v2") -> tuple[Path, Manifest]:
-    folder = store.version(ref)
+    folder = store.version(ref).folder
     return folder, read_manifest(folder)
 
 
@@ -54,22 +55,22 @@ def by_hand(folder: Path, manifest: Manifest) -> dict[str, tuple[float, float]]:
 
 def test_the_figures_are_those_of_a_sum_by_hand(store: Store) -> None:
     folder, manifest = version(store, "pets@v1")  # the first: it disagrees with nothing
-    found = candidates(store, folder, manifest, 100)
+    found = candidates(store, Version(folder, manifest), 100)
     expected = by_hand(folder, manifest)
     assert {one.key for one in found} == {key for key, parts in expected.items() if sum(parts) > 0}
     for one in found:
         assert (one.near, one.rare) == pytest.approx(expected[one.key], abs=1e-4)
         assert one.disagreement == 0 and one.gain == pytest.approx(one.near + one.rare)
     assert [one.gain for one in found] == sorted((one.gain for one in found), reverse=True)
-    assert candidates(store, folder, manifest, 3) == found[:3]
+    assert candidates(store, Version(folder, manifest), 3) == found[:3]
 
 
 def test_disagreement_counts_what_changed_since_the_version_before(store: Store) -> None:
     from builder.versions.diff import diff
 
     folder, manifest = version(store)
-    changed = diff(store.version("pets@v1"), folder, limit=100).most_changed
-    images = candidates(store, folder, manifest, 100)
+    changed = diff(store.version("pets@v1"), Version(folder, manifest), limit=100).most_changed
+    images = candidates(store, Version(folder, manifest), 100)
     found = {one.key: one.disagreement for one in images}
     assert any(found.values())
     assert all(one.gain == pytest.approx(one.near + one.rare + one.disagreement) for one in images)
@@ -82,13 +83,13 @@ def test_row_order_and_a_missing_pool_decide_nothing(store: Store, made: Path, t
     import shutil
 
     folder, manifest = version(store)
-    first = rank(store, folder, manifest, 6)
+    first = rank(store, Version(folder, manifest), 6)
     assert len(first) == 6 and len({one.key for one in first}) == 6
     table = pq.read_table(folder / "labels.parquet")
     pq.write_table(table.take(np.random.default_rng(0).permutation(table.num_rows)), folder / "labels.parquet")
-    assert rank(store, folder, manifest, 6) == first
+    assert rank(store, Version(folder, manifest), 6) == first
     shutil.rmtree(store.pools)  # as after a pull from the Hub: hashes come from the images themselves
-    assert rank(store, folder, manifest, 6) == first
+    assert rank(store, Version(folder, manifest), 6) == first
 
 
 def test_agreement_of_an_ensemble_is_used(store: Store) -> None:
@@ -96,7 +97,7 @@ def test_agreement_of_an_ensemble_is_used(store: Store) -> None:
     table = pq.read_table(folder / "labels.parquet")
     agree = np.where(np.array(table["key"].to_pylist()) == table["key"][0].as_py(), 1, 4).astype(np.int16)
     pq.write_table(table.append_column("agree", [agree]), folder / "labels.parquet")
-    found = {one.key: one.disagreement for one in candidates(store, folder, manifest, 100)}
+    found = {one.key: one.disagreement for one in candidates(store, Version(folder, manifest), 100)}
     outcome = table.filter(agree < 4)["outcome"].to_pylist()
     assert set(outcome) - {"dropped"}
     assert found.pop(table["key"][0].as_py()) == pytest.approx(0.75)
@@ -105,16 +106,16 @@ def test_agreement_of_an_ensemble_is_used(store: Store) -> None:
 
 def test_tombstones_are_not_queued(store: Store) -> None:
     folder, manifest = version(store, "pets@v1")
-    first = candidates(store, folder, manifest, 1)[0].key
+    first = candidates(store, Version(folder, manifest), 1)[0].key
     gone = manifest.model_copy(update={"tombstones": [first]})
-    assert first not in {one.key for one in candidates(store, folder, gone, 100)}
+    assert first not in {one.key for one in candidates(store, Version(folder, gone), 100)}
 
 
 def test_a_damaged_file_is_told_in_a_sentence(store: Store) -> None:
     folder, manifest = version(store, "pets@v1")
     (folder / "labels.parquet").write_bytes(b"nothing")
     with pytest.raises(BuildError, match=r"labels.parquet cannot be read .*verify --repair"):
-        rank(store, folder, manifest, 5)
+        rank(store, Version(folder, manifest), 5)
 
 
 hashes = st.lists(st.binary(min_size=BITS // 8, max_size=BITS // 8), min_size=1, max_size=12)

@@ -17,14 +17,14 @@ from click.testing import CliRunner
 
 from builder.cli.main import main
 from builder.cut.plan import Basis
-from builder.cut.version import cut_version
+from builder.cut.version import Cut, cut_version
 from builder.errors import BuildError
 from builder.label.labelling import label_pool
 from builder.label.model import ModelLabeller
 from builder.recipe.recipe import load_recipe
 from builder.scan.scanner import scan_pool
-from builder.store.manifest import read_manifest
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.truth.read import read_truth
 from builder.truth.records import split
 from students.rounds.drift import agreement
@@ -90,7 +90,7 @@ class Changing(Says):
         return [self.make(self.changed, image, seeded(image)) for image in images]  # type: ignore[call-arg, arg-type]
 
 
-def versions(folder: Path, kind: str, make: Callable[..., Prediction]) -> tuple[list[Path], Store]:
+def versions(folder: Path, kind: str, make: Callable[..., Prediction]) -> tuple[list[Cut], Store]:
     """Two versions of one pool: of a teacher, and of the changed one."""
     store, found = Store(folder / "store"), []
     write_images(folder / "pool", 5, size=(WIDTH, HEIGHT))
@@ -99,7 +99,7 @@ def versions(folder: Path, kind: str, make: Callable[..., Prediction]) -> tuple[
     for changed in (False, True):
         done = label_pool(pool, ModelLabeller(Changing(kind, make, changed=changed), 1), store, spec="says")
         basis = Basis(pool, store.predictions / done.predictions, recipe, "says")
-        found.append(cut_version(basis, store, name="pets", workers=1, report=False).folder)
+        found.append(cut_version(basis, store, name="pets", workers=1, report=False))
     return found, store
 
 
@@ -123,11 +123,9 @@ def test_agreement_of_maps_by_hand(tmp_path: Path) -> None:
     """Of the three bands in which both say a class, two are the same."""
     (before, now), store = versions(tmp_path, "semantic", plane)
     assert agreement(before, now, store) == agreement(now, before, store) == pytest.approx(2 / 3)
-    shutil.copytree(now, tmp_path / "copy")
-    manifest = read_manifest(now).model_copy(update={"kind": "detection"})
-    (tmp_path / "copy" / "manifest.json").write_text(manifest.model_dump_json())
+    other = Version(now.folder, now.manifest.model_copy(update={"kind": "detection"}))
     with pytest.raises(BuildError, match="detection labels"):
-        agreement(before, tmp_path / "copy", store)
+        agreement(before, other, store)
 
 
 def write_classes(folder: Path, count: int, seed: int, flat: bool = False) -> Path:
@@ -203,7 +201,7 @@ def test_the_student_of_a_round_is_the_teacher_of_the_next(finished: tuple[Path,
     truth = split(read_truth(world / "truth"))[0].images
     for number, one in enumerate(told["rounds"], 1):
         teacher, student = runs[number - 1 : number + 1]
-        manifest = read_manifest(store.version(f"scenes@v{number}"))
+        manifest = store.version(f"scenes@v{number}").manifest
         meta = json.loads((student / "meta.json").read_text())
         assert (one["number"], one["version"], one["id"]) == (number, f"scenes@v{number}", manifest.id)
         assert (
@@ -221,7 +219,7 @@ def test_the_student_of_a_round_is_the_teacher_of_the_next(finished: tuple[Path,
         assert one["precision"]["precision"] == pytest.approx(right[likely.max(1) >= 0.4].mean())
     first, second = told["rounds"]
     assert first["agreement"] is None and second["agreement"] == (guesses[0] == guesses[1]).mean()
-    lineage = read_manifest(store.version("scenes@v2")).provenance
+    lineage = store.version("scenes@v2").manifest.provenance
     assert (lineage.parent.version, lineage.parent.id) == ("scenes@v1", first["id"])
     assert lineage.teacher.spec == second["teacher"] == "checkpoint:../runs/rounds/round-1"
     assert str(world) not in (out / "rounds.json").read_text() + json.dumps(lineage.recipe)

@@ -22,6 +22,7 @@ from builder.cli.versions import COMMANDS
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.shards import read_bytes, read_samples, write_shard
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.versions import repair as repairing
 from builder.versions.verify import bad_shards, problems
 from tests.helpers.pools import write_images, write_recipe, write_results
@@ -124,9 +125,9 @@ WRONG: list[tuple[str, Callable[[Path], None], str, list[int] | None]] = [
 def test_what_no_hash_shows(
     version: Path, what: str, damage: Callable[[Path], None], told: str, bad: list[int] | None
 ) -> None:
-    assert problems(version) == []
+    assert problems(Version.open(version)) == []
     damage(version)
-    found = problems(version, workers=2)
+    found = problems(Version.open(version), workers=2)
     assert any(told in problem.what for problem in found), found
     assert bad_shards(found) == (bad or [])
 
@@ -139,7 +140,7 @@ def test_the_order_of_rows_and_of_objects_does_not_matter(version: Path) -> None
         label["objects"] = {name: column[::-1] for name, column in label["objects"].items()}
 
     relabel(0, backwards)(version)
-    assert problems(version) == []
+    assert problems(Version.open(version)) == []
 
 
 def test_rows_of_images_that_are_not_in_the_version_do_not_count(version: Path) -> None:
@@ -149,15 +150,15 @@ def test_rows_of_images_that_are_not_in_the_version_do_not_count(version: Path) 
         return pa.concat_tables([table, foreign.set_column(table.schema.get_field_index("key"), "key", keys)])
 
     edit_labels(more)(version)
-    assert problems(version) == []
+    assert problems(Version.open(version)) == []
 
 
 def test_tombstones_stay_in_the_shards(version: Path) -> None:
     key = pq.read_table(version / "labels.parquet")["key"][0].as_py()
     edit_labels(lambda table: table.filter(pc.field("key") != key))(version)
-    assert problems(version)
+    assert problems(Version.open(version))
     seal(version, tombstones=[key])
-    assert problems(version) == []
+    assert problems(Version.open(version)) == []
 
 
 def test_stray_files_are_told_but_no_hidden_ones(version: Path) -> None:
@@ -166,7 +167,7 @@ def test_stray_files_are_told_but_no_hidden_ones(version: Path) -> None:
     (version / "extra" / "a.png").write_bytes(b"")
     (version / ".gitattributes").write_text("")
     (version / "data" / ".tmp-train-000000.tar-1").write_bytes(b"")
-    found = problems(version)
+    found = problems(Version.open(version))
     assert [p.what.partition(":")[0] for p in found] == ["data/notes.txt", "extra/a.png"]
     assert all(p.stray for p in found) and bad_shards(found) == []
     told = run("verify", "pets", store=version.parents[2])
@@ -179,7 +180,7 @@ def test_every_bad_shard_is_named(version: Path) -> None:
     raw[len(raw) // 2] ^= 1
     path.write_bytes(bytes(raw))
     (version / "README.md").write_text("?")
-    found = problems(version, workers=3)
+    found = problems(Version.open(version), workers=3)
     assert bad_shards(found) == [0, 2]
     assert {p.shard for p in found} == {"", "train-000000.tar", "train-000002.tar"}
 
@@ -188,9 +189,9 @@ def test_repair_is_asked_for_the_bad_shards_alone(version: Path, made: Path, mon
     """What the repair itself does is tested with the cut."""
     asked: list[list[int]] = []
 
-    def stand_in(folder: Path, store: Store, numbers: list[int], workers: int, track: object) -> None:
+    def stand_in(bad: Version, store: Store, numbers: list[int], workers: int, track: object) -> None:
         asked.append(numbers)
-        shutil.copytree(made / "datasets" / "pets" / "v1", folder, dirs_exist_ok=True)
+        shutil.copytree(made / "datasets" / "pets" / "v1", bad.folder, dirs_exist_ok=True)
 
     monkeypatch.setattr(repairing, "repair", stand_in)
     store = version.parents[2]
@@ -212,9 +213,9 @@ def test_repair_is_asked_for_the_bad_shards_alone(version: Path, made: Path, mon
 
 def test_a_version_needs_no_other_column_than_it_has(version: Path) -> None:
     edit_labels(lambda table: table.drop_columns(["reason"]))(version)
-    assert problems(version) == []
+    assert problems(Version.open(version)) == []
     edit_labels(lambda table: table.drop_columns(["score"]))(version)
-    assert "labels.parquet: cannot be read" in problems(version)[0].what
+    assert "labels.parquet: cannot be read" in problems(Version.open(version))[0].what
 
 
 def test_the_fixture_is_what_it_says(made: Path) -> None:

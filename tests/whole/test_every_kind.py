@@ -102,7 +102,7 @@ def test_the_whole_way(kind: str, tmp_path: Path, hub: pytest.MonkeyPatch) -> No
 
     built = run("build", "recipe.yaml", "--allow-code")
     assert run("build", "recipe.yaml", "--allow-code")["shards_written"] == 0
-    folder = Store("store").version(kind)
+    folder = Store("store").version(kind).folder
     run("verify", kind)
     manifest = run("show", kind)
     assert (manifest["kind"], manifest["classes"]) == (kind, ["red", "green", "blue"])
@@ -116,7 +116,7 @@ def test_the_whole_way(kind: str, tmp_path: Path, hub: pytest.MonkeyPatch) -> No
     pulled = run("pull", f"org/{kind}@v1", store="other")
     assert run("show", kind, store="other")["id"] == manifest["id"] == built["id"] and pulled["id"] == manifest["id"]
     run("verify", kind, store="other")
-    for where in (str(folder), str(Store("other").version(kind))):
+    for where in (str(folder), str(Store("other").version(kind).folder)):
         for row in datasets.load_dataset(where, split="train", cache_dir=str(tmp_path / "cache")):
             assert row["json"]["sha256"] == orjson.loads(samples[row["__key__"]]["json"])["sha256"]
 

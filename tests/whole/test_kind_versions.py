@@ -32,7 +32,6 @@ from builder.cut.version import Cut, cut_version
 from builder.errors import BuildError
 from builder.export.as_truth import version_truth
 from builder.export.export import export_version
-from builder.hub.remote import Version
 from builder.label.labelling import label_pool
 from builder.label.maps import read_maps
 from builder.label.model import ModelLabeller
@@ -45,6 +44,7 @@ from builder.scan.scanner import scan_pool
 from builder.store.keys import is_copy, original
 from builder.store.shards import read_bytes, read_samples, write_shard
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.truth.read import read_truth
 from builder.versions.changes import Changes
 from builder.versions.diff import diff
@@ -112,7 +112,7 @@ def version(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_a_version_of_every_kind_is_whole_and_the_same_again(version: Cut, tmp_path: Path) -> None:
-    assert problems(version.folder) == []
+    assert problems(version) == []
     manifest = version.manifest
     counts = {name: sum(of[name] for of in manifest.per_class.values()) for name in ("predicted", "kept", "ignored")}
     assert counts == {"predicted": manifest.objects["predicted"], "kept": manifest.kept, "ignored": manifest.ignored}
@@ -188,7 +188,7 @@ def test_what_is_taught_is_what_the_teacher_said_above_the_thresholds(version: C
 def test_exports_are_read_back_as_human_labels(version: Cut, tmp_path: Path) -> None:
     manifest, written = version.manifest, samples(version)
     format = {"semantic": "masks", "classification": "classes"}.get(manifest.kind, "coco")
-    done = export_version(version.folder, tmp_path / "out", format)  # type: ignore[arg-type]
+    done = export_version(version, tmp_path / "out", format)  # type: ignore[arg-type]
     assert (done.images, done.kept) == (manifest.distinct, manifest.kept)
     truth = read_truth(tmp_path / "out", format=format, outlines=manifest.kind == "instance")  # type: ignore[arg-type]
     assert len(truth.images) == manifest.distinct and set(truth.classes) <= set(CLASSES)
@@ -209,12 +209,12 @@ def test_exports_are_read_back_as_human_labels(version: Cut, tmp_path: Path) -> 
             )
     wrong = "yolo" if format in ("masks", "classes") else "masks"
     with pytest.raises(BuildError, match=f"cannot be exported to {wrong}: give --format {format}"):
-        export_version(version.folder, tmp_path / "other", wrong)  # type: ignore[arg-type]
+        export_version(version, tmp_path / "other", wrong)  # type: ignore[arg-type]
 
 
 def test_a_version_can_be_evaluated_on(version: Cut) -> None:
     store = Store(version.folder.parents[2])
-    truth = version_truth(Version(version.folder, version.manifest), store)
+    truth = version_truth(version, store)
     assert len(truth.images) == version.manifest.distinct and truth.classes == CLASSES
     assert truth.kind == ("detection" if version.manifest.kind == "instance" else version.manifest.kind)
     if truth.kind == "semantic":
@@ -224,7 +224,7 @@ def test_a_version_can_be_evaluated_on(version: Cut) -> None:
 def test_masks_are_yolos_polygons(tmp_path: Path) -> None:
     """Filled by the even-odd rule they are the kept masks again, in labels and, with scores, in predictions."""
     done = made(tmp_path, "instance")
-    shares = export_version(done.folder, tmp_path / "out", "yolo")
+    shares = export_version(done, tmp_path / "out", "yolo")
     assert (shares.kept, shares.left_out) == (done.manifest.kept, done.manifest.ignored)
     for key, members in samples(done).items():
         said = orjson.loads(members["json"])
@@ -247,9 +247,9 @@ def test_masks_are_yolos_polygons(tmp_path: Path) -> None:
 
 
 def test_pictures_and_pages_of_every_kind(version: Cut, tmp_path: Path) -> None:
-    contact_sheet(version.folder, version.manifest, tmp_path / "sheet.png")
+    contact_sheet(version, tmp_path / "sheet.png")
     key = next(iter(samples(version)))
-    draw_image(version.folder, version.manifest, key, tmp_path / "one.png")
+    draw_image(version, key, tmp_path / "one.png")
     assert all(opened((tmp_path / name).read_bytes()).shape[1] >= 320 for name in ("sheet.png", "one.png"))
     noun = {"detection": "boxes", "instance": "masks", "semantic": "pixels", "classification": "images"}
     page = (version.folder / "report" / "index.html").read_text()
@@ -268,11 +268,8 @@ def test_a_borderline_mask_is_shown_where_it_is(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     pool, teacher = scan_pool(str(tmp_path / "pool"), store), Says("instance", lambda image, rng: found)
     done = cut_of(store, pool, teacher, tmp_path, {"score": 0.5}, "pets", False, {})
-    (close,) = closest(done.folder, done.manifest)
-    shown, boxed = (
-        opened(crops(done.folder, done.manifest, [one])[0] or b"").astype(int)
-        for one in (close, replace(close, rle=b""))
-    )
+    (close,) = closest(done)
+    shown, boxed = (opened(crops(done, [one])[0] or b"").astype(int) for one in (close, replace(close, rle=b"")))
     painted = np.abs(shown - boxed).max(axis=2)[60:180, 60:180] > 40
     y, x = np.mgrid[:120, :120]
     assert painted[x < y - 20].mean() > 0.5 and not painted[x > y + 20].any()
@@ -281,7 +278,7 @@ def test_a_borderline_mask_is_shown_where_it_is(tmp_path: Path) -> None:
 def test_every_label_is_explained(version: Cut) -> None:
     store = Store(version.folder.parents[2])
     key = next(iter(samples(version)))
-    found = explain(store, version.folder, key)
+    found = explain(store, version, key)
     assert found.state == "written" and found.objects
     said = CliRunner().invoke(main, ["explain", str(version.folder), key, "--store", str(store.root)]).output
     assert (" at x " in said) == (version.manifest.kind in ("detection", "instance"))
@@ -352,11 +349,11 @@ def test_a_wrong_label_is_found_and_built_again(tmp_path: Path, kind: str, what:
     write_shard(path, held)
     manifest = (done.folder / "manifest.json").read_bytes()
     seal(done.folder)
-    found = problems(done.folder)
+    found = problems(Version.open(done.folder))
     assert any(told in problem.what for problem in found), found
     (done.folder / "manifest.json").write_bytes(manifest)
-    repair(done.folder, Store(tmp_path / "store"), bad_shards(problems(done.folder)), 1)
-    assert tree(done.folder) == before and not problems(done.folder)
+    repair(done, Store(tmp_path / "store"), bad_shards(problems(done)), 1)
+    assert tree(done.folder) == before and not problems(done)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -368,27 +365,27 @@ def test_removed_images_stay_and_new_ones_come_at_the_end(tmp_path: Path, kind: 
     store = Store(tmp_path / "store")
     parent = find_parent("pets@v1", store)
     second = made(tmp_path, kind, images=0, keep=keep, parent=parent, shards={"max_images": 3})
-    assert problems(second.folder) == [] and second.manifest.images["tombstone"] == 1
+    assert problems(second) == [] and second.manifest.images["tombstone"] == 1
     old = {shard.name: shard.sha256 for shard in first.manifest.shards}
     new = {shard.name: shard.sha256 for shard in second.manifest.shards}
     assert old.items() <= new.items() and len(new) > len(old)
     gone = second.manifest.tombstones
     assert {original(key) for key in gone} == {key for key in gone if not is_copy(key)} and len(gone) >= 1
-    changes = diff(first.folder, second.folder)
+    changes = diff(first, second)
     assert changes.images["removed"] == 1 and changes.images["added"] >= 1 and changes.images["changed"] == 0
     shutil.rmtree(second.folder / "data")
-    repair(second.folder, store, bad_shards(problems(second.folder)), 1)
-    assert problems(second.folder) == []
+    repair(second, store, bad_shards(problems(second)), 1)
+    assert problems(second) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_diff_counts_what_a_threshold_changes(tmp_path: Path, kind: str) -> None:
     a = made(tmp_path, kind, keep={"score": 0.4, "ignore": None})
     b = made(tmp_path, kind, images=0, keep={"score": 0.6, "ignore": None})
-    assert diff(a.folder, a.folder).empty
-    found = diff(a.folder, b.folder)
+    assert diff(a, a).empty
+    found = diff(a, b)
     assert found.total.removed == a.manifest.kept - b.manifest.kept > 0 and found.total.added == 0
-    assert diff(b.folder, a.folder) == found.mirrored()
+    assert diff(b, a) == found.mirrored()
     if kind == "semantic":
         before, now = samples(a), samples(b)
         key, changes = next(iter(found.most_changed.items()))
@@ -413,8 +410,8 @@ def test_masks_are_told_apart_where_boxes_are_equal(tmp_path: Path) -> None:
         )
         for top, n in ((True, "a"), (False, "b"))
     ]
-    found = diff(sides[0].folder, sides[1].folder)
-    assert found.total == Changes(moved=2) and found.mirrored() == diff(sides[1].folder, sides[0].folder)
+    found = diff(sides[0], sides[1])
+    assert found.total == Changes(moved=2) and found.mirrored() == diff(sides[1], sides[0])
 
 
 def test_classes_are_balanced_by_copies(tmp_path: Path) -> None:
@@ -428,7 +425,7 @@ def test_classes_are_balanced_by_copies(tmp_path: Path) -> None:
     pool = scan_pool(str(tmp_path / "pool"), store, chunk_size=8)
     keep = {"balance": {"images": 9, "min": 0.3}}
     done = cut_of(store, pool, Says("classification", uneven), tmp_path, keep, "pets", False, {})
-    assert problems(done.folder) == []
+    assert problems(done) == []
     written = samples(done)
     counts = Counter(orjson.loads(m["json"])["label"] for m in written.values())
     kept = [done.manifest.per_class[name]["kept"] for name in CLASSES]
@@ -441,7 +438,7 @@ def test_classes_are_balanced_by_copies(tmp_path: Path) -> None:
     thinned = next(
         row for row in pq.read_table(done.folder / "labels.parquet").to_pylist() if row["reason"] == "thinned"
     )
-    found = explain(Store(tmp_path / "store"), done.folder, thinned["key"])
+    found = explain(Store(tmp_path / "store"), done, thinned["key"])
     assert found.state == "empty" and "9 images that keep.balance asks for" in found.objects[0].why
 
 
@@ -470,13 +467,13 @@ def test_quality_and_uncertainty_are_the_teachers(tmp_path: Path) -> None:
         for code, quality, uncertainty in zip(found.masks or (), found.quality, found.uncertainty, strict=True):
             assert (own[code]["quality"], own[code]["uncertainty"]) == (quality, uncertainty)
     sure = next(row for row in told if row["reason"] == "uncertain")
-    why = next(o.why for o in explain(store, first.folder, sure["key"]).objects if o.score == sure["score"])
+    why = next(o.why for o in explain(store, first, sure["key"]).objects if o.score == sure["score"])
     assert f"its box uncertainty of {sure['uncertainty']:.4g} is above 0.5" in why
     sha256 = orjson.loads(next(iter(samples(first).values()))["json"])["sha256"]
     drawn = Override(sha256, (1.0, 1.0, 5.0, 5.0), "add", "bird", (1.0, 1.0, 5.0, 5.0), "ann")
     second = cut_of(store, pool, teacher, tmp_path, keep, "pets", False, {"overrides": (drawn,)})
     (row,) = (r for r in pq.read_table(second.folder / "labels.parquet").to_pylist() if r["reason"] == "added")
-    assert row["quality"] is None and row["uncertainty"] is None and problems(second.folder) == []
+    assert row["quality"] is None and row["uncertainty"] is None and problems(second) == []
 
 
 def test_a_suppressed_mask_is_explained_by_masks(tmp_path: Path) -> None:
@@ -491,7 +488,7 @@ def test_a_suppressed_mask_is_explained_by_masks(tmp_path: Path) -> None:
     pool = scan_pool(str(tmp_path / "pool"), store, chunk_size=3)
     teacher = Says("instance", lambda image, rng: found)
     done = cut_of(store, pool, teacher, tmp_path, {"score": 0.5, "nms": 0.5}, "pets", False, {})
-    one, other, gone = explain(store, done.folder, next(iter(samples(done)))).objects
+    one, other, gone = explain(store, done, next(iter(samples(done)))).objects
     assert (one.reason, other.reason, gone.reason) == ("kept", "kept", "nms")
     share = (planes[0] & planes[2]).sum() / (planes[0] | planes[2]).sum()
     assert gone.why.endswith(f"the one with score 0.9, by IoU {share:.2f}") and "another mask" in gone.why
@@ -509,7 +506,7 @@ def test_people_change_classes(tmp_path: Path) -> None:
         Override(said[2]["sha256"], whole, "reject", CLASSES[said[2]["label"]], None, "ann"),
     )
     second = made(tmp_path, "classification", images=0, keep={"score": 0.4}, overrides=overrides)
-    assert problems(second.folder) == []
+    assert problems(second) == []
     now = {key: orjson.loads(m["json"]) for key, m in samples(second).items()}
     assert said[2]["key"] not in now and now[said[0]["key"]]["source"] == "human"
     assert now[said[0]["key"]]["probabilities"] == said[0]["probabilities"]
@@ -527,11 +524,11 @@ def test_a_box_that_people_draw_teaches_no_mask(tmp_path: Path) -> None:
     said = orjson.loads(next(iter(samples(first).values()))["json"])
     drawn = Override(said["sha256"], (1.0, 1.0, 5.0, 5.0), "add", "bird", (1.0, 1.0, 5.0, 5.0), "ann")
     second = made(tmp_path, "instance", images=0, overrides=(drawn,))
-    assert problems(second.folder) == []
+    assert problems(second) == []
     objects = orjson.loads(samples(second)[said["key"]]["json"])["objects"]
     (place,) = (n for n, source in enumerate(objects["source"]) if source == "human")
     assert objects["ignore"][place] and not objects["segmentation"][place] and objects["bbox"][place] == [1, 1, 4, 4]
-    assert diff(first.folder, second.folder).total == Changes(added=1)
+    assert diff(first, second).total == Changes(added=1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -542,16 +539,16 @@ def test_a_class_map_makes_the_versions_classes(tmp_path: Path, kind: str) -> No
         "classes": {"map": {"cat": "pet", "dog": "pet"}, "ignore": ["bird"], "drop": ["car"]},
     }
     done = made(tmp_path, kind, keep=keep, report=True)
-    assert done.manifest.classes == ["pet"] and problems(done.folder) == []
+    assert done.manifest.classes == ["pet"] and problems(done) == []
     table = pq.read_table(done.folder / "labels.parquet")
     reasons = Counter(table["reason"].to_pylist())
     assert reasons["class_ignored"] and reasons["class_dropped"]
     theirs = {row["teacher_label"] for row in table.to_pylist() if row["reason"] == "class_dropped"}
     assert theirs == {3} and pa.types.is_int16(table.schema.field("teacher_label").type)
     row = next(row for row in table.to_pylist() if row["reason"] == "class_ignored")
-    found = explain(Store(tmp_path / "store"), done.folder, row["key"])
+    found = explain(Store(tmp_path / "store"), done, row["key"])
     assert any(one.label == "(bird)" and "ignored the teacher's class bird" in one.why for one in found.objects)
-    contact_sheet(done.folder, done.manifest, tmp_path / "sheet.png")
+    contact_sheet(done, tmp_path / "sheet.png")
 
 
 @settings(max_examples=8, deadline=None)
@@ -570,7 +567,7 @@ def test_a_map_and_its_sums_always_agree(
     pool = scan_pool(str(folder / "pool"), store, chunk_size=1)
     teacher = Says("semantic", anything, tuple(f"c{n}" for n in range(classes)))
     done = cut_of(store, pool, teacher, folder, {"score": keep, "ignore": None}, "pets", False, {})
-    assert problems(done.folder) == []
+    assert problems(done) == []
 
 
 def test_of_many_classes_the_likeliest_are_told(tmp_path: Path) -> None:
@@ -583,7 +580,7 @@ def test_of_many_classes_the_likeliest_are_told(tmp_path: Path) -> None:
     pool = scan_pool(str(tmp_path / "pool"), store, chunk_size=2)
     teacher = Says("classification", make, tuple(f"c{n}" for n in range(1200)))
     done = cut_of(store, pool, teacher, tmp_path, {"score": 0.01}, "pets", False, {})
-    assert problems(done.folder) == []
+    assert problems(done) == []
     for members in samples(done).values():
         said = orjson.loads(members["json"])
         assert said["top_label"][0] == said["label"] and len(said["top_probability"]) == 100

@@ -1,0 +1,91 @@
+"""A complete version as one value: its folder, its manifest, and where its files lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.errors import BuildError
+from builder.store.files import sha256_file
+from builder.store.manifest import Manifest, ShardRecord, read_manifest
+
+DATA, LABELS, CARD, CHART = "data", "labels.parquet", "README.md", "report/classes.svg"
+REPORT, OVERRIDES, LEFT_OUT = "report/index.html", "overrides.json", "left_out.csv"
+CLAIM, WORK = "claim", ".work"
+"""The digest of the inputs, by which a build finds its version again, and what an unfinished build has made of it."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version that is complete: `manifest` is that of `folder`. One on the Hub, whose files are fetched when they are
+    first needed, is a builder.hub.remote.RemoteVersion: there `shard` and `file` raise HubError."""
+
+    folder: Path
+    manifest: Manifest
+
+    @staticmethod
+    def open(folder: Path) -> Version:
+        """The version in a folder. Raises BuildError if there is none, or its manifest is damaged."""
+        return Version(folder, read_manifest(folder))
+
+    @property
+    def ref(self) -> str:
+        """What it is called: NAME@vN."""
+        return f"{self.manifest.name}@{self.manifest.version}"
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether its files are fetched when they are first needed."""
+        return False
+
+    @property
+    def data(self) -> Path:
+        """The folder of its shards."""
+        return self.folder / DATA
+
+    @property
+    def labels(self) -> Path:
+        """Every object, with what became of it and why (builder.cut.label_table)."""
+        return self.folder / LABELS
+
+    @property
+    def card(self) -> Path:
+        return self.folder / CARD
+
+    @property
+    def chart(self) -> Path:
+        """The card's picture: objects of each class."""
+        return self.folder / CHART
+
+    @property
+    def report(self) -> Path:
+        return self.folder / REPORT
+
+    @property
+    def overrides(self) -> Path:
+        """What people said of its objects, with what became of each (builder.rules.overrides); not in every version."""
+        return self.folder / OVERRIDES
+
+    @property
+    def left_out(self) -> Path:
+        """Images that may not be used, and why (builder.cut.left_out); not in every version."""
+        return self.folder / LEFT_OUT
+
+    def shard(self, record: ShardRecord) -> Path:
+        """The file of one of the manifest's shards."""
+        return self.data / record.name
+
+    def file(self, name: str) -> Path:
+        """Another file by its name in `manifest.files`. Raises BuildError if it has no such file."""
+        if not self.has(name):
+            raise BuildError(f"{self.ref} has no {name}: it has {', '.join(self.manifest.files) or 'shards only'}")
+        return self.folder / name
+
+    def has(self, name: str) -> bool:
+        """Whether the version has a file of this name, beside its shards."""
+        return name in self.manifest.files
+
+    def is_intact(self, name: str) -> bool:
+        """Whether a file is as the manifest says, or one that the version does not have."""
+        path = self.folder / name
+        return not self.has(name) or (path.is_file() and sha256_file(path) == self.manifest.files[name])
