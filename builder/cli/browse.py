@@ -13,12 +13,17 @@ from builder.cli.output import bar, emit
 
 @click.command()
 @click.argument("versions", metavar="VERSION...", nargs=-1, required=True)
-@click.option("--remote", is_flag=True, help="Open no browser: over ssh, forward the port and open the page at home.")
-@click.option("--port", type=click.IntRange(1, 65535), default=5151, show_default=True, help="Of the App.")
-@click.option("--address", default="127.0.0.1", show_default=True, help="To listen on; others can be seen by anyone.")
-@click.option("--limit", type=click.IntRange(1), help="Load only N images of each version, evenly spread.")
+@click.option("--remote", is_flag=True, help="Open no browser: over ssh, forward the port and open the page locally.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5151, show_default=True, help="Port of the App.")
+@click.option(
+    "--address",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; any other than the default is visible to others.",
+)
+@click.option("--limit", type=click.IntRange(1), help="Load only N images of each version, spread evenly.")
 @click.option("--reload", is_flag=True, help="Load again; tags and edits made in the App are lost.")
-@click.option("--no-launch", is_flag=True, help="Only load, and print the dataset's name.")
+@click.option("--no-launch", is_flag=True, help="Only load, and print the name of the dataset.")
 @store_option
 @json_option
 def browse(
@@ -32,11 +37,12 @@ def browse(
     store_root: str,
     as_json: bool,
 ) -> None:
-    """Look at VERSION in FiftyOne's App, in a browser, until Ctrl-C; of several, at what each says of the same images.
+    """Browse versions in the FiftyOne App.
 
-    Fields: ground_truth, teacher (all raw predictions), pseudo (kept) and ignored; look at the saved views first. To
-    review, tag objects or images `accept` or `reject`, or change, delete and draw objects of `pseudo`; then run
-    `tutelage review pull`. Datasets stay: a second call loads nothing.
+    The App runs in a browser until Ctrl-C; several versions are shown side by side on the same images. Fields:
+    ground_truth, teacher (all raw predictions), pseudo (kept) and ignored; begin with the saved views. To review, tag
+    objects or images `accept` or `reject`, or change, delete and draw objects of `pseudo`; then run `tutelage review
+    pull`. Datasets stay: a second call loads nothing.
     """
     with sentences():
         from builder.browse import session
@@ -57,7 +63,7 @@ def browse(
             if shown.page is None:
                 emit(as_json, value, f"{shown.dataset}: {shown.samples} images")
                 return
-            text = f"{shown.samples} images at {shown.page}; Ctrl-C ends it"
+            text = f"{shown.samples} images at {shown.page}; Ctrl-C stops it"
             if remote:
                 text += f"\nfrom elsewhere: ssh -N -L {port}:127.0.0.1:{port} THIS_MACHINE, then open that page there"
             emit(as_json, value | {"page": shown.page}, text)
@@ -67,7 +73,7 @@ def browse(
 
 
 def _wait() -> None:
-    """Until Ctrl-C or a request to end, after which what was started is ended, too."""
+    """Wait for Ctrl-C or SIGTERM."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("source")
-@click.option("--images", type=click.Path(path_type=Path), help="Where the files of a COCO JSON lie, if not beside it.")
-@click.option("--limit", type=click.IntRange(1), help="Scan only N images: a smaller pool with an id of its own.")
+@click.option(
+    "--images", type=click.Path(path_type=Path), help="Folder of the files of a COCO JSON, if they are not beside it."
+)
+@click.option("--limit", type=click.IntRange(1), help="Scan only N images: a smaller pool with its own id.")
 @store_option
 @workers_option
 @json_option
-@click.option("--dry-run", is_flag=True, help="Only count what would be scanned.")
+@click.option("--dry-run", is_flag=True, help="Only count the images that would be scanned.")
 def scan(
     source: str,
     images: Path | None,
@@ -33,9 +35,10 @@ def scan(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Scan SOURCE into a pool: a folder, a glob, a list (.txt), a COCO JSON or tars.
+    """Scan images into a pool.
 
-    A second scan reads only what changed; images that are new go into new chunks, so nothing is labelled twice.
+    SOURCE is a folder, a glob, a list (.txt), a COCO JSON or tars. A second scan reads only what changed; new images go
+    into new chunks, so nothing is labelled twice.
     """
     with sentences():
         if dry_run:
@@ -61,7 +64,7 @@ def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "replay:RESULTS.",
         ),
         click.option(
-            "--floor", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Lowest score stored."
+            "--floor", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Lowest score to store."
         ),
         click.option(
             "--set",
@@ -91,13 +94,13 @@ def teacher_section(spec: str, floor: float, overrides: tuple[str, ...]) -> Any:
     type=click.FloatRange(0, 1),
     default=0.01,
     show_default=True,
-    help="Share of unreadable images above which the exit code is 1.",
+    help="Exit with 1 if a larger share of the images is unreadable.",
 )
-@click.option("--retry-failures", is_flag=True, help="Label again the chunks that hold images which could not be read.")
+@click.option("--retry-failures", is_flag=True, help="Label chunks with unreadable images again.")
 @store_option
 @workers_option
 @json_option
-@click.option("--dry-run", is_flag=True, help="Only count what would be labelled.")
+@click.option("--dry-run", is_flag=True, help="Only count the images that would be labelled.")
 def label(
     pool: str,
     spec: str,
@@ -111,19 +114,22 @@ def label(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Let a teacher label POOL (an id prefix or a scanned source). Chunks that are labelled are not labelled again."""
+    """Label a pool with a teacher.
+
+    POOL is an id prefix or a scanned source. Chunks that are labelled already are skipped.
+    """
     with sentences():
         from builder.label.labelling import check_failures, label_pool, pending_chunks
         from builder.label.load import load_labeller
         from builder.scan.pool import find_pool
 
         store = open_store(store_root)
-        found = find_pool(store, pool)
+        scanned = find_pool(store, pool)
         section = teacher_section(spec, floor, overrides)
         labeller = load_labeller(section, workers, allow_code)
         if dry_run:
-            pending = pending_chunks(found, labeller, store, retry_failures)
-            count = {"chunks": len(pending), "images": sum(found.index[n].images for n in pending)}
+            pending = pending_chunks(scanned, labeller, store, retry_failures)
+            count = {"chunks": len(pending), "images": sum(scanned.index[n].images for n in pending)}
             emit(
                 as_json,
                 count,
@@ -131,7 +137,7 @@ def label(
             )
             return
         done = label_pool(
-            found, labeller, store, spec=spec, license=section.license, retry_failures=retry_failures, track=bar
+            scanned, labeller, store, spec=spec, license=section.license, retry_failures=retry_failures, track=bar
         )
         emit(as_json, vars(done), describe_label(done))
         check_failures(done, max_failure_rate)
@@ -147,11 +153,13 @@ def label(
     help="Override a key of the recipe, e.g. --set keep.score=0.6.",
 )
 @click.option(
-    "--only", type=click.Choice(["scan", "label", "cut"]), help="Stop after scan or label; cut: never call the teacher."
+    "--only",
+    type=click.Choice(["scan", "label", "cut"]),
+    help="Stop after scan or label; cut: cut a version and never call the teacher.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Use only N images of the pool.")
-@click.option("--retry-failures", is_flag=True, help="Label again what holds images that could not be read.")
-@click.option("--max-failure-rate", type=click.FloatRange(0, 1), help="Override the recipe's.")
+@click.option("--retry-failures", is_flag=True, help="Label chunks with unreadable images again.")
+@click.option("--max-failure-rate", type=click.FloatRange(0, 1), help="Override max_failure_rate of the recipe.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Write report/index.html into the version.")
 @allow_code_option
 @store_option
@@ -172,9 +180,10 @@ def build(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Run every stage of RECIPE that is not already done: scan, label, cut. (The same as `build-pseudo RECIPE`.)
+    """Run every stage of a recipe that is not yet done.
 
-    Interrupted in any way, the same command goes on where it stopped. New rules never call the teacher again.
+    The stages are scan, label and cut; `build-pseudo RECIPE` is the same command. If it is interrupted, run it again:
+    it continues where it stopped. New rules never call the teacher again.
     """
     with sentences():
         from builder.build import build_pseudo

@@ -1,4 +1,4 @@
-"""`tutelage calibrate` and `tutelage sweep`: what human labels say of a teacher's predictions, before any cut."""
+"""`tutelage calibrate` and `tutelage sweep`: measure a teacher's predictions on human labels before anything is cut."""
 
 from __future__ import annotations
 
@@ -35,27 +35,29 @@ MEASURED = (
         "--truth-images",
         "--images",
         type=click.Path(path_type=Path),
-        help="Folder of their image files, if not beside them.",
+        help="Folder of their images, if they are not beside them.",
     ),
     click.option(
         "--format",
         type=click.Choice(["coco", "voc", "yolo", "classes", "masks"]),
-        help="Format of the labels, where it cannot be recognised.",
+        help="Format of the labels, if it cannot be recognised.",
     ),
     click.option(
         "--group",
         metavar="folder|REGEX",
-        help="Which images belong together: by folder, or by a group in the name.",
+        help="Images that belong together: by folder, or by a group in their names.",
     ),
-    click.option("--teacher", help="Teacher of PREDICTIONS, to label the truth where it is not labelled yet."),
-    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="An option of that teacher."),
+    click.option("--teacher", help="Teacher of PREDICTIONS, to label truth images that are not labelled yet."),
+    click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Option of that teacher, e.g. nms_iou=0.6."
+    ),
     allow_code_option,
     click.option(
         "--iou",
         type=click.FloatRange(0, 1, min_open=True),
         default=0.5,
         show_default=True,
-        help="Overlap from which on a box or mask is right.",
+        help="Overlap at which a box or mask counts as right.",
     ),
     click.option("--per-class", is_flag=True, help="Also measure each class by itself."),
     click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a PNG of the curves."),
@@ -126,7 +128,7 @@ def calibrate(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Show how reliable the scores of PREDICTIONS are.
+    """Measure how reliable the scores of predictions are.
 
     PREDICTIONS is an id prefix or a RECIPE.yaml. Prints precision and recall by threshold and by size of object, and
     how often predictions of each score are right: raw, and after temperature scaling and isotonic regression, both
@@ -146,7 +148,7 @@ def calibrate(
 
 @click.command()
 @measuring
-@click.option("--pool", metavar="POOL", help="The pool to sweep over, where PREDICTIONS are of several.")
+@click.option("--pool", metavar="POOL", help="Pool to sweep over, if PREDICTIONS are of several.")
 def sweep(
     predictions: str,
     options: MeasureOptions,
@@ -156,12 +158,12 @@ def sweep(
     as_json: bool,
     pool: str | None,
 ) -> None:
-    """Show what each threshold keeps of a pool, and how good it is.
+    """Measure what each threshold would keep of a pool.
 
-    PREDICTIONS is an id prefix or a RECIPE.yaml, whose NMS, cap and calibration are then used. No shards are written.
-    Only the tune half of the labels is used: a recipe chosen by these figures is chosen on that half, which then no
-    longer measures it without bias; the certify half still does. The row marked = is the score at which an image of the
-    pool keeps as much as the labels show on one.
+    Prints what is kept, its precision and its recall by threshold. PREDICTIONS is an id prefix or a RECIPE.yaml, whose
+    NMS, cap and calibration are then used. No shards are written. Only the tune half of the labels is used: a recipe
+    chosen by these figures is chosen on that half, which then no longer measures it without bias; the certify half
+    still does. The row marked = is the score at which an image of the pool keeps as many as the labels have on one.
     """
     from builder.measure import sweep as measure_thresholds
 
@@ -179,8 +181,8 @@ def _heading(value: Mapping[str, Any]) -> Iterable[tuple[str, object]]:
     from builder.kinds import kind_of
 
     images = value["images"]
-    left_out = f"; {images['left_out']} left out (unreadable or twice there)" if images["left_out"] else ""
-    half = f"{images['tune']} of {images['all']} images; the certify half is not touched{left_out}"
+    left_out = f"; {images['left_out']} left out (unreadable or duplicates)" if images["left_out"] else ""
+    half = f"{images['tune']} of {images['all']} images; the certify half is not used{left_out}"
     count = value["units"]
     grouped = f" in {count} unit{'' if count == 1 else 's'}" if count != images["tune"] else ""
     yield "predictions", value["predictions"][:12]
@@ -191,7 +193,7 @@ def _heading(value: Mapping[str, Any]) -> Iterable[tuple[str, object]]:
 
 
 def _count(value: float) -> str:
-    """Of an image: two decimals, but for the pixels of maps, which are many."""
+    """A number per image: two decimals, but for the pixels of maps, which are many."""
     return f"{value:.2f}" if value < 1000 else f"{value:.0f}"
 
 
@@ -230,7 +232,7 @@ def _show_reliability(figures: Mapping[str, Any]) -> None:
     click.echo(f"expected calibration error  {text}  (calibrated: on images not fitted on)")
     for kind, fitted in figures["calibrators"].items():
         if fitted:
-            click.echo(f"{kind:<26}  classes with enough {figures['of']} for a map of their own: {len(fitted['own'])}")
+            click.echo(f"{kind:<26}  classes with enough {figures['of']} for their own map: {len(fitted['own'])}")
 
 
 def _show_sweep(figures: Mapping[str, Any], points: Mapping[str, Sequence[Point]]) -> None:
@@ -243,13 +245,13 @@ def _show_sweep(figures: Mapping[str, Any], points: Mapping[str, Sequence[Point]
     if len(points) > TABLES + 1:
         click.echo(f"and {len(points) - TABLES - 1} more classes: --json shows all")
     if any(point.is_density for of_class in points.values() for point in of_class):
-        click.echo(f"= as many {figures['of']} for an image of the pool as true ones on a labelled one")
+        click.echo(f"= as many {figures['of']} per image of the pool as the labels have per image")
 
 
 def _show_points(name: str, points: Sequence[Point], level: float) -> None:
     interval = f"{level:.0%} interval"
     miou = ["mIoU"] if any(point.miou is not None for point in points) else []
-    columns = ("score", "kept in pool", "an image", "(truth)", "precision", interval, "recall", interval, *miou)
+    columns = ("score", "kept in pool", "per image", "(truth)", "precision", interval, "recall", interval, *miou)
     lines = [
         (
             f"{'= ' if point.is_density else ''}{point.threshold:.3f}",

@@ -13,12 +13,15 @@ from builder.cli.output import bar, emit, rows
 
 @click.command()
 @click.argument("version")
-@click.option("--open", "show", is_flag=True, help="Open it in the browser.")
+@click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
 @store_option
 @workers_option
 @json_option
 def report(version: str, show: bool, store_root: str, workers: int | None, as_json: bool) -> None:
-    """Say where VERSION's report page lies: what is in it, why, and how good it is. Made now if it was left out."""
+    """Print the path of a version's report page.
+
+    The page shows what is in VERSION, why, and how good it is. It is written now if it was left out.
+    """
     with sentences():
         from builder.versions.repair import report_page
 
@@ -32,9 +35,9 @@ def report(version: str, show: bool, store_root: str, workers: int | None, as_js
 @click.argument("version")
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
-    "--format", type=click.Choice(["coco", "yolo", "voc", "masks", "classes"]), required=True, help="What to write."
+    "--format", type=click.Choice(["coco", "yolo", "voc", "masks", "classes"]), required=True, help="Format to write."
 )
-@click.option("--no-images", is_flag=True, help="Write labels only; they name images as the pool's source does.")
+@click.option("--no-images", is_flag=True, help="Write labels only, which name images as the pool's source does.")
 @store_option
 @json_option
 def export(
@@ -45,11 +48,12 @@ def export(
     store_root: str,
     as_json: bool,
 ) -> None:
-    """Write VERSION's images and labels into the new folder OUT, for tools that read COCO, YOLO or Pascal VOC.
+    """Export a version as COCO, YOLO, VOC, masks or classes.
 
-    Scores are kept: `score` in COCO and VOC, a folder `predictions` beside YOLO's `labels`. Ignored objects become
-    crowds in COCO and difficult ones in VOC; YOLO cannot say them. Masks are run lengths in COCO and polygons in YOLO.
-    Maps go into a folder of masks, image classes into a folder for each.
+    Writes the images and labels of VERSION into the new folder OUT. Scores are kept: `score` in COCO and VOC, a folder
+    `predictions` beside YOLO's `labels`. Ignored objects become crowds in COCO and difficult objects in VOC; YOLO has
+    no such mark, so they are left out. Masks are run lengths in COCO and polygons in YOLO. Maps go into a folder of
+    masks, image classes into a folder for each class.
     """
     with sentences():
         from builder.export.export import export_version as run_export
@@ -59,6 +63,6 @@ def export(
         made = Store(store_root).version(version)
         done = run_export(made, out, format, images=not no_images, track=bar)
         if format == "voc" and kind_of(made.manifest.kind).outlines:
-            click.echo("voc has the boxes of masks alone: --format coco or yolo writes the masks", err=True)
+            click.echo("voc holds only the boxes of masks: use --format coco or yolo for the masks", err=True)
         value = {"out": str(out), "format": format, **vars(done)}
         emit(as_json, value, rows(*((name.replace("_", " "), figure) for name, figure in value.items())))

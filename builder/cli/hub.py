@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("version")
 @click.argument("repo", metavar="ORG/NAME")
-@click.option("--private", is_flag=True, help="Make the repository private, where it is made now.")
-@click.option("--revision", "branch", default="main", show_default=True, help="Branch that gets the version.")
+@click.option("--private", is_flag=True, help="Make the repository private, if it is created now.")
+@click.option("--revision", "branch", default="main", show_default=True, help="Branch to commit the version to.")
 @store_option
 @workers_option
 @json_option
-@click.option("--dry-run", is_flag=True, help="Only say what would be sent and deleted.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be sent and deleted.")
 def publish(
     version: str,
     repo: str,
@@ -35,10 +35,11 @@ def publish(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Publish VERSION as the dataset ORG/NAME on the Hugging Face Hub.
+    """Publish a version on the Hugging Face Hub.
 
-    All files are sent ahead, then one commit shows them, then a tag named like the version (v3) makes it citable: no
-    reader ever sees half of it. What the Hub has is not sent again. You need a token that may write (`hf auth login`).
+    VERSION becomes the dataset ORG/NAME. All files are uploaded first, then one commit adds them, then a tag named like
+    the version (v3) makes it citable: no reader ever sees half of it. Files that the Hub has are not sent again. You
+    need a token with write access (`hf auth login`).
     """
     with sentences():
         from builder.hub.publish import publish as send
@@ -52,15 +53,20 @@ def publish(
 
 
 def _published(done: Published) -> str:
-    said = {
+    done_text = {
         "published": f"published as {done.repo}@{done.tag}",
-        "finished": f"was committed before; {done.repo}@{done.tag} now stands for it",
+        "finished": f"was committed before; the tag {done.repo}@{done.tag} was added now",
         "there": f"nothing to do: {done.repo}@{done.tag} is this version",
-        "would": "nothing sent: this is what would be",
+        "would": "nothing sent: this is what would be sent",
     }
-    lines: list[tuple[str, object]] = [("version", f"{done.version}  id {done.id[:12]}"), ("done", said[done.state])]
+    lines: list[tuple[str, object]] = [
+        ("version", f"{done.version}  id {done.id[:12]}"),
+        ("done", done_text[done.state]),
+    ]
     if done.state in ("published", "would"):
-        lines.append(("sent", f"{len(done.sent)} files, {size_text(done.bytes)}; {done.unchanged} were there already"))
+        lines.append(
+            ("sent", f"{len(done.sent)} files, {size_text(done.bytes)}; {done.unchanged} were on the Hub already")
+        )
     if done.state == "would":
         lines += [("send", name) for name in done.sent]
     lines += [("delete", name) for name in done.deleted]
@@ -70,14 +76,15 @@ def _published(done: Published) -> str:
 
 @click.command()
 @click.argument("ref", metavar="ORG/NAME[@VERSION]")
-@click.option("--name", help="Name of the dataset in the store, if not its own.")
+@click.option("--name", help="Name of the dataset in the store, if another than its own.")
 @store_option
 @json_option
-@click.option("--dry-run", is_flag=True, help="Only say what would be fetched.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be fetched.")
 def pull(ref: str, name: str | None, store_root: str, as_json: bool, dry_run: bool) -> None:
-    """Bring a published version into the store, every file checked against its manifest.
+    """Pull a published version into the store.
 
-    ORG/NAME@v3 is a version, @TAG, @BRANCH or @COMMIT what that stands for; without one the newest on main is taken.
+    Every file is checked against the manifest. ORG/NAME@v3 names a version; @TAG, @BRANCH and @COMMIT work, too.
+    Without any of them the newest version on main is pulled.
     """
     with sentences():
         from builder.hub.pull import pull as fetch
@@ -89,13 +96,13 @@ def pull(ref: str, name: str | None, store_root: str, as_json: bool, dry_run: bo
 
 def _pulled(done: Pulled) -> str:
     files = f"{done.fetched} files, {size_text(done.bytes)} of shards"
-    said = {
+    done_text = {
         "pulled": f"{files} fetched now",
         "there": "nothing to do: the store has this version",
-        "would": f"nothing fetched: {files} would be",
+        "would": f"nothing fetched: {files} would be fetched",
     }
     version = f"{done.version}  id {done.id[:12]}"
-    return rows(("version", version), ("folder", done.folder), ("done", said[done.state]))
+    return rows(("version", version), ("folder", done.folder), ("done", done_text[done.state]))
 
 
 COMMANDS = (publish, pull)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from builder.cli.browse import browse
@@ -16,10 +14,6 @@ from builder.cli.show import show
 from builder.cli.study import study
 from builder.cli.train import evaluate, pretrain, preview_augment, train
 from builder.cli.versions import diff, explain, gc, log, tag, verify
-
-if TYPE_CHECKING:
-    pass
-
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -34,12 +28,12 @@ class PipelineOrder(click.Group):
 @click.group(cls=PipelineOrder, context_settings=CONTEXT)
 @click.version_option(package_name="tutelage", prog_name="tutelage")
 def main() -> None:
-    """Turn a teacher model's outputs into pseudo-label datasets one can trust.
+    """Turn the predictions of a teacher model into pseudo-label datasets you can trust.
 
     \b
     images --scan--> pool --label--> predictions --rules--> version (WebDataset shards) --train--> student
 
-    Start with `tutelage build RECIPE.yaml`, which runs every stage that is not already done.
+    Start with `tutelage build RECIPE.yaml`, which runs every stage that is not yet done.
     """
     import warnings
 

@@ -11,9 +11,6 @@ import click
 if TYPE_CHECKING:
     from builder.store.store import Store
 
-if TYPE_CHECKING:
-    pass
-
 
 def open_store(root: str) -> Store:
     from builder.store.store import Store
@@ -41,7 +38,7 @@ class Failed(click.ClickException):
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Turn what a user can mend into one sentence and exit code 1; what they cannot stays a traceback."""
+    """Turn errors that a user can fix into one sentence and exit code 1; others stay tracebacks."""
     from teachers.errors import TutelageError
 
     try:
@@ -58,10 +55,10 @@ def sentences() -> Iterator[None]:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise Failed(
-            f"{error.strerror or error}{where}: what is finished is kept; mend that and run the same command again"
+            f"{error.strerror or error}{where}: finished work is kept; fix this and run the same command again"
         ) from None
     except KeyboardInterrupt:
-        raise Failed("interrupted: what is finished is kept; run the same command again to go on") from None
+        raise Failed("interrupted: finished work is kept; run the same command again to continue") from None
 
 
 store_option = click.option(
@@ -71,11 +68,13 @@ store_option = click.option(
     envvar="TUTELAGE_STORE",
     show_default=True,
     show_envvar=True,
-    help="Folder of pools, predictions and versions.",
+    help="Folder of the store (pools, predictions and versions).",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 workers_option = click.option(
     "--workers", type=click.IntRange(1), default=None, help="Threads that read, decode and write.  [default: all cores]"
 )
 
-allow_code_option = click.option("--allow-code", is_flag=True, help="Let a teacher python:MODULE:FACTORY run its code.")
+allow_code_option = click.option(
+    "--allow-code", is_flag=True, help="Allow a python:MODULE:FACTORY teacher to run its code."
+)

@@ -1,4 +1,4 @@
-"""`tutelage review`: which images a person should look at, and what they said of them."""
+"""`tutelage review`: queue images for people, and pull their corrections."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
 
 @click.group()
 def review() -> None:
-    """Let people correct a version: queue images for them, pull back what they said."""
+    """Review a version: queue images, pull corrections."""
 
 
 @review.command()
 @click.argument("version")
 @click.option("--budget", type=click.IntRange(1), default=200, show_default=True, help="Images to queue.")
-@click.option("--again", is_flag=True, help="Also queue images that people went through already.")
+@click.option("--again", is_flag=True, help="Also queue images that people reviewed already.")
 @click.option(
     "--audit", type=click.IntRange(2), metavar="N", help="Draw N kept labels at random instead, to estimate precision."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the audit.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the audit.")
 @click.option(
     "--to",
     type=click.Choice(["list", "app", "labelstudio", "cvat"]),
     default="list",
     show_default=True,
-    help="Print them, tag them in the App, or write what an annotation tool imports.",
+    help="Print the images, tag them in the App, or write files for an annotation tool.",
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File for labelstudio or cvat.")
-@click.option("--url-prefix", metavar="URL", help="Where Label Studio finds the images, if not in OUT.images.")
-@click.option("--ignored", is_flag=True, help="Also show ignored boxes there; they count once they are accepted.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write for labelstudio or cvat.")
+@click.option("--url-prefix", metavar="URL", help="Address of the images for Label Studio, if not OUT.images.")
+@click.option("--ignored", is_flag=True, help="Also write ignored boxes; they count once they are accepted.")
 @store_option
 @json_option
-@click.option("--dry-run", is_flag=True, help="Only list what would be queued.")
+@click.option("--dry-run", is_flag=True, help="Only list the images that would be queued.")
 def queue(
     version: str,
     budget: int,
@@ -57,10 +57,11 @@ def queue(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Rank the images of VERSION by what a review is likely to change, or draw an audit of it.
+    """Queue the images most worth reviewing, or draw an audit.
 
-    Ranked are boxes near their threshold, rare classes, disagreement with the version before, and diversity. Such a
-    queue says nothing of precision; an audit, drawn at random over scores, does once all it drew has a verdict.
+    Images are ranked by boxes near their threshold, rare classes, disagreement with the version before, and diversity.
+    Such a queue does not estimate precision; an audit, drawn at random within score bins, does once every label it drew
+    has a verdict.
     """
     tool = to in ("labelstudio", "cvat")
     if tool and not out and not dry_run:
@@ -99,7 +100,7 @@ def _queue_value(queued: Queue) -> dict[str, Any]:
 
 
 def _queue_lines(queued: Queue) -> list[str]:
-    """What there is to say beside the table of candidates."""
+    """The lines below the table of candidates."""
     from builder.kinds import kind_of
 
     if queued.audit is None:
@@ -124,7 +125,7 @@ def _tagged(store_root: str, queued: Queue) -> str:
 
     tag = "audit" if queued.audit else "queue"
     count = tag_in_app(open_store(store_root), queued.version.manifest, queued.keys, tag)
-    return f"{count} of them have the tag {tag!r} in the App: `tutelage browse {queued.version.ref}`"
+    return f"{count} images have the tag {tag!r} in the App: `tutelage browse {queued.version.ref}`"
 
 
 def _cvat_steps(queued: Queue, files: ToolFiles) -> str:
@@ -161,10 +162,10 @@ def _label_studio_steps(queued: Queue, files: ToolFiles) -> str:
     "--author",
     envvar="TUTELAGE_AUTHOR",
     show_envvar=True,
-    help="Who reviewed, where no file says so; it is published with the version.  [default: your login name]",
+    help="Name of the reviewer, if the file has none; it is published with the version.  [default: your login name]",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what was found.")
-@click.option("--no-build", is_flag=True, help="Keep what was said, and make no version of it yet.")
+@click.option("--dry-run", is_flag=True, help="Only show what was changed.")
+@click.option("--no-build", is_flag=True, help="Keep the corrections, and build no version yet.")
 @store_option
 @workers_option
 @json_option
@@ -178,9 +179,9 @@ def pull(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Take over what people said of VERSION, and make a new version of it.
+    """Pull corrections and build a new version with them.
 
-    VERSION is the one they looked at. What they said is kept for later builds of the same dataset, whatever their
+    VERSION is the one that was reviewed. Corrections are kept for later builds of the same dataset, whatever their
     thresholds and teacher.
     """
     with sentences():
@@ -196,9 +197,9 @@ def pull(
         taken = take_over(store, version, returned, build=not no_build, dry_run=dry_run, workers=workers, track=bar)
         if taken.lost_masks:
             masks = "1 mask is" if taken.lost_masks == 1 else f"{taken.lost_masks} masks are"
-            click.echo(f"{masks} lost: a box that people moved or drew has none, and is an ignore region", err=True)
+            click.echo(f"{masks} lost: boxes that people moved or drew have none, and become ignore regions", err=True)
         if taken.overrides and taken.overrides.changed:
-            click.echo(f"{taken.overrides.changed} verdicts differ from earlier ones: the later ones hold", err=True)
+            click.echo(f"{taken.overrides.changed} verdicts differ from earlier ones: the later ones apply", err=True)
         text = rows(*_taken_lines(taken, build=not no_build and not dry_run))
         emit(as_json, _taken_value(taken), text + ("\nnothing written" if dry_run else ""))
 
@@ -231,7 +232,7 @@ def _taken_lines(taken: TakenOver, build: bool) -> list[tuple[str, object]]:
         made = taken.cut.manifest
         lines.append(("version", f"{made.name}@{made.version}  id {made.id[:12]}"))
     elif build:
-        lines.append(("version", "none made: this one has all that was said"))
+        lines.append(("version", "none built: this one has all corrections"))
     return lines
 
 
@@ -242,7 +243,7 @@ def _audit_text(audited: Audited, kind: str) -> str:
     if audited.estimate:
         return sentence(audited, kind)
     number, noun = len(audited.audit.items), kind_of(kind).noun
-    return f"{audited.missing} of its {number} {noun} have no verdict yet: no estimate before they have"
+    return f"{audited.missing} of its {number} {noun} have no verdict yet: no estimate until they do"
 
 
 def _audit_value(audited: Audited) -> dict[str, Any]:

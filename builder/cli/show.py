@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 @click.option(
     "--picture",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a PNG with kept, ignored and dropped boxes of some images.",
+    help="Write a PNG of some images with their kept, ignored and dropped boxes.",
 )
 @store_option
 @json_option
 def show(ref: str, picture: Path | None, store_root: str, as_json: bool) -> None:
-    """Say what is in a version (NAME, NAME@v3 or a folder), in predictions or in a pool (id prefixes)."""
+    """Show what is in a version, predictions or a pool.
+
+    A version is NAME, NAME@v3, NAME@TAG or a folder; predictions and pools are id prefixes.
+    """
     with sentences():
         from builder.versions.show import show as look_up
 
@@ -56,7 +59,7 @@ def describe_label(done: Labelled) -> str:
     did = (
         f"{done.images_labelled} of {done.images} images labelled now"
         if done.images_labelled
-        else f"nothing to do: all {done.images} images are labelled"
+        else f"nothing to do: all {done.images} images are labelled already"
     )
     return rows(("predictions", done.predictions), ("labelled", did), ("unreadable", done.failed))
 
@@ -99,7 +102,7 @@ def build_text(built: Built) -> str:
         did = (
             f"{wrote} of {len(manifest.shards)} shards written now"
             if wrote
-            else "nothing to do: this version was already complete"
+            else "nothing to do: this version was complete already"
         )
         lines.append(("done", did))
     return rows(*lines)
@@ -110,8 +113,8 @@ def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
     from builder.rules.overrides import describe
 
     findings = [finding for finding in manifest.provenance.gates if finding.status != "ok"]
-    told_apart = ("written", "pool", "tombstone")
-    left_out = [f"{n} {state}" for state, n in manifest.images.items() if n and state not in told_apart]
+    in_shards = ("written", "pool", "tombstone")
+    left_out = [f"{n} {state}" for state, n in manifest.images.items() if n and state not in in_shards]
     if manifest.tombstones:
         left_out.append(f"{manifest.stored} in the shards, {len(manifest.tombstones)} of them to be skipped")
     why = ", ".join(

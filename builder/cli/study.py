@@ -1,4 +1,4 @@
-"""The command that runs a study: teachers, students and baselines over a grid, to tables with intervals."""
+"""`tutelage study`: teachers, students and baselines over a grid, with tables and intervals."""
 
 from __future__ import annotations
 
@@ -23,14 +23,21 @@ if TYPE_CHECKING:
     help="Folder of the study.  [default: runs/studies/NAME]",
 )
 @click.option(
-    "--workers", type=click.IntRange(1), help="Cells at a time, a process each.  [default: one a GPU, else one a core]"
+    "--workers",
+    type=click.IntRange(1),
+    help="Cells to run at a time, a process each.  [default: one per GPU, else one per core]",
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. --set seeds=1.")
 @click.option(
-    "--only", multiple=True, metavar="KEY=VALUE", help="Only these cells, e.g. --only arm=supervised --only seed=0,1."
+    "--only",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Run only these cells, e.g. --only arm=supervised --only seed=0,1.",
 )
 @json_option
-@click.option("--dry-run", is_flag=True, help="Only show the grid, what each arm costs, and the time, once a cell ran.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only show the grid, the cost of each arm, and the time once a cell has run."
+)
 def study(
     recipe: Path,
     out: Path | None,
@@ -40,11 +47,11 @@ def study(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Run the paper's grid: augmentation x initialisation x label fraction x arm x seed.
+    """Run a study: a grid of trainings, compared in tables.
 
-    Every cell is trained once and measured once, with its last weights; what is done is skipped, so the same command
-    goes on with a study that was broken off, and tries failed cells again. The folder gets results.parquet, tables.md,
-    plots and index.html.
+    The grid is augmentation x initialisation x label fraction x arm x seed, as in the paper. Every cell is trained once
+    and measured once, with its last weights. Finished cells are skipped, so the same command continues a study that was
+    interrupted, and tries failed cells again. The folder gets results.parquet, tables.md, plots and index.html.
     """
     with sentences():
         from students.study.recipe import load_study
@@ -69,13 +76,13 @@ def study(
         value = {"out": str(out), "done": ran.done, "failed": dict(ran.failed), "waiting": ran.waiting}
         value |= {"cells": sum(result.done for result in ran.results)}
         page = out / "index.html"
-        shown = [("study", out), ("cells", f"{value['cells']} with a figure, {ran.waiting} not run yet")]
+        shown = [("study", out), ("cells", f"{value['cells']} with a result, {ran.waiting} not run yet")]
         emit(as_json, value, rows(*shown, *([("page", page)] if ran.results else [])))
         if ran.failed:
             job, reason = next(iter(ran.failed.items()))
             raise BuildError(
-                f"{len(ran.failed)} jobs failed ({job}: {reason}): mend that and run the same command again, "
-                "which does only what is missing"
+                f"{len(ran.failed)} jobs failed ({job}: {reason}): fix this and run the same command again, "
+                "which runs only what is missing"
             )
 
 
@@ -96,7 +103,7 @@ def _show_plan(loaded: StudyRecipe, out: Path, plan: StudyPlan) -> None:
     grid, estimate = loaded.grid, plan.estimate
     minutes = "unknown until a first cell has run (--only seed=0 --only arm=supervised)"
     if estimate.seconds is not None:
-        minutes = f"{estimate.seconds / 60:.0f} minutes of one core or GPU, labelling left out"
+        minutes = f"{estimate.seconds / 60:.0f} minutes of one core or GPU, without labelling"
     teachers = f"{estimate.teacher_steps} of their teachers and pre-trainings"
     click.echo(
         rows(
@@ -126,4 +133,6 @@ def _show_plan(loaded: StudyRecipe, out: Path, plan: StudyPlan) -> None:
         for cost in plan.budget
     ]
     table(columns, lines, width=ROOMY)
-    click.echo("equal in all arms: images a step, resolution, augmentation, schedule, checkpoint rule; nothing written")
+    click.echo(
+        "equal in all arms: images per step, resolution, augmentation, schedule, checkpoint rule; nothing written"
+    )

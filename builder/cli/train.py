@@ -34,12 +34,13 @@ def train(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Train a student, supervised or jointly with pseudo-labelled versions.
+    """Train a student, with or without pseudo-labels.
 
-    The run folder gets the weights (safetensors), meta.json and a log; use it as the next teacher with
-    `--teacher checkpoint:RUN`. An interrupted run goes on from its last save. On several GPUs start it with
-    `accelerate launch -m builder.cli train TRAIN.yaml`. With `rounds` in the recipe each student labels the pool
-    for the next one; OUT then holds a run folder for each round and rounds.html.
+    Training is supervised, or joint with pseudo-labelled versions. The run folder gets the weights (safetensors),
+    meta.json and a log; use it as the next teacher with `--teacher checkpoint:RUN`. An interrupted run continues from
+    its last save. On several GPUs start it with `accelerate launch -m builder.cli train TRAIN.yaml`. With `rounds` in
+    the recipe each student labels the pool for the next one; OUT then holds a run folder for each round and
+    rounds.html.
     """
     with sentences():
         from accelerate import PartialState
@@ -64,7 +65,7 @@ def train(
             if (share := clip_rate(out)) > 0.5:
                 click.echo(
                     f"warning: the ratio of the two losses was clipped in {share:.0%} of the steps: the pseudo-labels "
-                    f"are far easier, or harder, than the human ones; try an alpha below {loaded.alpha:g}",
+                    f"are much easier or harder than the human labels; try an alpha below {loaded.alpha:g}",
                     err=True,
                 )
             emit(as_json, {"run": str(out), "steps": loaded.steps}, rows(("run", out), ("steps", loaded.steps)))
@@ -103,10 +104,10 @@ def pretrain(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Train a backbone on a pool, without labels (SimCLR).
+    """Train a backbone on a pool without labels (SimCLR).
 
-    The run folder gets backbone.safetensors, which a training starts from with `network.pretrained:
-    RUN/backbone.safetensors`, meta.json and a log. An interrupted run goes on from its last save.
+    The run folder gets backbone.safetensors, meta.json and a log. A training starts from the backbone with
+    `network.pretrained: RUN/backbone.safetensors`. An interrupted run continues from its last save.
     """
     with sentences():
         from builder.store.store import Store
@@ -132,14 +133,20 @@ def pretrain(
     required=True,
     help="Labels: COCO JSON, VOC, YOLO, folders of classes or of masks, or a version (NAME@v3, hf://ORG/NAME@v3).",
 )
-@click.option("--images", type=click.Path(path_type=Path), help="Where its files lie, if not beside it.")
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A teacher option (nms_iou=0.6), or a recipe's key."
+    "--images", type=click.Path(path_type=Path), help="Folder of the images, if they are not beside the labels."
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of the teacher (nms_iou=0.6), or key of the recipe.",
 )
 @click.option(
     "--results", type=click.Path(path_type=Path, dir_okay=False), help="Write the detections as COCO results."
 )
-@click.option("--masks", is_flag=True, help="Measure the masks, too, of a teacher and COCO labels that have them.")
+@click.option("--masks", is_flag=True, help="Measure masks, too; the teacher and the COCO labels must have them.")
 @allow_code_option
 @store_option
 @json_option
@@ -154,10 +161,11 @@ def evaluate(
     store_root: str,
     as_json: bool,
 ) -> None:
-    """How well a run folder, any teacher (onnx:…) or that of a recipe (an ensemble) does on labelled images.
+    """Evaluate a run or any teacher on labelled images.
 
-    Boxes and masks: COCO's figures (pycocotools). Maps: mean intersection over union and the share of right pixels.
-    Classes of images: accuracy and expected calibration error. It warns of images that a run was trained on.
+    Give a run folder, the spec of a teacher (onnx:…) or the recipe of an ensemble. Boxes and masks: COCO's metrics
+    (pycocotools). Maps: mean intersection over union and pixel accuracy. Classes of images: accuracy and expected
+    calibration error. It warns of images that a run was trained on.
     """
     with sentences():
         from builder.store.store import Store
@@ -169,7 +177,9 @@ def evaluate(
         )  # fmt: skip
         seen, total = evaluation.trained_on, len(evaluation.truth.images)
         if seen:
-            click.echo(f"warning: it was trained on {seen} of these {total} images: measure it on others", err=True)
+            click.echo(
+                f"warning: the teacher was trained on {seen} of these {total} images: evaluate it on others", err=True
+            )
         if as_json:
             emit(True, {**evaluation.metrics, **({"trained_on": seen} if seen else {})}, "")
         else:
@@ -183,20 +193,24 @@ def evaluate(
     "policies",
     multiple=True,
     type=click.Choice(["S1", "S2", "S3", "S4"]),
-    help="One of the paper's; may be repeated.  [default: the recipe's; of images all four]",
+    help="Policy of the paper; may be repeated.  [default: the recipe's; for images all four]",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     default="augment.png",
     show_default=True,
-    help="The picture; of several policies one each, with its name at the end.",
+    help="PNG to write; several policies get one each, with their name added.",
 )
-@click.option("--count", type=click.IntRange(1, 64), default=8, show_default=True, help="Images, a row each.")
+@click.option("--count", type=click.IntRange(1, 64), default=8, show_default=True, help="Number of images, a row each.")
 @click.option(
-    "--size", type=click.IntRange(8, 4096), default=512, show_default=True, help="Of IMAGES: network's input."
+    "--size",
+    type=click.IntRange(8, 4096),
+    default=512,
+    show_default=True,
+    help="Input size of the network, for IMAGES.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Other draws of the same policy.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random draws.")
 @json_option
 def preview_augment(
     sources: tuple[str, ...],
@@ -207,10 +221,10 @@ def preview_augment(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Picture what an augmentation does to images and their labels.
+    """Draw what an augmentation does to images and labels.
 
-    With a training recipe its labelled images are shown with what the network would learn of them; else images (files,
-    folders or globs) without labels.
+    Give a training recipe to see its labelled images with the targets that the network would learn, or images (files,
+    folders or globs) to see them without labels.
     """
     with sentences():
         from students.augment.preview import write_previews

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 @store_option
 @json_option
 def log(name: str | None, store_root: str, as_json: bool) -> None:
-    """List all versions, or those of dataset NAME, with where each came from and how precise it is certified to be."""
+    """List versions and where they came from.
+
+    Prints all versions, or those of dataset NAME, with their parents, teachers and certified precision.
+    """
     with sentences():
         from builder.versions.history import log as read_log
 
@@ -65,32 +68,35 @@ def _print_log(entries: Sequence[Entry]) -> None:
 def _certified(entry: Entry) -> str:
     if entry.certified is None:
         return "unknown" if entry.id else "-"
-    some = "" if entry.certified_groups == entry.groups else f" ({entry.certified_groups} of {entry.groups} groups)"
-    return f"{entry.certified:g}{some}"
+    partly = "" if entry.certified_groups == entry.groups else f" ({entry.certified_groups} of {entry.groups} groups)"
+    return f"{entry.certified:g}{partly}"
 
 
 @click.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@click.option("--limit", type=click.IntRange(0), default=10, show_default=True, help="Images to list.")
+@click.option("--limit", type=click.IntRange(0), default=10, show_default=True, help="Number of images to list.")
 @store_option
 @json_option
 def diff(a: str, b: str, limit: int, store_root: str, as_json: bool) -> None:
-    """Say what version B has otherwise than version A, by class and by image."""
+    """Compare two versions, by class and by image.
+
+    Prints what version B adds, removes and changes against version A.
+    """
     with sentences():
         from builder.versions.diff import diff as compare
 
         store = open_store(store_root)
-        found = compare(store.version(a), store.version(b), limit=limit)
+        difference = compare(store.version(a), store.version(b), limit=limit)
         if as_json:
-            emit(True, {"a": a, "b": b, "empty": found.empty, **asdict(found)}, "")
+            emit(True, {"a": a, "b": b, "empty": difference.empty, **asdict(difference)}, "")
         else:
-            _print_diff(found, a, b)
+            _print_diff(difference, a, b)
 
 
-def _print_diff(found: Diff, a: str, b: str) -> None:
-    images = found.images
-    if found.empty:
+def _print_diff(difference: Diff, a: str, b: str) -> None:
+    images = difference.images
+    if difference.empty:
         click.echo(f"{a} and {b} hold the same objects on the same {images['common']} images")
         return
     click.echo(
@@ -99,15 +105,15 @@ def _print_diff(found: Diff, a: str, b: str) -> None:
             ("changed", f"{images['changed']} of those in both"),
         )
     )
-    if found.people:
-        told = ", ".join(f"{a} → {b} {reason}" for reason, (a, b) in found.people.items())
-        click.echo(f"by people: {told}")
-    if found.classes:
-        lines = sorted(found.classes.items(), key=lambda item: (*(-n for n in item[1].weight), item[0]))
-        _print_changes("class", [("all", found.total), *lines])
-    if found.most_changed:
-        _print_changes("image", list(found.most_changed.items()))
-    for what, keys in (("added", found.added_images), ("removed", found.removed_images)):
+    if difference.people:
+        counts = ", ".join(f"{a} → {b} {reason}" for reason, (a, b) in difference.people.items())
+        click.echo(f"by people: {counts}")
+    if difference.classes:
+        lines = sorted(difference.classes.items(), key=lambda item: (*(-n for n in item[1].weight), item[0]))
+        _print_changes("class", [("all", difference.total), *lines])
+    if difference.most_changed:
+        _print_changes("image", list(difference.most_changed.items()))
+    for what, keys in (("added", difference.added_images), ("removed", difference.removed_images)):
         if keys:
             more = f" and {images[what] - len(keys)} more" if images[what] > len(keys) else ""
             click.echo(f"images {what}: {', '.join(keys)}{more}")
@@ -123,61 +129,67 @@ def _print_changes(first: str, lines: Sequence[tuple[str, Changes]]) -> None:
 @click.command()
 @click.argument("version")
 @click.argument("key")
-@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Write a PNG of it with its boxes.")
+@click.option(
+    "--picture", type=click.Path(path_type=Path, dir_okay=False), help="Write a PNG of the image with its boxes."
+)
 @store_option
 @json_option
 def explain(version: str, key: str, picture: Path | None, store_root: str, as_json: bool) -> None:
-    """Say what became of an image in VERSION and why, and of every label predicted on it.
+    """Explain what became of an image and its labels.
 
-    KEY is the image's key or its name in the source, or the beginning of its key or SHA-256.
+    Prints the outcome of the image in VERSION and of every label predicted on it, with the reasons. KEY is the image's
+    key or its name in the source, or the beginning of its key or SHA-256.
     """
     with sentences():
         from builder.versions.explain import explain as find_reasons
 
         store = open_store(store_root)
-        made = store.version(version)
-        found = find_reasons(store, made, key)
+        opened = store.version(version)
+        explanation = find_reasons(store, opened, key)
         if picture:
             from builder.report.pictures import draw_image
 
-            draw_image(made, found.key, picture)
-        emit(as_json, asdict(found), "" if as_json else _explanation(found))
+            draw_image(opened, explanation.key, picture)
+        emit(as_json, asdict(explanation), "" if as_json else _explanation_text(explanation))
 
 
-def _explanation(found: Explanation) -> str:
+def _explanation_text(explanation: Explanation) -> str:
     head = rows(
-        ("version", found.version),
-        ("image", found.key),
-        ("name", found.name or "unknown"),
-        ("sha256", found.sha256 or "unknown"),
-        ("state", f"{found.state}: {found.why}"),
+        ("version", explanation.version),
+        ("image", explanation.key),
+        ("name", explanation.name or "unknown"),
+        ("sha256", explanation.sha256 or "unknown"),
+        ("state", f"{explanation.state}: {explanation.why}"),
     )
-    lines = [f"\n{one.outcome}: {one.label}{_where(one)}\n  {one.why}" for one in found.objects]
-    return "\n".join([head, *lines, *(f"\n{sentence}" for sentence in found.unmet)])
+    lines = [f"\n{reason.outcome}: {reason.label}{_where(reason)}\n  {reason.why}" for reason in explanation.objects]
+    return "\n".join([head, *lines, *(f"\n{sentence}" for sentence in explanation.unmet)])
 
 
-def _where(one: Reason) -> str:
-    """Which of an image's labels it is."""
-    if one.pixels is not None:
-        return f", {one.pixels} pixels of mean score {one.score:.2f}"
-    at = one.box and " at x {:.1f} to {:.1f}, y {:.1f} to {:.1f}".format(*one.box[::2], *one.box[1::2])
-    return f" {one.score:.4g}{at or ''}"
+def _where(reason: Reason) -> str:
+    """Score and place of a label, which tell it apart from the others of its image."""
+    if reason.pixels is not None:
+        return f", {reason.pixels} pixels of mean score {reason.score:.2f}"
+    at = reason.box and " at x {:.1f} to {:.1f}, y {:.1f} to {:.1f}".format(*reason.box[::2], *reason.box[1::2])
+    return f" {reason.score:.4g}{at or ''}"
 
 
 @click.command()
 @click.argument("version")
-@click.option("--repair", is_flag=True, help="Build bad shards and files again, from the pool and the predictions.")
+@click.option("--repair", is_flag=True, help="Rebuild damaged shards and files from the pool and the predictions.")
 @store_option
 @workers_option
 @json_option
 def verify(version: str, repair: bool, store_root: str, workers: int | None, as_json: bool) -> None:
-    """Re-read every byte of VERSION and say what is wrong. Exit code 1 if anything is."""
+    """Check every byte of a version.
+
+    Reads all files of VERSION and prints what is wrong. Exits with 1 if anything is.
+    """
     with sentences():
         from builder.versions.health import verify as check
 
         checked = check(open_store(store_root), version, repair=repair, workers=workers, track=bar)
         wrong, repaired = ([problem.what for problem in part] for part in (checked.problems, checked.repaired))
-        text = [f"repaired: {what}" for what in repaired] + (wrong or [f"{checked.folder}: all is well"])
+        text = [f"repaired: {what}" for what in repaired] + (wrong or [f"{checked.folder}: no problems"])
         value = {"version": str(checked.folder), "problems": wrong, "repaired": repaired}
         emit(as_json, value, "\n".join(text))
         if wrong:
@@ -186,29 +198,32 @@ def verify(version: str, repair: bool, store_root: str, workers: int | None, as_
 
 def _advice(version: str, repair: bool, checked: Verified) -> str:
     if checked.only_strays:
-        return "move what is not part of it elsewhere"
+        return "move files that are not part of it elsewhere"
     if repair:
-        return "they are left after a repair: build it again into another store and compare"
-    return f"`tutelage verify --repair {version}` builds again what is bad"
+        return "they remain after the repair: build it again into another store and compare"
+    return f"`tutelage verify --repair {version}` rebuilds what is damaged"
 
 
 @click.command()
 @click.argument("ref", metavar="VERSION|NAME")
 @click.argument("tag", required=False)
 @click.option("--delete", is_flag=True, help="Remove the tag: NAME TAG, or NAME@TAG.")
-@click.option("--force", is_flag=True, help="Move a tag that another version has.")
+@click.option("--force", is_flag=True, help="Move the tag if another version has it.")
 @store_option
 @json_option
 def tag(ref: str, tag: str | None, delete: bool, force: bool, store_root: str, as_json: bool) -> None:
-    """Give VERSION a TAG, which then stands for it as NAME@TAG; without TAG list those of dataset NAME."""
+    """Tag a version, or list the tags of a dataset.
+
+    VERSION can then be named NAME@TAG. Without TAG the tags of dataset NAME are listed.
+    """
     name, _, rest = ref.partition("@")
     if delete and bool(tag) == bool(rest):
         raise click.UsageError("--delete needs NAME TAG, or NAME@TAG")
     with sentences():
         store = open_store(store_root)
         if delete:
-            store.untag(name, gone := tag or rest)
-            emit(as_json, {"deleted": f"{name}@{gone}"}, f"{name}@{gone} is no longer a tag")
+            store.untag(name, deleted := tag or rest)
+            emit(as_json, {"deleted": f"{name}@{deleted}"}, f"tag {name}@{deleted} is deleted")
             return
         if tag:
             new = store.tag(ref, tag, move=force)
@@ -225,33 +240,34 @@ def tag(ref: str, tag: str | None, delete: bool, force: bool, store_root: str, a
 
 
 @click.command()
-@click.option("--predictions", is_flag=True, help="Also predictions of images that are in no pool any more.")
+@click.option("--predictions", is_flag=True, help="Also remove predictions of images that are in no pool any more.")
 @store_option
 @json_option
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 def gc(predictions: bool, store_root: str, as_json: bool, dry_run: bool) -> None:
-    """Remove what nothing refers to: unfinished versions, leftovers of killed runs, pools that no version needs.
+    """Remove what nothing in the store refers to.
 
-    Complete versions stay. Predictions cost a teacher's time: they stay unless you say --predictions. While a scan,
-    label or build runs, which may need it, nothing goes.
+    Removes unfinished versions, leftovers of killed runs and pools that no version needs. Complete versions stay.
+    Predictions took a teacher's time: they stay unless you give --predictions. Nothing is removed while a scan, label
+    or build is running, which may need it.
     """
     with sentences():
         from builder.versions.garbage import collect, find
 
-        found = (find if dry_run else collect)(open_store(store_root), predictions=predictions)
-        garbage = [{"path": str(g.path), "kind": g.kind, "why": g.why, "bytes": g.bytes} for g in found.garbage]
-        value = {"removed": not dry_run, "bytes": sum(g.bytes for g in found.garbage), "garbage": garbage}
-        emit(as_json, {**value, "busy": found.busy}, _garbage_text(found, dry_run))
+        unused = (find if dry_run else collect)(open_store(store_root), predictions=predictions)
+        garbage = [{"path": str(g.path), "kind": g.kind, "why": g.why, "bytes": g.bytes} for g in unused.garbage]
+        value = {"removed": not dry_run, "bytes": sum(g.bytes for g in unused.garbage), "garbage": garbage}
+        emit(as_json, {**value, "busy": unused.busy}, _garbage_text(unused, dry_run))
 
 
-def _garbage_text(found: Found, dry_run: bool) -> str:
-    total = size_text(sum(g.bytes for g in found.garbage))
-    lines = [f"{g.path}  {size_text(g.bytes)}  {g.kind}: {g.why}" for g in found.garbage]
+def _garbage_text(unused: Found, dry_run: bool) -> str:
+    total = size_text(sum(g.bytes for g in unused.garbage))
+    lines = [f"{g.path}  {size_text(g.bytes)}  {g.kind}: {g.why}" for g in unused.garbage]
     did = "would be removed; nothing was" if dry_run else "removed"
-    count = f"{len(found.garbage)} thing{'' if len(found.garbage) == 1 else 's'}"
-    lines.append(f"{count}, {total}, {did}" if found.garbage else "nothing to remove")
-    if found.busy:
-        lines.append(f"in use, so left alone with all pools and predictions: {', '.join(found.busy)}")
+    count = f"{len(unused.garbage)} item{'' if len(unused.garbage) == 1 else 's'}"
+    lines.append(f"{count}, {total}, {did}" if unused.garbage else "nothing to remove")
+    if unused.busy:
+        lines.append(f"in use, so nothing of it was removed, and no pools or predictions: {', '.join(unused.busy)}")
     return "\n".join(lines)
 
 

@@ -74,7 +74,7 @@ def test_build_publish_pull_verify_gives_the_same_version(published: Path, hub: 
     assert (done["state"], done["version"], done["folder"]) == ("pulled", "pets@v1", str(target))
     assert done["id"] == read_manifest(source).id == read_manifest(target).id
     assert version_of(target) == version_of(source)
-    assert "all is well" in run("verify", "pets@v1", store=store).output
+    assert "no problems" in run("verify", "pets@v1", store=store).output
     before = len(requests_log(hub))
     again = json.loads(run("pull", f"{REPO}@v1", "--json", store=store).stdout)
     assert again["state"] == "there" and len(requests_log(hub)) < before + 5
@@ -112,7 +112,7 @@ def test_an_interrupted_pull_goes_on_and_a_cut_file_is_taken_up(hub: Path, tmp_p
     assert not any(name in path for name in here for path in second)
     parts = [line for line in requests_log(hub) if "000002" in line["path"] and line["status"] in (200, 206)]
     assert [part["status"] for part in parts if part["method"] == "GET"] == [200, 206]
-    assert "all is well" in run("verify", "pets@v1", store=store).output
+    assert "no problems" in run("verify", "pets@v1", store=store).output
 
 
 def test_a_damaged_file_never_gets_its_name(hub: Path, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_file_that_was_damaged_on_the_disk_since_is_fetched_again(hub: Path, t
     report.write_text("other")
     set_faults(hub)
     run("pull", f"{REPO}@v1", store=store)
-    assert "all is well" in run("verify", "pets@v1", store=store).output
+    assert "no problems" in run("verify", "pets@v1", store=store).output
 
 
 def edit_manifest(hub: Path, revision: str, **changes: Any) -> None:
@@ -184,7 +184,7 @@ def test_what_is_there_is_not_replaced(published: Path, hub: Path, tmp_path: Pat
     assert "is being built here" in run("pull", f"{REPO}@v1", store=store, code=1).output
     done = json.loads(run("pull", f"{REPO}@v1", "--name", "theirs", "--json", store=store).stdout)
     assert done["version"] == "theirs@v1" and done["id"] == read_manifest(published / "store/datasets/pets/v1").id
-    assert "all is well" in run("verify", "theirs@v1", store=store).output
+    assert "no problems" in run("verify", "theirs@v1", store=store).output
     run("tag", "theirs@v1", "paper", store=store)
     assert done["id"][:12] in run("show", "theirs@paper", store=store).output
     assert "dataset name '../x'" in run("pull", f"{REPO}@v1", "--name", "../x", store=store, code=1).output

@@ -343,7 +343,7 @@ def test_an_audit_by_label_studio(store: Store, tmp_path: Path) -> None:
         results.remove(next(r for r in results if "audit" in r["meta"].get("text", [])))
     path.write_bytes(orjson.dumps(tasks[:-1]))
     part = run(store, "pull", "pets", "--from", path, "--no-build")
-    assert part.exit_code == 0 and "no verdict yet: no estimate before they have" in part.output
+    assert part.exit_code == 0 and "no verdict yet: no estimate until they do" in part.output
 
     path.write_bytes(orjson.dumps(tasks))
     before = tree(store.root)
@@ -436,7 +436,7 @@ def test_a_real_database(store: Store, tmp_path: Path, monkeypatch: pytest.Monke
     with viewer.connected(store) as fo:
         name = load(fo, store, [open_version("pets@v1", store)])
         first = run_json(store, "queue", "pets", "--budget", 3, "--to", "app")
-        assert "3 of them have the tag 'queue'" in first["next"]
+        assert "3 images have the tag 'queue'" in first["next"]
         second = run_json(store, "queue", "pets", "--budget", 2, "--to", "app")
         drawn = run_json(store, "queue", "pets", "--audit", 6, "--to", "app")
         dataset = fo.load_dataset(name)

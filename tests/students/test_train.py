@@ -138,7 +138,7 @@ def test_evaluate_warns_of_images_that_were_trained_on(scenes: Path, tmp_path: P
         words = ["evaluate", str(run), "--truth", str(labels), "--store", str(tmp_path / "store"), "--json"]
         result = CliRunner().invoke(main, words, catch_exceptions=False)
         assert json.loads(result.stdout).get("trained_on", 0) == seen
-        assert (f"warning: it was trained on {seen} of these 12 images" in result.stderr) == (seen > 0)
+        assert (f"warning: the teacher was trained on {seen} of these 12 images" in result.stderr) == (seen > 0)
 
 
 def test_of_several_processes_one_speaks(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,7 +171,7 @@ def test_stray_files_are_told_but_no_hidden_ones(version: Path) -> None:
     assert [p.what.partition(":")[0] for p in found] == ["data/notes.txt", "extra/a.png"]
     assert all(p.stray for p in found) and bad_shards(found) == []
     told = run("verify", "pets", store=version.parents[2])
-    assert told.exit_code == 1 and "2 problems in pets: move what is not part of it elsewhere" in told.output
+    assert told.exit_code == 1 and "2 problems in pets: move files that are not part of it elsewhere" in told.output
 
 
 def test_every_bad_shard_is_named(version: Path) -> None:
@@ -199,7 +199,7 @@ def test_repair_is_asked_for_the_bad_shards_alone(version: Path, made: Path, mon
     (version / "data" / "train-000001.tar").write_bytes(b"junk")
     (version / "labels.parquet").unlink()
     before = run("verify", "pets", store=store)
-    assert before.exit_code == 1 and "`tutelage verify --repair pets` builds again" in before.output
+    assert before.exit_code == 1 and "`tutelage verify --repair pets` rebuilds what is damaged" in before.output
     (version / "data" / "mine.txt").write_text("stays")
     done = run("verify", "pets", "--repair", "--json", store=store)
     value = json.loads(done.stdout)

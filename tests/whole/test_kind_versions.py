@@ -243,7 +243,7 @@ def test_masks_are_yolos_polygons(tmp_path: Path) -> None:
                 )
                 assert np.array_equal(crossings(np.rint(corners).astype(int), plane.shape), plane)
     words = [str(done.folder), str(tmp_path / "voc"), "--format", "voc", "--store", str(tmp_path / "store")]
-    assert "voc has the boxes of masks alone" in CliRunner().invoke(main, ["export", *words]).stderr
+    assert "voc holds only the boxes of masks" in CliRunner().invoke(main, ["export", *words]).stderr
 
 
 def test_pictures_and_pages_of_every_kind(version: Cut, tmp_path: Path) -> None:

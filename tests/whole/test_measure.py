@@ -149,7 +149,7 @@ def test_tables_and_plots(world: Path, command: Any) -> None:
     for name in ("one.png", "two.png"):
         result = run(command, world, world / "recipe.yaml", "--per-class", "--plot", world / name)
         assert result.exit_code == 0, result.output
-        assert "of 60 images; the certify half is not touched" in result.output
+        assert "of 60 images; the certify half is not used" in result.output
         plots.append((world / name).read_bytes())
     assert plots[0] == plots[1]
     with Image.open(world / "one.png") as picture:
@@ -196,7 +196,7 @@ def test_images_that_cannot_be_used_are_left_out_and_counted(world: Path) -> Non
     found = value(run(calibrate, world, world / "recipe.yaml", "--json"))
     assert found["images"] == {"all": 60, "tune": len(tune), "left_out": 2}
     text = run(calibrate, world, world / "recipe.yaml").output
-    assert "2 left out (unreadable or twice there)" in text
+    assert "2 left out (unreadable or duplicates)" in text
 
 
 def rename(content: dict[str, Any]) -> None:

@@ -258,7 +258,7 @@ def interrupt(process: subprocess.Popen[str]) -> None:
     group while all threads stand still, the kernel might hand it to another one."""
     assert ctypes.CDLL(None).tgkill(process.pid, process.pid, signal.SIGINT) == 0
     os.killpg(process.pid, signal.SIGCONT)
-    assert "interrupted: what is finished is kept; run the same command again to go on" in sentence(process)
+    assert "interrupted: finished work is kept; run the same command again to continue" in sentence(process)
 
 
 def test_ctrl_c_gets_one_sentence_and_loses_nothing(replay: Job, tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""What `--help` shows: whole summaries, in usual words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from builder.cli.main import main
+from builder.cli.review import review
+
+ODD = re.compile(r"\b(say|says|said|told|tells)\b", re.IGNORECASE)
+"""Words of speech, which no command does."""
+
+
+def commands(group: click.Group) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        yield command
+        if isinstance(command, click.Group):
+            yield from commands(command)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("group", [main, review])
+def test_summaries_are_whole(group: click.Group, width: int) -> None:
+    shown = CliRunner().invoke(group, ["--help"], terminal_width=width).output
+    listed = shown.partition("Commands:\n")[2].splitlines()
+    assert len(listed) == len(group.commands)
+    for line in listed:
+        assert line.endswith(".") and not line.endswith("..."), line
+
+
+@pytest.mark.parametrize("command", [*commands(main)], ids=lambda command: command.name)
+def test_a_summary_is_a_verb_and_its_words_are_usual(command: click.Command) -> None:
+    assert command.help
+    first = command.help.split()[0]
+    assert first[0].isupper() and first.isalpha(), first
+    texts = [
+        command.help,
+        *(parameter.help or "" for parameter in command.params if isinstance(parameter, click.Option)),
+    ]
+    assert [text for text in texts if ODD.search(text)] == []
