@@ -97,7 +97,7 @@ def ours(truth: Truth, found: list[Detections], ranges: list[str]) -> list[tuple
     counts = []
     for name in ranges:
         matches = match_images(truth.classes, found, truth, area=SIZES[name])
-        hit = ~np.isnan(matches.found) & matches.object_counts
+        hit = ~np.isnan(matches.object_score) & matches.object_counts
         counts.append((int(matches.right.sum()), int(matches.counted.sum()), int(hit.sum())))
     return counts
 

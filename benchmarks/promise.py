@@ -99,7 +99,7 @@ def matches_of(image: np.ndarray, score: np.ndarray, right: np.ndarray, images: 
         object_label=none.astype(np.int16),
         object_area=none.astype(np.float32),
         object_counts=none.astype(bool),
-        found=np.zeros((2, 0), np.float32),
+        object_score=np.zeros((2, 0), np.float32),
     )
 
 

@@ -89,18 +89,18 @@ class CheckpointTeacher:
         """See Teacher.predict."""
         match self.kind:
             case "classification":
-                return [ClassProbabilities(_rounded(found)) for found in self._outputs(images)]
+                return [ClassProbabilities(_rounded(output)) for output in self._outputs(images)]
             case "semantic":
-                return [SemanticMap.of(found.cpu().numpy()) for found in self._outputs(images)]
+                return [SemanticMap.of(output.cpu().numpy()) for output in self._outputs(images)]
             case _:
-                found = zip(self._outputs(images), images, strict=True)
-                return [self._detections(output, image) for output, image in found]
+                outputs = zip(self._outputs(images), images, strict=True)
+                return [self._detections(output, image) for output, image in outputs]
 
     def predict_probabilities(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Of a segmenter: the probabilities of all classes in each pixel, float32 (C, H, W) per image."""
         if self.kind != "semantic":
             raise TeacherError(f"a checkpoint of kind {self.kind} has no probabilities of pixels: give a segmenter")
-        return [found.cpu().numpy() for found in self._outputs(images)]
+        return [output.cpu().numpy() for output in self._outputs(images)]
 
     @contextmanager
     def scaled(self, scale: float) -> Iterator[None]:
@@ -120,10 +120,10 @@ class CheckpointTeacher:
             with self._running():
                 # copied, since torch warns of arrays that are read-only
                 pixels = [torch.from_numpy(image.copy()).to(self._device).permute(2, 0, 1) for image in batch]
-                found: Iterator[Any] = iter(self._network(pixels))
+                results: Iterator[Any] = iter(self._network(pixels))
             for _ in batch:
                 with self._running():  # a segmenter goes on here
-                    output = next(found)
+                    output = next(results)
                 yield output
 
     @contextmanager

@@ -57,17 +57,17 @@ class PythonTeacher:
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """See Teacher.predict."""
-        found = _call(self._name, lambda given: list(self._teacher.predict(given)), images)
+        predictions = _call(self._name, lambda given: list(self._teacher.predict(given)), images)
         kind = self.description["kind"]
-        if len(found) != len(images):
+        if len(predictions) != len(images):
             raise TeacherError(
-                f"{self._name} gave {len(found)} predictions for {len(images)} images: give one for each"
+                f"{self._name} gave {len(predictions)} predictions for {len(images)} images: give one for each"
             )
-        for image, one in zip(images, found, strict=True):
-            self._check(one, kind, *image.shape[:2])
+        for image, prediction in zip(images, predictions, strict=True):
+            self._check(prediction, kind, *image.shape[:2])
         return [
-            self._tidied(one, *image.shape[:2]) if isinstance(one, Detections) else one
-            for image, one in zip(images, found, strict=True)
+            self._tidied(prediction, *image.shape[:2]) if isinstance(prediction, Detections) else prediction
+            for image, prediction in zip(images, predictions, strict=True)
         ]
 
     def _check(self, one: Any, kind: Kind, height: int, width: int) -> None:
@@ -89,19 +89,19 @@ class PythonTeacher:
             wrong = labels.min() if labels.min() < 0 else labels.max()
             raise TeacherError(f"{self._name} gave a label outside of its {count} classes: {wrong}")
 
-    def _tidied(self, one: Detections, height: int, width: int) -> Detections:
+    def _tidied(self, prediction: Detections, height: int, width: int) -> Detections:
         """As other teachers' are: inside the image, by falling score, at or above the floor."""
         return Detections.of(
-            one.boxes,
-            one.scores,
-            one.labels,
+            prediction.boxes,
+            prediction.scores,
+            prediction.labels,
             width=width,
             height=height,
             floor=self.description["floor"],
-            masks=one.masks,
-            quality=one.quality,
-            agree=one.agree,
-            uncertainty=one.uncertainty,
+            masks=prediction.masks,
+            quality=prediction.quality,
+            agree=prediction.agree,
+            uncertainty=prediction.uncertainty,
         )
 
 
@@ -111,15 +111,15 @@ class PythonSegmenter(PythonTeacher):
     def predict_probabilities(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The probability of each class at each pixel of each image: float32 (C, H, W), of the upright image."""
         teacher: Any = self._teacher
-        found = _call(
+        probabilities = _call(
             self._name,
-            lambda given: [np.asarray(one, np.float32) for one in teacher.predict_probabilities(given)],
+            lambda given: [np.asarray(planes, np.float32) for planes in teacher.predict_probabilities(given)],
             images,
         )
         shapes = [(len(self.classes), *image.shape[:2]) for image in images]
-        if [one.shape for one in found] != shapes:
+        if [planes.shape for planes in probabilities] != shapes:
             raise TeacherError(f"{self._name} gave probabilities of other shapes than (classes, height, width)")
-        return found
+        return probabilities
 
 
 def _factory(argument: str) -> Callable[[TeacherOptions], Any]:

@@ -35,13 +35,15 @@ def match_classes(
     (N,). Raises BuildError as `shared_classes` does."""
     places = shared_classes(classes, truth, "classification")
     shared = np.isin(np.arange(len(classes)), places)
-    human = np.array([ASIDE if one.label is None else places[one.label] for one in truth.images], np.int64)
-    there = np.flatnonzero([one.label is not None for one in truth.images])
+    human = np.array(
+        [ASIDE if labelled.label is None else places[labelled.label] for labelled in truth.images], np.int64
+    )
+    there = np.flatnonzero([labelled.label is not None for labelled in truth.images])
     rows = np.flatnonzero(shared[label])
     image, label, confidence = image[rows], label[rows], confidence[rows]
     right = label == human[image]
-    found = np.full(len(human), np.nan, np.float32)
-    found[image[right]] = confidence[right]
+    found_at = np.full(len(human), np.nan, np.float32)
+    found_at[image[right]] = confidence[right]
     return _matches(
         classes,
         truth,
@@ -54,7 +56,7 @@ def match_classes(
         right=right,
         object_image=there,
         object_label=human[there].astype(np.int16),
-        found=found[there],
+        object_score=found_at[there],
     )
 
 
@@ -74,15 +76,18 @@ def match_maps(
     wanted = np.full(VOID + 1, -1, np.int64)
     wanted[: len(places)] = places
     parts: list[tuple[np.ndarray, ...]] = []
-    for n, (one, found) in enumerate(zip(truth.images, maps, strict=True)):
-        human = read_mask(one, len(truth.classes))
-        if human.shape != found.labels.shape:
-            (h, w), (height, width) = human.shape, found.labels.shape
+    for n, (labelled, prediction) in enumerate(zip(truth.images, maps, strict=True)):
+        human = read_mask(labelled, len(truth.classes))
+        if human.shape != prediction.labels.shape:
+            (h, w), (height, width) = human.shape, prediction.labels.shape
             raise BuildError(
-                f"labelled image {one.name} has a map of {w}x{h}, but the teacher's is {width}x{height}: correct it"
+                f"labelled image {labelled.name} has a map of {w}x{h}, but the teacher's is {width}x{height}: "
+                "correct it"
             )
-        told = human != VOID
-        parts.append(_pixels(n, ours[found.labels[told]], found.confidence[told], wanted[human[told]], shared))
+        known = human != VOID
+        parts.append(
+            _pixels(n, ours[prediction.labels[known]], prediction.confidence[known], wanted[human[known]], shared)
+        )
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     image, label, confidence, right, weight, object_image, object_label, found_at, object_weight = columns
     return _matches(
@@ -97,7 +102,7 @@ def match_maps(
         right=right,
         object_image=object_image,
         object_label=object_label.astype(np.int16),
-        found=np.where(found_at < 0, np.nan, score(np.maximum(found_at, 0))).astype(np.float32),
+        object_score=np.where(found_at < 0, np.nan, score(np.maximum(found_at, 0))).astype(np.float32),
         weight=weight,
         object_weight=object_weight,
     )
@@ -138,19 +143,19 @@ def _matches(
     left_out: int,
     *,
     right: np.ndarray,
-    found: np.ndarray,
+    object_score: np.ndarray,
     **columns: Any,
 ) -> Matches:
     return Matches(
         classes=classes,
-        names=tuple(one.name for one in truth.images),
-        unit=units([one.unit for one in truth.images]),
+        names=tuple(labelled.name for labelled in truth.images),
+        unit=units([labelled.unit for labelled in truth.images]),
         area=np.zeros(len(right), np.float32),
         right=np.tile(right, (len(ious), 1)),
         counted=np.ones((len(ious), len(right)), bool),
-        object_area=np.zeros(len(found), np.float32),
-        object_counts=np.ones(len(found), bool),
-        found=np.tile(found, (len(ious), 1)),
+        object_area=np.zeros(len(object_score), np.float32),
+        object_counts=np.ones(len(object_score), bool),
+        object_score=np.tile(object_score, (len(ious), 1)),
         ious=ious,
         left_out=left_out,
         **columns,

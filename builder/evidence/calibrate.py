@@ -49,12 +49,12 @@ def curve(matches: Matches, iou: float = 0.5, labels: Sequence[int] | None = Non
     order = np.argsort(-score, kind="stable")
     last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True)[: len(order)])  # equal scores move together
     weight = matches.weights(rows[order])
-    kept, found = last + 1, np.cumsum(right[order] if weight is None else right[order] * weight)[last]
+    kept, hits = last + 1, np.cumsum(right[order] if weight is None else right[order] * weight)[last]
     if weight is not None:
         kept = np.cumsum(weight)[last]
     objects = _number(matches, labels)
-    recall = found / objects if objects else np.full(len(last), np.nan)
-    return Curve(score[order][last].astype(np.float64), found / kept, recall, kept, objects)
+    recall = hits / objects if objects else np.full(len(last), np.nan)
+    return Curve(score[order][last].astype(np.float64), hits / kept, recall, kept, objects)
 
 
 def at(points: Curve, threshold: float) -> tuple[float, float, int]:
@@ -139,13 +139,13 @@ def reliability(
     edges = _quantiles(confidence, steps, weight) if by == "mass" and len(confidence) else steps
     place = np.searchsorted(edges[1:-1], confidence)
     count = counted(place, weight, bins)
-    some = count > 0
+    filled = count > 0
     # Sums of sorted values, so that the order of rows does not change the last bit.
     order = np.lexsort((right, confidence) if weight is None else (weight, right, confidence))
     each = confidence if weight is None else confidence * weight
     total = np.bincount(place[order], each[order], minlength=bins)
     hits = counted(place[right], None if weight is None else weight[right], bins)
-    return Reliability(total[some] / count[some], hits[some] / count[some], count[some])
+    return Reliability(total[filled] / count[filled], hits[filled] / count[filled], count[filled])
 
 
 def _quantiles(values: np.ndarray, shares: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
@@ -179,13 +179,13 @@ def _fit(matches: Matches, kind: Kind, iou: float, allowed: np.ndarray) -> Calib
     def of(mine: np.ndarray) -> Temperature | Isotonic:
         return _map(score[mine], right[mine], kind, None if weight is None else weight[mine])
 
-    own = np.flatnonzero((hits >= need) & (misses >= need)).tolist()
+    rich = np.flatnonzero((hits >= need) & (misses >= need)).tolist()
     return Calibrator(
         kind=kind,
         iou=iou,
         classes=list(matches.classes),
         pooled=of(np.ones(len(score), bool)),
-        own={matches.classes[n]: of(label == n) for n in own},
+        own={matches.classes[n]: of(label == n) for n in rich},
     )
 
 
@@ -227,11 +227,11 @@ def isotonic(score: np.ndarray, right: np.ndarray, weight: np.ndarray | None = N
 
 def calibrated(matches: Matches, calibration: Calibrator) -> Matches:
     """The same matches with calibrated scores, also of the predictions that found the objects."""
-    found = matches.found.copy()
-    for row in found:
+    object_score = matches.object_score.copy()
+    for row in object_score:
         there = ~np.isnan(row)
         row[there] = calibration(matches.object_label[there], row[there])
-    return replace(matches, score=calibration(matches.label, matches.score), found=found)
+    return replace(matches, score=calibration(matches.label, matches.score), object_score=object_score)
 
 
 def cross_validated(matches: Matches, kind: Kind, iou: float = 0.5, folds: int = FOLDS) -> np.ndarray:
@@ -282,12 +282,14 @@ def describe(by_size: Mapping[str, Matches], iou: float, per_class: bool) -> dic
         labels += occurring(whole, iou)
     groups = [_group(matches, size, label, iou) for label in labels for size, matches in by_size.items()]
     bins = reliabilities(whole, iou)
-    some = whole.counted[iou_place(whole, iou)].any()
+    any_counted = whole.counted[iou_place(whole, iou)].any()
     return {
         "groups": groups,
-        "reliability": {name: {column: one.tolist() for column, one in vars(r).items()} for name, r in bins.items()},
-        "expected_calibration_error": {name: finite(one.error) for name, one in bins.items()},
-        "calibrators": {kind: fit(whole, kind, iou).model_dump() if some else None for kind in KINDS},
+        "reliability": {
+            name: {column: values.tolist() for column, values in vars(r).items()} for name, r in bins.items()
+        },
+        "expected_calibration_error": {name: finite(values.error) for name, values in bins.items()},
+        "calibrators": {kind: fit(whole, kind, iou).model_dump() if any_counted else None for kind in KINDS},
     }
 
 

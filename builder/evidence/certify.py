@@ -47,14 +47,14 @@ def solve(matches: Matches, scores: PoolScores, options: Precision, floor: float
     group = table[matches.label[rows]]
     order = np.lexsort((-matches.score[rows], group))
     rows, ends = rows[order], np.searchsorted(group[order], np.arange(len(shares) + 1))
-    found = []
+    groups = []
     for position, labels in enumerate(shares):
-        own = rows[ends[position] : ends[position + 1]]
-        found.append(_solve_group(matches, own, scores, labels, options, delta, floor, pool_kept))
+        rows_of = rows[ends[position] : ends[position + 1]]
+        groups.append(_solve_group(matches, rows_of, scores, labels, options, delta, floor, pool_kept))
     unknown = [name for name, shared in zip(matches.classes, matches.shared, strict=True) if not shared]
     if unknown:
-        found.append(_group(unknown, options, reason="no human labels for it"))
-    return found
+        groups.append(_group(unknown, options, reason="no human labels for it"))
+    return groups
 
 
 def share_out(matches: Matches, scores: PoolScores, over: str, enough: float) -> list[list[int]]:
@@ -149,26 +149,26 @@ def _walk(
     count = len(present) if pool is None else matches.images
     kept, correct = np.zeros(count, np.int64), np.zeros(count, np.int64)
     weight, fewest = matches.weights(rows), fewest_units(options.target, delta)
-    found = _Step(False, float(thresholds[0]), Bound(0, 0, None, 1.0, 0.0))
+    last = _Step(False, float(thresholds[0]), Bound(0, 0, None, 1.0, 0.0))
     for step, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
         new = slice(start, end)
         hit = right[new]
         kept += counted(place[new], None if weight is None else weight[new], count)
         correct += counted(place[new][hit], None if weight is None else weight[new][hit], count)
         if weight is not None and (units := effective_units(kept)) < fewest:
-            if found.accepted:
-                return found
+            if last.accepted:
+                return last
             few = Bound(int(kept.sum()), int(correct.sum()), units, 1.0, 0.0)
-            found = _Step(False, float(thresholds[step]), few)
+            last = _Step(False, float(thresholds[step]), few)
             continue
         if pool is None:
             bound = korn_graubard(kept, correct, options.target, delta)
         else:
             bound = bets(kept, correct, matches.unit, pool[step], options.target, delta)
         if not bound.p_value <= delta:  # nor NaN
-            return found if found.accepted else _Step(False, float(thresholds[step]), bound)
-        found = _Step(True, float(thresholds[step]), bound)
-    return found
+            return last if last.accepted else _Step(False, float(thresholds[step]), bound)
+        last = _Step(True, float(thresholds[step]), bound)
+    return last
 
 
 def _group(names: list[str], options: Precision, threshold: float | None = None, **evidence: Any) -> Group:

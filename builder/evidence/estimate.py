@@ -174,16 +174,16 @@ def shift(pool: PoolSample, truth: PoolSample, draws: int = 999, seed: int = 0) 
     chosen = np.stack(
         [images[rng.choice(len(images), few, replace=False, shuffle=False)].sum(axis=0) for _ in range(draws)]
     )
-    found = [_measures(side.sum(axis=0), len(side)) for side in sides]
+    values = [_measures(side.sum(axis=0), len(side)) for side in sides]
     permuted = np.abs(_measures(chosen, few) - _measures(whole - chosen, len(images) - few))
-    observed = np.abs(found[1] - found[0])
+    observed = np.abs(values[1] - values[0])
     # Rounding must not make a permutation that differs as much look as if it differed less.
     extreme = ~(permuted < observed * (1 - 1e-9))
     p_values = (1 + extreme.sum(axis=0)) / (1 + draws)
     with np.errstate(divide="ignore", invalid="ignore"):
-        change = np.where(found[0] == found[1], 0.0, found[1] / found[0] - 1)
+        change = np.where(values[0] == values[1], 0.0, values[1] / values[0] - 1)
     names = ("predictions per image", "mean score", "share above the threshold")
-    columns = zip(names, found[0].tolist(), found[1].tolist(), change.tolist(), p_values.tolist(), strict=True)
+    columns = zip(names, values[0].tolist(), values[1].tolist(), change.tolist(), p_values.tolist(), strict=True)
     return Shift(tuple(Measure(*values) for values in columns))
 
 

@@ -66,9 +66,9 @@ def leak(gates: Gates, leaked: Mapping[str, str]) -> Finding:
     if not leaked:
         return Finding("leak", "ok", "no image of the pool is also in labelled, truth or test")
     status = "fail" if gates.on_leak == "fail" else "warn"
-    some = "; ".join([*leaked.values()][:5]) + ("; …" if len(leaked) > 5 else "")
+    listed = "; ".join([*leaked.values()][:5]) + ("; …" if len(leaked) > 5 else "")
     did = "leave them out with gates.on_leak: drop" if status == "fail" else "left out"
-    return Finding("leak", status, f"{len(leaked)} pool images are also in labelled, truth or test: {did} ({some})")
+    return Finding("leak", status, f"{len(leaked)} pool images are also in labelled, truth or test: {did} ({listed})")
 
 
 def teacher_overlap(gates: Gates, seen: Mapping[str, Sequence[str]]) -> Finding | None:
@@ -78,9 +78,9 @@ def teacher_overlap(gates: Gates, seen: Mapping[str, Sequence[str]]) -> Finding 
     hit = {what: names for what, names in seen.items() if names}
     if not hit:
         return Finding("teacher_overlap", "ok", "the teacher's record names no image of truth or test")
-    told = ", ".join(f"{len(names)} of {what} ({names[0]} first)" for what, names in hit.items())
+    listed = ", ".join(f"{len(names)} of {what} ({names[0]} first)" for what, names in hit.items())
     advice = "take them out of the labels, or say gates.teacher_overlap: warn"
-    return Finding("teacher_overlap", gates.teacher_overlap, f"the teacher was trained on images of {told}: {advice}")
+    return Finding("teacher_overlap", gates.teacher_overlap, f"the teacher was trained on images of {listed}: {advice}")
 
 
 def unmapped(names: Sequence[str], others: str | None, classes: int) -> Finding:
@@ -88,9 +88,9 @@ def unmapped(names: Sequence[str], others: str | None, classes: int) -> Finding:
     if not names:
         return Finding("classes", "ok", f"keep.classes names all {classes} classes of the teacher")
     did = {"drop": "dropped", "ignore": "made ignore regions"}.get(others or "keep", "kept under their own names")
-    told = f"{len(names)} of the teacher's {classes} classes are not named and {did} ({_some(names)})"
+    stated = f"{len(names)} of the teacher's {classes} classes are not named and {did} ({_some(names)})"
     advice = "" if others else ": name them, or say with keep.classes.others what becomes of them"
-    return Finding("classes", "ok" if others else "warn", f"{told}{advice}")
+    return Finding("classes", "ok" if others else "warn", f"{stated}{advice}")
 
 
 def density(
@@ -109,23 +109,23 @@ def density(
     limits = [limit for limit in (gates.density.warn, gates.density.fail) if limit is not None]
     if not limits or not images:
         return None
-    told = np.flatnonzero((support >= FEW) & (per_image > 0))
-    ours = np.maximum(kept[told], 0.5) / images
-    ratio = np.maximum(ours / per_image[told], per_image[told] / ours)
-    far = told[ratio > min(limits)]
+    compared = np.flatnonzero((support >= FEW) & (per_image > 0))
+    ours = np.maximum(kept[compared], 0.5) / images
+    ratio = np.maximum(ours / per_image[compared], per_image[compared] / ours)
+    far = compared[ratio > min(limits)]
     if not len(far):
         return Finding("density", "ok", f"{noun} per image within a factor of {min(limits):g} of the labels'")
     fail = gates.density.fail is not None and bool((ratio > gates.density.fail).any())
-    worst = far[np.argsort(-ratio[np.isin(told, far)], kind="stable")]
+    worst = far[np.argsort(-ratio[np.isin(compared, far)], kind="stable")]
 
     def told_as(number: float) -> str:
         return f"{number:.2f} per image" if size is None else f"{percent(number / size)} of the pixels"
 
-    some = "; ".join(
+    listed = "; ".join(
         f"{classes[c]} {told_as(kept[c] / images)}, {told_as(per_image[c])} in the labels" for c in worst[:5]
     )
     more = "; …" if len(worst) > 5 else ""
-    return Finding("density", "fail" if fail else "warn", f"{len(far)} classes differ from the labels ({some}{more})")
+    return Finding("density", "fail" if fail else "warn", f"{len(far)} classes differ from the labels ({listed}{more})")
 
 
 def min_precision(
@@ -141,11 +141,11 @@ def min_precision(
         if kept[name] and not (group.certified and (group.target or 0) >= gates.min_precision)
     ]
     if not short:
-        said = f"every class with kept {noun} is certified for {gates.min_precision:g}"
+        stated = f"every class with kept {noun} is certified for {gates.min_precision:g}"
         if refused:
-            said += f" at its threshold, but where, min_size or uncertainty then refused {refused} {noun}"
-            return Finding("min_precision", "warn", f"{said}, and no certificate covers the mix that is left")
-        return Finding("min_precision", "ok", said)
+            stated += f" at its threshold, but where, min_size or uncertainty then refused {refused} {noun}"
+            return Finding("min_precision", "warn", f"{stated}, and no certificate covers the mix that is left")
+        return Finding("min_precision", "ok", stated)
     return Finding(
         "min_precision",
         "fail",
@@ -170,13 +170,13 @@ def shift(gates: Gates, pool: PoolSample, truth: PoolSample) -> Finding | None:
     """Whether the teacher behaves on the labelled images as on the pool (builder.evidence.estimate.shift)."""
     if gates.shift == "off" or not len(pool.boxes) or not len(truth.boxes):
         return None
-    found = [measure for measure in measure_shift(pool, truth).measures if measure.warn]
-    if not found:
+    alarms = [measure for measure in measure_shift(pool, truth).measures if measure.warn]
+    if not alarms:
         return Finding("shift", "ok", "no alarm, which is no evidence that labels and pool are alike")
-    told = "; ".join(
-        f"{m.name} {m.truth:.3g} on the labels, {m.pool:.3g} on the pool (p = {m.p_value:.3f})" for m in found
+    listed = "; ".join(
+        f"{m.name} {m.truth:.3g} on the labels, {m.pool:.3g} on the pool (p = {m.p_value:.3f})" for m in alarms
     )
-    return Finding("shift", gates.shift, f"the labelled images are unlike the pool: {told}")
+    return Finding("shift", gates.shift, f"the labelled images are unlike the pool: {listed}")
 
 
 def _some(names: Sequence[str]) -> str:

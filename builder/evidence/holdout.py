@@ -117,7 +117,7 @@ def halves(labels: Labels, predictions: Path, keep: Keep) -> Halves:
     """Match both halves. Raises BuildError if the labels are of another kind than the predictions, one half has no
     image, or none of its images has predictions."""
     check_kind(labels.truth, read_meta(predictions)["description"]["kind"], labels.source)
-    if not any(len(one.labels) or one.label is not None or one.mask for one in labels.truth.images):
+    if not any(len(image.labels) or image.label is not None or image.mask for image in labels.truth.images):
         raise BuildError(
             f"labels {labels.source} have {len(labels.truth.images)} images and not one object: "
             "check that the objects of these images are in there"
@@ -158,7 +158,7 @@ def measure(matches: Matches, thresholds: Thresholds, iou: float, level: float =
     total, right = (int(counts.sum()) for counts in per_unit)
     known = matches.object_counts & (matches.object_label >= 0)
     image, label = matches.object_image[known], matches.object_label[known]
-    hit = matches.found[row][known] >= _limits(matches, thresholds, image, label)  # NaN: not found
+    hit = matches.object_score[row][known] >= _limits(matches, thresholds, image, label)  # NaN: not found
     weight = matches.object_weights(known)
     low, high = interval(per_unit[0], per_unit[1], level)
     return Measured(

@@ -39,7 +39,7 @@ class Matches:
     right and counted bool (T, N) at the T overlaps of `ious`: matched to an object that counts; right or wrong, that is
     not matched to a crowd or difficult object.
     Objects, M rows: object_image int64, object_label int16 (the teacher's class, -1 for one it does not know),
-    object_area float32, object_counts bool (no crowd, not difficult), found float32 (T, M), the score of the
+    object_area float32, object_counts bool (no crowd, not difficult), object_score float32 (T, M), the score of the
     prediction matched to it (of the best one, where a crowd has several), NaN for none.
     weight: int64 (N,), object_weight: int64 (M,): pixels that a row of a map stands for; None: each is one.
     left_out: labelled images that are not here, since they cannot be read, repeat another or have no predictions.
@@ -59,7 +59,7 @@ class Matches:
     object_label: np.ndarray
     object_area: np.ndarray
     object_counts: np.ndarray
-    found: np.ndarray
+    object_score: np.ndarray
     ious: tuple[float, ...] = IOUS
     left_out: int = 0
     weight: np.ndarray | None = None
@@ -80,7 +80,7 @@ class Matches:
 
 def match_images(
     classes: Sequence[str],
-    found: Sequence[Detections],
+    predictions: Sequence[Detections],
     truth: Truth,
     ious: Sequence[float] = IOUS,
     area: tuple[float, float] = SIZES["all"],
@@ -90,10 +90,10 @@ def match_images(
     area: objects outside this range of pixels² do not count, nor do unmatched predictions outside it. Raises BuildError
     if the truth has no boxes, or shares no class name with the teacher.
     """
-    image = np.repeat(np.arange(len(found)), [len(one) for one in found])
-    boxes = _joined(np.zeros((0, 4), np.float32), [one.boxes for one in found])
-    score = _joined(np.zeros(0, np.float32), [one.scores for one in found])
-    label = _joined(np.zeros(0, np.int16), [one.labels for one in found])
+    image = np.repeat(np.arange(len(predictions)), [len(prediction) for prediction in predictions])
+    boxes = _joined(np.zeros((0, 4), np.float32), [prediction.boxes for prediction in predictions])
+    score = _joined(np.zeros(0, np.float32), [prediction.scores for prediction in predictions])
+    label = _joined(np.zeros(0, np.int16), [prediction.labels for prediction in predictions])
     return match_columns(tuple(classes), truth, image, label, score, boxes, tuple(ious), area)
 
 
@@ -117,12 +117,12 @@ def match_columns(
     rows = np.flatnonzero(shared[label])
     image, label, score, boxes = image[rows], label[rows], score[rows], boxes[rows]
     objects = truth.images
-    per_image = [len(one.labels) for one in objects]
+    per_image = [len(labelled.labels) for labelled in objects]
     object_image = np.repeat(np.arange(len(objects)), per_image)
-    object_label = places[_joined(np.zeros(0, np.int64), [one.labels for one in objects])]
-    object_area = _joined(np.zeros(0, np.float32), [one.area for one in objects])
+    object_label = places[_joined(np.zeros(0, np.int64), [labelled.labels for labelled in objects])]
+    object_area = _joined(np.zeros(0, np.float32), [labelled.area for labelled in objects])
     crowd, difficult = (
-        _joined(np.zeros(0, bool), [getattr(one, n) for one in objects]) for n in ("crowd", "difficult")
+        _joined(np.zeros(0, bool), [getattr(labelled, n) for labelled in objects]) for n in ("crowd", "difficult")
     )
     ignored = crowd | difficult | _outside(object_area, area)
     if rle is None:
@@ -134,7 +134,7 @@ def match_columns(
         score,
         boxes,
         np.where(object_label < 0, -1, object_image * len(classes) + object_label),
-        _joined(np.zeros((0, 4), np.float32), [one.boxes for one in objects]),
+        _joined(np.zeros((0, 4), np.float32), [labelled.boxes for labelled in objects]),
         crowd,
         ignored,
         ious,
@@ -148,8 +148,8 @@ def match_columns(
     return Matches(
         classes=classes,
         shared=shared,
-        names=tuple(one.name for one in objects),
-        unit=units([one.unit for one in objects]),
+        names=tuple(labelled.name for labelled in objects),
+        unit=units([labelled.unit for labelled in objects]),
         image=image,
         label=label,
         score=score,
@@ -160,7 +160,7 @@ def match_columns(
         object_label=object_label.astype(np.int16),
         object_area=object_area,
         object_counts=~ignored,
-        found=best,
+        object_score=best,
         ious=ious,
         left_out=left_out,
     )
@@ -170,10 +170,10 @@ def _by_masks(truth: Truth, image: np.ndarray, codes: list[bytes], crowd: np.nda
     """The areas of masks, float64 (N,), and their overlap with the truth's, as pycocotools computes it."""
     from teachers import masks
 
-    if any(one.masks is None and len(one.labels) for one in truth.images):
+    if any(labelled.masks is None and len(labelled.labels) for labelled in truth.images):
         raise BuildError("the teacher gives masks, and the labels have boxes only: give a COCO JSON with segmentation")
-    theirs = [code for one in truth.images for code in one.masks or ()]
-    size = [(one.height, one.width) for one in truth.images]
+    theirs = [code for labelled in truth.images for code in labelled.masks or ()]
+    size = [(labelled.height, labelled.width) for labelled in truth.images]
     area = np.array([masks.area([code], *size[n])[0] for code, n in zip(codes, image.tolist(), strict=True)], float)
 
     def overlap(row: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -248,9 +248,9 @@ def _take(row: np.ndarray, cell: np.ndarray, other: np.ndarray, crowd: np.ndarra
     if not len(row):
         return
     begins = np.flatnonzero(np.r_[True, row[1:] != row[:-1]])
-    own = cell[row[begins]]
-    first = np.flatnonzero(np.r_[True, own[1:] != own[:-1]])
-    rank = np.arange(len(own)) - np.repeat(first, np.diff(np.r_[first, len(own)]))
+    cells = cell[row[begins]]
+    first = np.flatnonzero(np.r_[True, cells[1:] != cells[:-1]])
+    rank = np.arange(len(cells)) - np.repeat(first, np.diff(np.r_[first, len(cells)]))
     rank = np.repeat(rank, np.diff(np.r_[begins, len(row)]))
     by_rank = np.argsort(rank, kind="stable")
     ends = np.cumsum(np.bincount(rank))
@@ -288,17 +288,17 @@ def _sides(boxes: np.ndarray) -> Sides:
     return (x, w + x), (y, h + y), w * h
 
 
-def _shared(one: Ends, other: Ends, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+def _shared(ends: Ends, others: Ends, row: np.ndarray, column: np.ndarray) -> np.ndarray:
     """The length that two boxes have in common along an axis, pair by pair; not above 0 for none."""
-    return np.minimum(one[1][row], other[1][column]) - np.maximum(one[0][row], other[0][column])
+    return np.minimum(ends[1][row], others[1][column]) - np.maximum(ends[0][row], others[0][column])
 
 
 def _overlap(boxes: Sides, others: Sides, row: np.ndarray, column: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     """IoU pair by pair, over the first's area for crowds, as pycocotools' bbIou; float64 (P,)."""
     width, height = _shared(boxes[0], others[0], row, column), _shared(boxes[1], others[1], row, column)
     both = np.where((width > 0) & (height > 0), width * height, 0.0)
-    area, own = boxes[2][row], others[2][column]
-    union = np.where(crowd[column], area, area + own - both)
+    area, other_area = boxes[2][row], others[2][column]
+    union = np.where(crowd[column], area, area + other_area - both)
     return np.divide(both, union, out=np.zeros_like(both), where=both > 0)
 
 

@@ -51,10 +51,12 @@ def match_stored(
     stored: dict[int, tuple[Path, int]] = {}
     for chunk in pool.chunks():
         images = chunk.images
-        where = np.array([place.get(one.name, -1) if one.state == READABLE else -1 for one in images], np.int64)
-        for one, position in zip(images, where.tolist(), strict=True):
+        where = np.array(
+            [place.get(pooled.name, -1) if pooled.state == READABLE else -1 for pooled in images], np.int64
+        )
+        for pooled, position in zip(images, where.tolist(), strict=True):
             if position >= 0:
-                _check_size(one, truth.images[position])
+                _check_size(pooled, truth.images[position])
         folder = predictions / chunk.digest
         if (where < 0).all() or not folder.is_dir():
             continue

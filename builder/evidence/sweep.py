@@ -68,7 +68,7 @@ def sweep(
     object_unit = tune.unit[tune.object_image[to_find]]
     weight = tune.object_weights(to_find)
     objects = counted(object_unit, weight, units)
-    found_at = tune.found[row][to_find]
+    found_at = tune.object_score[row][to_find]
     density = float(objects.sum()) / max(1, tune.images)
     if tune.weight is not None:  # of maps the same share of a pool image, which may have another size
         every = tune.object_weights(tune.object_counts)
@@ -81,9 +81,12 @@ def sweep(
         threshold = step / BINS
         rows = count & (tune.score >= np.float32(threshold))
         unit = tune.unit[tune.image]
-        kept, correct = (counted(unit[some], tune.weights(some), units) for some in (rows, rows & tune.right[row]))
+        kept, correct = (
+            counted(unit[chosen_rows], tune.weights(chosen_rows), units)
+            for chosen_rows in (rows, rows & tune.right[row])
+        )
         hit = found_at >= np.float32(threshold)  # NaN: not found
-        found = counted(object_unit[hit], None if weight is None else weight[hit], units)
+        hits = counted(object_unit[hit], None if weight is None else weight[hit], units)
         boxes = int(above[step])
         points.append(
             Point(
@@ -94,8 +97,8 @@ def sweep(
                 int(correct.sum()),
                 _share(correct, kept),
                 *interval(kept, correct, level),
-                _share(found, objects),
-                *interval(objects, found, level),
+                _share(hits, objects),
+                *interval(objects, hits, level),
                 density,
                 is_density,
                 None if tune.weight is None else _mean_iou(tune, rows, rows & tune.right[row], to_find),

@@ -89,7 +89,7 @@ def fixed(keep: Keep, evidence: Evidence) -> list[Group]:
             f"are stored: raise keep.score, or lower teacher.floor and label again"
         )
     return [
-        Group(classes=[name for name, own in zip(evidence.classes, score, strict=True) if own == value],
+        Group(classes=[name for name, threshold in zip(evidence.classes, score, strict=True) if threshold == value],
               rule="score", threshold=float(value))
         for value in np.unique(score)
     ]  # fmt: skip

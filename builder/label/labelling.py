@@ -90,10 +90,10 @@ def label_pool(
                     write_chunk(folder / chunk.digest, chunk, results)
                     labelled += sum(image.state != REMOVED for image in chunk.images)
         failures = _failures(pool, folder)
-        some = tuple(islice(failures, MAX_ERRORS))
-        failed = len(some) + sum(1 for _ in failures)
+        first_failures = tuple(islice(failures, MAX_ERRORS))
+        failed = len(first_failures) + sum(1 for _ in failures)
     used = pool.count(OK) + pool.count(UNREADABLE)
-    return Labelled(name, len(pool.index), len(pending), used, labelled, some, failed)
+    return Labelled(name, len(pool.index), len(pending), used, labelled, first_failures, failed)
 
 
 def label_pools(
@@ -141,8 +141,8 @@ def _failing(pool: Pool, folder: Path, numbers: Iterable[int]) -> Iterator[tuple
 
     def failing() -> Iterator[int]:
         for number in numbers:
-            if found := read_failures(folder / pool.index[number].digest):
-                failures.append(found)
+            if failed := read_failures(folder / pool.index[number].digest):
+                failures.append(failed)
                 yield number
 
     for chunk in pool.pick(failing()):
@@ -212,11 +212,11 @@ class TooManyFailures(BuildError):
 def check_failures(labelled: Labelled, max_failure_rate: float) -> None:
     """Raise TooManyFailures if more than that share of the images could not be read."""
     if labelled.failure_rate > max_failure_rate:
-        some = "; ".join(labelled.failures[:3]) + ("; …" if labelled.failed > 3 else "")
+        listed = "; ".join(labelled.failures[:3]) + ("; …" if labelled.failed > 3 else "")
         raise TooManyFailures(
             f"{labelled.failed} of {labelled.images} images cannot be read "
             f"({labelled.failure_rate:.1%}, allowed {max_failure_rate:.1%}): mend them and "
-            f"--retry-failures, or raise --max-failure-rate ({some})"
+            f"--retry-failures, or raise --max-failure-rate ({listed})"
         )
 
 

@@ -42,15 +42,15 @@ class PackedMap:
     pixels: np.ndarray
 
 
-def pack(found: SemanticMap) -> PackedMap:
+def pack(prediction: SemanticMap) -> PackedMap:
     """The map as PNGs, and its levels in order of class and confidence."""
-    cell = found.labels.astype(np.int32) * LEVELS + found.confidence
+    cell = prediction.labels.astype(np.int32) * LEVELS + prediction.confidence
     counts = np.bincount(cell.ravel(), minlength=(VOID + 1) * LEVELS)[: VOID * LEVELS]
     rows = np.flatnonzero(counts)
-    height, width = found.labels.shape
+    height, width = prediction.labels.shape
     return PackedMap(
-        png(found.labels),
-        png(found.confidence),
+        png(prediction.labels),
+        png(prediction.confidence),
         (width, height),
         (rows // LEVELS).astype(np.int16),
         (rows % LEVELS).astype(np.uint8),
@@ -78,8 +78,8 @@ def png(plane: np.ndarray) -> bytes:
 def write_maps(folder: Path, maps: Mapping[int, PackedMap]) -> None:
     """Put the maps of a chunk, by position of their images, in `folder`."""
     with tarfile.open(folder / MAPS, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for position, one in sorted(maps.items()):
-            for name, data in zip(MEMBERS, (one.labels, one.confidence), strict=True):
+        for position, packed in sorted(maps.items()):
+            for name, data in zip(MEMBERS, (packed.labels, packed.confidence), strict=True):
                 info = tarfile.TarInfo(f"{position:06d}.{name}.png")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
@@ -121,7 +121,7 @@ def read_maps(folder: Path) -> Iterator[MapReader]:
         yield maps
 
 
-def kept_map(found: SemanticMap, label: np.ndarray, confidence: np.ndarray, ours: np.ndarray) -> np.ndarray:
+def kept_map(prediction: SemanticMap, label: np.ndarray, confidence: np.ndarray, ours: np.ndarray) -> np.ndarray:
     """What is taught of an image's pixels: uint8 (H, W), positions in the version's classes and 255 where nothing is.
 
     label int16, confidence uint8, (K,) each: the teacher's class and the level of what rules kept of it; ours int16
@@ -129,7 +129,7 @@ def kept_map(found: SemanticMap, label: np.ndarray, confidence: np.ndarray, ours
     """
     table = np.full((VOID + 1) * LEVELS, VOID, np.uint8)
     table[label.astype(np.int32) * LEVELS + confidence] = ours
-    taught: np.ndarray = table[found.labels.astype(np.int32) * LEVELS + found.confidence]
+    taught: np.ndarray = table[prediction.labels.astype(np.int32) * LEVELS + prediction.confidence]
     return taught
 
 

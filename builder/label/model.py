@@ -47,21 +47,23 @@ class ModelLabeller:
                     batch.append(pixels)
                     places.append(place)
                 if len(batch) == self.teacher.batch_size or (batch and place == len(chunk) - 1):
-                    for where, found in zip(places, self._predict(batch, chunk), strict=True):
+                    for where, prediction in zip(places, self._predict(batch, chunk), strict=True):
                         # maps of a whole chunk, unpacked, would fill the memory
-                        results[where] = pack(found) if isinstance(found, SemanticMap) else found
+                        results[where] = pack(prediction) if isinstance(prediction, SemanticMap) else prediction
                     batch, places = [], []
                 advance(1)
             yield results
 
     def _predict(self, batch: Sequence[np.ndarray], chunk: Chunk) -> Sequence[Prediction]:
         try:
-            found = self.teacher.predict(batch)
+            predictions = self.teacher.predict(batch)
         except TeacherError as error:
             raise TeacherError(f"the teacher failed on chunk {chunk.index}: {error}") from error
-        if len(found) != len(batch):
-            raise TeacherError(f"the teacher gave {len(found)} results for {len(batch)} images of chunk {chunk.index}")
-        return found
+        if len(predictions) != len(batch):
+            raise TeacherError(
+                f"the teacher gave {len(predictions)} results for {len(batch)} images of chunk {chunk.index}"
+            )
+        return predictions
 
 
 def decode_ahead(

@@ -87,9 +87,9 @@ def write_chunk(folder: Path, chunk: Chunk, results: Sequence[Prediction | Packe
     """Put a chunk's predictions at `folder`, whole or not at all. An image without objects has its row all the same."""
     packed = [pack(r) if isinstance(r, SemanticMap) else r for r in results]
     sizes = zip(*(chunk.rows[side].to_pylist() for side in ("width", "height")), strict=True)
-    found = [None if isinstance(r, Failure) else _rows(r, *size) for r, size in zip(packed, sizes, strict=True)]
+    columns = [None if isinstance(r, Failure) else _rows(r, *size) for r, size in zip(packed, sizes, strict=True)]
     failed = [r if isinstance(r, Failure) else None for r in packed]
-    counts = np.array([len(f["score"]) if f else 0 for f in found], np.int32)
+    counts = np.array([len(f["score"]) if f else 0 for f in columns], np.int32)
     sha256 = chunk.rows["sha256"].to_pylist()
     images = pa.table(
         {
@@ -102,7 +102,7 @@ def write_chunk(folder: Path, chunk: Chunk, results: Sequence[Prediction | Packe
     )
     for name, column in _probabilities(packed).items():
         images = images.append_column(name, column)
-    objects = _objects([f for f in found if f], counts, sha256)
+    objects = _objects([f for f in columns if f], counts, sha256)
     maps = {n: r for n, r in enumerate(packed) if isinstance(r, PackedMap)}
     with new_folder(folder) as temporary:
         pq.write_table(images, temporary / "images.parquet", compression="zstd")
@@ -111,43 +111,45 @@ def write_chunk(folder: Path, chunk: Chunk, results: Sequence[Prediction | Packe
             write_maps(temporary, maps)
 
 
-def _rows(found: Detections | ClassProbabilities | PackedMap, width: int, height: int) -> dict[str, Any]:
+def _rows(prediction: Detections | ClassProbabilities | PackedMap, width: int, height: int) -> dict[str, Any]:
     """The objects of one image in columns: label, score, boxes, and those of OPTIONAL that there are."""
-    if isinstance(found, Detections):
-        columns: dict[str, Any] = {"label": found.labels, "score": found.scores, "boxes": found.boxes}
-        columns |= {"rle": found.masks} | {name: getattr(found, name) for name in ("quality", "agree", "uncertainty")}
+    if isinstance(prediction, Detections):
+        columns: dict[str, Any] = {"label": prediction.labels, "score": prediction.scores, "boxes": prediction.boxes}
+        columns |= {"rle": prediction.masks} | {
+            name: getattr(prediction, name) for name in ("quality", "agree", "uncertainty")
+        }
         return {name: column for name, column in columns.items() if column is not None}
-    if isinstance(found, ClassProbabilities):
-        best = int(found.probabilities.argmax())
-        columns = {"label": np.array([best], np.int16), "score": found.probabilities[best : best + 1]}
+    if isinstance(prediction, ClassProbabilities):
+        best = int(prediction.probabilities.argmax())
+        columns = {"label": np.array([best], np.int16), "score": prediction.probabilities[best : best + 1]}
     else:
-        columns = {"label": found.label, "score": score(found.level), "pixels": found.pixels}
+        columns = {"label": prediction.label, "score": score(prediction.level), "pixels": prediction.pixels}
     return columns | {"boxes": np.tile(np.array([[0, 0, width, height]], np.float32), (len(columns["score"]), 1))}
 
 
-def _objects(found: Sequence[dict[str, Any]], counts: np.ndarray, sha256: Sequence[str]) -> pa.Table:
-    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(f["boxes"] for f in found)])
+def _objects(parts: Sequence[dict[str, Any]], counts: np.ndarray, sha256: Sequence[str]) -> pa.Table:
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(f["boxes"] for f in parts)])
     columns: dict[str, Any] = {
         "sha256": pa.DictionaryArray.from_arrays(np.repeat(np.arange(len(sha256), dtype=np.int32), counts), sha256),
-        "label": np.concatenate([np.zeros(0, np.int16), *(f["label"] for f in found)]),
-        "score": np.concatenate([np.zeros(0, np.float32), *(f["score"] for f in found)]),
+        "label": np.concatenate([np.zeros(0, np.int16), *(f["label"] for f in parts)]),
+        "score": np.concatenate([np.zeros(0, np.float32), *(f["score"] for f in parts)]),
     } | {side: np.ascontiguousarray(boxes[:, n]) for n, side in enumerate(BOX)}
     schema = OBJECTS
     for name, kind in OPTIONAL.items():
-        if any(name in f for f in found):
+        if any(name in f for f in parts):
             schema = schema.append(pa.field(name, kind))
-            parts = [pa.array(f[name], kind) if name in f else pa.nulls(len(f["score"]), kind) for f in found]
-            columns[name] = pa.concat_arrays(parts)
+            pieces = [pa.array(f[name], kind) if name in f else pa.nulls(len(f["score"]), kind) for f in parts]
+            columns[name] = pa.concat_arrays(pieces)
     return pa.table(columns, schema=schema)
 
 
 def _probabilities(results: Sequence[Any]) -> dict[str, pa.Array]:
     """Of classified images: float16 lists of all, or of the TOP best and their labels; NaN and -1 for the others."""
-    some = [r.probabilities for r in results if isinstance(r, ClassProbabilities)]
-    if not some:
+    probabilities = [r.probabilities for r in results if isinstance(r, ClassProbabilities)]
+    if not probabilities:
         return {}
-    rows = np.full((len(results), len(some[0])), np.nan, np.float32)
-    rows[[isinstance(r, ClassProbabilities) for r in results]] = some
+    rows = np.full((len(results), len(probabilities[0])), np.nan, np.float32)
+    rows[[isinstance(r, ClassProbabilities) for r in results]] = probabilities
 
     def listed(values: np.ndarray) -> pa.Array:
         return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
@@ -165,11 +167,11 @@ def read_probabilities(folder: Path, classes: int) -> np.ndarray:
     that were not stored. Raises BuildError if there are none, or they are damaged."""
     path = folder / "images.parquet"
     with _opened(path) as file:
-        some = [name for name in file.schema_arrow.names if name in ("probabilities", "top_label", "top_probability")]
-        if not some:
+        names = [name for name in file.schema_arrow.names if name in ("probabilities", "top_label", "top_probability")]
+        if not names:
             raise BuildError(f"predictions in {folder} hold no class probabilities: they are not of a classifier")
-        table = _columns(file, path, some)
-    lists = {name: table[name].combine_chunks() for name in some}
+        table = _columns(file, path, names)
+    lists = {name: table[name].combine_chunks() for name in names}
     values = {
         name: array.values.to_numpy().reshape(len(table), -1) if len(table) else np.zeros((0, 0))
         for name, array in lists.items()
@@ -177,10 +179,10 @@ def read_probabilities(folder: Path, classes: int) -> np.ndarray:
     if "probabilities" in values:
         return values["probabilities"].astype(np.float32).reshape(len(table), classes)
     label, top = values["top_label"], values["top_probability"]
-    found = np.zeros((len(table), classes), np.float32)
-    np.put_along_axis(found, np.maximum(label, 0).astype(np.int64), top.astype(np.float32), axis=1)
-    found[(label < 0).any(axis=1)] = np.nan
-    return found
+    probabilities = np.zeros((len(table), classes), np.float32)
+    np.put_along_axis(probabilities, np.maximum(label, 0).astype(np.int64), top.astype(np.float32), axis=1)
+    probabilities[(label < 0).any(axis=1)] = np.nan
+    return probabilities
 
 
 def read_chunk(folder: Path, columns: Sequence[str] | None = None) -> ChunkPredictions:

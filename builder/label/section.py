@@ -132,11 +132,11 @@ def _root_options(options: TeacherOptions, folder: Path) -> TeacherOptions:
     return replace(options, weights="DEFAULT" if options.weights == "DEFAULT" else root(options.weights, folder))
 
 
-def _flattened(value: dict[str, Any], own: Iterable[str]) -> dict[str, Any]:
+def _flattened(value: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     """A section with everything but its own keys below `options`."""
     if "options" in value:
         return value
-    kept = {key: value[key] for key in value if key in own}
+    kept = {key: value[key] for key in value if key in keys}
     return kept | {"options": {key: value[key] for key in value if key not in kept}}
 
 

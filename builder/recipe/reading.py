@@ -70,7 +70,7 @@ def explain(error: ValidationError) -> str:
     """The first complaint of pydantic, unknown keys before others, as a clause with the key, the value and what is
     expected there."""
     complaints = error.errors(include_url=False)
-    first = next((one for one in complaints if one["type"] in UNKNOWN), complaints[0])
+    first = next((complaint for complaint in complaints if complaint["type"] in UNKNOWN), complaints[0])
     key = ".".join(str(part) for part in first["loc"] if part not in ("options", NUMBER, BY_CLASS))
     if first["type"] in UNKNOWN:
         return f"unknown key {key!r}: check its spelling and its place against the recipe reference in the README"

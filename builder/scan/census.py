@@ -83,8 +83,8 @@ class Census:
         self._insert("found", ENTRY, ((e.name, e.uri, e.offset, e.bytes, e.mtime_ns) for e in entries))
         twice = self._one("SELECT name FROM found GROUP BY name HAVING count(*) > 1 ORDER BY name LIMIT 1")
         if twice is not None:
-            one, other = [row[0] for row in self._do("SELECT uri FROM found WHERE name = ? LIMIT 2", (twice,))]
-            raise BuildError(f"two images of {source} are named {twice!r}: rename one of {one} and {other}")
+            first, second = [row[0] for row in self._do("SELECT uri FROM found WHERE name = ? LIMIT 2", (twice,))]
+            raise BuildError(f"two images of {source} are named {twice!r}: rename one of {first} and {second}")
         if limit is not None:
             self._db.create_function("rank", 1, lambda name: hashlib.sha256(name.encode()).digest(), deterministic=True)
             self._do("CREATE TABLE sample (name PRIMARY KEY) WITHOUT ROWID")
@@ -211,8 +211,8 @@ class Census:
                 yield list(islice(rows, wanted))
                 wanted = 0
         for count in chain([wanted], repeat(rows_at_least)):
-            if found := list(islice(rows, count)):
-                yield found
+            if rows_read := list(islice(rows, count)):
+                yield rows_read
             elif count:
                 return
 

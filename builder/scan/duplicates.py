@@ -91,12 +91,12 @@ def _settled_first(pool: Pool, hashes: _Hashes, settled: Settled) -> tuple[_Hash
 def leaks(pool: Pool, references: Mapping[str, Pool], distance: int | None) -> dict[str, str]:
     """The images of `pool` that one of the references (labelled, truth, test) holds too, byte for byte or, unless
     `distance` is None, alike: SHA-256 -> which it is. References come in their order, equal bytes before alike ones."""
-    found: dict[str, str] = {}
+    leaked: dict[str, str] = {}
     for name, other in references.items():
         for (sha256, image), (_, reference), _ in _common(pool, other):
-            found.setdefault(sha256, f"{image} is {reference} of {name}")
+            leaked.setdefault(sha256, f"{image} is {reference} of {name}")
     if distance is None or not references:
-        return found
+        return leaked
     mine = _read(pool, "dhash")
     first, group = _distinct(mine.bits)
     for name, other in references.items():
@@ -115,26 +115,26 @@ def leaks(pool: Pool, references: Mapping[str, Pool], distance: int | None) -> d
         ):
             sha256, image = mine_named[row]
             what = f"looks like {their_named[reference][1]} of {name} ({bits} of {BITS} bits differ)"
-            found.setdefault(sha256, f"{image} {what}")
-    return found
+            leaked.setdefault(sha256, f"{image} {what}")
+    return leaked
 
 
 def shared(pools: Mapping[str, Pool]) -> list[str]:
     """A sentence for each image that two of these pools (labelled, truth, test) hold, byte for byte."""
     return [
-        f"{image} of {one} is {other_image} of {other}"
-        for one, other in combinations(pools, 2)
-        for (_, image), (_, other_image), _ in _common(pools[one], pools[other])
+        f"{image} of {first} is {other_image} of {second}"
+        for first, second in combinations(pools, 2)
+        for (_, image), (_, other_image), _ in _common(pools[first], pools[second])
     ]
 
 
-def _common(one: Pool, other: Pool) -> Iterator[tuple[tuple[str, str], tuple[str, str], int]]:
+def _common(mine_pool: Pool, their_pool: Pool) -> Iterator[tuple[tuple[str, str], tuple[str, str], int]]:
     """Images with the same bytes, in the order of `one`: (SHA-256, name) in both."""
-    mine, theirs = _read(one, "sha256"), _read(other, "sha256")
+    mine, theirs = _read(mine_pool, "sha256"), _read(their_pool, "sha256")
     a, b, differ = alike(mine.bits, theirs.bits, 0)
     order = np.argsort(a, kind="stable")
     a, b = a[order], b[order]
-    named, their_named = _look_up(one, mine.row[a]), _look_up(other, theirs.row[b])
+    named, their_named = _look_up(mine_pool, mine.row[a]), _look_up(their_pool, theirs.row[b])
     for row, reference, bits in zip(mine.row[a].tolist(), theirs.row[b].tolist(), differ.tolist(), strict=True):
         yield named[row], their_named[reference], bits
 
@@ -155,13 +155,13 @@ def _read(pool: Pool, column: str) -> _Hashes:
 def _look_up(pool: Pool, rows: np.ndarray) -> dict[int, tuple[str, str]]:
     """SHA-256 and name of these rows of a pool."""
     rows, start = np.unique(rows), 0
-    found: dict[int, tuple[str, str]] = {}
+    named: dict[int, tuple[str, str]] = {}
     for table in pool.tables(("sha256", "name")) if len(rows) else ():
         here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + table.num_rows)]
         part = table.take(here - start)
-        found |= zip(here.tolist(), zip(*(c.to_pylist() for c in part.columns), strict=True), strict=True)
+        named |= zip(here.tolist(), zip(*(c.to_pylist() for c in part.columns), strict=True), strict=True)
         start += table.num_rows
-    return found
+    return named
 
 
 def _distinct(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -263,16 +263,16 @@ def _join(one: _Sorted, other: _Sorted, flip: np.uint64, once: bool) -> Iterator
     start, end = np.searchsorted(other.keys, wanted, "left"), np.searchsorted(other.keys, wanted, "right")
     if once and not flip:
         start = np.arange(1, len(start) + 1)  # equal keys stand in the order of their positions
-    some = np.flatnonzero(end > start)
-    start, counts = start[some], (end - start)[some]
+    matched = np.flatnonzero(end > start)
+    start, counts = start[matched], (end - start)[matched]
     total = np.cumsum(counts)
     low = 0
-    while low < len(some):
+    while low < len(matched):
         done = total[low - 1] if low else 0
         high = max(low + 1, int(np.searchsorted(total, done + BLOCK, "right")))
         many = counts[low:high]
         step = np.arange(many.sum()) - np.repeat(total[low:high] - many - done, many)
-        a, b = np.repeat(one.position[some[low:high]], many), other.position[np.repeat(start[low:high], many) + step]
+        a, b = np.repeat(one.position[matched[low:high]], many), other.position[np.repeat(start[low:high], many) + step]
         if once and flip:
             first = a < b
             a, b = a[first], b[first]

@@ -103,23 +103,23 @@ def _folder(folder: Path, store: Path | None) -> Iterator[Entry]:
         below: list[tuple[str, str]] = []
         try:
             with os.scandir(place) as inside:
-                for one in inside:  # a folder of a million images is never a list
-                    if one.name.startswith("."):
+                for entry in inside:  # a folder of a million images is never a list
+                    if entry.name.startswith("."):
                         continue
-                    if _is_folder(one):
-                        below.append((one.path, f"{prefix}{one.name}/"))
-                    elif _is_image(one.name):
-                        yield _entry(prefix + one.name, one.path)
-                    elif one.name.endswith(".tar"):
-                        yield from _tar(Path(one.path), prefix + one.name)
+                    if _is_folder(entry):
+                        below.append((entry.path, f"{prefix}{entry.name}/"))
+                    elif _is_image(entry.name):
+                        yield _entry(prefix + entry.name, entry.path)
+                    elif entry.name.endswith(".tar"):
+                        yield from _tar(Path(entry.path), prefix + entry.name)
         except OSError as error:
             raise BuildError(f"folder {place} cannot be read ({error.strerror}): allow it, or move it away") from None
         waiting += sorted(below, reverse=True)  # which of two links to a folder names its images: the first by name
 
 
-def _is_folder(one: os.DirEntry[str]) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return one.is_dir()
+        return entry.is_dir()
     except OSError:
         return False
 

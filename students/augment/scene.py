@@ -266,8 +266,8 @@ class AugmentRecipe(Section):
     @model_serializer
     def _as_written(self) -> str | dict[str, Any]:
         """As a run's description has it: what is not said is left out."""
-        said = {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
-        return self.policy if len(said) == 1 else said
+        stated = {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+        return self.policy if len(stated) == 1 else stated
 
     def build(self, flip: float, kind: Kind = "detection") -> Augment:
         """The augmentation of images of this kind. flip: probability of mirroring. Raises BuildError for ranges that

@@ -190,10 +190,9 @@ def _shards(version: Version, classes: Sequence[str], task: Task) -> Iterator[_S
         raise LoaderError(f"version {ref} has class {unknown[0]!r}, unknown to the labelled set: map it in its recipe")
     positions = np.array([classes.index(name) for name in manifest.classes], np.int64)
     removed = frozenset(manifest.tombstones)
-    told = sum(record.tombstones for record in manifest.shards) == len(
-        removed
-    )  # else a shard's images are to be counted
-    is_later = version.is_remote and told
+    # whether each shard says how many of its images are removed; else its images are to be counted
+    counted = sum(record.tombstones for record in manifest.shards) == len(removed)
+    is_later = version.is_remote and counted
     return (_Shard(version, record, positions, task.members, removed, is_later) for record in manifest.shards)
 
 
@@ -222,7 +221,7 @@ def _windowed(rng: np.random.Generator, starts: np.ndarray) -> np.ndarray:
     shards = rng.permutation(len(starts) - 1)
     windows = [shards[first : first + WINDOW] for first in range(0, len(shards), WINDOW)]
     rows = [np.concatenate([np.arange(starts[n], starts[n + 1]) for n in window]) for window in windows]
-    return np.concatenate([rng.permutation(some) for some in rows])
+    return np.concatenate([rng.permutation(window) for window in rows])
 
 
 def generator(seed: int, *purpose: int) -> np.random.Generator:

@@ -76,14 +76,18 @@ def write_results(truth: Truth, predictions: Sequence[Detections]) -> list[dict[
     """COCO results records, JSON-ready, with the label file's image and category ids; `bbox` is `xywh`, pixels; with
     `segmentation` where there are masks."""
     records: list[dict[str, Any]] = []
-    for image, found in zip(truth.images, predictions, strict=True):
-        xywh = found.boxes.astype(np.float64)
+    for image, detections in zip(truth.images, predictions, strict=True):
+        xywh = detections.boxes.astype(np.float64)
         xywh[:, 2:] -= xywh[:, :2]
-        for box, score, label in zip(xywh.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
+        for box, score, label in zip(
+            xywh.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
+        ):
             category = truth.category_ids[label]
             records.append({"image_id": image.image_id, "category_id": category, "bbox": box, "score": score})
         size = [image.height, image.width]
-        for record, code in zip(records[len(records) - len(found) :], found.masks or (), strict=bool(found.masks)):
+        for record, code in zip(
+            records[len(records) - len(detections) :], detections.masks or (), strict=bool(detections.masks)
+        ):
             record["segmentation"] = {"size": size, "counts": code.decode()}
     return records
 
@@ -118,7 +122,7 @@ def read_kept(version: Path, truth: Truth) -> list[Detections]:
             if sample.key not in removed:
                 label = orjson.loads(read_bytes(path, sample.members["json"]))
                 labels[label["sha256"]] = label["objects"]
-    found = []
+    kept_on = []
     for image in truth.images:
         objects = labels.get(sha256_file(image.path), {})
         kept = ~np.array(objects.get("ignore", []), bool)
@@ -126,8 +130,8 @@ def read_kept(version: Path, truth: Truth) -> list[Detections]:
         boxes[:, 2:] += boxes[:, :2]
         scores, classes = (np.array(objects.get(name, []), np.float32)[kept] for name in ("score", "category"))
         each = Detections.of(boxes, scores, classes, width=image.width, height=image.height)
-        found.append(relabel(each, positions))
-    return found
+        kept_on.append(relabel(each, positions))
+    return kept_on
 
 
 def precision_recall(truth: Truth, kept: Sequence[Detections], iou: float = 0.5) -> tuple[float, float]:
@@ -232,10 +236,10 @@ def _class_average_precision(match: ClassMatches, weights: np.ndarray, objects: 
         precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]  # at this recall or a higher one
         # First place of each row where enough objects are found: one search in all rows, kept apart by an offset.
         apart = draws * (int(objects.max(initial=0)) + 2)
-        found = np.searchsorted((hits + apart).ravel(), (needed + apart).ravel()).reshape(needed.shape)
-        found -= draws * len(places)
-        reached = found < len(places)
-        average += np.where(reached, precision[draws, np.minimum(found, len(places) - 1)], 0.0).mean(axis=1)
+        reached_at = np.searchsorted((hits + apart).ravel(), (needed + apart).ravel()).reshape(needed.shape)
+        reached_at -= draws * len(places)
+        reached = reached_at < len(places)
+        average += np.where(reached, precision[draws, np.minimum(reached_at, len(places) - 1)], 0.0).mean(axis=1)
     return average / len(match.right)
 
 
@@ -291,13 +295,13 @@ def _evaluation(truth: Truth, predictions: Sequence[Detections], by: str = "bbox
             strict=True,
         )
     ]
-    found = write_results(truth, predictions)
-    for record in found:
+    results = write_results(truth, predictions)
+    for record in results:
         record |= {"area": record["bbox"][2] * record["bbox"][3], "iscrowd": 0}
     if by == "segm":
-        _outline(truth, objects, found)
+        _outline(truth, objects, results)
     sides = []
-    for records in (objects, found):
+    for records in (objects, results):
         side = COCO()
         side.dataset = {
             "images": [{"id": i.image_id, "width": i.width, "height": i.height} for i in truth.images],
@@ -310,14 +314,14 @@ def _evaluation(truth: Truth, predictions: Sequence[Detections], by: str = "bbox
     return Evaluation(*sides, iouType=by)
 
 
-def _outline(truth: Truth, objects: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
+def _outline(truth: Truth, objects: list[dict[str, Any]], results: list[dict[str, Any]]) -> None:
     """Give the true objects their masks, and what was found the area of its own, as COCOeval wants them."""
     from teachers.masks import area
 
     codes = ((image, code) for image in truth.images for code in image.masks or ())
     for record, (image, code) in zip(objects, codes, strict=True):
         record["segmentation"] = {"size": [image.height, image.width], "counts": code.decode()}
-    for record in found:
+    for record in results:
         segmentation = record["segmentation"]
         record["area"] = float(area([segmentation["counts"].encode()], *segmentation["size"])[0])
 

@@ -170,7 +170,7 @@ class _Run:
         """Loss and accuracy, see nt_xent, of views, uint8 (2, B, 3, S, S)."""
         recipe, device = self.recipe, self.device
         mean, std = (
-            torch.tensor(one, device=device)[:, None, None] for one in (recipe.network.mean, recipe.network.std)
+            torch.tensor(values, device=device)[:, None, None] for values in (recipe.network.mean, recipe.network.std)
         )
         pixels = (views.flatten(0, 1).to(device, non_blocking=True).float() / 255 - mean) / std
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):

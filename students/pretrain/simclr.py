@@ -65,15 +65,15 @@ class Views:
 
     @cached_property
     def _transform(self) -> v2.Compose:
-        some: list[nn.Module] = [v2.RandomResizedCrop(self.size, scale=(self.min_scale, 1.0), antialias=True)]
+        steps: list[nn.Module] = [v2.RandomResizedCrop(self.size, scale=(self.min_scale, 1.0), antialias=True)]
         if self.flip:
-            some.append(v2.RandomHorizontalFlip())
+            steps.append(v2.RandomHorizontalFlip())
         if self.colour:
             jitter = v2.ColorJitter(*[0.8 * self.colour] * 3, hue=0.2 * self.colour)
-            some += [v2.RandomApply([jitter], 0.8), v2.RandomGrayscale(0.2)]
+            steps += [v2.RandomApply([jitter], 0.8), v2.RandomGrayscale(0.2)]
         if self.blur:
-            some.append(v2.RandomApply([_Blur()], 0.5))
-        return v2.Compose(some)
+            steps.append(v2.RandomApply([_Blur()], 0.5))
+        return v2.Compose(steps)
 
 
 class _Blur(nn.Module):
@@ -98,7 +98,7 @@ class PoolImages(Sequence[np.ndarray]):
     @property
     def sha256(self) -> list[str]:
         """Of each image, hex."""
-        return [str(one) for one in self._rows["sha256"].to_pylist()]
+        return [str(sha256) for sha256 in self._rows["sha256"].to_pylist()]
 
     def __len__(self) -> int:
         return int(self._rows.num_rows)

@@ -131,9 +131,9 @@ def _of_maps(sides: Sequence[Manifest], store: Store) -> tuple[int, int]:
         with ExitStack() as open_files:
             maps = [open_files.enter_context(read_maps(folder)) for folder in folders if both]
             for position in both:
-                labels = [table[found[position].labels] for table, found in zip(tables, maps, strict=True)]
-                told = (labels[0] >= 0) & (labels[1] >= 0)
-                counts += (int((labels[0] == labels[1])[told].sum()), int(told.sum()))
+                labels = [table[maps_of[position].labels] for table, maps_of in zip(tables, maps, strict=True)]
+                known = (labels[0] >= 0) & (labels[1] >= 0)
+                counts += (int((labels[0] == labels[1])[known].sum()), int(known.sum()))
     return int(counts[0]), int(counts[1])
 
 

@@ -122,9 +122,10 @@ class _Work:
         version = f"{made.manifest.name}@{made.manifest.version}"
         run = self.student(number, version)
         weights = read_meta(run)["weights"]["sha256"]
-        for one in known:
-            if (one.number, one.version, one.id, one.weights) == (number, version, made.manifest.id, weights):
-                return one
+        same = (number, version, made.manifest.id, weights)
+        for earlier in known:
+            if (earlier.number, earlier.version, earlier.id, earlier.weights) == same:
+                return earlier
         return Round(
             number=number,
             teacher=labels.teacher.name,
@@ -239,7 +240,7 @@ def _val(rounds: Rounds, recipe: TrainRecipe) -> tuple[Truth, str]:
 
 def _outcome(done: Sequence[Round], work: _Work) -> Outcome:
     """The rounds so far, and whether there is to be another one."""
-    best = max(done, key=lambda one: (one.val, -one.number))
+    best = max(done, key=lambda entry: (entry.val, -entry.number))
     last, metric, ended = done[-1], work.metric, ""
     if last.val < best.val:
         ended = f"stopped: {metric} on val fell from {best.val:.4f} in round {best.number} to {last.val:.4f}"

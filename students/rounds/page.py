@@ -52,16 +52,16 @@ def rounds_rows(outcome: Outcome) -> list[tuple[str, ...]]:
     """A row of COLUMNS for each round, the best one marked with *."""
     return [
         (
-            f"{one.number}{'*' if one.number == outcome.best else ''}",
-            one.teacher,
-            _figure(one.teacher_val),
-            one.version,
-            count(sum(one.kept.values())),
-            _figure(one.agreement),
-            _figure(None if one.precision is None else one.precision["precision"]),
-            _figure(one.val),
+            f"{entry.number}{'*' if entry.number == outcome.best else ''}",
+            entry.teacher,
+            _figure(entry.teacher_val),
+            entry.version,
+            count(sum(entry.kept.values())),
+            _figure(entry.agreement),
+            _figure(None if entry.precision is None else entry.precision["precision"]),
+            _figure(entry.val),
         )
-        for one in outcome.rounds
+        for entry in outcome.rounds
     ]
 
 
@@ -77,7 +77,7 @@ def conclusion(outcome: Outcome) -> str:
 
 def rounds_page(outcome: Outcome) -> bytes:
     """A page with the drift from round to round. The same outcome gives the same bytes."""
-    said = conclusion(outcome)
+    text = conclusion(outcome)
     note = (
         "Kept: what the version of a round keeps. Agreement: with the version before. Precision: of what is kept, on "
         f"half of the recipe's truth. On val: {outcome.metric}, by which rounds are chosen, so that it flatters the "
@@ -86,7 +86,7 @@ def rounds_page(outcome: Outcome) -> bytes:
     columns = [(name, "" if name in ("teacher", "version") else "num") for name in COLUMNS]
     cells = [[escape(cell) for cell in row] for row in rounds_rows(outcome)]
     body = [
-        f"<h1>{len(outcome.rounds)} rounds of self-training</h1><p>{escape(said[0].upper() + said[1:])}.</p>",
+        f"<h1>{len(outcome.rounds)} rounds of self-training</h1><p>{escape(text[0].upper() + text[1:])}.</p>",
         section("From round to round", note, [table(columns, cells)]),
         section("Kept of each class", "The scale is that of the class's largest number.", [_classes(outcome.rounds)]),
     ]
@@ -94,13 +94,13 @@ def rounds_page(outcome: Outcome) -> bytes:
 
 
 def _classes(rounds: Sequence[Round]) -> str:
-    names = sorted({name for one in rounds for name in one.kept})
+    names = sorted({name for entry in rounds for name in entry.kept})
     rows = []
     for name in names:
-        kept = [one.kept.get(name, 0) for one in rounds]
+        kept = [entry.kept.get(name, 0) for entry in rounds]
         most = max(1, *kept)
         rows.append([escape(name), *(f"{count(number)}{bar(number / most, 'k')}" for number in kept)])
-    return table([("class", ""), *((f"round {one.number}", "") for one in rounds)], rows)
+    return table([("class", ""), *((f"round {entry.number}", "") for entry in rounds)], rows)
 
 
 def _figure(value: float | None) -> str:

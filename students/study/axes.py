@@ -51,20 +51,20 @@ def index(results: Sequence[CellResult], planned: Sequence[Setting] = ()) -> dic
         seeds[result.seed] = result
     kinds = {(result.study, result.metric) for result in results}
     if len(kinds) > 1:
-        told = ", ".join(sorted(f"{metric} of {study}" for study, metric in kinds))
-        raise BuildError(f"the results are of several studies or metrics ({told}): give those of one only")
+        listed = ", ".join(sorted(f"{metric} of {study}" for study, metric in kinds))
+        raise BuildError(f"the results are of several studies or metrics ({listed}): give those of one only")
     return cells
 
 
 def axes(cells: Cells, augments: Sequence[str], inits: Sequence[str], images: str) -> Axes:
     """augments, inits: in the order of the study's recipe, which is taken to be from weak to strong; S1 to S4 are in
     theirs however they are listed."""
-    found = {setting.augment for setting in cells}
-    ranked = sorted(augments) if found <= {"S1", "S2", "S3", "S4"} else augments
+    present = {setting.augment for setting in cells}
+    ranked = sorted(augments) if present <= {"S1", "S2", "S3", "S4"} else augments
     arms = {setting.arm for setting in cells}
     used = {setting.init for setting in cells}
     return Axes(
-        tuple(augment for augment in ranked if augment in found),
+        tuple(augment for augment in ranked if augment in present),
         tuple(init for init in inits if init in used),
         tuple(sorted({setting.fraction for setting in cells})),
         tuple(arm for arm in ARMS if arm in arms),
@@ -78,8 +78,8 @@ def find(cells: Cells, arm: str, augment: str, init: str, fraction: float) -> Se
     """The arm's setting there; of several, the one of the first round whose alpha is nearest to the usual 1: never one
     chosen by its figures."""
     where = (arm, augment, init, fraction)
-    found = [one for one in cells if (one.arm, one.augment, one.init, one.fraction) == where]
-    return min(found, key=lambda one: (one.round, abs(one.alpha - 1), one.alpha), default=None)
+    settings = [setting for setting in cells if (setting.arm, setting.augment, setting.init, setting.fraction) == where]
+    return min(settings, key=lambda setting: (setting.round, abs(setting.alpha - 1), setting.alpha), default=None)
 
 
 def partner(setting: Setting, cells: Cells, arm: str, init: str | None = None) -> Setting | None:
@@ -105,8 +105,8 @@ def described(setting: Setting, cells: Cells) -> str:
         ("round", f"round {setting.round}"),
     )
     same = [other for other in cells if other.arm == setting.arm]
-    told = [said for name, said in words if len({getattr(other, name) for other in same}) > 1]
-    return ", ".join(told) or setting.augment
+    differing = [phrase for name, phrase in words if len({getattr(other, name) for other in same}) > 1]
+    return ", ".join(differing) or setting.augment
 
 
 def share(fraction: float) -> str:

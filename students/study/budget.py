@@ -80,9 +80,9 @@ def missing_table(cells: Cells, axes: Axes) -> Table:
     for setting, seeds in cells.items():
         lost: dict[str, list[str]] = {}
         for seed in axes.seeds:
-            found = seeds.get(seed)
-            if found is None or not found.done:
-                why = "not run yet" if found is None else found.error or "it has no figure"
+            result = seeds.get(seed)
+            if result is None or not result.done:
+                why = "not run yet" if result is None else result.error or "it has no figure"
                 lost.setdefault(why, []).append(str(seed))
         rows += [(setting.arm, described(setting, cells), ", ".join(those), why) for why, those in lost.items()]
     note = (

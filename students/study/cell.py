@@ -57,7 +57,7 @@ def _pretrain(study: StudyRecipe, out: Path, job: Job) -> dict[str, Any]:
 def _cell(study: StudyRecipe, out: Path, job: Job) -> dict[str, Any]:
     """A CellResult as JSON; NaN is null."""
     beside = _beside(study, out, job)
-    found = _train(study, out, job, beside)
+    trained = _train(study, out, job, beside)
     taught = read_result(out / job.teacher) if job.teacher else {}
     labelling = sum(version.seconds for version in beside) if job.cell.arm in LABELLED_BY_TEACHER else math.nan
     listed = orjson.loads((_share(out, job) / POOL).read_bytes())
@@ -66,13 +66,13 @@ def _cell(study: StudyRecipe, out: Path, job: Job) -> dict[str, Any]:
         cell=job.digest,
         **{name: getattr(job.cell, name) for name in ("arm", "augment", "init", "fraction", "alpha", "round", "seed")},
         labelled=len(listed["images"]),
-        metric=found["metric"],
-        value=found["value"],
+        metric=trained["metric"],
+        value=trained["value"],
         teacher_value=taught.get("value", math.nan),
-        steps=found["steps"],
+        steps=trained["steps"],
         teacher_steps=taught.get("steps", 0) + taught.get("teacher_steps", 0),
-        batch=found["batch"],
-        train_seconds=found["train_seconds"],
+        batch=trained["batch"],
+        train_seconds=trained["train_seconds"],
         teacher_seconds=taught.get("train_seconds", math.nan) + (taught.get("teacher_seconds") or 0),
         label_seconds=labelling + (taught.get("label_seconds") or 0),
         pool=sum(version.images for version in beside),
@@ -104,8 +104,8 @@ def _train(study: StudyRecipe, out: Path, job: Job, beside: list[Made]) -> dict[
     recipe = _recipe(study, out, job, beside)
     run = train(recipe, folder / RUN, Store(out / STORE))
     metric, value = measure_run(run, _truth(study.measured, False), folder / PER_IMAGE)
-    told = {"metric": metric, "value": value, "steps": recipe.steps, "batch": recipe.batch}
-    return {**told, "train_seconds": _finished(run, recipe.batch)}
+    result = {"metric": metric, "value": value, "steps": recipe.steps, "batch": recipe.batch}
+    return {**result, "train_seconds": _finished(run, recipe.batch)}
 
 
 def _finished(run: Path, batch: int) -> float:
@@ -135,7 +135,7 @@ def _recipe(study: StudyRecipe, out: Path, job: Job, beside: list[Made]) -> Trai
 
 def _beside(study: StudyRecipe, out: Path, job: Job) -> list[Made]:
     """What the arm learns beside human labels."""
-    cell, found = job.cell, []
+    cell, versions = job.cell, []
     if cell.arm in LABELLED_BY_TEACHER:
         name = f"{cell.arm if cell.arm == PLACEBO else 'pool'}-{job.teacher.replace('/', '-')}"
         pool = study.pool
@@ -144,13 +144,13 @@ def _beside(study: StudyRecipe, out: Path, job: Job) -> list[Made]:
             pool = PoolOptions(source=str(source), images=str(_labels(study, out, job).images))
         assert pool is not None  # or the recipe would have been refused
         recipe = study.recipe(name, pool, f"checkpoint:{out / job.teacher / RUN}")
-        found.append(make(recipe, Store(out / STORE)))
+        versions.append(make(recipe, Store(out / STORE)))
     human = orjson.loads((out / TOLD).read_bytes())
     if cell.arm == CEILING:
-        found.append(Made(**human[CEILING]))
+        versions.append(Made(**human[CEILING]))
     if cell.arm in WITH_OTHERS:
-        found += [Made(**one) for one in human["others"]]
-    return found
+        versions += [Made(**version) for version in human["others"]]
+    return versions
 
 
 def measure_run(run: Path, truth: Truth, per_image: Path) -> tuple[str, float]:

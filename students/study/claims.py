@@ -53,48 +53,52 @@ def claims(cells: Cells, axes: Axes, starts: Starts) -> list[Claim]:
     ]
 
 
-def judge(found: Sequence[Comparison], sign: int) -> Verdict:
+def judge(comparisons: Sequence[Comparison], sign: int) -> Verdict:
     """The rule above, for the comparisons of a claim."""
-    tested = [one for one in found if one.spread.n]
+    tested = [comparison for comparison in comparisons if comparison.spread.n]
     if not tested:
         return "not tested"
-    if any(one.sign == -sign for one in tested):
+    if any(comparison.sign == -sign for comparison in tested):
         return "does not hold"
-    shown = [one.sign == sign for one in found]
+    shown = [comparison.sign == sign for comparison in comparisons]
     if all(shown[:-1] or shown):
         return "holds here"
     if any(shown):
         return "holds in part"
-    return "not shown" if any(one.spread.n >= LEAST for one in tested) else "direction only"
+    return "not shown" if any(comparison.spread.n >= LEAST for comparison in tested) else "direction only"
 
 
 def _claim(title: str, sign: int, contrasts: Sequence[Contrast], cells: Cells, why_not: str, more: str = "") -> Claim:
     family = [*contrasts, average(contrasts)] if len(contrasts) > 1 else contrasts
-    found = compare_all(family, cells)
-    verdict = judge(found, sign)
+    comparisons = compare_all(family, cells)
+    verdict = judge(comparisons, sign)
     if verdict == "not tested":
         why = "No cells of one seed that it compares are done on both sides." if contrasts else why_not
     else:
-        why = f"{_counted(found, sign)} {more}".strip()
-    return Claim(title, sign, tuple(found), verdict, why)
+        why = f"{_counted(comparisons, sign)} {more}".strip()
+    return Claim(title, sign, tuple(comparisons), verdict, why)
 
 
-def _counted(found: Sequence[Comparison], sign: int) -> str:
+def _counted(comparisons: Sequence[Comparison], sign: int) -> str:
     """The comparisons of a claim in one or two sentences."""
-    each = found[:-1] or found
-    tested = [one for one in each if one.spread.n]
-    means = [100 * one.spread.mean for one in tested]
+    each = comparisons[:-1] or comparisons
+    tested = [comparison for comparison in each if comparison.spread.n]
+    means = [100 * comparison.spread.mean for comparison in tested]
     word, other = ("higher", "lower") if sign > 0 else ("lower", "higher")
     ends = f"{min(means):+.1f}" + (f" to {max(means):+.1f}" if len(means) > 1 else "") if means else "-"
-    some = f"{len(tested)} of " if len(tested) < len(each) else ""
-    said = f"{some}{len(each)} comparison{'s' * (len(each) > 1)}, mean difference {ends} points"
-    said += f", on average {measured(found[-1].spread, signed=True)}" if len(each) > 1 and found[-1].spread.n else ""
-    if all(one.spread.n < LEAST for one in tested):
-        agree = sum(one.spread.mean * sign > 0 for one in tested)
-        return f"{said}: {word}, as claimed, in {agree}; fewer than {LEAST} seeds show no more than a direction."
-    shown, against = (sum(one.sign == s for one in tested) for s in (sign, -sign))
+    share = f"{len(tested)} of " if len(tested) < len(each) else ""
+    text = f"{share}{len(each)} comparison{'s' * (len(each) > 1)}, mean difference {ends} points"
+    text += (
+        f", on average {measured(comparisons[-1].spread, signed=True)}"
+        if len(each) > 1 and comparisons[-1].spread.n
+        else ""
+    )
+    if all(comparison.spread.n < LEAST for comparison in tested):
+        agree = sum(comparison.spread.mean * sign > 0 for comparison in tested)
+        return f"{text}: {word}, as claimed, in {agree}; fewer than {LEAST} seeds show no more than a direction."
+    shown, against = (sum(comparison.sign == s for comparison in tested) for s in (sign, -sign))
     rest = len(each) - shown - against
-    return f"{said}: {word}, as claimed, and shown in {shown}; {other} and shown in {against}; not shown in {rest}."
+    return f"{text}: {word}, as claimed, and shown in {shown}; {other} and shown in {against}; not shown in {rest}."
 
 
 def _base(axes: Axes) -> str | None:
@@ -106,21 +110,21 @@ def _places(cells: Cells, axes: Axes, arm: str, init: str | None = None) -> Iter
     for augment in axes.augments:
         for start in axes.inits if init is None else (init,):
             for fraction in axes.fractions:
-                if (one := find(cells, arm, augment, start, fraction)) is not None:
-                    yield one
+                if (setting := find(cells, arm, augment, start, fraction)) is not None:
+                    yield setting
 
 
-def _less(name: str, cells: Cells, one: Setting, arm: str, init: str) -> Contrast | None:
+def _less(name: str, cells: Cells, setting: Setting, arm: str, init: str) -> Contrast | None:
     """`one` less the same place with another arm and start."""
-    other = find(cells, arm, one.augment, init, one.fraction)
-    return None if other is None else Contrast(name, ((1, one), (-1, other)))
+    other = find(cells, arm, setting.augment, init, setting.fraction)
+    return None if other is None else Contrast(name, ((1, setting), (-1, other)))
 
 
 def _worth(cells: Cells, init: str, random: str, augment: str, fraction: float) -> Contrast | None:
     """What a start is worth in supervised training, against random weights."""
     name = f"{init} - {random}, supervised, {augment}, {share(fraction)}"
-    one = find(cells, "supervised", augment, init, fraction)
-    return None if one is None else _less(name, cells, one, "supervised", random)
+    setting = find(cells, "supervised", augment, init, fraction)
+    return None if setting is None else _less(name, cells, setting, "supervised", random)
 
 
 def _fall(name: str, first: Contrast | None, second: Contrast | None) -> Iterator[Contrast]:
@@ -143,8 +147,8 @@ def _pretraining(cells: Cells, axes: Axes, starts: Starts) -> Claim:
         for augment in axes.augments:
             name = f"({init} - {random}) with {share(few)} less with {share(many)}, {augment}"
             contrasts += _fall(name, at[augment, few], at[augment, many])
-        if (last := at[strong, many]) is not None and (found := compare(last, cells).spread).n:
-            worth.append(f"With {strong} and {share(many)} {init} is worth {measured(found, signed=True)} points.")
+        if (last := at[strong, many]) is not None and (figures := compare(last, cells).spread).n:
+            worth.append(f"With {strong} and {share(many)} {init} is worth {measured(figures, signed=True)} points.")
     why_not = "It takes a random and a pre-trained start, and two augmentations or two label fractions."
     return _claim(title, 1, contrasts, cells, why_not, " ".join(worth))
 
@@ -154,8 +158,8 @@ def _self_training(cells: Cells, axes: Axes) -> Claim:
     base = _base(axes)
     contrasts = [
         contrast
-        for one in (_places(cells, axes, "self-training") if base else ())
-        if (contrast := _less(_named(one, base or ""), cells, one, base or "", one.init)) is not None
+        for setting in (_places(cells, axes, "self-training") if base else ())
+        if (contrast := _less(_named(setting, base or ""), cells, setting, base or "", setting.init)) is not None
     ]
     tried = f"Tested with {', '.join(axes.augments)} and {shares(axes.fractions)}"
     fair = ", at an equal budget." if base == "longer" else ": without the arm longer the budget is not equal."
@@ -167,9 +171,9 @@ def _adding(cells: Cells, axes: Axes, starts: Starts) -> Claim:
     title = "Where pre-training helps, self-training helps on top of it."
     contrasts, base, tried = [], _base(axes), False
     for init in (*starts.pretrained, *starts.self_supervised) if base and starts.random else ():
-        for one in _places(cells, axes, "self-training", init):
-            worth = _worth(cells, init, starts.random or "", one.augment, one.fraction)
-            contrast = _less(_named(one, base or ""), cells, one, base or "", init)
+        for setting in _places(cells, axes, "self-training", init):
+            worth = _worth(cells, init, starts.random or "", setting.augment, setting.fraction)
+            contrast = _less(_named(setting, base or ""), cells, setting, base or "", init)
             if worth is not None and contrast is not None:
                 tried = True
                 contrasts += [contrast] * _helps(compare(worth, cells))
@@ -185,18 +189,18 @@ def _adding(cells: Cells, axes: Axes, starts: Starts) -> Claim:
 
 
 def _helps(worth: Comparison) -> bool:
-    found = worth.spread
-    return found.low > 0 if found.n >= LEAST else found.n > 0 and found.mean > 0
+    figures = worth.spread
+    return figures.low > 0 if figures.n >= LEAST else figures.n > 0 and figures.mean > 0
 
 
 def _self_supervised(cells: Cells, axes: Axes, starts: Starts) -> Claim:
     title = "Self-supervised pre-training hurts, too, with many labels and strong augmentation."
     augment, fraction = axes.augments[-1], axes.fractions[-1]
-    found = (_worth(cells, init, starts.random or "", augment, fraction) for init in starts.self_supervised)
-    contrasts = [contrast for contrast in found if contrast is not None]
+    worths = (_worth(cells, init, starts.random or "", augment, fraction) for init in starts.self_supervised)
+    contrasts = [contrast for contrast in worths if contrast is not None]
     why_not = "It takes a random start and one that is pre-trained without labels (SimCLR)."
     return _claim(title, -1, contrasts, cells, why_not, f"Tested with {augment} and {share(fraction)}.")
 
 
-def _named(one: Setting, base: str) -> str:
-    return f"self-training - {base}, {one.augment}, {one.init} init, {share(one.fraction)}"
+def _named(setting: Setting, base: str) -> str:
+    return f"self-training - {base}, {setting.augment}, {setting.init} init, {share(setting.fraction)}"

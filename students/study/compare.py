@@ -78,15 +78,15 @@ def spread(values: Sequence[float]) -> Spread:
     """See Spread. Values that are all equal, and not 0, have the p-value of the exact sign test, 2 / 2^n."""
     from scipy.special import stdtr, stdtrit
 
-    found = np.array(values, np.float64)
-    n = len(found)
+    figures = np.array(values, np.float64)
+    n = len(figures)
     if not n:
         return Spread(0, *[math.nan] * 6)
-    mean, least, most = float(found.mean()), float(found.min()), float(found.max())
+    mean, least, most = float(figures.mean()), float(figures.min()), float(figures.max())
     low = high = p = math.nan
     if n >= LEAST:
         if most - least > 1e-12:  # less is what rounding leaves of equal differences
-            error = float(found.std(ddof=1)) / math.sqrt(n)
+            error = float(figures.std(ddof=1)) / math.sqrt(n)
             reach = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * error
             low, high, p = mean - reach, mean + reach, 2 * float(stdtr(n - 1, -abs(mean) / error))
         else:
@@ -107,14 +107,14 @@ def compare(contrast: Contrast, cells: Cells) -> Comparison:
 def compare_all(contrasts: Sequence[Contrast], cells: Cells) -> list[Comparison]:
     """Compare a family of contrasts, with Holm's p-values over all of them; one that has no p-value still counts as a
     test, so that a failed cell makes no other one look surer."""
-    found = [compare(contrast, cells) for contrast in contrasts]
-    adjusted = holm(np.array([one.spread.p for one in found]))
-    return [replace(one, adjusted=float(p)) for one, p in zip(found, adjusted, strict=True)]
+    comparisons = [compare(contrast, cells) for contrast in contrasts]
+    adjusted = holm(np.array([comparison.spread.p for comparison in comparisons]))
+    return [replace(comparison, adjusted=float(p)) for comparison, p in zip(comparisons, adjusted, strict=True)]
 
 
 def average(contrasts: Sequence[Contrast]) -> Contrast:
     """The mean of some contrasts as one."""
-    terms = [(weight / len(contrasts), setting) for one in contrasts for weight, setting in one.terms]
+    terms = [(weight / len(contrasts), setting) for contrast in contrasts for weight, setting in contrast.terms]
     return Contrast(f"average of these {len(contrasts)}", tuple(terms))
 
 

@@ -53,15 +53,15 @@ def load_data(study: StudyRecipe, store: Store, workers: int | None = None, trac
     pool = study.pool.scan(store, workers=workers, track=track) if study.pool else None
     others = tuple(labels(section) for section in study.others)
     pool_truth = labels(study.pool_truth) if study.pool_truth else None
-    pools = {name: found.pool for name, found in sets.items()} | ({"pool": pool} if pool else {})
-    pools |= {f"others[{number}]": found.pool for number, found in enumerate(others)}
+    pools = {name: labels_of.pool for name, labels_of in sets.items()} | ({"pool": pool} if pool else {})
+    pools |= {f"others[{number}]": labels_of.pool for number, labels_of in enumerate(others)}
     check_apart(pools)
     solved_on = labels(study.build.truth) if study.build.truth else None
     if solved_on:
-        check_apart({name: found for name, found in pools.items() if name != "val"} | {"build.truth": solved_on.pool})
-    for name, found in [*sets.items(), *(("others", one) for one in others)]:
-        if found.truth.kind != sets["labelled"].truth.kind:
-            raise TruthError(f"{name} holds {found.truth.kind} labels, but labelled {sets['labelled'].truth.kind}")
+        check_apart({name: other for name, other in pools.items() if name != "val"} | {"build.truth": solved_on.pool})
+    for name, labels_of in [*sets.items(), *(("others", other) for other in others)]:
+        if labels_of.truth.kind != sets["labelled"].truth.kind:
+            raise TruthError(f"{name} holds {labels_of.truth.kind} labels, but labelled {sets['labelled'].truth.kind}")
     if pool and pool_truth:
         pairs(pool, pool_truth)
     _check_starts(study, sets[study.measure].pool)
@@ -81,15 +81,17 @@ def _check_starts(study: StudyRecipe, measured: Pool) -> None:
 
 def likenesses(study: StudyRecipe, data: Data) -> list[str]:
     """A sentence for each image learned from that looks like one measured on; equal ones are no study at all."""
-    learned = [data.labelled.pool, *([data.pool] if data.pool else []), *(one.pool for one in data.others)]
-    return [said for pool in learned for said in leaks(pool, {study.measure: data.measured.pool}, ALIKE).values()]
+    learned = [data.labelled.pool, *([data.pool] if data.pool else []), *(other.pool for other in data.others)]
+    return [
+        sentence for pool in learned for sentence in leaks(pool, {study.measure: data.measured.pool}, ALIKE).values()
+    ]
 
 
 def check_apart(pools: dict[str, Pool]) -> None:
     """Raises TruthError if two of these, by name, share an image."""
     if common := shared(pools):
-        some = "; ".join(common[:3])
-        raise TruthError(f"{len(common)} images are in two of {', '.join(pools)}: keep each in one ({some})")
+        listed = "; ".join(common[:3])
+        raise TruthError(f"{len(common)} images are in two of {', '.join(pools)}: keep each in one ({listed})")
 
 
 def nested(truth: Truth, fraction: float, seed: int) -> Truth:
@@ -112,14 +114,14 @@ def strata(truth: Truth) -> np.ndarray:
     that is on the fewest images of the set; -1 without any."""
     shown = [_shown(image, len(truth.classes)) for image in truth.images]
     counts = np.bincount(np.concatenate([np.zeros(0, np.int64), *shown]), minlength=len(truth.classes))
-    return np.array([min(found.tolist(), key=lambda n: (counts[n], n), default=-1) for found in shown], np.int64)
+    return np.array([min(classes.tolist(), key=lambda n: (counts[n], n), default=-1) for classes in shown], np.int64)
 
 
 def _shown(image: LabelledImage, classes: int) -> np.ndarray:
     """The classes on an image, each once, int64."""
     if image.mask is not None:
-        found = np.unique(read_mask(image, classes))
-        return found[found != VOID].astype(np.int64)
+        present = np.unique(read_mask(image, classes))
+        return present[present != VOID].astype(np.int64)
     labels = [] if image.label is None else [image.label]
     return np.unique(np.array([*image.labels.tolist(), *labels], np.int64))
 

@@ -21,18 +21,18 @@ def declare(study: StudyRecipe, out: Path, begun: bool) -> None:
     path, last = out / DECLARED, out / RECIPE
     if begun and path.is_file():
         return
-    said = orjson.loads(last.read_bytes()) if begun and last.is_file() else _said(study)
-    write_file(path, canonical_json({key: said[key] for key in KEYS}))
+    stated = orjson.loads(last.read_bytes()) if begun and last.is_file() else _stated(study)
+    write_file(path, canonical_json({key: stated[key] for key in KEYS}))
 
 
 def changed(study: StudyRecipe, out: Path) -> tuple[str, ...]:
     """Which of KEYS are others than those declared; none for a folder that has no declaration."""
     if not (out / DECLARED).is_file():
         return ()
-    declared, ours = orjson.loads((out / DECLARED).read_bytes()), _said(study)
+    declared, ours = orjson.loads((out / DECLARED).read_bytes()), _stated(study)
     return tuple(key for key in KEYS if declared[key] != ours[key])
 
 
-def _said(study: StudyRecipe) -> dict[str, Any]:
-    said: dict[str, Any] = orjson.loads(study.model_dump_json())
-    return said
+def _stated(study: StudyRecipe) -> dict[str, Any]:
+    stated: dict[str, Any] = orjson.loads(study.model_dump_json())
+    return stated

@@ -70,7 +70,7 @@ class Job:
 
 def cells(study: StudyRecipe) -> list[Cell]:
     """All cells, seed by seed, so that a study that is broken off has whole replicates."""
-    grid, found = study.grid, []
+    grid, made = study.grid, []
     for seed in study.replicates:
         for augment in grid.augment:
             for init in grid.init:
@@ -78,11 +78,11 @@ def cells(study: StudyRecipe) -> list[Cell]:
                     for arm in grid.arms:
                         for alpha in (0.0,) if arm in SUPERVISED else grid.alpha:
                             for number in range(1, (grid.rounds if arm == "self-training" else 1) + 1):
-                                found.append(Cell(arm, augment, init, fraction, alpha, number, seed))
-    return found
+                                made.append(Cell(arm, augment, init, fraction, alpha, number, seed))
+    return made
 
 
-def choose(found: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+def choose(chosen: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
     """The cells that agree with all of `only`, `KEY=VALUE[,VALUE]` of the fields of Cell. Raises BuildError."""
     for text in only:
         key, equals, values = text.partition("=")
@@ -91,11 +91,11 @@ def choose(found: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
                 f"--only {text!r} must be KEY=VALUE with a key of {', '.join(KEYS)}, such as arm=supervised"
             )
         wanted = values.split(",")
-        known = {_shown(getattr(cell, key)) for cell in found}
+        known = {_shown(getattr(cell, key)) for cell in chosen}
         if unknown := [value for value in wanted if _plain(value) not in known]:
             raise BuildError(f"--only {text!r}: no cell left has {key} {unknown[0]}: give {', '.join(sorted(known))}")
-        found = [cell for cell in found if _shown(getattr(cell, key)) in set(map(_plain, wanted))]
-    return list(found)
+        chosen = [cell for cell in chosen if _shown(getattr(cell, key)) in set(map(_plain, wanted))]
+    return list(chosen)
 
 
 def _shown(value: object) -> str:
@@ -112,12 +112,12 @@ def _plain(value: str) -> str:
 
 def jobs(study: StudyRecipe, data: Data, chosen: Sequence[Cell]) -> list[Job]:
     """The jobs that make these cells, each after those it needs."""
-    found: dict[str, Job] = {}
+    jobs_by_folder: dict[str, Job] = {}
     starts = {name: _start(start) for name, start in study.grid.init.items()}
     for cell in chosen:
-        for one in _with_needs(study, data, cell, starts):
-            found.setdefault(one.folder, one)
-    return list(found.values())
+        for job in _with_needs(study, data, cell, starts):
+            jobs_by_folder.setdefault(job.folder, job)
+    return list(jobs_by_folder.values())
 
 
 def _with_needs(study: StudyRecipe, data: Data, cell: Cell, starts: Mapping[str, Any]) -> list[Job]:
@@ -125,24 +125,24 @@ def _with_needs(study: StudyRecipe, data: Data, cell: Cell, starts: Mapping[str,
     start, labelled = "", label_name(study, data.labelled)
     if study.grid.init[cell.init].pretrain is not None:
         assert data.pool is not None
-        told = {
+        decides = {
             "init": starts[cell.init],
             "pool": data.pool.id,
             "network": study.train.get("network"),
             "seed": cell.seed,
         }
         blank = Cell(PRETRAIN, "-", cell.init, 1.0, 0.0, 1, cell.seed)
-        before.append(Job(blank, digest({"job": PRETRAIN, **told}), labelled))
+        before.append(Job(blank, digest({"job": PRETRAIN, **decides}), labelled))
         start = before[0].folder
     shared = _shared(study, data, cell, starts)
     if cell.arm not in WITH_TEACHER:
-        return [*before, Job(cell, digest({**shared, **_own(study, data, cell)}), labelled, start=start)]
+        return [*before, Job(cell, digest({**shared, **_facts_of(study, data, cell)}), labelled, start=start)]
     teacher = replace(cell, arm=TEACHER, alpha=0.0, round=1)
     before.append(Job(teacher, digest({**shared, "job": TEACHER, "steps": study.teacher.steps}), labelled, start=start))
     for number in range(1, cell.round + 1):
-        one = replace(cell, round=number)
-        decided = digest({**shared, **_own(study, data, one), "teacher": before[-1].digest})
-        before.append(Job(one, decided, labelled, before[-1].folder, start))
+        earlier = replace(cell, round=number)
+        decided = digest({**shared, **_facts_of(study, data, earlier), "teacher": before[-1].digest})
+        before.append(Job(earlier, decided, labelled, before[-1].folder, start))
     return before
 
 
@@ -160,26 +160,26 @@ def _shared(study: StudyRecipe, data: Data, cell: Cell, starts: Mapping[str, Any
     }
 
 
-def _own(study: StudyRecipe, data: Data, cell: Cell) -> dict[str, Any]:
+def _facts_of(study: StudyRecipe, data: Data, cell: Cell) -> dict[str, Any]:
     """What decides a cell beside that: its arm, and the labels it learns beside the human ones."""
-    told: dict[str, Any] = {"arm": cell.arm, "alpha": cell.alpha}
+    facts: dict[str, Any] = {"arm": cell.arm, "alpha": cell.alpha}
     if cell.arm == "longer":
-        told["teacher_steps"] = study.teacher.steps
+        facts["teacher_steps"] = study.teacher.steps
     if cell.arm in LABELLED_BY_TEACHER:
-        told["build"] = study.build.model_dump(mode="json", exclude={"truth"})
-        told["truth"] = data.solved_on and data.solved_on.digest
+        facts["build"] = study.build.model_dump(mode="json", exclude={"truth"})
+        facts["truth"] = data.solved_on and data.solved_on.digest
     if cell.arm in WITH_OTHERS:
-        told["others"] = [one.digest for one in data.others]
+        facts["others"] = [labels.digest for labels in data.others]
     if cell.arm == "ceiling":
-        told["pool_truth"] = _digest(data.pool_truth)
+        facts["pool_truth"] = _digest(data.pool_truth)
     if cell.arm not in SUPERVISED and cell.arm not in ("joint", "placebo"):
-        told["pool"] = _digest(data.pool)
-    return told
+        facts["pool"] = _digest(data.pool)
+    return facts
 
 
-def _digest(found: Labels | Pool | None) -> str:
-    assert found is not None  # or the recipe would have been refused
-    return found.digest if isinstance(found, Labels) else found.id
+def _digest(source: Labels | Pool | None) -> str:
+    assert source is not None  # or the recipe would have been refused
+    return source.digest if isinstance(source, Labels) else source.id
 
 
 def _start(start: Start) -> Any:

@@ -266,16 +266,16 @@ class StudyRecipe(Section):
         it."""
         here = Path(os.path.abspath(folder))
         sets = {
-            key: found.rooted(here)
+            key: labels.rooted(here)
             for key in ("labelled", "val", "test", "pool_truth")
-            if (found := getattr(self, key))
+            if (labels := getattr(self, key))
         }
         pool = self.pool and self.pool.model_copy(
             update={"source": root(self.pool.source, here), "images": root(self.pool.images, here)}
         )
         starts = {name: start.rooted(here) for name, start in self.grid.init.items()}
         build = self.build.model_copy(update={"truth": self.build.truth and self.build.truth.rooted(here)})
-        others = tuple(one.rooted(here) for one in self.others)
+        others = tuple(labels.rooted(here) for labels in self.others)
         grid = self.grid.model_copy(update={"init": starts})
         return self.model_copy(update={**sets, "pool": pool, "others": others, "grid": grid, "build": build})
 

@@ -37,7 +37,7 @@ from students.study.declared import declare
 from students.study.grid import CELLS, RESULT, STORE, TOLD, Cell, Job, cells, choose, jobs, steps_of
 from students.study.recipe import WITH_OTHERS, WITH_TEACHER, LabelSet, StudyRecipe
 from students.study.results import CellResult
-from students.study.versions import Made, told
+from students.study.versions import Made, human_version
 from students.study.worker import RECIPE
 from students.study.workers import run_jobs
 
@@ -77,7 +77,7 @@ def run_study(
     with locked(out / ".lock", f"study {out}", sweep=[out, out / "subsets"]):
         store = Store(out / STORE)
         data = load_data(study, store, track=track)
-        grid, mine = (jobs(study, data, found) for found in (cells(study), chosen))
+        grid, mine = (jobs(study, data, some_cells) for some_cells in (cells(study), chosen))
         in_grid = [job for job in grid if job.folder.startswith(CELLS)]
         declare(study, out, begun=any(is_done(out, job.folder) for job in in_grid))
         write_file(out / RECIPE, study.model_dump_json(indent=2).encode())
@@ -87,7 +87,7 @@ def run_study(
             tell(f"images to learn from that look like one of {study.measure}: {len(alike)} ({alike[0]}); see the page")
         pending = [job for job in mine if not is_done(out, job.folder)]
         failed = _run(study, out, pending, workers, tell, track) if pending else {}
-        results = tuple(found for job in in_grid if (found := _result(study, out, job, data)))
+        results = tuple(result for job in in_grid if (result := _result(study, out, job, data)))
         if results:
             from students.study.report.page import write_report
 
@@ -111,8 +111,8 @@ def prepare(study: StudyRecipe, out: Path, data: Data, store: Store) -> None:
     if study.pool and data.pool and data.pool_truth and "ceiling" in study.grid.arms:
         labels = _with_outlines(study, study.pool_truth, data.pool_truth)
         name = f"ceiling-{digest([label_name(study, labels), data.pool.id])[:16]}"
-        found = told(name, labels.truth, pairs(data.pool, labels), study.pool, store)
-        human["ceiling"] = asdict(found)
+        ceiling = human_version(name, labels.truth, pairs(data.pool, labels), study.pool, store)
+        human["ceiling"] = asdict(ceiling)
     if WITH_OTHERS.intersection(study.grid.arms):
         sets = zip(study.others, data.others, strict=True)
         human["others"] = [asdict(_other(study, _with_outlines(study, *one), out, store)) for one in sets]
@@ -131,7 +131,7 @@ def _other(study: StudyRecipe, labels: Labels, out: Path, store: Store) -> Made:
     root = image_root(labels.truth)
     pool = PoolOptions(source=str(folder / POOL), images=str(root))
     named = [(image, os.path.relpath(image.path.absolute(), root)) for image in labels.truth.images]
-    return told(name, labels.truth, named, pool, store)
+    return human_version(name, labels.truth, named, pool, store)
 
 
 def _run(
@@ -202,7 +202,7 @@ def estimate(study: StudyRecipe, out: Path, chosen: Sequence[Cell]) -> Estimate:
     shared = {(c.augment, c.init, c.fraction, c.seed) for c in chosen if c.arm in WITH_TEACHER}
     starts = {(c.init, c.seed) for c in chosen if study.grid.init[c.init].pretrain is not None}
     teachers = len(shared) * study.teacher.steps + sum(study.pretraining(*one).steps for one in starts)
-    found = [orjson.loads(path.read_bytes()) for path in out.glob(f"*/*/{RESULT}")]
-    steps = sum(result.get("steps", 0) for result in found)
-    seconds = sum(result.get("train_seconds") or 0 for result in found)
+    done = [orjson.loads(path.read_bytes()) for path in out.glob(f"*/*/{RESULT}")]
+    steps = sum(result.get("steps", 0) for result in done)
+    seconds = sum(result.get("train_seconds") or 0 for result in done)
     return Estimate(students, teachers, (students + teachers) * seconds / steps if steps else None)

@@ -48,7 +48,7 @@ def make(recipe: Recipe, store: Store) -> Made:
         return made
 
 
-def told(
+def human_version(
     name: str, classes: Truth, pairs: Sequence[tuple[LabelledImage, str]], pool: PoolOptions, store: Store
 ) -> Made:
     """The version of a pool on which people's labels are pseudo-labels of score 1. pairs: labelled images of `classes`

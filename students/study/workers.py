@@ -99,7 +99,7 @@ class _Crew:
 
     def ended(self) -> list[tuple[Job, str]]:
         """Wait until a job ends: those that have, and their errors."""
-        found = []
+        failed = []
         for key, _ in self._selector.select():
             worker = self._places[key.data]
             assert worker is not None  # or it would not be waited for
@@ -110,8 +110,8 @@ class _Crew:
                 worker.end()
                 self._places[key.data] = None
             if job is not None:
-                found.append((job, error))
-        return found
+                failed.append((job, error))
+        return failed
 
     def end(self) -> None:
         for worker in self._places:
@@ -154,6 +154,6 @@ def _devices() -> list[str]:
     """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = told.split(",") if told else [str(number) for number in range(torch.cuda.device_count())]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
     return names[: torch.cuda.device_count()]

@@ -60,13 +60,13 @@ def pseudo_class(
         return _only(-1, classes)
     if not soft:
         return _only(int(positions[label]), classes)
-    found = np.zeros(classes, np.float32)
+    probabilities = np.zeros(classes, np.float32)
     if "top_label" in record:
-        found[positions[np.array(record["top_label"], np.int64)]] = record["top_probability"]
+        probabilities[positions[np.array(record["top_label"], np.int64)]] = record["top_probability"]
     else:
-        found[positions] = record["probabilities"]
-    total = found.sum(dtype=np.float64)
-    return (found / total).astype(np.float32) if total > 0 else _only(int(positions[label]), classes)
+        probabilities[positions] = record["probabilities"]
+    total = probabilities.sum(dtype=np.float64)
+    return (probabilities / total).astype(np.float32) if total > 0 else _only(int(positions[label]), classes)
 
 
 def placed(marks: np.ndarray, placement: Placement) -> tuple[np.ndarray]:
@@ -95,7 +95,7 @@ def class_name(marks: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def _only(label: int, classes: int) -> np.ndarray:
-    found = np.zeros(classes, np.float32)
+    probabilities = np.zeros(classes, np.float32)
     if label >= 0:
-        found[label] = 1
-    return found
+        probabilities[label] = 1
+    return probabilities

@@ -118,14 +118,14 @@ def _match_anchors(network: RetinaNet, anchors: Tensor, target: Labels) -> tuple
     is learned. An ignore box takes out of the background what it would if it were true, and all anchors that lie in it
     by half (of a crowd's anchors most are small)."""
     background = network.proposal_matcher.BELOW_LOW_THRESHOLD
-    found = anchors.new_full((len(anchors),), background, dtype=torch.int64)
+    matched = anchors.new_full((len(anchors),), background, dtype=torch.int64)
     if len(target.boxes):
-        found = network.proposal_matcher(box_iou(target.boxes, anchors))
-    counted, ignored = (found >= 0) | (found == background), torch.zeros_like(found, dtype=torch.bool)
+        matched = network.proposal_matcher(box_iou(target.boxes, anchors))
+    counted, ignored = (matched >= 0) | (matched == background), torch.zeros_like(matched, dtype=torch.bool)
     if len(target.ignore):
         explained = network.proposal_matcher(box_iou(target.ignore, anchors)) != background
-        ignored = (found == background) & (explained | half_inside(anchors, target.ignore))
-    return found.clamp(min=-1), counted & ~ignored, ignored
+        ignored = (matched == background) & (explained | half_inside(anchors, target.ignore))
+    return matched.clamp(min=-1), counted & ~ignored, ignored
 
 
 def half_inside(anchors: Tensor, regions: Tensor) -> Tensor:

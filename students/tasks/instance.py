@@ -124,10 +124,10 @@ class RegionForward(nn.Module):
         anchors = network.rpn.anchor_generator(shown, list(features.values()))
         levels = [level[0].numel() for level in objectness]
         objectness, deltas = concat_box_prediction_layers(objectness, deltas)
-        found = network.rpn.box_coder.decode(deltas.detach(), anchors).view(len(images), -1, 4)
-        found, _ = network.rpn.filter_proposals(found, objectness, sizes, levels)
+        proposals = network.rpn.box_coder.decode(deltas.detach(), anchors).view(len(images), -1, 4)
+        proposals, _ = network.rpn.filter_proposals(proposals, objectness, sizes, levels)
         proposing, proposed, ignored = _proposal_losses(network.rpn, objectness.flatten(), deltas, anchors, targets)
-        regions = _Regions.sampled(network.roi_heads, found, targets)
+        regions = _Regions.sampled(network.roi_heads, proposals, targets)
         naming, named = _region_losses(network.roi_heads, features, sizes, regions)
         outlining, outlined = _mask_losses(network.roi_heads, features, sizes, regions, targets)
         terms, counts = torch.stack([*proposing, *naming, outlining]), [proposed, proposed, named, named, outlined]
@@ -158,10 +158,10 @@ def _proposal_losses(
     sampled, truth = torch.cat([positive, negative]), torch.cat(labels)
     wanted = torch.cat(rpn.box_coder.encode(matched, anchors))
     each, count = len(anchors[0]), len(anchors)
-    found = binary_cross_entropy_with_logits(objectness[sampled], truth[sampled], reduction="none")
-    moved = smooth_l1_loss(deltas[positive], wanted[positive], beta=BETA, reduction="none").sum(1)
-    losses = [_by_image(found, sampled // each, count), _by_image(moved, positive // each, count)]
-    return losses, _by_image(torch.ones_like(found), sampled // each, count), ignored
+    objectness_losses = binary_cross_entropy_with_logits(objectness[sampled], truth[sampled], reduction="none")
+    box_losses = smooth_l1_loss(deltas[positive], wanted[positive], beta=BETA, reduction="none").sum(1)
+    losses = [_by_image(objectness_losses, sampled // each, count), _by_image(box_losses, positive // each, count)]
+    return losses, _by_image(torch.ones_like(objectness_losses), sampled // each, count), ignored
 
 
 class _Regions(NamedTuple):
@@ -226,8 +226,8 @@ def _mask_losses(
             for t, c, p in zip(targets, chosen, places, strict=True)
         ]
     )
-    own = logits[torch.arange(len(logits), device=logits.device), regions.labels[positive]]
-    off = binary_cross_entropy_with_logits(own, wanted, reduction="none").mean((1, 2))
+    of_class = logits[torch.arange(len(logits), device=logits.device), regions.labels[positive]]
+    off = binary_cross_entropy_with_logits(of_class, wanted, reduction="none").mean((1, 2))
     image, count = regions.image[positive], len(targets)
     return _by_image(off, image, count), _by_image(torch.ones_like(off), image, count)
 

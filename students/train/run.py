@@ -75,8 +75,8 @@ def clip_rate(out: Path) -> float:
     largest. 0 for a supervised one, or a log from before it said so."""
     with open(out / LOG, "rb") as log:
         last = deque(log, maxlen=1)
-    found = orjson.loads(last[0]).get("clip_rate") or 0.0 if last else 0.0
-    return float(max(found)) if isinstance(found, list) else float(found)
+    rate = orjson.loads(last[0]).get("clip_rate") or 0.0 if last else 0.0
+    return float(max(rate)) if isinstance(rate, list) else float(rate)
 
 
 class Run:

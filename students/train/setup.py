@@ -137,8 +137,8 @@ def _default(name: str) -> Any:
 
 def _described(version: Version) -> dict[str, Any]:
     manifest = version.manifest
-    found = {"name": manifest.name, "version": manifest.version, "id": manifest.id}
-    return found | {"streamed": True} if version.is_remote else found  # in another order
+    described = {"name": manifest.name, "version": manifest.version, "id": manifest.id}
+    return described | {"streamed": True} if version.is_remote else described  # in another order
 
 
 @cache

@@ -306,5 +306,5 @@ def _text(*shape: str | int) -> str:
 
 
 def _misfit(decoder: str, expected: str, outputs: Sequence[np.ndarray]) -> TeacherError:
-    found = ", ".join(_text(*output.shape) for output in outputs)
-    return TeacherError(f"decoder {decoder} expects {expected}, but the model gives {found}: correct its YAML file")
+    shapes = ", ".join(_text(*output.shape) for output in outputs)
+    return TeacherError(f"decoder {decoder} expects {expected}, but the model gives {shapes}: correct its YAML file")

@@ -88,17 +88,17 @@ class OnnxDetector:
         cuts = np.searchsorted(image[keep], np.arange(1, len(images)))
         split = zip(*(np.split(column[keep], cuts) for column in columns[1:]), strict=True)
         return [
-            self._detections(pixels.shape, Candidates(image, *found), planes[n] if planes else None)
-            for n, (pixels, found) in enumerate(zip(images, split, strict=True))
+            self._detections(pixels.shape, Candidates(image, *candidates), planes[n] if planes else None)
+            for n, (pixels, candidates) in enumerate(zip(images, split, strict=True))
         ]
 
     def _candidates(self, outputs: list[np.ndarray], geometry: np.ndarray, first: int) -> Candidates:
         """Boxes of the classes, in pixels of each image, of a run over images that start at position `first`."""
         with np.errstate(over="ignore", invalid="ignore"):  # refused below, with a sentence
-            found = self._decode(outputs, len(geometry))
-        label = self._loaded.position[found.labels]
+            candidates = self._decode(outputs, len(geometry))
+        label = self._loaded.position[candidates.labels]
         good = label >= 0
-        image, boxes, scores = found.image[good], found.boxes[good], found.scores[good]
+        image, boxes, scores = candidates.image[good], candidates.boxes[good], candidates.scores[good]
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise TeacherError(f"the output of {self._loaded.network.model} holds a NaN or infinite number")
         if scores.size and scores.max() > 1.001:
@@ -108,20 +108,20 @@ class OnnxDetector:
             )
         offset, scale = geometry[image, :2], geometry[image, 2:]
         boxes = (boxes - np.tile(offset, 2)) / np.tile(scale, 2)
-        own = None if found.coefficients is None else found.coefficients[good]
-        return Candidates(image + first, boxes, scores, label[good], own)
+        coefficients = None if candidates.coefficients is None else candidates.coefficients[good]
+        return Candidates(image + first, boxes, scores, label[good], coefficients)
 
     def _detections(
-        self, shape: tuple[int, ...], found: Candidates, planes: tuple[np.ndarray, np.ndarray] | None
+        self, shape: tuple[int, ...], candidates: Candidates, planes: tuple[np.ndarray, np.ndarray] | None
     ) -> Detections:
         """Of an image of `shape` (H, W, …); planes: (M, h, w) that its masks are made of, and its geometry."""
         height, width = shape[:2]
-        boxes, scores, labels, codes = found.boxes, found.scores, found.labels, None
-        if planes is not None and found.coefficients is not None:
+        boxes, scores, labels, codes = candidates.boxes, candidates.scores, candidates.labels, None
+        if planes is not None and candidates.coefficients is not None:
             best = np.sort(np.argsort(-scores, kind="stable")[: self._options.max_detections])
             boxes, scores, labels = boxes[best], scores[best], labels[best]
             box = image_in_plane(planes[0].shape[1:], self._loaded.input.size, planes[1], height, width)
-            codes = draw_masks(planes[0], found.coefficients[best], boxes, box, height, width)
+            codes = draw_masks(planes[0], candidates.coefficients[best], boxes, box, height, width)
             seen = np.flatnonzero(masks.area(codes, height, width))
             boxes, scores, labels, codes = boxes[seen], scores[seen], labels[seen], [codes[n] for n in seen]
         floor, limit = self._options.floor, self._options.max_detections

@@ -35,7 +35,7 @@ class OnnxClassifier:
 
     def predict(self, images: Sequence[np.ndarray]) -> list[ClassProbabilities]:
         """See Teacher.predict."""
-        found: list[ClassProbabilities] = []
+        predictions: list[ClassProbabilities] = []
         position = self._loaded.position
         for batch, outputs, _ in self._loaded.run(images):
             if (
@@ -47,8 +47,8 @@ class OnnxClassifier:
                 raise _misfit("classifier", f"one output (B, {len(position)}), one number a class", outputs)
             values = outputs[0].reshape(-1, len(position))[: len(batch)].astype(np.float32)
             probabilities = _activate(values, self._activation)[:, position >= 0]
-            found += [ClassProbabilities(row) for row in probabilities]
-        return found
+            predictions += [ClassProbabilities(row) for row in probabilities]
+        return predictions
 
 
 class OnnxSegmenter:
@@ -80,18 +80,18 @@ class OnnxSegmenter:
         if self._spec.activation != "ids":
             return self._each(images, self._probabilities)
         classes = np.arange(len(self.classes), dtype=np.uint8)[:, None, None]
-        return self._each(images, lambda *one: (self._map_of_ids(*one).labels == classes).astype(np.float32))
+        return self._each(images, lambda *place: (self._map_of_ids(*place).labels == classes).astype(np.float32))
 
     def _each(self, images: Sequence[np.ndarray], reduce: Callable[..., Any]) -> list[Any]:
         """`reduce(planes, box, height, width)` of each image: its output, and where in it the image lies."""
-        found: list[Any] = []
+        results: list[Any] = []
         for batch, outputs, geometry in self._loaded.run(images):
             planes = self._planes(outputs, len(batch))
             for image, plane, place in zip(batch, planes, geometry, strict=True):
                 height, width = image.shape[:2]
                 box = image_in_plane(plane.shape[1:], self._loaded.input.size, place, height, width)
-                found.append(reduce(plane, box, height, width))
-        return found
+                results.append(reduce(plane, box, height, width))
+        return results
 
     def _planes(self, outputs: list[np.ndarray], count: int) -> np.ndarray:
         """The one output, (B, C, h, w), of so many images; C is 1 for ids."""
@@ -205,5 +205,5 @@ def _activate(values: np.ndarray, activation: str, axis: int = 1) -> np.ndarray:
 
 
 def _misfit(decoder: str, expected: str, outputs: Sequence[np.ndarray]) -> TeacherError:
-    found = ", ".join(str(output.shape) for output in outputs)
-    return TeacherError(f"decoder {decoder} expects {expected}, but the model gives {found}: correct its YAML file")
+    shapes = ", ".join(str(output.shape) for output in outputs)
+    return TeacherError(f"decoder {decoder} expects {expected}, but the model gives {shapes}: correct its YAML file")

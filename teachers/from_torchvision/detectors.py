@@ -118,12 +118,12 @@ class TorchvisionDetector:
         alike = defaultdict(list)
         for i, image in enumerate(images):
             alike[self._padded_size(*image.shape[:2])].append(i)
-        found: dict[int, Detections] = {}
+        results: dict[int, Detections] = {}
         for indices in alike.values():
             for first in range(0, len(indices), self.batch_size):
                 batch = indices[first : first + self.batch_size]
-                found.update(zip(batch, self._run([images[i] for i in batch]), strict=True))
-        return [found[i] for i in range(len(images))]
+                results.update(zip(batch, self._run([images[i] for i in batch]), strict=True))
+        return [results[i] for i in range(len(images))]
 
     @contextmanager
     def scaled(self, scale: float) -> Iterator[None]:
@@ -226,8 +226,8 @@ class _Resize(GeneralizedRCNNTransform):
     def postprocess(
         self, result: list[dict[str, Tensor]], image_shapes: list[tuple[int, int]], originals: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        for found, size, original in zip(result, image_shapes, originals, strict=True):
-            found["boxes"] = resize_boxes(found["boxes"], size, original)
+        for detections, size, original in zip(result, image_shapes, originals, strict=True):
+            detections["boxes"] = resize_boxes(detections["boxes"], size, original)
         return result
 
 

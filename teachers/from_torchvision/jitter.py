@@ -23,9 +23,9 @@ def add_box_uncertainty(heads: RoIHeads, jitters: int) -> None:
     def hook(module: RoIHeads, inputs: Sequence[Any], output: tuple[list[dict[str, Tensor]], Any]) -> None:
         if not module.training:
             features, _, sizes, *_ = inputs
-            for number, (found, size) in enumerate(zip(output[0], sizes, strict=True)):
-                own = {name: level[number : number + 1] for name, level in features.items()}
-                found["uncertainty"] = box_uncertainty(module, own, size, found["boxes"], found["labels"], jitters)
+            for number, (result, size) in enumerate(zip(output[0], sizes, strict=True)):
+                maps = {name: level[number : number + 1] for name, level in features.items()}
+                result["uncertainty"] = box_uncertainty(module, maps, size, result["boxes"], result["labels"], jitters)
 
     heads.register_forward_hook(hook)
 

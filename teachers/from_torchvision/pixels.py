@@ -61,15 +61,15 @@ class TorchvisionClassifier:
 
     def predict(self, images: Sequence[np.ndarray]) -> list[ClassProbabilities]:
         """See Teacher.predict."""
-        found: list[ClassProbabilities] = []
+        results: list[ClassProbabilities] = []
         for first in range(0, len(images), self.batch_size):
             batch = images[first : first + self.batch_size]
             logits = _run(partial(self._forward, batch), self._device, self._dtype)
             if logits.shape != (len(batch), self._columns.size):
                 raise TeacherError(f"torchvision's model gives {tuple(logits.shape)}, not (images, outputs)")
             probabilities = logits.softmax(1).cpu().numpy()[:, self._columns].clip(0, 1)
-            found += [ClassProbabilities(row) for row in probabilities]
-        return found
+            results += [ClassProbabilities(row) for row in probabilities]
+        return results
 
     def _forward(self, images: Sequence[np.ndarray]) -> Tensor:
         return self._model(torch.stack([self._prepare(_tensor(middle(image), self._device)) for image in images]))
@@ -136,14 +136,14 @@ class TorchvisionSegmenter:
         alike = defaultdict(list)
         for i, image in enumerate(images):
             alike[self._resized(*image.shape[:2])].append(i)
-        found: dict[int, Any] = {}
+        results: dict[int, Any] = {}
         for size, indices in alike.items():
             for first in range(0, len(indices), self.batch_size):
                 batch = indices[first : first + self.batch_size]
                 logits = self._logits([images[i] for i in batch], size)
                 for i, low in zip(batch, logits, strict=True):
-                    found[i] = reduce(self._probabilities(low, *images[i].shape[:2]))
-        return [found[i] for i in range(len(images))]
+                    results[i] = reduce(self._probabilities(low, *images[i].shape[:2]))
+        return [results[i] for i in range(len(images))]
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width as the model sees them. The sides are rounded as torchvision's resize does."""

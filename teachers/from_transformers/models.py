@@ -37,8 +37,8 @@ BOX_LAYER = re.compile(r"bbox|box_head")
 """In the name of a layer that predicts boxes."""
 TRIAL = (64, 96)
 """Height and width of the image that a model is tried with."""
-Found = TypeVar("Found")
-Read = Callable[[SimpleNamespace, int, int], Found]
+Result = TypeVar("Result")
+Read = Callable[[SimpleNamespace, int, int], Result]
 """Outputs for one image, its height and width -> what lies in them."""
 Prepared = dict[str, Tensor]
 
@@ -115,7 +115,7 @@ class TransformersTeacher:
         stems from masks, a pixel's may sum to less than 1. Raises TeacherError for a model of another kind."""
         if self._kind != "semantic":
             raise TeacherError(f"{self._name} predicts no map ({self._kind}): give a semantic segmenter")
-        return self._each(images, lambda *one: class_planes(self._images, *one))
+        return self._each(images, lambda *place: class_planes(self._images, *place))
 
     def _reader(self, phrases: list[list[int]], config: Any) -> Read[Prediction]:
         match self._kind:
@@ -134,9 +134,9 @@ class TransformersTeacher:
                 independent = config.problem_type == "multi_label_classification" or config.num_labels == 1
                 return lambda outputs, *size: class_probabilities(outputs, independent)
 
-    def _each(self, images: Sequence[np.ndarray], read: Read[Found]) -> list[Found]:
+    def _each(self, images: Sequence[np.ndarray], read: Read[Result]) -> list[Result]:
         """What `read` finds for each image. Those that are prepared to one size are run together."""
-        found: dict[int, Found] = {}
+        results: dict[int, Result] = {}
         alike: dict[tuple[Any, ...], dict[int, Prepared]] = {}
         try:
             for place, image in enumerate(images):
@@ -144,15 +144,15 @@ class TransformersTeacher:
                 waiting = alike.setdefault(tuple((name, *value.shape) for name, value in inputs.items()), {})
                 waiting[place] = inputs
                 if len(waiting) == self.batch_size:
-                    found.update(self._run(waiting, images, read))
+                    results.update(self._run(waiting, images, read))
                     waiting.clear()
             for waiting in alike.values():
-                found.update(self._run(waiting, images, read))
+                results.update(self._run(waiting, images, read))
         except torch.OutOfMemoryError as error:
             raise TeacherError(f"out of memory on {self.batch_size} images at once: lower batch_size") from error
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise TeacherError(f"{self._name} failed in transformers: {first_line(error)[:300]}") from error
-        return [found[place] for place in range(len(images))]
+        return [results[place] for place in range(len(images))]
 
     def _prepare(self, image: np.ndarray) -> Prepared:
         cropped = self._kind == "classification" and getattr(self._images, "do_center_crop", False)
@@ -165,11 +165,13 @@ class TransformersTeacher:
             raise TeacherError(f"the processor of {self._name} pads images, and boxes would shift: remove its pad_size")
         return inputs
 
-    def _run(self, batch: Mapping[int, Prepared], images: Sequence[np.ndarray], read: Read[Found]) -> dict[int, Found]:
+    def _run(
+        self, batch: Mapping[int, Prepared], images: Sequence[np.ndarray], read: Read[Result]
+    ) -> dict[int, Result]:
         if not batch:
             return {}
         first = next(iter(batch.values()))
-        inputs = {name: torch.cat([one[name] for one in batch.values()]).to(self._device) for name in first}
+        inputs = {name: torch.cat([inputs_of[name] for inputs_of in batch.values()]).to(self._device) for name in first}
         text = {name: value.repeat(len(batch), 1).to(self._device) for name, value in self._text.items()}
         with torch.inference_mode():
             with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
@@ -177,21 +179,21 @@ class TransformersTeacher:
             planes = {
                 name: getattr(outputs, name).float() for name in OUTPUTS if getattr(outputs, name, None) is not None
             }
-            found = {}
-            for n, (place, one) in enumerate(batch.items()):
-                own = SimpleNamespace(**{name: value[n : n + 1] for name, value in planes.items()})
-                check_finite(own, self._name)
-                found[place] = read(unpadded(own, one.get("pixel_mask")), *images[place].shape[:2])
-        return found
+            results = {}
+            for n, (place, inputs_of) in enumerate(batch.items()):
+                outputs_of = SimpleNamespace(**{name: value[n : n + 1] for name, value in planes.items()})
+                check_finite(outputs_of, self._name)
+                results[place] = read(unpadded(outputs_of, inputs_of.get("pixel_mask")), *images[place].shape[:2])
+        return results
 
 
 def _predict_boxes_in_float32(model: nn.Module, device: torch.device) -> None:
     """Keep autocast out of the layers that predict boxes: in half precision 1000 pixels are known to 1 (float16) or 8
     (bfloat16) pixels."""
     for name, module in model.named_modules():
-        above, _, own = name.rpartition(".")
+        above, _, last = name.rpartition(".")
         in_list = BOX_LAYER.search(above) and isinstance(model.get_submodule(above), nn.ModuleList)
-        if (in_list or BOX_LAYER.search(own)) and not isinstance(module, nn.ModuleList):
+        if (in_list or BOX_LAYER.search(last)) and not isinstance(module, nn.ModuleList):
             module.forward = functools.partial(_in_float32, module.forward, device.type)
 
 

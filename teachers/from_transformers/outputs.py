@@ -39,8 +39,8 @@ class Cut:
 
 def find_boxes(processor: Any, outputs: SimpleNamespace, cut: Cut, height: int, width: int) -> Detections:
     """Boxes of a detector, as its processor reads them."""
-    found = processor.post_process_object_detection(outputs, threshold=cut.below, target_sizes=[(height, width)])[0]
-    boxes, scores, labels = (found[name].cpu().numpy() for name in ("boxes", "scores", "labels"))
+    answer = processor.post_process_object_detection(outputs, threshold=cut.below, target_sizes=[(height, width)])[0]
+    boxes, scores, labels = (answer[name].cpu().numpy() for name in ("boxes", "scores", "labels"))
     return _boxes(boxes, scores, cut.position[labels], cut, height, width)
 
 
@@ -61,10 +61,12 @@ def find_phrases(
 
 def _boxes(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, cut: Cut, height: int, width: int) -> Detections:
     good = (labels >= 0) & (scores >= np.float32(cut.floor))
-    found = Detections.of(boxes[good], scores[good], labels[good], width=width, height=height)
+    detections = Detections.of(boxes[good], scores[good], labels[good], width=width, height=height)
     if cut.nms_iou is not None:
-        found = found.take(np.flatnonzero(nms(found.boxes, found.scores, found.labels, cut.nms_iou)))
-    return found.take(np.arange(len(found))[: cut.limit])
+        detections = detections.take(
+            np.flatnonzero(nms(detections.boxes, detections.scores, detections.labels, cut.nms_iou))
+        )
+    return detections.take(np.arange(len(detections))[: cut.limit])
 
 
 def find_masks(processor: Any, outputs: SimpleNamespace, cut: Cut, height: int, width: int) -> Detections:
@@ -72,15 +74,15 @@ def find_masks(processor: Any, outputs: SimpleNamespace, cut: Cut, height: int, 
     the processor can say so; else each pixel is the strongest one's."""
     read = processor.post_process_instance_segmentation
     if "return_binary_maps" in inspect.signature(read).parameters:
-        found = read(outputs, threshold=cut.below, target_sizes=[(height, width)], return_binary_maps=True)[0]
-        planes = found["segmentation"] if found["segments_info"] else []
+        answer = read(outputs, threshold=cut.below, target_sizes=[(height, width)], return_binary_maps=True)[0]
+        planes = answer["segmentation"] if answer["segments_info"] else []
     else:
-        found = read(outputs, threshold=cut.below, target_sizes=[(height, width)])[0]
-        planes = (found["segmentation"] == one["id"] for one in found["segments_info"])
+        answer = read(outputs, threshold=cut.below, target_sizes=[(height, width)])[0]
+        planes = (answer["segmentation"] == segment["id"] for segment in answer["segments_info"])
     kept = [
-        (one["score"], place, code)
-        for one, plane in zip(found["segments_info"], planes, strict=True)
-        if (place := cut.position[one["label_id"]]) >= 0
+        (segment["score"], place, code)
+        for segment, plane in zip(answer["segments_info"], planes, strict=True)
+        if (place := cut.position[segment["label_id"]]) >= 0
         for code in masks.encode(plane[None].cpu().numpy())
     ]
     scores, labels = [row[0] for row in kept], [row[1] for row in kept]
@@ -101,10 +103,10 @@ def class_planes(processor: Any, outputs: SimpleNamespace, height: int, width: i
     Where masks of queries vote, each with its class's probability (MaskFormer, arXiv 2107.06278, section 3.4), the sum
     of a pixel can exceed 1: it is then divided by that sum, while a pixel that no mask covers stays unsure.
     """
-    found = processor.post_process_semantic_segmentation(
+    answer = processor.post_process_semantic_segmentation(
         outputs, target_sizes=[(height, width)], return_segmentation_scores=True
     )[0]
-    scores: Tensor = found["segmentation_scores"].float()
+    scores: Tensor = answer["segmentation_scores"].float()
     if any(hasattr(outputs, name) for name in OF_MASKS):
         return (scores / scores.sum(dim=0).clamp(min=1)).cpu().numpy()
     return scores.softmax(dim=0).cpu().numpy()

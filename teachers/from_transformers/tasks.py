@@ -70,10 +70,10 @@ def find_source(name: str) -> Source:
     """Raises TeacherError for what is neither a folder nor can be an id."""
     if Path(name).is_dir():
         return Source(name, None, True)
-    found = HUB_ID.fullmatch(name)
-    if not found:
+    match = HUB_ID.fullmatch(name)
+    if not match:
         raise TeacherError(f"model folder {name} not found: give a folder with config.json, or a Hub id, ORG/NAME")
-    return Source(found["id"], found["revision"], False)
+    return Source(match["id"], match["revision"], False)
 
 
 def read_config(source: Source) -> dict[str, Any]:
@@ -132,12 +132,12 @@ def load(source: Source, task: Task) -> tuple[Any, Any]:
     processors = AutoProcessor if task.made_for == "text" else AutoImageProcessor
     try:
         processor = processors.from_pretrained(source.name, **source.how)
-        model, told = loader.from_pretrained(
+        model, report = loader.from_pretrained(
             source.name, **source.how, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # damaged files make it raise almost anything
         raise _unusable(source, error) from error
-    if missing := sorted(told["missing_keys"]):
+    if missing := sorted(report["missing_keys"]):
         raise TeacherError(
             f"{source.name} lacks {len(missing)} weights of {type(model).__name__}, {missing[0]} first, which would be "
             "random: give a model that was trained for this task"

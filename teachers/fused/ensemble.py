@@ -95,13 +95,15 @@ class EnsembleTeacher:
             return [SemanticMap.of(self._pixels(image)) for image in images]
         if self._kind == "classification":
             return self._probabilities(images)
-        found = [
-            [_relabelled(one, position, self._iou) for one in predict_in_batches(member.teacher, images)]
+        predictions = [
+            [_relabelled(prediction, position, self._iou) for prediction in predict_in_batches(member.teacher, images)]
             for member, position in zip(self._members, self._positions, strict=True)
         ]
-        fused = fuse_images(found, self._weights, self._iou, self._floor)
+        fused = fuse_images(predictions, self._weights, self._iou, self._floor)
         return [
-            objects.detections([one[i] for one in found], images[i].shape, self._floor, self._limit, objects.agree)
+            objects.detections(
+                [prediction[i] for prediction in predictions], images[i].shape, self._floor, self._limit, objects.agree
+            )
             for i, objects in enumerate(fused)
         ]
 
@@ -112,16 +114,20 @@ class EnsembleTeacher:
     def _probabilities(self, images: Sequence[np.ndarray]) -> list[ClassProbabilities]:
         total = np.zeros((len(images), len(self.classes)))
         for member, position in zip(self._members, self._positions, strict=True):
-            said = np.stack([one.probabilities for one in predict_in_batches(member.teacher, images)])
-            np.add.at(total.T, position[position >= 0], member.weight * said.T[position >= 0].astype(np.float64))
+            probabilities = np.stack(
+                [prediction.probabilities for prediction in predict_in_batches(member.teacher, images)]
+            )
+            np.add.at(
+                total.T, position[position >= 0], member.weight * probabilities.T[position >= 0].astype(np.float64)
+            )
         mean = (total / self._weights.sum()).clip(0, 1).astype(np.float32)
         return [ClassProbabilities(row) for row in mean]
 
     def _pixels(self, image: np.ndarray) -> np.ndarray:
         total = np.zeros((len(self.classes), *image.shape[:2]), np.float32)
         for member, position in zip(self._members, self._positions, strict=True):
-            said = pixel_probabilities(member.teacher, image)
-            for label, plane in zip(position, said, strict=True):  # plane by plane: no second stack in memory
+            planes = pixel_probabilities(member.teacher, image)
+            for label, plane in zip(position, planes, strict=True):  # plane by plane: no second stack in memory
                 if label >= 0:
                     total[label] += np.float32(member.weight / self._weights.sum()) * plane
         return total
@@ -144,7 +150,7 @@ class FusedObjects:
 
     def detections(
         self,
-        found: Sequence[Detections],
+        predictions: Sequence[Detections],
         shape: tuple[int, ...],
         floor: float,
         limit: int | None,
@@ -161,10 +167,10 @@ class FusedObjects:
             height=shape[0],
             floor=floor,
             limit=limit,
-            masks=self.best(found, "masks") if masks is None else masks,
-            quality=self.best(found, "quality"),
+            masks=self.best(predictions, "masks") if masks is None else masks,
+            quality=self.best(predictions, "quality"),
             agree=agree,
-            uncertainty=self.best(found, "uncertainty"),
+            uncertainty=self.best(predictions, "uncertainty"),
         )
 
     def take(self, rows: np.ndarray) -> FusedObjects:
@@ -172,34 +178,34 @@ class FusedObjects:
         columns = (self.boxes, self.scores, self.labels, self.agree, self.source, self.row)
         return FusedObjects(*(column[rows] for column in columns))
 
-    def best(self, found: Sequence[Detections], name: str) -> list[Any] | None:
+    def best(self, predictions: Sequence[Detections], name: str) -> list[Any] | None:
         """The best box's value in a column of Detections; None if a prediction with objects lacks the column."""
-        columns = [getattr(one, name) for one in found]
+        columns = [getattr(prediction, name) for prediction in predictions]
         if all(column is None for column in columns) or any(
-            column is None and len(one) for column, one in zip(columns, found, strict=True)
+            column is None and len(prediction) for column, prediction in zip(columns, predictions, strict=True)
         ):
             return None
         return [columns[source][row] for source, row in zip(self.source, self.row, strict=True)]
 
 
 def fuse_images(
-    found: Sequence[Sequence[Detections]], weights: np.ndarray, iou: float, floor: float
+    predictions: Sequence[Sequence[Detections]], weights: np.ndarray, iou: float, floor: float
 ) -> list[FusedObjects]:
     """Several predictions of the same images, fused image by image and class by class (teachers.boxes.fuse).
 
     found: for each of M teachers or views, Detections of each of one or more images, in pixels of the same frame;
     weights: (M,). Clusters below `floor` are left out.
     """
-    images = len(found[0])
-    parts = [one for of_member in found for one in of_member]
-    sizes = np.array([len(one) for one in parts], int)
+    images = len(predictions[0])
+    parts = [prediction for of_member in predictions for prediction in of_member]
+    sizes = np.array([len(prediction) for prediction in parts], int)
     part = np.repeat(np.arange(len(parts)), sizes)
     row = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    labels = np.concatenate([one.labels for one in parts]).astype(np.int64)
+    labels = np.concatenate([prediction.labels for prediction in parts]).astype(np.int64)
     classes = int(labels.max(initial=0)) + 1
     fused = fuse(
-        np.concatenate([one.boxes for one in parts]),
-        np.concatenate([one.scores for one in parts]),
+        np.concatenate([prediction.boxes for prediction in parts]),
+        np.concatenate([prediction.scores for prediction in parts]),
         part % images * classes + labels,
         part // images,
         weights,
@@ -222,21 +228,21 @@ def fuse_images(
 
 def predict_in_batches(teacher: Teacher, images: Sequence[np.ndarray]) -> list[Any]:
     """A teacher's predictions of any number of images, at most its batch size at a time. Raises TeacherError."""
-    found: list[Any] = []
+    predictions: list[Any] = []
     for first in range(0, len(images), teacher.batch_size):
-        found += teacher.predict(images[first : first + teacher.batch_size])
-    if len(found) != len(images):
-        raise TeacherError(f"a teacher gave {len(found)} results for {len(images)} images")
-    return found
+        predictions += teacher.predict(images[first : first + teacher.batch_size])
+    if len(predictions) != len(images):
+        raise TeacherError(f"a teacher gave {len(predictions)} results for {len(images)} images")
+    return predictions
 
 
 def pixel_probabilities(teacher: Any, image: np.ndarray) -> np.ndarray:
     """What a Segmenter thinks of one image's pixels, checked: float32 (C, H, W). Raises TeacherError."""
-    said = teacher.predict_probabilities([image])[0]
+    planes = teacher.predict_probabilities([image])[0]
     shape = (len(teacher.classes), *image.shape[:2])
-    if said.shape != shape:
-        raise TeacherError(f"a teacher gave pixel probabilities of shape {said.shape}, but {shape} was expected")
-    return said
+    if planes.shape != shape:
+        raise TeacherError(f"a teacher gave pixel probabilities of shape {planes.shape}, but {shape} was expected")
+    return planes
 
 
 def _check(members: Sequence[Member], iou: float) -> None:
@@ -266,24 +272,24 @@ def _renamed(member: Member) -> list[str | None]:
 
 
 def _check_classes(names: Sequence[Sequence[str | None]], classes: Sequence[str]) -> None:
-    for n, own in enumerate(names):
-        for here, there, other in ((own, classes, "the first"), (classes, own, f"number {n + 1}")):
+    for n, member in enumerate(names):
+        for here, there, other in ((member, classes, "the first"), (classes, member, f"number {n + 1}")):
             for name in here:
                 if name is not None and name not in there:
-                    teacher = f"teacher {n + 1} of the ensemble" if here is own else "the first teacher"
+                    teacher = f"teacher {n + 1} of the ensemble" if here is member else "the first teacher"
                     raise TeacherError(
                         f"{teacher} has a class {name!r} that {other} lacks: map it by classes: {{{name}: NAME}}, or "
                         f"drop it by classes: {{{name}: null}}"
                     )
 
 
-def _relabelled(found: Detections, position: np.ndarray, iou: float) -> Detections:
+def _relabelled(prediction: Detections, position: np.ndarray, iou: float) -> Detections:
     """A member's objects under the ensemble's labels. Where several of its classes become one, what it calls by two
     names is one object: the surer, so that it does not count as one that two teachers found."""
-    labels = position[found.labels]
+    labels = position[prediction.labels]
     rows = np.flatnonzero(labels >= 0)
-    own = position[position >= 0]
-    if len(np.unique(own)) < len(own):
-        rows = rows[nms(found.boxes[rows], found.scores[rows], labels[rows], iou)]
-    kept = found.take(rows)
+    kept_labels = position[position >= 0]
+    if len(np.unique(kept_labels)) < len(kept_labels):
+        rows = rows[nms(prediction.boxes[rows], prediction.scores[rows], labels[rows], iou)]
+    kept = prediction.take(rows)
     return replace(kept, labels=labels[rows])

@@ -140,29 +140,31 @@ class ViewsTeacher:
 
     def _scale(self, held: ExitStack, scale: float) -> None:
         if scale != 1:
-            for one in self._resizing:
-                held.enter_context(one.scaled(scale))
+            for teacher in self._resizing:
+                held.enter_context(teacher.scaled(scale))
 
     def _objects(self, images: Sequence[np.ndarray]) -> list[Detections]:
         floor = self.description["floor"]
-        found: list[list[Detections]] = []
+        predictions: list[list[Detections]] = []
         for view in self._each():
             seen = predict_in_batches(self._teacher, [view.of(image) for image in images])
-            found.append([_moved(one, view, image.shape) for one, image in zip(seen, images, strict=True)])
-        fused = fuse_images(found, np.ones(len(found)), self._iou, floor)
+            predictions.append(
+                [_moved(prediction, view, image.shape) for prediction, image in zip(seen, images, strict=True)]
+            )
+        fused = fuse_images(predictions, np.ones(len(predictions)), self._iou, floor)
         result = []
         for i, (objects, image) in enumerate(zip(fused, images, strict=True)):
-            own = [of_view[i] for of_view in found]
-            objects, codes = self._masks_back(objects, own, image.shape)
-            agree = objects.best(own, "agree")
-            result.append(objects.detections(own, image.shape, floor, self._limit, agree, codes))
+            of_image = [of_view[i] for of_view in predictions]
+            objects, codes = self._masks_back(objects, of_image, image.shape)
+            agree = objects.best(of_image, "agree")
+            result.append(objects.detections(of_image, image.shape, floor, self._limit, agree, codes))
         return result
 
     def _masks_back(
-        self, objects: FusedObjects, found: Sequence[Detections], shape: tuple[int, ...]
+        self, objects: FusedObjects, predictions: Sequence[Detections], shape: tuple[int, ...]
     ) -> tuple[FusedObjects, list[bytes] | None]:
         """The objects and their masks in the image, without those of which no pixel is left there."""
-        codes = objects.best(found, "masks")
+        codes = objects.best(predictions, "masks")
         if codes is None:
             return objects, None
         from teachers.masks import area
@@ -174,16 +176,16 @@ class ViewsTeacher:
     def _probabilities(self, images: Sequence[np.ndarray]) -> list[ClassProbabilities]:
         total = np.zeros((len(images), len(self.classes)))
         for view in self._each():
-            said = predict_in_batches(self._teacher, [view.of(image) for image in images])
-            total += np.stack([one.probabilities for one in said])
+            predictions = predict_in_batches(self._teacher, [view.of(image) for image in images])
+            total += np.stack([prediction.probabilities for prediction in predictions])
         mean = (total / len(self._views)).clip(0, 1).astype(np.float32)
         return [ClassProbabilities(row) for row in mean]
 
     def _pixels(self, image: np.ndarray) -> np.ndarray:
         total = np.zeros((len(self.classes), *image.shape[:2]), np.float32)
         for view in self._each():
-            said = pixel_probabilities(self._teacher, view.of(image))
-            for mean, plane in zip(total, said, strict=True):
+            planes = pixel_probabilities(self._teacher, view.of(image))
+            for mean, plane in zip(total, planes, strict=True):
                 mean += view.plane_back(plane, image.shape) / np.float32(len(self._views))
         return total
 
@@ -191,11 +193,19 @@ class ViewsTeacher:
 def _resizing(teacher: Teacher) -> list[Resizing]:
     """Those whose size is to be set to show this teacher a scale; none if it resizes no image by itself."""
     teachers = teacher.teachers if isinstance(teacher, EnsembleTeacher) else (teacher,)
-    found: list[Resizing] = [one for one in teachers if isinstance(one, Resizing)]
-    return found if len(found) == len(teachers) else []
+    resizing: list[Resizing] = [teacher for teacher in teachers if isinstance(teacher, Resizing)]
+    return resizing if len(resizing) == len(teachers) else []
 
 
-def _moved(found: Detections, view: View, shape: tuple[int, ...]) -> Detections:
+def _moved(prediction: Detections, view: View, shape: tuple[int, ...]) -> Detections:
     """Objects of a view with their boxes in the image; masks stay in the view until it is known which are kept."""
-    boxes = view.boxes_back(found.boxes, shape)
-    return Detections(boxes, found.scores, found.labels, found.masks, found.quality, found.agree, found.uncertainty)
+    boxes = view.boxes_back(prediction.boxes, shape)
+    return Detections(
+        boxes,
+        prediction.scores,
+        prediction.labels,
+        prediction.masks,
+        prediction.quality,
+        prediction.agree,
+        prediction.uncertainty,
+    )

@@ -85,7 +85,8 @@ def own_names(body: nn.Module, whole: nn.Module) -> dict[str, str]:
     untrained = {
         place
         for place, module in body.named_modules()
-        if (own := list(module.parameters(recurse=False))) and not any(one.requires_grad for one in own)
+        if (parameters := list(module.parameters(recurse=False)))
+        and not any(parameter.requires_grad for parameter in parameters)
     }
     keys = [key for key in body.state_dict() if key.rpartition(".")[0] not in untrained]
     return {key: _own_name(key, body, places) for key in keys}

@@ -62,9 +62,9 @@ class _MasksOfBoxes(SquareTransform):
     def postprocess(self, result: list[dict[str, Tensor]], image_shapes: Any, original_image_sizes: Any) -> Any:
         if self.training:
             return result
-        masks = [one.pop("masks") for one in result]
+        masks = [detections.pop("masks") for detections in result]
         result = super().postprocess(result, image_shapes, original_image_sizes)
-        return [one | {"masks": mask} for one, mask in zip(result, masks, strict=True)]
+        return [detections | {"masks": mask} for detections, mask in zip(result, masks, strict=True)]
 
 
 class _RegionHead(RPNHead):

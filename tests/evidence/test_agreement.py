@@ -115,7 +115,7 @@ def test_masks_are_matched_as_pycocotools_does(seed: int) -> None:
         counted = sum(int((~c["dtIgnore"][t].astype(bool)).sum()) for c in cells)
         assert (int(found.right[t].sum()), int(found.counted[t].sum())) == (right, counted)
         hit = sum(int(((c["gtMatches"][t] > 0) & (np.array(c["gtIgnore"]) == 0)).sum()) for c in cells)
-        assert int((~np.isnan(found.found[t]) & found.object_counts).sum()) == hit
+        assert int((~np.isnan(found.object_score[t]) & found.object_counts).sum()) == hit
 
 
 def classified(seed: int, images: int = 80, units: int = 0) -> tuple[Truth, np.ndarray, np.ndarray, Matches]:
@@ -152,7 +152,7 @@ def test_an_image_without_a_class_makes_its_prediction_wrong() -> None:
     found = match_classes(("dog", "cat", "bird"), truth, np.arange(2), ours, score)
     assert found.right[0].tolist() == [False, False]  # dog is the teacher's first class
     assert found.object_image.tolist() == [1] and found.object_label.tolist() == [0]
-    assert np.isnan(found.found).all()
+    assert np.isnan(found.object_score).all()
 
 
 def test_certified_classes_are_an_exact_binomial() -> None:
@@ -228,7 +228,7 @@ def expanded(matches: Matches) -> Matches:
     columns = {name: getattr(matches, name)[rows] for name in ("image", "label", "score", "area")}
     columns |= {name: getattr(matches, name)[:, rows] for name in ("right", "counted")}
     columns |= {f"object_{n}": getattr(matches, f"object_{n}")[objects] for n in ("image", "label", "area", "counts")}
-    return replace(matches, **columns, found=matches.found[:, objects], weight=None, object_weight=None)
+    return replace(matches, **columns, object_score=matches.object_score[:, objects], weight=None, object_weight=None)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -288,7 +288,7 @@ def images_of_pixels(rng: np.random.Generator, images: int) -> Matches:
         classes=("road",), shared=np.ones(1, bool), names=names, unit=np.arange(images), image=place[there],
         label=np.zeros(there.sum(), np.int16), score=score[there], area=score[there], right=hit[there][None],
         counted=there[there][None], object_image=none, object_label=none.astype(np.int16),
-        object_area=none.astype(np.float32), object_counts=none.astype(bool), found=np.zeros((1, 0), np.float32),
+        object_area=none.astype(np.float32), object_counts=none.astype(bool), object_score=np.zeros((1, 0), np.float32),
         ious=(0.5,), weight=weight[there], object_weight=none,
     )  # fmt: skip
 

@@ -51,7 +51,7 @@ def test_the_curve_is_scikit_learns(seed: int, grid: int, iou: float) -> None:
     objects = matches.object_label >= 0
     assert points.objects == objects.sum()
     for threshold, recall, kept in zip(points.threshold, points.recall, points.kept, strict=True):
-        assert recall == (matches.found[row][objects] >= threshold).sum() / objects.sum()
+        assert recall == (matches.object_score[row][objects] >= threshold).sum() / objects.sum()
         assert kept == (counted & (matches.score >= threshold)).sum()
 
 

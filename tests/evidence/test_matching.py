@@ -127,8 +127,8 @@ def assert_is_cocoevals(truth: Truth, found: Sequence[Detections], ious: Sequenc
         np.testing.assert_array_equal(ours.right, right, err_msg=name)
         np.testing.assert_array_equal(ours.counted, counted, err_msg=name)
         np.testing.assert_array_equal(ours.object_counts, counts, err_msg=name)
-        np.testing.assert_array_equal(ours.found[:, ~crowd], by[:, ~crowd], err_msg=name)
-        np.testing.assert_array_equal(np.isnan(ours.found), np.isnan(by), err_msg=name)
+        np.testing.assert_array_equal(ours.object_score[:, ~crowd], by[:, ~crowd], err_msg=name)
+        np.testing.assert_array_equal(np.isnan(ours.object_score), np.isnan(by), err_msg=name)
 
 
 def crowded_scene(seed: int, images: int, boxes: int, whole: bool) -> tuple[Truth, list[Detections]]:
@@ -225,7 +225,7 @@ def test_crowds_difficult_objects_and_the_better_box_first() -> None:
     assert matches.right[0].tolist() == list(right)
     assert matches.counted[0].tolist() == list(counted)
     assert matches.object_counts.tolist() == [True, False, False]
-    np.testing.assert_allclose(matches.found[0], [0.9, 0.7, 0.5])
+    np.testing.assert_allclose(matches.object_score[0], [0.9, 0.7, 0.5])
 
 
 def test_an_overlap_of_one_forgives_rounding() -> None:
@@ -252,7 +252,7 @@ def test_classes_meet_by_name_and_units_are_numbered() -> None:
 def test_nothing_predicted_and_nothing_labelled() -> None:
     nothing = Detections.of([], [], [], width=9, height=9)
     matches = match_images(CLASSES, [nothing], truth_of([labelled(1, [], [])]))
-    assert matches.right.shape == (2, 0) and matches.found.shape == (2, 0)
+    assert matches.right.shape == (2, 0) and matches.object_score.shape == (2, 0)
     matches = match_images(CLASSES, [], truth_of([]))
     assert matches.images == 0 and matches.unit.shape == (0,)
 

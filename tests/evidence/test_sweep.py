@@ -43,7 +43,7 @@ def test_points_are_plain_counts(seed: int, iou: float, labels: list[int] | None
         rows = np.isin(tune.label, mine) & tune.counted[row] & (tune.score >= p.threshold)
         assert (p.kept, p.correct) == (rows.sum(), (rows & tune.right[row]).sum())
         assert p.precision == (p.correct / p.kept if p.kept else None)
-        assert p.recall == (tune.found[row][objects] >= p.threshold).sum() / objects.sum()
+        assert p.recall == (tune.object_score[row][objects] >= p.threshold).sum() / objects.sum()
         kept, correct = (np.bincount(tune.unit[tune.image[r]], minlength=30) for r in (rows, rows & tune.right[row]))
         assert (p.precision_low, p.precision_high) == interval(kept, correct, 0.9)
         assert p.precision_low <= (p.precision if p.precision is not None else 0.5) <= p.precision_high

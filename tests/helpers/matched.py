@@ -38,5 +38,5 @@ def some_matches(seed: int, images: int = 60, per_image: int = 8, grid: int = 0,
         object_label=np.r_[label[rows], rng.integers(-1, 3, len(missed))].astype(np.int16),
         object_area=np.full(len(rows) + len(missed), 100, np.float32),
         object_counts=np.ones(len(rows) + len(missed), bool),
-        found=np.concatenate([found, np.full((2, len(missed)), np.nan, np.float32)], axis=1),
+        object_score=np.concatenate([found, np.full((2, len(missed)), np.nan, np.float32)], axis=1),
     )

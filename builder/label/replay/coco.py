@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from builder.errors import BuildError, brief
-from builder.label.replay.stored import Found, Size, Stored, is_number, load_json, objects
+from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, load_json, objects
 from builder.store.files import sha256_file
 from builder.truth.coco import read_categories
 from builder.truth.records import NO_CLASSES
@@ -43,12 +43,12 @@ def read_coco_results(results: Path, records: Any, images: Path | None, options:
     if not isinstance(records, list):
         raise BuildError(f"{results} is no list of COCO results: give the file that holds one")
     masked = any(isinstance(record, dict) and "segmentation" in record for record in records)
-    found = _by_image(results, records, dict(listed.values()), label, masked)
+    by_id = _by_image(results, records, dict(listed.values()), label, masked)
     return objects(
         "instance" if masked else "detection",
         classes,
         {name: size for name, (_, size) in listed.items()},
-        {name: found[id] for name, (id, _) in listed.items() if id in found},
+        {name: by_id[id] for name, (id, _) in listed.items() if id in by_id},
         options,
         results,
         digests={"results": sha256_file(results), "images": sha256_file(images)},
@@ -58,21 +58,21 @@ def read_coco_results(results: Path, records: Any, images: Path | None, options:
 
 def _listed(records: list[dict[str, Any]], path: Path) -> dict[str, tuple[int, Size]]:
     """File name (NFC) -> id and size."""
-    found: dict[str, tuple[int, Size]] = {}
+    by_id: dict[str, tuple[int, Size]] = {}
     for record in records:
         name = unicodedata.normalize("NFC", str(record["file_name"]))
-        if name in found:
+        if name in by_id:
             raise BuildError(f"{path}: image file {brief(repr(name))} stands twice: keep one")
-        found[name] = int(record["id"]), (int(record["width"]), int(record["height"]))
-    repeated = [id for id, count in Counter(id for id, _ in found.values()).items() if count > 1]
+        by_id[name] = int(record["id"]), (int(record["width"]), int(record["height"]))
+    repeated = [id for id, count in Counter(id for id, _ in by_id.values()).items() if count > 1]
     if repeated:
         raise BuildError(f"{path}: image id {repeated[0]} stands twice: keep one")
-    return found
+    return by_id
 
 
 def _by_image(
     path: Path, records: list[Any], sizes: Mapping[int, Size], label: Mapping[int, int], masked: bool
-) -> dict[int, Found]:
+) -> dict[int, StoredObjects]:
     rows: dict[int, list[list[float]]] = {}
     codes: dict[int, list[bytes]] = {}
     for n, record in enumerate(records):
@@ -97,7 +97,7 @@ def _by_image(
         rows.setdefault(id, []).append([x, y, x + width, y + height, score, float(place)])
         if masked:
             codes.setdefault(id, []).append(_code(outline, sizes[id], f"{path}: result {n}"))
-    return {id: Found(np.array(values), codes.get(id)) for id, values in rows.items()}
+    return {id: StoredObjects(np.array(values), codes.get(id)) for id, values in rows.items()}
 
 
 def _code(outline: Any, size: Size, where: str) -> bytes:

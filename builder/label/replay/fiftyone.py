@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from builder.errors import BuildError, brief
-from builder.label.replay.stored import Found, Size, Stored, is_number, label_places, objects
+from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, label_places, objects
 from builder.store.files import sha256_file
 from teachers.base import TeacherOptions
 
@@ -54,18 +54,18 @@ def read_fiftyone_field(folder: Path, content: Any, field: str, options: Teacher
     if not sizes:
         raise BuildError(f"{path} has no field {brief(repr(field))}: name one of its fields of detections")
     for name, many in given.items():
-        if not all(isinstance(one.get("label"), str) for one in many):
+        if not all(isinstance(item.get("label"), str) for item in many):
             raise BuildError(f"{path}: {brief(name)} has an object without a label: give each a class")
-        if any(one.get("mask_path") and one.get("mask") is None for one in many):
+        if any(item.get("mask_path") and item.get("mask") is None for item in many):
             raise BuildError(f"{path}: {brief(name)} has masks in files: read them into `mask` before the export")
-    classes, place = label_places((one["label"] for many in given.values() for one in many), options, path)
-    masked = all(one.get("mask") is not None for many in given.values() for one in many) and any(given.values())
+    classes, place = label_places((item["label"] for many in given.values() for item in many), options, path)
+    masked = all(item.get("mask") is not None for many in given.values() for item in many) and any(given.values())
     return objects(
         "instance" if masked else "detection",
         classes,
         sizes,
         {
-            name: _found(many, place, masked, sizes[name], f"{path}: {brief(name)}")
+            name: _objects(many, place, masked, sizes[name], f"{path}: {brief(name)}")
             for name, many in given.items()
             if many
         },
@@ -81,7 +81,7 @@ def _is_detections(value: Any) -> bool:
         isinstance(value, dict)
         and value.get("_cls") == "Detections"
         and isinstance(value.get("detections"), list)
-        and all(isinstance(one, dict) for one in value["detections"])
+        and all(isinstance(item, dict) for item in value["detections"])
     )
 
 
@@ -90,7 +90,7 @@ def _only_field(samples: list[dict[str, Any]], path: Path) -> str:
         name
         for sample in samples
         for name, value in sample.items()
-        if _is_detections(value) and any(one.get("confidence") is not None for one in value["detections"])
+        if _is_detections(value) and any(item.get("confidence") is not None for item in value["detections"])
     }
     if len(fields) != 1:
         there = f"the fields {', '.join(sorted(fields))}" if fields else "no field"
@@ -98,23 +98,23 @@ def _only_field(samples: list[dict[str, Any]], path: Path) -> str:
     return fields.pop()
 
 
-def _found(
+def _objects(
     many: list[Mapping[str, Any]], place: Mapping[str, int], masked: bool, size: Size | None, where: str
-) -> Found:
+) -> StoredObjects:
     rows = np.zeros((len(many), 6))
-    for n, one in enumerate(many):
-        box, score = one.get("bounding_box"), one.get("confidence")
+    for n, item in enumerate(many):
+        box, score = item.get("bounding_box"), item.get("confidence")
         good = isinstance(box, list) and len(box) == 4 and all(is_number(side) for side in box)
         if not good or not is_number(score) or not 0 <= float(score) <= 1:
             what = f"confidence {brief(score)}" if good else f"bounding_box {brief(box)}"
             raise BuildError(f"{where} has an object with the {what}: give the field of a model's predictions")
         x, y, width, height = map(float, box or ())
-        rows[n] = x, y, x + width, y + height, float(score), place[one["label"]]
+        rows[n] = x, y, x + width, y + height, float(score), place[item["label"]]
     if not masked:
-        return Found(rows)
+        return StoredObjects(rows)
     if size is None:
         raise BuildError(f"{where} has masks, but no size: call compute_metadata() before the export")
-    return Found(rows, [_code(one["mask"], row, size, where) for one, row in zip(many, rows, strict=True)])
+    return StoredObjects(rows, [_code(item["mask"], row, size, where) for item, row in zip(many, rows, strict=True)])
 
 
 def _code(mask: Any, row: np.ndarray, size: Size, where: str) -> bytes:

@@ -63,26 +63,26 @@ def _split(results: Path) -> tuple[Path, str, str]:
     return results.with_name(name), sign, field
 
 
-def _recognise(results: Path, told: str | None) -> tuple[StoredFormat, Any]:
+def _recognise(results: Path, stated: str | None) -> tuple[StoredFormat, Any]:
     """The format and, of a JSON file, its content."""
-    if told is not None and told not in get_args(StoredFormat):
-        raise BuildError(f"format = {told!r} is none of {', '.join(get_args(StoredFormat))}: write one, or nothing")
+    if stated is not None and stated not in get_args(StoredFormat):
+        raise BuildError(f"format = {stated!r} is none of {', '.join(get_args(StoredFormat))}: write one, or nothing")
     folder = results.is_dir()
-    if folder and told in (None, "fiftyone") and (results / "samples.json").is_file():
+    if folder and stated in (None, "fiftyone") and (results / "samples.json").is_file():
         return "fiftyone", load_json(results / "samples.json")
-    if folder and told in (None, "maps") and (results / "labels").is_dir() and (results / "confidence").is_dir():
+    if folder and stated in (None, "maps") and (results / "labels").is_dir() and (results / "confidence").is_dir():
         return "maps", None
-    if folder and told in (None, "yolo") and next(results.rglob("*.txt"), None):
+    if folder and stated in (None, "yolo") and next(results.rglob("*.txt"), None):
         return "yolo", None
     if folder:
         raise BuildError(
             f"{results} holds no stored predictions: give a folder of YOLO text files, a FiftyOne export "
             "(samples.json) or maps (labels/ and confidence/)"
         )
-    if told == "csv" or (told is None and results.suffix.lower() == ".csv"):
+    if stated == "csv" or (stated is None and results.suffix.lower() == ".csv"):
         return "csv", None
     content = load_json(results)
-    if told in (None, "coco", "label_studio"):
+    if stated in (None, "coco", "label_studio"):
         tasks = isinstance(content, list) and bool(content) and isinstance(content[0], dict) and "data" in content[0]
-        return ("label_studio" if (tasks and told is None) or told == "label_studio" else "coco"), content
-    raise BuildError(f"{results} is a file, but format {told} is a folder: give the folder, or another format")
+        return ("label_studio" if (tasks and stated is None) or stated == "label_studio" else "coco"), content
+    raise BuildError(f"{results} is a file, but format {stated} is a folder: give the folder, or another format")

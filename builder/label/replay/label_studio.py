@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from builder.errors import BuildError, brief
-from builder.label.replay.stored import Found, Size, Stored, is_number, label_places, objects
+from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, label_places, objects
 from builder.store.files import sha256_file
 from teachers.base import TeacherOptions
 
@@ -65,13 +65,13 @@ def read_label_studio_predictions(path: Path, tasks: Any, options: TeacherOption
         if len(several) > 1:
             (a, b), place = list(several)[:2], list(several.values())[1]
             raise BuildError(f"{place} has predictions of other {what} ({brief(b)!r}, before {brief(a)!r}): export one")
-    classes, place_of = label_places((one[0] for many in regions.values() for one in many), options, path)
+    classes, place_of = label_places((region[0] for many in regions.values() for region in many), options, path)
     masked = "instance" in kinds
     return objects(
         "instance" if masked else "detection",
         classes,
         sizes,
-        {name: _found(many, place_of, masked) for name, many in regions.items() if many},
+        {name: _objects(many, place_of, masked) for name, many in regions.items() if many},
         options,
         path,
         digests={"results": sha256_file(path), "images": None},
@@ -79,20 +79,20 @@ def read_label_studio_predictions(path: Path, tasks: Any, options: TeacherOption
     )
 
 
-def _found(regions: list[Region], place: Mapping[str, int], masked: bool) -> Found:
+def _objects(regions: list[Region], place: Mapping[str, int], masked: bool) -> StoredObjects:
     rows = np.zeros((len(regions), 6))
-    rows[:, 4], rows[:, 5] = [one[1] for one in regions], [place[one[0]] for one in regions]
+    rows[:, 4], rows[:, 5] = [region[1] for region in regions], [place[region[0]] for region in regions]
     if masked:
-        return Found(rows, [one[2] for one in regions])
-    rows[:, :4] = [one[2] for one in regions]
-    return Found(rows)
+        return StoredObjects(rows, [region[2] for region in regions])
+    rows[:, :4] = [region[2] for region in regions]
+    return StoredObjects(rows)
 
 
 def _prediction(task: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:
     if "data" not in task:
         raise BuildError(f"{where} has no data, so that it is no task: export the project as JSON")
     given = task.get("predictions", [])
-    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+    if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
         raise BuildError(f"{where} has predictions that are no list: export the project as JSON with its predictions")
     if len(given) > 1:
         raise BuildError(f"{where} has {len(given)} predictions: export those of one model")
@@ -101,7 +101,7 @@ def _prediction(task: Mapping[str, Any], where: str) -> Mapping[str, Any] | None
 
 def _results(prediction: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
     results = prediction.get("result")
-    if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
+    if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
         raise BuildError(f"{where} has a prediction without a list of results: export the project as JSON again")
     return results
 
@@ -116,8 +116,8 @@ def _name(task: Mapping[str, Any], where: str) -> str:
         raise BuildError(f"{where} does not say of which image it is: give its data an image or a name")
     parts = urlsplit(address)
     path = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
-    found = UPLOADED.fullmatch(path)
-    return unicodedata.normalize("NFC", found["name"] if found else path.lstrip("/"))
+    match = UPLOADED.fullmatch(path)
+    return unicodedata.normalize("NFC", match["name"] if match else path.lstrip("/"))
 
 
 def _region(result: Mapping[str, Any], prediction: Mapping[str, Any], where: str) -> tuple[Size | None, Region]:

@@ -76,8 +76,8 @@ class Replay:
             return Failure(f"not among the images of {stored.listing}{stored.hint}", UNLISTED)
         size = stored.sizes[listed] or (image.width, image.height)
         if size != (image.width, image.height):
-            told = f"is {image.width}x{image.height}, but {size[0]}x{size[1]} in {stored.listing}"
-            return Failure(told, UNLISTED)
+            reason = f"is {image.width}x{image.height}, but {size[0]}x{size[1]} in {stored.listing}"
+            return Failure(reason, UNLISTED)
         return stored.read(listed, *size)
 
 

@@ -42,7 +42,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Found:
+class StoredObjects:
     """The objects of one image. rows: float64 (N, 6): x1, y1, x2, y2, score, label (-1: no class).
 
     masks: N codes of the whole image, or polygons `[x, y, …]` in shares of its sides; None where there are boxes only.
@@ -52,27 +52,27 @@ class Found:
     masks: Sequence[bytes | Sequence[float]] | None = None
 
 
-NOTHING = Found(np.zeros((0, 6)))
+NOTHING = StoredObjects(np.zeros((0, 6)))
 SLACK = 0.05
 """Share of an image's side by which a model's boxes may reach beyond it."""
 
 
 def objects_reader(
-    found: Mapping[str, Found], options: TeacherOptions, path: Path, *, relative: bool
+    objects_of: Mapping[str, StoredObjects], options: TeacherOptions, path: Path, *, relative: bool
 ) -> Callable[[str, int, int], Detections]:
     """`Stored.read` of boxes and masks. relative: boxes are in shares of the image's sides. path: for errors."""
 
     def read(name: str, width: int, height: int) -> Detections:
-        one = found.get(name, NOTHING)
-        boxes, scores, labels = one.rows[:, :4], one.rows[:, 4], one.rows[:, 5]
+        stored = objects_of.get(name, NOTHING)
+        boxes, scores, labels = stored.rows[:, :4], stored.rows[:, 4], stored.rows[:, 5]
         codes = None
         if relative:
             boxes = boxes * np.array([width, height, width, height], np.float64)
-        if one.masks is not None:
+        if stored.masks is not None:
             from teachers import masks
 
             try:
-                codes = [m if isinstance(m, bytes) else _draw(m, width, height) for m in one.masks]
+                codes = [m if isinstance(m, bytes) else _draw(m, width, height) for m in stored.masks]
             except TeacherError as error:
                 raise BuildError(f"{path}: {brief(name)}: {error}: correct it") from None
             boxes = masks.bounds(codes, height, width)
@@ -92,7 +92,7 @@ def objects(
     kind: Kind,
     classes: tuple[str, ...],
     sizes: Mapping[str, Size | None],
-    found: Mapping[str, Found],
+    objects_of: Mapping[str, StoredObjects],
     options: TeacherOptions,
     path: Path,
     *,
@@ -107,21 +107,23 @@ def objects(
     if not classes or len(set(classes)) < len(classes):
         raise BuildError(f"{path} has the classes {brief(', '.join(classes))!r}: give one or more different names")
     if not kind_of(kind).outlines:
-        _check_boxes(found, sizes, path, relative=relative)
+        _check_boxes(objects_of, sizes, path, relative=relative)
     else:  # an image without objects has masks, too: none
-        found = {name: Found(NOTHING.rows, ()) for name in sizes} | dict(found)
-    read = objects_reader(found, options, path, relative=relative)
+        objects_of = {name: StoredObjects(NOTHING.rows, ()) for name in sizes} | dict(objects_of)
+    read = objects_reader(objects_of, options, path, relative=relative)
     return Stored(kind, classes, sizes, read, listing or path.name, digests, stems, hint)
 
 
-def _check_boxes(found: Mapping[str, Found], sizes: Mapping[str, Size | None], path: Path, *, relative: bool) -> None:
+def _check_boxes(
+    objects_of: Mapping[str, StoredObjects], sizes: Mapping[str, Size | None], path: Path, *, relative: bool
+) -> None:
     """Raise BuildError for a box whose sides are below 0, for boxes in shares where pixels are meant, and if most boxes
     reach beyond their images by more than SLACK, which corners do that are read as sides."""
-    names = [name for name in found if relative or sizes.get(name)]
+    names = [name for name in objects_of if relative or sizes.get(name)]
     if not names:
         return
-    boxes = np.concatenate([found[name].rows[:, :4] for name in names])
-    count = [len(found[name].rows) for name in names]
+    boxes = np.concatenate([objects_of[name].rows[:, :4] for name in names])
+    count = [len(objects_of[name].rows) for name in names]
     extent = np.repeat([(1, 1) if relative else sizes[name] or (1, 1) for name in names], count, axis=0)
     turned = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1))
     if len(turned):

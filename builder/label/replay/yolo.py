@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from builder.errors import BuildError, brief
-from builder.label.replay.stored import Found, Stored, digest_files, objects
+from builder.label.replay.stored import Stored, StoredObjects, digest_files, objects
 from builder.store.files import sha256_file
 from builder.truth.listing import read_lines
 from builder.truth.records import NO_CLASSES
@@ -37,7 +37,7 @@ def read_yolo_predictions(folder: Path, images: Path | None, options: TeacherOpt
     if len(shapes) > 1:
         raise BuildError(f"{folder} has rows of boxes and rows of polygons: give predictions of one model")
     masked = shapes == {False}
-    found = {stem: _found(rows, masked) for stem, rows in parsed.items() if rows}
+    rows_of = {stem: _objects(rows, masked) for stem, rows in parsed.items() if rows}
     listed = [_stem(Path(line)) for line in read_lines(images)] if images else list(files)
     if images and (lonely := sorted(set(files) - set(listed))):
         raise BuildError(f"{files[lonely[0]]} is of an image that {images} does not list: add it")
@@ -45,7 +45,7 @@ def read_yolo_predictions(folder: Path, images: Path | None, options: TeacherOpt
         "instance" if masked else "detection",
         classes,
         dict.fromkeys(listed),
-        found,
+        rows_of,
         options,
         folder,
         digests={
@@ -72,19 +72,19 @@ def _classes(folder: Path, options: TeacherOptions) -> tuple[tuple[str, ...], di
     return classes, {id: where.get(name, -1) for id, name in zip(ids, names, strict=True)}
 
 
-def _found(rows: list[tuple[int, Row]], masked: bool) -> Found:
+def _objects(rows: list[tuple[int, Row]], masked: bool) -> StoredObjects:
     kept = [(place, *row) for place, row in rows if place >= 0]
     table = np.zeros((len(kept), 6))
     table[:, 4], table[:, 5] = [row[1] for row in kept], [row[0] for row in kept]
     if masked:
-        return Found(table, [row[2] for row in kept])
+        return StoredObjects(table, [row[2] for row in kept])
     x, y, w, h = np.reshape([row[2] for row in kept], (-1, 4)).T
     table[:, :4] = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1)
-    return Found(table)
+    return StoredObjects(table)
 
 
 def _read_rows(path: Path, place: Mapping[int, int]) -> list[tuple[int, Row]]:
-    found = []
+    rows = []
     for number, line in enumerate(read_lines(path), 1):
         where = f"{path}: row {number}"
         try:
@@ -104,5 +104,5 @@ def _read_rows(path: Path, place: Mapping[int, int]) -> list[tuple[int, Row]]:
         if wrong is not None or not 0 <= score <= 1:
             what = f"the confidence {score:g}" if wrong is None else f"{wrong:g}, no share of the image"
             raise BuildError(f"{where} has {what}, outside 0..1: correct it")
-        found.append((place[int(category)], (score, shape)))
-    return found
+        rows.append((place[int(category)], (score, shape)))
+    return rows

@@ -73,7 +73,7 @@ def write_report(results: Sequence[CellResult], study: StudyRecipe, out: Path, a
         f"<p>{escape(lead)}</p></header>",
         *(_card(claim, details[claim.title]) for claim in judged if claim.verdict != "not tested"),
         _untested([claim for claim in judged if claim.verdict == "not tested"]),
-        *(f'<p class="note below">{escape(said)}</p>' for said in (RULE, *caution)),
+        *(f'<p class="note below">{escape(text)}</p>' for text in (RULE, *caution)),
         *map(_table, primary),
         *map(_figure, drawings),
         *map(_table, rest),
@@ -105,38 +105,39 @@ def starts(study: StudyRecipe) -> Starts:
 
 def _primary(cells: Cells, study: StudyRecipe, drawn: Mapping[str, np.ndarray], changed: Sequence[str]) -> Table:
     declared = chain.from_iterable(
-        arms_compared(cells, one.arm, one.against, {"round": 1, **one.where}) for one in study.primary
+        arms_compared(cells, contrast.arm, contrast.against, {"round": 1, **contrast.where})
+        for contrast in study.primary
     )
     contrasts = list({contrast.terms: contrast for contrast in declared}.values())
-    found = [(one, image_interval(one, cells, drawn)) for one in compare_all(contrasts, cells)]
+    compared = [(contrast, image_interval(contrast, cells, drawn)) for contrast in compare_all(contrasts, cells)]
     when = "Declared in the study's recipe before its first figure"
     if changed:
         words = {"primary": "these contrasts", "seeds": "the number of seeds"}
         what = " and ".join(words[key] for key in changed)
         when = f"Not as declared: {what} changed after the first figures, so that p-values here are no evidence"
-    note = f"{when}; p (Holm) is adjusted over all {len(found)}. {IMAGES}"
-    return contrast_table("Primary contrasts", note, found)
+    note = f"{when}; p (Holm) is adjusted over all {len(compared)}. {IMAGES}"
+    return contrast_table("Primary contrasts", note, compared)
 
 
 def _details(claim: Claim, cells: Cells, drawn: Mapping[str, np.ndarray]) -> Table:
-    found = [(one, image_interval(one, cells, drawn)) for one in claim.comparisons]
-    note = f"What its verdict rests on; p (Holm) is adjusted over these {len(found)}. {IMAGES}"
-    return contrast_table(claim.title, note, found)
+    compared = [(comparison, image_interval(comparison, cells, drawn)) for comparison in claim.comparisons]
+    note = f"What its verdict rests on; p (Holm) is adjusted over these {len(compared)}. {IMAGES}"
+    return contrast_table(claim.title, note, compared)
 
 
 def _lead(results: Sequence[CellResult], planned: int, grid: Axes) -> str:
     """What was run, in two or three sentences."""
     done, failed = sum(result.done for result in results), sum(bool(result.error) for result in results)
-    said = f"{count(done)} networks" if done == planned else f"{count(done)} of {count(planned)} networks"
-    said += f" ({count(failed)} failed)" if failed else ""
+    text = f"{count(done)} networks" if done == planned else f"{count(done)} of {count(planned)} networks"
+    text += f" ({count(failed)} failed)" if failed else ""
     seeds = "1 seed" if len(grid.seeds) == 1 else f"{len(grid.seeds)} seeds"
-    said += (
+    text += (
         f", measured by {grid.metric} on the {grid.images} images: {seeds}; augmentation {', '.join(grid.augments)}; "
         f"{', '.join(grid.inits)} init; {shares(grid.fractions)}; arms {', '.join(grid.arms)}."
     )
     if grid.images == "val":
-        said += " Measured on val, to choose settings by: no figure here is a result."
-    return f"{said} What holds here holds for this data, these networks and this budget."
+        text += " Measured on val, to choose settings by: no figure here is a result."
+    return f"{text} What holds here holds for this data, these networks and this budget."
 
 
 def _caution(results: Sequence[CellResult], planned: int, grid: Axes, alike: Sequence[str]) -> list[str]:
@@ -144,19 +145,19 @@ def _caution(results: Sequence[CellResult], planned: int, grid: Axes, alike: Seq
     same = "All seeds share the test images, the pool, and the labelled set that their subsets are drawn from"
     if grid.fractions[-1] == 1:
         same += "; with 100 % of the labels they learn from the same images, and differ in starts and orders alone"
-    said = [f"{same}."]
+    paragraphs = [f"{same}."]
     if sum(result.done for result in results) + sum(bool(result.error) for result in results) < planned:
-        said.append(
+        paragraphs.append(
             "Not finished: verdicts and p-values are provisional, and a study stopped as soon as one likes them errs "
             "far more often than 5 %."
         )
     if alike:
-        some = "; ".join(alike[:SHOWN]) + (f"; and {count(len(alike) - SHOWN)} more" if len(alike) > SHOWN else "")
-        said.append(
+        listed = "; ".join(alike[:SHOWN]) + (f"; and {count(len(alike) - SHOWN)} more" if len(alike) > SHOWN else "")
+        paragraphs.append(
             f"Images to learn from that look like one of {grid.images}, so that figures may flatter, "
-            f"{count(len(alike))}: {some}. Where they show the same thing, take them out and run the study again."
+            f"{count(len(alike))}: {listed}. Where they show the same thing, take them out and run the study again."
         )
-    return said
+    return paragraphs
 
 
 def _card(claim: Claim, details: Table) -> str:
@@ -174,8 +175,8 @@ def _untested(rest: Sequence[Claim]) -> str:
     return section("Claims not tested", "", [table([("", ""), ("", "")], rows)]) if rows else ""
 
 
-def _table(one: Table) -> str:
-    return section(one.title, one.note, [html(one)])
+def _table(content: Table) -> str:
+    return section(content.title, content.note, [html(content)])
 
 
 def _figure(plot: Plot) -> str:

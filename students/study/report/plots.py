@@ -117,29 +117,29 @@ def _plot(name: str, label: str, ticks: Sequence[str], columns: list[Column], ce
         return Plot(name, label, _says(label, columns, axes), _svg(figure), _png(figure))
 
 
-def _compared(cells: Cells, one: Setting | None, base: Setting | None = None) -> Comparison | None:
+def _compared(cells: Cells, setting: Setting | None, base: Setting | None = None) -> Comparison | None:
     """The setting's figures, less those of `base` where it is given; None without any."""
-    if one is None:
+    if setting is None:
         return None
-    terms = ((1, one),) if base is None else ((1, one), (-1, base))
-    found = compare(Contrast("", terms), cells)
-    return found if found.seeds else None
+    terms = ((1, setting),) if base is None else ((1, setting), (-1, base))
+    comparison = compare(Contrast("", terms), cells)
+    return comparison if comparison.seeds else None
 
 
-def _draw(panel: Panel, line: tuple[str, str], x: np.ndarray, found: list[Comparison | None], axes: Axes) -> None:
+def _draw(panel: Panel, line: tuple[str, str], x: np.ndarray, comparisons: list[Comparison | None], axes: Axes) -> None:
     """A line through means, their t-intervals, and the seeds as faint dots."""
-    known = [(at, one) for at, one in zip(x, found, strict=True) if one is not None]
+    known = [(at, comparison) for at, comparison in zip(x, comparisons, strict=True) if comparison is not None]
     if not known:
         return
     arm, init = line
     colour, place = COLOURS.get(arm, INK), axes.inits.index(init)
     style: dict[str, Any] = {"color": colour, "ls": DASHES[place % len(DASHES)], "marker": MARKS[place % len(MARKS)]}
-    for at, one in known:
-        values = 100 * np.array(one.by_seed)
+    for at, comparison in known:
+        values = 100 * np.array(comparison.by_seed)
         panel.plot(np.full(len(values), at), values, ".", color=colour, ms=5, mew=0, alpha=0.4, zorder=2)
-        if not np.isnan(one.spread.low):
-            panel.vlines(at, 100 * one.spread.low, 100 * one.spread.high, color=colour, lw=1.2, zorder=3)
-    means = [100 * one.spread.mean for _, one in known]
+        if not np.isnan(comparison.spread.low):
+            panel.vlines(at, 100 * comparison.spread.low, 100 * comparison.spread.high, color=colour, lw=1.2, zorder=3)
+    means = [100 * comparison.spread.mean for _, comparison in known]
     panel.plot([at for at, _ in known], means, ms=4.5, lw=1.4, label=_named(line, axes), zorder=4, **style)
 
 

@@ -27,36 +27,38 @@ class Table:
     names: int = 1
 
 
-def markdown(one: Table) -> str:
+def markdown(content: Table) -> str:
     """The table under a heading, in GitHub's Markdown."""
 
     def line(cells: Iterable[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
-    rule = line("---" if place < one.names else "---:" for place in range(len(one.columns)))
-    return "\n".join([f"### {one.title}", "", one.note, "", line(one.columns), rule, *map(line, one.rows), ""])
+    rule = line("---" if place < content.names else "---:" for place in range(len(content.columns)))
+    return "\n".join(
+        [f"### {content.title}", "", content.note, "", line(content.columns), rule, *map(line, content.rows), ""]
+    )
 
 
-def html(one: Table) -> str:
+def html(content: Table) -> str:
     """The table alone, for a page."""
-    names = ["wide" if one.names == 1 else ""] * one.names
-    columns = list(zip(one.columns, names + ["num"] * (len(one.columns) - one.names), strict=True))
-    return table(columns, ([escape(cell) for cell in row] for row in one.rows))
+    names = ["wide" if content.names == 1 else ""] * content.names
+    columns = list(zip(content.columns, names + ["num"] * (len(content.columns) - content.names), strict=True))
+    return table(columns, ([escape(cell) for cell in row] for row in content.rows))
 
 
-def measured(found: Spread, *, signed: bool = False) -> str:
+def measured(figures: Spread, *, signed: bool = False) -> str:
     """A mean with its interval, `44.3 ± 0.4`; below LEAST values with their range, `44.3 (43.9 to 44.8)`; the sign of
     `signed` is that of a difference. Two decimals where one would say ± 0.0."""
-    if not found.n:
+    if not figures.n:
         return NONE
-    reach = 100 * (found.high - found.low) / 2
+    reach = 100 * (figures.high - figures.low) / 2
     digits = 2 if reach < 0.095 else 1
-    mean = f"{100 * found.mean:+.{digits}f}" if signed else f"{100 * found.mean:.{digits}f}"
+    mean = f"{100 * figures.mean:+.{digits}f}" if signed else f"{100 * figures.mean:.{digits}f}"
     if not math.isnan(reach):
         return f"{mean} ± {reach:.{digits}f}"
-    if found.n == 1 or found.least == found.most:
+    if figures.n == 1 or figures.least == figures.most:
         return mean
-    ends = [f"{100 * end:+.1f}" if signed else f"{100 * end:.1f}" for end in (found.least, found.most)]
+    ends = [f"{100 * end:+.1f}" if signed else f"{100 * end:.1f}" for end in (figures.least, figures.most)]
     return f"{mean} ({ends[0]} to {ends[1]})"
 
 
@@ -85,27 +87,27 @@ def tables(cells: Cells, axes: Axes) -> list[Table]:
         *_varied(cells, axes, "alpha", lambda value: f"alpha {value:g}"),
         *_varied(cells, axes, "round", lambda value: f"round {value}"),
     ]
-    shown = [one for one in made if any(cell != NONE for row in one.rows for cell in row[one.names :])]
+    shown = [content for content in made if any(cell != NONE for row in content.rows for cell in row[content.names :])]
     return shown or [_plain(cells, axes)]
 
 
 def _note(cells: Cells, axes: Axes, more: str) -> str:
-    said = f"Points of 100 ({axes.metric} on the {axes.images} images): mean over n = {len(axes.seeds)} seeds"
-    said += f" ± 95 % t-interval, or (least to most) where n is below {LEAST}, no more than a direction"
+    text = f"Points of 100 ({axes.metric} on the {axes.images} images): mean over n = {len(axes.seeds)} seeds"
+    text += f" ± 95 % t-interval, or (least to most) where n is below {LEAST}, no more than a direction"
     short = any(sum(result.done for result in seeds.values()) < len(axes.seeds) for seeds in cells.values())
-    said += "; n is given where it is less" if short else ""
-    return f"{said}. {more}".strip()
+    text += "; n is given where it is less" if short else ""
+    return f"{text}. {more}".strip()
 
 
 def _shown(cells: Cells, axes: Axes, setting: Setting | None, base: Setting | None = None) -> str:
     """The figures of a setting and, in brackets, how much better than `base` it is; n where it is less than all."""
-    found = at(cells, setting)
-    if not found.n:
+    figures = at(cells, setting)
+    if not figures.n:
         return NONE
-    said = measured(found)
+    text = measured(figures)
     better = gain(cells, setting, base)
-    said += f" [{measured(better, signed=True)}]" if better.n else ""
-    return said + (f" (n {found.n})" if found.n < len(axes.seeds) else "")
+    text += f" [{measured(better, signed=True)}]" if better.n else ""
+    return text + (f" (n {figures.n})" if figures.n < len(axes.seeds) else "")
 
 
 def _by_augment(cells: Cells, axes: Axes) -> Iterator[Table]:
@@ -117,10 +119,10 @@ def _by_augment(cells: Cells, axes: Axes) -> Iterator[Table]:
         rows = []
         for init in axes.inits:
             for arm in arms:
-                found = [find(cells, arm, augment, init, fraction) for augment in axes.augments]
+                settings = [find(cells, arm, augment, init, fraction) for augment in axes.augments]
                 bases = [find(cells, arms[0], augment, axes.inits[0], fraction) for augment in axes.augments]
-                if any(found):
-                    shown = (_shown(cells, axes, one, base) for one, base in zip(found, bases, strict=True))
+                if any(settings):
+                    shown = (_shown(cells, axes, setting, base) for setting, base in zip(settings, bases, strict=True))
                     rows.append((init, arm, *shown))
         where = f", {share(fraction)}" if len(axes.fractions) > 1 else ""
         note = f"In brackets: the paired difference from {arms[0]} with {axes.inits[0]} init in the same column."
@@ -173,10 +175,10 @@ def _by_init(cells: Cells, axes: Axes) -> Iterator[Table]:
     rows = []
     for arm in ("supervised", "self-training"):
         for init in axes.inits:
-            one = find(cells, arm, augment, init, fraction)
-            if one is not None:
-                better = measured(gain(cells, one, base), signed=True)
-                rows.append((init, arm, _shown(cells, axes, one), better))
+            setting = find(cells, arm, augment, init, fraction)
+            if setting is not None:
+                better = measured(gain(cells, setting, base), signed=True)
+                rows.append((init, arm, _shown(cells, axes, setting), better))
     note = f"{augment}, {share(fraction)}. The difference is from {axes.inits[0]} init, supervised, paired over seeds."
     columns = ("initialisation", "arm", axes.metric, "difference")
     title = "Initialisations (as the paper's Table 4)"
@@ -225,9 +227,9 @@ def _by_arm(cells: Cells, axes: Axes, arms: Sequence[str], title: str, note: str
     for augment in reversed(axes.augments):
         for init in axes.inits:
             for fraction in axes.fractions:
-                found = [find(cells, arm, augment, init, fraction) for arm in arms]
-                if any(found):
-                    shown = (_shown(cells, axes, one, found[0]) for one in found)
+                settings = [find(cells, arm, augment, init, fraction) for arm in arms]
+                if any(settings):
+                    shown = (_shown(cells, axes, setting, settings[0]) for setting in settings)
                     rows.append((f"{augment}, {init} init, {share(fraction)}", *shown))
     return Table(title, _note(cells, axes, note), ("setting", *arms), tuple(rows))
 
@@ -235,18 +237,18 @@ def _by_arm(cells: Cells, axes: Axes, arms: Sequence[str], title: str, note: str
 def _varied(cells: Cells, axes: Axes, field: str, named: Callable[[float], str]) -> Iterator[Table]:
     """What was varied beyond the paper's tables, alpha or rounds: a row per arm and place, a column per value."""
     groups: dict[tuple[str, ...], dict[float, Setting]] = {}
-    for one in cells:
-        rest = f"alpha {one.alpha:g}" if field == "round" else f"round {one.round}"
-        place = (one.arm, f"{one.augment}, {one.init} init, {share(one.fraction)}", rest)
-        groups.setdefault(place, {})[getattr(one, field)] = one
-    groups = {place: found for place, found in groups.items() if len(found) > 1}
-    values = sorted({value for found in groups.values() for value in found})
+    for setting in cells:
+        rest = f"alpha {setting.alpha:g}" if field == "round" else f"round {setting.round}"
+        place = (setting.arm, f"{setting.augment}, {setting.init} init, {share(setting.fraction)}", rest)
+        groups.setdefault(place, {})[getattr(setting, field)] = setting
+    groups = {place: by_value for place, by_value in groups.items() if len(by_value) > 1}
+    values = sorted({value for by_value in groups.values() for value in by_value})
     if not groups:
         return
     rows = []
-    for (arm, where, rest), found in groups.items():
+    for (arm, where, rest), by_value in groups.items():
         shown = [
-            f"{measured(at(cells, found[value]))} (n {at(cells, found[value]).n})" if value in found else NONE
+            f"{measured(at(cells, by_value[value]))} (n {at(cells, by_value[value]).n})" if value in by_value else NONE
             for value in values
         ]
         rows.append((arm, f"{where}, {rest}", *shown))
@@ -254,27 +256,29 @@ def _varied(cells: Cells, axes: Axes, field: str, named: Callable[[float], str])
     yield Table(f"By {field}", note, ("arm", "setting", *map(named, values)), tuple(rows), names=2)
 
 
-def contrast_table(title: str, note: str, found: Sequence[tuple[Comparison, tuple[float, float]]]) -> Table:
+def contrast_table(title: str, note: str, compared: Sequence[tuple[Comparison, tuple[float, float]]]) -> Table:
     """Comparisons of one family, each with its interval over test images."""
     rows = []
-    for one, (low, high) in found:
+    for comparison, (low, high) in compared:
         images = NONE if math.isnan(low) else f"{100 * low:+.1f} to {100 * high:+.1f}"
-        n = f"{one.spread.n}" + (f" of {one.spread.n + len(one.lost)}" if one.lost else "")
-        ends = f"{100 * one.spread.least:+.1f} to {100 * one.spread.most:+.1f}" if one.spread.n else NONE
-        figures = (measured(one.spread, signed=True), ends, _p(one.spread.p), _p(one.adjusted), images, reading(one))
-        rows.append((one.contrast.name, n, *figures))
+        figures, lost = comparison.spread, len(comparison.lost)
+        n = f"{figures.n}" + (f" of {figures.n + lost}" if lost else "")
+        ends = f"{100 * figures.least:+.1f} to {100 * figures.most:+.1f}" if figures.n else NONE
+        p_values = _p(figures.p), _p(comparison.adjusted)
+        row = (n, measured(figures, signed=True), ends, *p_values, images, reading(comparison))
+        rows.append((comparison.contrast.name, *row))
     columns = ("difference", "n", "mean", "seeds", "p", "p (Holm)", "over images", "reading")
     return Table(title, note, columns, tuple(rows))
 
 
-def reading(one: Comparison) -> str:
+def reading(comparison: Comparison) -> str:
     """A comparison in a few words."""
-    if not one.spread.n:
+    if not comparison.spread.n:
         return "not tested"
-    if one.spread.n < LEAST:
-        up, down = (sum(sign * value > 0 for value in one.by_seed) for sign in (1, -1))
-        return f"direction only: higher in {up}, lower in {down} of {one.spread.n}"
-    return {1: "higher", -1: "lower", 0: "no difference shown"}[one.sign]
+    if comparison.spread.n < LEAST:
+        up, down = (sum(sign * value > 0 for value in comparison.by_seed) for sign in (1, -1))
+        return f"direction only: higher in {up}, lower in {down} of {comparison.spread.n}"
+    return {1: "higher", -1: "lower", 0: "no difference shown"}[comparison.sign]
 
 
 def _p(p: float) -> str:
