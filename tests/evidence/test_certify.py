@@ -44,7 +44,7 @@ def matches_of(
         "object_label": np.zeros(0, np.int16),
         "object_area": np.zeros(0, np.float32),
         "object_counts": np.zeros(0, bool),
-        "found": np.zeros((2, 0), np.float32),
+        "object_score": np.zeros((2, 0), np.float32),
     }
     return Matches(**(fields | changes))
 
