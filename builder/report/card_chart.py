@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
 
 import numpy as np
+from markupsafe import Markup
 
 from builder.kinds import kind_of
 from builder.report.colours import DROPPED, HATCH, IGNORED, INK, KEPT
@@ -19,10 +19,10 @@ WIDTH, LEFT, RIGHT, ROW, TOP = 720, 150, 190, 24, 44
 LONGEST = 20
 """Characters of a class's name."""
 FILLS = {"kept": KEPT, "ignored": "url(#hatch)", "dropped": DROPPED}
-PATTERN = (
+PATTERN = Markup(
     '<defs><pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-    f'<rect width="6" height="6" fill="{IGNORED}"/><rect width="2" height="6" fill="{HATCH}"/></pattern></defs>'
-)
+    '<rect width="6" height="6" fill="{}"/><rect width="2" height="6" fill="{}"/></pattern></defs>'
+).format(IGNORED, HATCH)
 
 
 def classes_chart(manifest: Manifest) -> bytes:
@@ -35,34 +35,36 @@ def classes_chart(manifest: Manifest) -> bytes:
     height = TOP + ROW * len(order) + 8
     keep = limits(manifest)[0]
     rows = [part for place, n in enumerate(order) for part in _row(manifest, n, place, most, keep[n])]
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        f'font-family="system-ui, sans-serif" font-size="12" fill="{INK}">{PATTERN}'
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>'
-    )
-    return "\n".join([head, *_legend(kind_of(manifest.kind).overlaps), *rows, "</svg>\n"]).encode()
+    head = Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        'font-family="system-ui, sans-serif" font-size="12" fill="{ink}">{pattern}'
+        '<rect width="{width}" height="{height}" fill="white"/>'
+    ).format(width=WIDTH, height=height, ink=INK, pattern=PATTERN)
+    return Markup("\n").join([head, *_legend(kind_of(manifest.kind).overlaps), *rows, Markup("</svg>\n")]).encode()
 
 
-def _legend(overlaps: bool) -> Iterator[str]:
+def _legend(overlaps: bool) -> Iterator[Markup]:
     names = {"ignored": "ignore region" if overlaps else "nearly kept"}
+    entry = Markup('<rect x="{}" y="14" width="14" height="12" fill="{}"/><text x="{}" y="24">{}</text>')
     for place, (outcome, fill) in enumerate(FILLS.items()):
-        x, name = LEFT + 120 * place, names.get(outcome, outcome)
-        yield f'<rect x="{x}" y="14" width="14" height="12" fill="{fill}"/><text x="{x + 20}" y="24">{name}</text>'
+        x = LEFT + 120 * place
+        yield entry.format(x, fill, x + 20, names.get(outcome, outcome))
 
 
-def _row(manifest: Manifest, n: int, place: int, most: int, keep: float) -> Iterator[str]:
+def _row(manifest: Manifest, n: int, place: int, most: int, keep: float) -> Iterator[Markup]:
     name = manifest.classes[n]
-    told = manifest.per_class[name]
+    counts = manifest.per_class[name]
     y, scale = TOP + ROW * place, (WIDTH - LEFT - RIGHT) / max(1, most)
     short = "".join(c if c.isprintable() else " " for c in name)  # XML has no way to write a control character
     short = short if len(short) <= LONGEST else short[: LONGEST - 1] + "…"
-    yield f'<text x="{LEFT - 8}" y="{y + 13}" text-anchor="end">{escape(short)}</text>'
+    yield Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(LEFT - 8, y + 13, short)
     x = float(LEFT)
-    values = told | {"dropped": told["predicted"] - told["kept"] - told["ignored"]}
+    values = counts | {"dropped": counts["predicted"] - counts["kept"] - counts["ignored"]}
+    bar = Markup('<rect x="{:.1f}" y="{}" width="{:.1f}" height="{}" fill="{}"/>')
     for outcome, fill in FILLS.items():
-        value = values[outcome]
-        if value > 0:
-            yield f'<rect x="{x:.1f}" y="{y}" width="{value * scale:.1f}" height="{ROW - 6}" fill="{fill}"/>'
-            x += value * scale
+        if values[outcome] > 0:
+            yield bar.format(x, y, values[outcome] * scale, ROW - 6, fill)
+            x += values[outcome] * scale
     limit = f"from {keep:.3g}" if np.isfinite(keep) else "none by score"
-    yield f'<text x="{x + 8:.1f}" y="{y + 13}">{told["kept"]} of {told["predicted"]} kept, {limit}</text>'
+    text = f"{counts['kept']} of {counts['predicted']} kept, {limit}"
+    yield Markup('<text x="{:.1f}" y="{}">{}</text>').format(x + 8, y + 13, text)

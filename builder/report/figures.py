@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
 
 import numpy as np
+from markupsafe import Markup
 
 from builder.evidence.calibrate import curve, outcomes, reliability
 from builder.evidence.matching import Matches
 from builder.kinds import kind_of
 from builder.report.borderline import Close, Tile, closest, crops
 from builder.report.charts import histogram, quality
-from builder.report.page import bar, more, picture, section, table
+from builder.report.page import bar, joined, more, picture, section, table
 from builder.report.paint import map_legend, map_pictures
 from builder.report.quality import keep_section, limits
 from builder.rules.scores import PoolScores, counted
@@ -26,25 +26,28 @@ CURVES = 7
 """Classes with curves of their own, those with the most labelled objects."""
 BALANCE = 20
 """Classes in the table of class balance; the rest is folded away."""
+FIGURE = Markup("<figure><figcaption><b>{}</b> · {}</figcaption>{}</figure>")
+PAIRS = Markup('<div class="pairs">{}</div>')
 
 
-def scores_section(manifest: Manifest, scores: PoolScores) -> str:
+def scores_section(manifest: Manifest, scores: PoolScores) -> Markup:
     keep, ignore = limits(manifest)
     kind, noun = kind_of(manifest.kind), kind_of(manifest.kind).noun
     order = [n for n in _ranked(manifest) if scores.objects[n].any()]
     charts = []
     for n in order[:CHARTS]:
         name, counts = manifest.classes[n], manifest.per_class[manifest.classes[n]]
-        said = f"{short(counts['kept'])} kept, {short(counts['ignored'])} ignored"
-        alt = f"Histogram of the scores of {name}: {said}; {_limit('kept', keep[n])}, {_limit('ignored', ignore[n])}."
+        caption = f"{short(counts['kept'])} kept, {short(counts['ignored'])} ignored"
+        alt = (
+            f"Histogram of the scores of {name}: {caption}; {_limit('kept', keep[n])}, {_limit('ignored', ignore[n])}."
+        )
         chart = picture(histogram(scores.objects[n], keep[n], ignore[n], noun), "image/svg+xml", alt)
-        charts.append(f"<figure><figcaption><b>{escape(name)}</b> · {said}</figcaption>{chart}</figure>")
-    nearly = "ignore region" if kind.overlaps else "nearly kept"
-    legend = (
+        charts.append(FIGURE.format(name, caption, chart))
+    legend = Markup(
         '<ul class="legend"><li><i class="k"></i>kept, from the solid line on</li>'
-        f'<li><i class="g"></i>{nearly}, from the dashed line on</li><li><i class="d"></i>dropped</li></ul>'
-    )
-    body = [legend, f'<div class="charts">{"".join(charts)}</div>']
+        '<li><i class="g"></i>{}, from the dashed line on</li><li><i class="d"></i>dropped</li></ul>'
+    ).format("ignore region" if kind.overlaps else "nearly kept")
+    body = [legend, Markup('<div class="charts">{}</div>').format(joined(charts))]
     if rest := order[CHARTS:]:
         columns = [("class", "")] + [(c, "num") for c in ("predicted", "keep from", "ignore from", "kept", "ignored")]
         body.append(
@@ -63,7 +66,7 @@ def _class_row(manifest: Manifest, n: int, keep: np.ndarray, ignore: np.ndarray)
     counts = manifest.per_class[manifest.classes[n]]
     cuts = [f"{limit[n]:.3g}" if np.isfinite(limit[n]) else "-" for limit in (keep, ignore)]
     return [
-        escape(manifest.classes[n]),
+        manifest.classes[n],
         count(counts["predicted"]),
         *cuts,
         count(counts["kept"]),
@@ -71,7 +74,7 @@ def _class_row(manifest: Manifest, n: int, keep: np.ndarray, ignore: np.ndarray)
     ]
 
 
-def curves_section(manifest: Manifest, tune: Matches) -> str:
+def curves_section(manifest: Manifest, tune: Matches) -> Markup:
     options = keep_section(manifest).get("precision")
     options = options if isinstance(options, dict) else {}
     iou = options["iou"] if options.get("iou") in tune.ious else tune.ious[0]
@@ -88,18 +91,18 @@ def curves_section(manifest: Manifest, tune: Matches) -> str:
             continue
         trust = reliability(score, right, bins=int(np.clip(len(score) // 10, 1, 10)), weight=weight)
         predicted = f"{count(len(score))} predictions" if weight is None else f"{short(weight.sum())} predicted"
-        told = "objects" if kind.overlaps else f"labelled {kind.noun}"
-        said = f"{short(found.objects)} {told}, {predicted}, calibration error {trust.error:.3f}"
-        alt = f"Precision over recall and share right over score of {name}: {said}."
+        labelled = "objects" if kind.overlaps else f"labelled {kind.noun}"
+        summary = f"{short(found.objects)} {labelled}, {predicted}, calibration error {trust.error:.3f}"
+        alt = f"Precision over recall and share right over score of {name}: {summary}."
         chart = picture(quality(found, trust, float(at), options.get("target")), "image/svg+xml", alt)
-        figures.append(f"<figure><figcaption><b>{escape(name)}</b> · {said}</figcaption>{chart}</figure>")
+        figures.append(FIGURE.format(name, summary, chart))
     at = f", at IoU {iou:g}" if kind.overlaps else ""
     note = (
         f"Predictions matched with the {count(tune.images)} labelled images of the half that certifies nothing{at}"
         f". Dots: where the thresholds lie (left), scores as they came true, on the dashed line if they can be "
         "taken at their word (right, the line is the threshold). Estimates to look at, no promise: few objects scatter."
     )
-    return section("Precision, recall and reliability", note, [f'<div class="pairs">{"".join(figures)}</div>'])
+    return section("Precision, recall and reliability", note, [PAIRS.format(joined(figures))])
 
 
 def _labelled(tune: Matches) -> np.ndarray:
@@ -108,7 +111,7 @@ def _labelled(tune: Matches) -> np.ndarray:
     return counted(tune.object_label[known], tune.object_weights(known), len(tune.classes))
 
 
-def balance_section(manifest: Manifest, tune: Matches | None) -> str:
+def balance_section(manifest: Manifest, tune: Matches | None) -> Markup:
     kept = np.array([manifest.per_class[name]["kept"] for name in manifest.classes], np.float64)
     share = kept / max(1.0, kept.sum())
     truth = np.full(len(kept), np.nan)
@@ -121,7 +124,7 @@ def balance_section(manifest: Manifest, tune: Matches | None) -> str:
     columns += [("", "bars")]
 
     def row(n: int) -> list[str]:
-        cells = [escape(manifest.classes[n]), count(kept[n]), percent(share[n])]
+        cells = [manifest.classes[n], count(kept[n]), percent(share[n])]
         cells += [percent(truth[n])] if tune is not None else []
         return [*cells, bar(share[n] / widest, "k", truth[n] / widest)]
 
@@ -138,7 +141,7 @@ def balance_section(manifest: Manifest, tune: Matches | None) -> str:
     return section("Class balance", note, body)
 
 
-def borderline_section(version: Version, tile: Tile | None = None) -> Iterator[str]:
+def borderline_section(version: Version, tile: Tile | None = None) -> Iterator[Markup]:
     """The labels closest to their thresholds; tile: see `crops`."""
     manifest, boxes = version.manifest, closest(version)
     tiles = list(zip(boxes, crops(version, boxes, tile), strict=True))
@@ -147,7 +150,7 @@ def borderline_section(version: Version, tile: Tile | None = None) -> Iterator[s
     for outcome, title in (("kept", "Just kept"), ("ignored", "Just not kept: ignore regions")):
         shown = [_tile(manifest, box, data) for box, data in tiles if box.outcome == outcome and data is not None]
         if shown:
-            parts.append(f'<h3>{title}</h3><div class="sheet">{"".join(shown)}</div>')
+            parts.append(Markup('<h3>{}</h3><div class="sheet">{}</div>').format(title, joined(shown)))
     if parts:
         note = (
             f"The {kind.noun} closest to their threshold, spread over the classes. They were picked by score, not at "
@@ -160,29 +163,27 @@ MAPS = 6
 """Images that are shown with their maps."""
 
 
-def maps_section(version: Version) -> Iterator[str]:
+def maps_section(version: Version) -> Iterator[Markup]:
     """Some images beside their maps, spread evenly over the version."""
     figures = []
     for key, data in map_pictures(version, MAPS):
         shown = picture(data, "image/jpeg", f"Image {key}, and its map in the colours of the legend, void pixels grey")
-        figures.append(f'<figure class="map" title="{escape(key)}">{shown}</figure>')
+        figures.append(Markup('<figure class="map" title="{}">{}</figure>').format(key, shown))
     if figures:
-        legend = "".join(
-            f'<li><i style="background:{colour}"></i>{escape(name)}</li>'
-            for name, colour in map_legend(version.manifest)
-        )
+        line = Markup('<li><i style="background:{}"></i>{}</li>')
+        legend = joined(line.format(colour, name) for name, colour in map_legend(version.manifest))
         note = "Images spread evenly over the version, and what is taught of them; grey pixels are void."
-        body = [f'<ul class="legend">{legend}</ul>', f'<div class="pairs">{"".join(figures)}</div>']
+        body = [Markup('<ul class="legend">{}</ul>').format(legend), PAIRS.format(joined(figures))]
         yield section("Maps", note, body)
 
 
-def _tile(manifest: Manifest, box: Close, data: bytes) -> str:
+def _tile(manifest: Manifest, box: Close, data: bytes) -> Markup:
     name = manifest.classes[box.label]
     alt = f"Part of image {box.key} with a box {box.outcome} as {name}, score {box.confidence:.3f}"
     gap = f"{box.confidence - box.threshold:+.4f}"
-    caption = f"<b>{escape(name)}</b><br>{box.confidence:.4f} <small>({gap})</small>"
+    caption = Markup("<b>{}</b><br>{:.4f} <small>({})</small>").format(name, box.confidence, gap)
     shown = picture(data, "image/jpeg", alt)
-    return f'<figure title="{escape(box.key)}">{shown}<figcaption>{caption}</figcaption></figure>'
+    return Markup('<figure title="{}">{}<figcaption>{}</figcaption></figure>').format(box.key, shown, caption)
 
 
 def _ranked(manifest: Manifest) -> list[int]:

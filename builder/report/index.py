@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from html import escape
 
 import yaml
+from markupsafe import Markup
 
 from builder.evidence.matching import Matches
 from builder.kinds import kind_of
 from builder.report.figures import balance_section, curves_section, scores_section
 from builder.report.kinds import report_kind
-from builder.report.page import more, page, section, table
+from builder.report.page import joined, more, page, section, table
 from builder.report.quality import (
     certificate,
     certified_share,
@@ -53,6 +53,7 @@ IMAGES = {
     "leak": "left out: also in labelled, truth or test",
     "removed": "left the pool",
 }
+ID = Markup('<span class="id">{}</span>')
 SIGNS = {"ok": "✓", "warn": "!", "fail": "✗"}
 
 
@@ -80,34 +81,38 @@ def write_report(version: Version, scores: PoolScores, tune: Matches | None) -> 
     write_file(version.report, page(f"{manifest.name} {manifest.version}: report", body))
 
 
-def _header(manifest: Manifest) -> str:
+def _header(manifest: Manifest) -> Markup:
     provenance = manifest.provenance
-    told = licences(manifest)
-    facts = [
-        ("Version id", f'<span class="id">{manifest.id}</span>'),
-        ("Teacher", f"<code>{escape(provenance.teacher.spec)}</code>"),
-        ("Predictions", f'<span class="id">{provenance.inputs.predictions[:12]}</span>'),
+    terms = licences(manifest)
+    facts: list[tuple[str, str]] = [
+        ("Version id", ID.format(manifest.id)),
+        ("Teacher", Markup("<code>{}</code>").format(provenance.teacher.spec)),
+        ("Predictions", ID.format(provenance.inputs.predictions[:12])),
     ]
     if parent := provenance.parent:
-        facts.append(("Parent", f'{escape(parent.version)}, id <span class="id">{parent.id[:12]}</span>'))
+        facts.append(("Parent", Markup("{}, id {}").format(parent.version, ID.format(parent.id[:12]))))
     if manifest.tombstones:
         facts.append(("Removed since", f"{count(len(manifest.tombstones))} images; readers must skip their keys"))
     licence = [
-        f"{name} <b>{escape(told[what])}</b>" + (", ask before you share" if told[what] == UNKNOWN else "")
+        Markup("{} <b>{}</b>{}").format(name, terms[what], ", ask before you share" if terms[what] == UNKNOWN else "")
         for what, name in (("source", "images"), ("teacher", "teacher"))
     ]
-    facts.append(("Licences", "; ".join(licence)))
+    facts.append(("Licences", Markup("; ").join(licence)))
     labels = kind_of(manifest.kind).labels
-    rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts)
-    return (
+    return Markup(
         '<header><div class="eyebrow">Tutelage · report of a version</div>'
-        f'<h1>{escape(manifest.name)} <span class="pill">{escape(manifest.version)}</span></h1>'
-        f"<p>{labels[:1].upper()}{labels[1:]} on {count(manifest.distinct)} images, not a person.</p>"
-        f'<dl class="facts">{rows}</dl></header>'
+        '<h1>{} <span class="pill">{}</span></h1><p>{} on {} images, not a person.</p>'
+        '<dl class="facts">{}</dl></header>'
+    ).format(
+        manifest.name,
+        manifest.version,
+        labels[:1].upper() + labels[1:],
+        count(manifest.distinct),
+        joined(Markup("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in facts),
     )
 
 
-def _verdict(manifest: Manifest) -> str:
+def _verdict(manifest: Manifest) -> Markup:
     certified = [group for group in groups(manifest) if group.certified]
     target = min((group.target for group in certified if group.target is not None), default=0.0)
     kind, sign, title = "unknown", "?", "Precision unknown"
@@ -121,15 +126,14 @@ def _verdict(manifest: Manifest) -> str:
         if uses(manifest) > 1:
             kind, sign, title = "adaptive", "!", "Adaptive, no guarantee"
     paragraphs = [paragraph.removeprefix(f"{title}: ") for paragraph in expected_quality(manifest)]
-    said = "".join(f"<p>{escape(one[:1].upper() + one[1:])}</p>" for one in paragraphs)
-    return (
-        f'<section class="card verdict {kind}"><div class="sign" aria-hidden="true">{sign}</div>'
-        f'<div><div class="eyebrow">Expected quality</div><h2>{escape(title)}</h2></div>'
-        f'<div class="body">{said}</div></section>'
-    )
+    body = joined(Markup("<p>{}</p>").format(text[:1].upper() + text[1:]) for text in paragraphs)
+    return Markup(
+        '<section class="card verdict {}"><div class="sign" aria-hidden="true">{}</div>'
+        '<div><div class="eyebrow">Expected quality</div><h2>{}</h2></div><div class="body">{}</div></section>'
+    ).format(kind, sign, title, body)
 
 
-def _tiles(manifest: Manifest, tune: Matches | None) -> str:
+def _tiles(manifest: Manifest, tune: Matches | None) -> Markup:
     kind = kind_of(manifest.kind)
     predicted = max(1, manifest.objects.get("predicted", 0))
     dropped = manifest.objects.get("predicted", 0) - manifest.kept - manifest.ignored
@@ -144,11 +148,8 @@ def _tiles(manifest: Manifest, tune: Matches | None) -> str:
         *([(count(manifest.samples), "samples", "with copies")] if manifest.samples > manifest.distinct else []),
         (f"{with_labels}", "classes kept", f"of {len(manifest.classes)}"),
     ]
-    shown = "".join(
-        f'<div class="tile"><b>{figure}</b><span>{name}</span><small>{note}</small></div>'
-        for figure, name, note in tiles
-    )
-    return f'<div class="tiles">{shown}</div>'
+    tile = Markup('<div class="tile"><b>{}</b><span>{}</span><small>{}</small></div>')
+    return Markup('<div class="tiles">{}</div>').format(joined(tile.format(*texts) for texts in tiles))
 
 
 def _density(manifest: Manifest, tune: Matches | None) -> tuple[str, str, str]:
@@ -162,20 +163,20 @@ def _pool(manifest: Manifest) -> int:
     return manifest.images.get("pool") or sum(manifest.images.values())
 
 
-def _gates(manifest: Manifest) -> Iterator[str]:
+def _gates(manifest: Manifest) -> Iterator[Markup]:
     findings = manifest.provenance.gates
     if findings:
-        rows = [[_status(one.status), escape(one.name.replace("_", " ")), escape(one.message)] for one in findings]
+        rows = [[_status(gate.status), gate.name.replace("_", " "), gate.message] for gate in findings]
         columns = [("status", ""), ("gate", ""), ("what it found", "")]
         yield section("Gates", "What had to hold before anything was written.", [table(columns, rows)])
 
 
-def _status(status: str, said: str = "") -> str:
-    sign = f'<i aria-hidden="true">{SIGNS.get(status, "?")}</i>'
-    return f'<span class="status {escape(status)}">{sign}{escape(said or status)}</span>'
+def _status(status: str, text: str = "") -> Markup:
+    shown = Markup('<span class="status {}"><i aria-hidden="true">{}</i>{}</span>')
+    return shown.format(status, SIGNS.get(status, "?"), text or status)
 
 
-def _evidence(manifest: Manifest) -> str:
+def _evidence(manifest: Manifest) -> Markup:
     every, kind = groups(manifest), kind_of(manifest.kind)
     noun, support = kind.noun, "images" if kind.pixels else kind.noun
     figures = [
@@ -192,22 +193,24 @@ def _evidence(manifest: Manifest) -> str:
     columns += [(name, "num") for name, _ in shown]
     rows = []
     for n, group in enumerate(every):
-        named = f'<span title="{escape(", ".join(group.classes))}">{escape(short_members(group.classes))}</span>'
-        said = _status("ok", certificate(manifest, group)) if group.certified else "no"
-        said += f"<br><small>{escape(group.reason)}</small>" if group.reason else ""
+        members = Markup('<span title="{}">{}</span>').format(", ".join(group.classes), short_members(group.classes))
+        verdict = _status("ok", certificate(manifest, group)) if group.certified else Markup("no")
+        verdict += Markup("<br><small>{}</small>").format(group.reason) if group.reason else ""
         cells = [
-            named,
-            escape(group.rule.replace("_", " ")),
+            members,
+            group.rule.replace("_", " "),
             "nothing kept" if group.threshold is None else f"{group.threshold:.4g}",
-            said,
+            verdict,
         ]
         rows.append([*cells, *(column[n] for _, column in shown)])
     body = [table(columns, rows)]
     if shown:
         body.append(
-            f'<p class="note below">Expected support: labelled {support} to expect by the scores of the pool. n: '
-            f"labelled images or units; K and C: {noun} kept and right on them; n*: how many independent ones they are "
-            f"worth; p and lower bound: of the certified step. Uses of the certify half: <b>{uses(manifest)}</b>.</p>"
+            Markup(
+                '<p class="note below">Expected support: labelled {} to expect by the scores of the pool. n: '
+                "labelled images or units; K and C: {} kept and right on them; n*: how many independent ones they are "
+                "worth; p and lower bound: of the certified step. Uses of the certify half: <b>{}</b>.</p>"
+            ).format(support, noun, uses(manifest))
         )
     return section(
         "Thresholds and their evidence",
@@ -222,21 +225,20 @@ def _number(value: float | int | None) -> str:
     return count(value) if isinstance(value, int) or value >= 100 else f"{value:.3g}"
 
 
-def _fates(manifest: Manifest) -> str:
+def _fates(manifest: Manifest) -> Markup:
     """Why labels, and what became of images: two cards side by side."""
     predicted = max(1, manifest.objects.get("predicted", 0))
     dropped = manifest.objects.get("predicted", 0) - manifest.kept - manifest.ignored
     parts = (("k", "kept", manifest.kept), ("g", "ignored", manifest.ignored), ("d", "dropped", dropped))
-    stack = "".join(f'<i class="{kind}" style="flex:{n}"></i>' for kind, _, n in parts if n)
-    legend = "".join(
-        f'<li><i class="{kind}"></i>{name} {count(n)} ({percent(n / predicted)})</li>' for kind, name, n in parts
-    )
-    bars = f'<div class="stack" aria-hidden="true">{stack}</div><ul class="legend">{legend}</ul>'
+    stack = joined(Markup('<i class="{}" style="flex:{}"></i>').format(kind, n) for kind, _, n in parts if n)
+    line = Markup('<li><i class="{}"></i>{} {} ({})</li>')
+    legend = joined(line.format(kind, name, count(n), percent(n / predicted)) for kind, name, n in parts)
+    bars = Markup('<div class="stack" aria-hidden="true">{}</div><ul class="legend">{}</ul>').format(stack, legend)
     reasons = [(r, n) for r, n in manifest.objects.items() if n and r not in ("predicted", "kept")]
     noun = kind_of(manifest.kind).noun
     columns = [("reason", ""), (noun, "num"), ("share", "num")]
     rows = (
-        [escape(WHY.get(r, r.replace("_", " "))), count(n), percent(n / predicted)]
+        [WHY.get(r, r.replace("_", " ")), count(n), percent(n / predicted)]
         for r, n in sorted(reasons, key=lambda item: (-item[1], item[0]))
     )
     boxes = section(f"Why {noun} are not kept", "", [bars, table(columns, rows)])
@@ -245,18 +247,19 @@ def _fates(manifest: Manifest) -> str:
     images = table(
         [("images", ""), ("", ""), ("count", "num"), ("share", "num")],
         (
-            [escape(s), escape(IMAGES.get(s, "")), count(n), percent(n / total)]
+            [s, IMAGES.get(s, ""), count(n), percent(n / total)]
             for s, n in sorted(states, key=lambda item: (-item[1], item[0]))
         ),
     )
-    return f'<div class="two">{boxes}{section("What became of the images", "", [images])}</div>'
+    fates = section("What became of the images", "", [images])
+    return Markup('<div class="two">{}{}</div>').format(boxes, fates)
 
 
-def _provenance(manifest: Manifest) -> str:
+def _provenance(manifest: Manifest) -> Markup:
     provenance = manifest.provenance
-    rows: list[Sequence[str]] = [("made with", escape(provenance.tool))]
-    rows.append(("pool", f'<span class="id">{provenance.inputs.pool}</span>'))
-    rows.append(("predictions", f'<span class="id">{provenance.inputs.predictions}</span>'))
+    rows: list[Sequence[str]] = [("made with", provenance.tool)]
+    rows.append(("pool", ID.format(provenance.inputs.pool)))
+    rows.append(("predictions", ID.format(provenance.inputs.predictions)))
     if truth := provenance.truth:
         halves = f"{truth.tune} to tune, {truth.certify} to certify"
         rows.append(("labels", f"{truth.images} images: {halves}; certify half {used(manifest)}"))
@@ -266,5 +269,6 @@ def _provenance(manifest: Manifest) -> str:
     rows.append(("shards", f"{len(manifest.shards)}, {size / 1e6:.1f} MB"))
     body = [table([("", ""), ("", "")], rows)]
     if recipe := provenance.recipe:
-        body.append(more("The recipe", f"<pre><code>{escape(yaml.safe_dump(recipe, sort_keys=False))}</code></pre>"))
+        text = yaml.safe_dump(recipe, sort_keys=False)
+        body.append(more("The recipe", Markup("<pre><code>{}</code></pre>").format(text)))
     return section("Provenance", "The same inputs give the same version, byte for byte.", body)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from markupsafe import Markup
 from PIL import Image
 
 from builder.kinds import kind_of
@@ -50,7 +51,7 @@ class ReportKind:
     caption: Callable[[Seen], str]
     draw: Callable[[Seen, float, int | None, bool], Image.Image]
     legend: Callable[[Manifest], list[tuple[str, str]]]
-    examples: Callable[[Version], Iterator[str]]
+    examples: Callable[[Version], Iterator[Markup]]
 
 
 def report_kind(name: str) -> ReportKind:

@@ -1,11 +1,15 @@
-"""Pieces of a self-contained HTML page: no scripts, no fonts or pictures from elsewhere."""
+"""Pieces of a self-contained HTML page: no scripts, no fonts or pictures from elsewhere.
+
+Text is escaped wherever it is put into HTML, which is Markup: no f-strings, a test sees to it.
+"""
 
 from __future__ import annotations
 
 import base64
 import math
 from collections.abc import Iterable, Sequence
-from html import escape
+
+from markupsafe import Markup
 
 from builder.report.colours import BACKDROP, DROPPED, FAINT, HATCH, HUMAN, IGNORED, INK, KEPT
 
@@ -98,45 +102,55 @@ pre{background:var(--soft);border:1px solid var(--line);border-radius:8px;paddin
 def page(title: str, body: Iterable[str]) -> bytes:
     """A whole HTML document."""
     return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(body)
-        + "\n</main>\n</body>\n</html>\n"
-    ).encode()
+        Markup(
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
+            "<title>{}</title>\n<style>{}</style>\n</head>\n<body>\n<main>\n{}\n</main>\n</body>\n</html>\n"
+        )
+        .format(title, Markup(CSS), Markup("\n").join(body))
+        .encode()
+    )
 
 
-def section(title: str, note: str, body: Iterable[str]) -> str:
+def section(title: str, note: str, body: Iterable[str]) -> Markup:
     """A card with a heading and a line that says how to read it."""
-    said = f'<p class="note">{escape(note)}</p>' if note else ""
-    return f'<section class="card">\n<h2>{escape(title)}</h2>{said}\n' + "\n".join(body) + "\n</section>"
+    how = Markup('<p class="note">{}</p>').format(note) if note else ""
+    card = Markup('<section class="card">\n<h2>{}</h2>{}\n{}\n</section>')
+    return card.format(title, how, Markup("\n").join(body))
 
 
-def table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> str:
-    """columns: name and CSS class (`num`: right-aligned). rows: cells in HTML."""
-    head = "".join(f'<th scope="col" class="{kind}">{escape(name)}</th>' for name, kind in columns)
-    body = "\n".join(
-        "<tr>"
-        + "".join(f'<td class="{kind}">{cell}</td>' for cell, (_, kind) in zip(row, columns, strict=True))
-        + "</tr>"
+def table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> Markup:
+    """columns: name and CSS class (`num`: right-aligned)."""
+    heads = (Markup('<th scope="col" class="{}">{}</th>').format(kind, name) for name, kind in columns)
+    head = Markup("<thead><tr>{}</tr></thead>").format(joined(heads)) if any(name for name, _ in columns) else ""
+    cell = Markup('<td class="{}">{}</td>')
+    body = (
+        Markup("<tr>{}</tr>").format(
+            joined(cell.format(kind, value) for value, (_, kind) in zip(row, columns, strict=True))
+        )
         for row in rows
     )
-    head = f"<thead><tr>{head}</tr></thead>" if any(name for name, _ in columns) else ""
-    return f'<div class="scroll"><table>{head}<tbody>\n{body}\n</tbody></table></div>'
+    whole = Markup('<div class="scroll"><table>{}<tbody>\n{}\n</tbody></table></div>')
+    return whole.format(head, Markup("\n").join(body))
 
 
-def more(summary: str, body: str) -> str:
+def more(summary: str, body: str) -> Markup:
     """What is shown only when asked for."""
-    return f"<details><summary>{escape(summary)}</summary>{body}</details>"
+    return Markup("<details><summary>{}</summary>{}</details>").format(summary, body)
 
 
-def bar(share: float, kind: str, mark: float = float("nan")) -> str:
+def bar(share: float, kind: str, mark: float = float("nan")) -> Markup:
     """A bar of this share of its column's width, in the colour of `kind`, and a mark (NaN: none) at another."""
-    tick = f'<u style="left:{100 * min(mark, 1):.1f}%"></u>' if not math.isnan(mark) else ""
-    fill = f'<i class="{kind}" style="width:{100 * min(share, 1):.1f}%"></i>'
-    return f'<div class="bar" aria-hidden="true">{fill}{tick}</div>'
+    tick = Markup("") if math.isnan(mark) else Markup('<u style="left:{:.1f}%"></u>').format(100 * min(mark, 1))
+    fill = Markup('<i class="{}" style="width:{:.1f}%"></i>').format(kind, 100 * min(share, 1))
+    return Markup('<div class="bar" aria-hidden="true">{}{}</div>').format(fill, tick)
 
 
-def picture(data: bytes, kind: str, alt: str) -> str:
+def picture(data: bytes, kind: str, alt: str) -> Markup:
     """An image of the media type `kind`, inside of the page."""
-    return f'<img src="data:{kind};base64,{base64.b64encode(data).decode()}" alt="{escape(alt)}">'
+    return Markup('<img src="data:{};base64,{}" alt="{}">').format(kind, base64.b64encode(data).decode(), alt)
+
+
+def joined(parts: Iterable[str]) -> Markup:
+    """One after the other."""
+    return Markup("").join(parts)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
+
+from markupsafe import Markup
 
 from builder.report.page import bar, page, section, table
 from builder.words import count
@@ -84,22 +85,21 @@ def rounds_page(outcome: Outcome) -> bytes:
         "best one: measure that on a test set."
     )
     columns = [(name, "" if name in ("teacher", "version") else "num") for name in COLUMNS]
-    cells = [[escape(cell) for cell in row] for row in rounds_rows(outcome)]
     body = [
-        f"<h1>{len(outcome.rounds)} rounds of self-training</h1><p>{escape(text[0].upper() + text[1:])}.</p>",
-        section("From round to round", note, [table(columns, cells)]),
+        Markup("<h1>{} rounds of self-training</h1><p>{}.</p>").format(len(outcome.rounds), text[0].upper() + text[1:]),
+        section("From round to round", note, [table(columns, rounds_rows(outcome))]),
         section("Kept of each class", "The scale is that of the class's largest number.", [_classes(outcome.rounds)]),
     ]
     return page("Rounds of self-training", body)
 
 
-def _classes(rounds: Sequence[Round]) -> str:
+def _classes(rounds: Sequence[Round]) -> Markup:
     names = sorted({name for entry in rounds for name in entry.kept})
     rows = []
     for name in names:
         kept = [entry.kept.get(name, 0) for entry in rounds]
         most = max(1, *kept)
-        rows.append([escape(name), *(f"{count(number)}{bar(number / most, 'k')}" for number in kept)])
+        rows.append([name, *(Markup("{}{}").format(count(number), bar(number / most, "k")) for number in kept)])
     return table([("class", ""), *((f"round {entry.number}", "") for entry in rounds)], rows)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import io
+import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -175,6 +177,30 @@ def test_names_are_text_not_markup(plain: Path) -> None:
     write_report(Version(plain, renamed), scores_of(Version(plain, renamed)), None)
     page = read_page(plain)
     assert "script" not in page.tags and name in page.said
+
+
+@pytest.mark.parametrize("field", ["pool", "predictions"])
+def test_ids_of_a_foreign_manifest_are_text_too(plain: Path, field: str) -> None:
+    manifest = read_manifest(plain)
+    inputs = changed(manifest.provenance.inputs, **{field: "<script>x</script>"})
+    foreign = manifest.model_copy(update={"provenance": changed(manifest.provenance, inputs=inputs)})
+    version = Version(plain, foreign)
+    write_report(version, scores_of(version), None)
+    page = read_page(plain)
+    assert "script" not in page.tags and "<script>x</script>" in page.said
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("folder", ["builder/report", "students/study/report", "students/rounds"])
+def test_no_markup_is_an_f_string(folder: str) -> None:
+    """An f-string escapes nothing: HTML and SVG are Markup("…").format(…)."""
+    for path in (ROOT / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                text = "".join(part.value for part in node.values if isinstance(part, ast.Constant))
+                assert not re.search(r"</?[a-z]+\d?[ />]", text), f"{path.name}:{node.lineno}"
 
 
 def test_many_classes_and_nothing_kept_still_make_a_page(plain: Path) -> None:

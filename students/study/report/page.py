@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from html import escape
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 
 from builder.errors import BuildError
 from builder.report.page import more, page, picture, section, table
@@ -69,11 +69,12 @@ def write_report(results: Sequence[CellResult], study: StudyRecipe, out: Path, a
     rest = [*tables(cells, grid), budget_table(cells, grid), *([lost] if lost.rows else [])]
     drawings, lead = plots(cells, grid), _lead(results, len(planned), grid)
     body = [
-        f'<header><div class="eyebrow">Tutelage · study</div><h1>{escape(study.name)}</h1>',
-        f"<p>{escape(lead)}</p></header>",
+        Markup('<header><div class="eyebrow">Tutelage · study</div><h1>{}</h1>\n<p>{}</p></header>').format(
+            study.name, lead
+        ),
         *(_card(claim, details[claim.title]) for claim in judged if claim.verdict != "not tested"),
         _untested([claim for claim in judged if claim.verdict == "not tested"]),
-        *(f'<p class="note below">{escape(text)}</p>' for text in (RULE, *caution)),
+        *(Markup('<p class="note below">{}</p>').format(text) for text in (RULE, *caution)),
         *map(_table, primary),
         *map(_figure, drawings),
         *map(_table, rest),
@@ -160,33 +161,29 @@ def _caution(results: Sequence[CellResult], planned: int, grid: Axes, alike: Seq
     return paragraphs
 
 
-def _card(claim: Claim, details: Table) -> str:
+def _card(claim: Claim, details: Table) -> Markup:
     look, sign = LOOKS[claim.verdict]
-    shown = more("What this rests on", f'<p class="note">{escape(details.note)}</p>{html(details)}')
-    return (
-        f'<section class="card verdict {look}"><div class="sign" aria-hidden="true">{sign}</div>'
-        f'<div><div class="eyebrow">{escape(claim.verdict)}</div><h2>{escape(claim.title)}</h2></div>'
-        f'<div class="body"><p>{escape(claim.why)}</p>{shown}</div></section>'
-    )
+    shown = more("What this rests on", Markup('<p class="note">{}</p>{}').format(details.note, html(details)))
+    return Markup(
+        '<section class="card verdict {}"><div class="sign" aria-hidden="true">{}</div>'
+        '<div><div class="eyebrow">{}</div><h2>{}</h2></div><div class="body"><p>{}</p>{}</div></section>'
+    ).format(look, sign, claim.verdict, claim.title, claim.why, shown)
 
 
-def _untested(rest: Sequence[Claim]) -> str:
-    rows = [[escape(claim.title), escape(claim.why)] for claim in rest]
-    return section("Claims not tested", "", [table([("", ""), ("", "")], rows)]) if rows else ""
+def _untested(rest: Sequence[Claim]) -> Markup:
+    rows = [[claim.title, claim.why] for claim in rest]
+    return section("Claims not tested", "", [table([("", ""), ("", "")], rows)]) if rows else Markup("")
 
 
-def _table(content: Table) -> str:
+def _table(content: Table) -> Markup:
     return section(content.title, content.note, [html(content)])
 
 
-def _figure(plot: Plot) -> str:
+def _figure(plot: Plot) -> Markup:
     shown = picture(plot.svg, "image/svg+xml", plot.says)
     note = "Lines: means over seeds, with 95 % t-intervals from 5 seeds on. Dots: the seeds."
-    return section(
-        f"Over {plot.over}",
-        note,
-        [f'<figure style="max-width:none;overflow-x:auto"><div style="min-width:38rem">{shown}</div></figure>'],
-    )
+    figure = Markup('<figure style="max-width:none;overflow-x:auto"><div style="min-width:38rem">{}</div></figure>')
+    return section(f"Over {plot.over}", note, [figure.format(shown)])
 
 
 def _markdown(name: str, lead: Sequence[str], judged: Sequence[Claim], every: Sequence[Table]) -> bytes:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
+
+from markupsafe import Markup
 
 from builder.report.page import table
 from students.study.axes import Axes, Cells, Setting, find, share
@@ -39,11 +40,11 @@ def markdown(content: Table) -> str:
     )
 
 
-def html(content: Table) -> str:
+def html(content: Table) -> Markup:
     """The table alone, for a page."""
     names = ["wide" if content.names == 1 else ""] * content.names
     columns = list(zip(content.columns, names + ["num"] * (len(content.columns) - content.names), strict=True))
-    return table(columns, ([escape(cell) for cell in row] for row in content.rows))
+    return table(columns, content.rows)
 
 
 def measured(figures: Spread, *, signed: bool = False) -> str:
