@@ -70,12 +70,14 @@ class PythonTeacher:
             for image, prediction in zip(images, predictions, strict=True)
         ]
 
-    def _check(self, one: Any, kind: Kind, height: int, width: int) -> None:
-        if not isinstance(one, PREDICTIONS[kind]) or (kind == "instance" and getattr(one, "masks", None) is None):
+    def _check(self, prediction: Any, kind: Kind, height: int, width: int) -> None:
+        if not isinstance(prediction, PREDICTIONS[kind]) or (
+            kind == "instance" and getattr(prediction, "masks", None) is None
+        ):
             wanted = PREDICTIONS[kind].__name__ + (" with masks" if kind == "instance" else "")
-            raise TeacherError(f"{self._name} gave {type(one).__name__} for kind {kind}: give {wanted}")
+            raise TeacherError(f"{self._name} gave {type(prediction).__name__} for kind {kind}: give {wanted}")
         count, labels = len(self.classes), np.zeros(0)
-        match one:
+        match prediction:
             case ClassProbabilities(probabilities=probabilities) if len(probabilities) != count:
                 raise TeacherError(f"{self._name} gave {len(probabilities)} probabilities for {count} classes")
             case SemanticMap(labels=plane):

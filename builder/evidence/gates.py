@@ -118,11 +118,11 @@ def density(
     fail = gates.density.fail is not None and bool((ratio > gates.density.fail).any())
     worst = far[np.argsort(-ratio[np.isin(compared, far)], kind="stable")]
 
-    def told_as(number: float) -> str:
+    def stated_as(number: float) -> str:
         return f"{number:.2f} per image" if size is None else f"{percent(number / size)} of the pixels"
 
     listed = "; ".join(
-        f"{classes[c]} {told_as(kept[c] / images)}, {told_as(per_image[c])} in the labels" for c in worst[:5]
+        f"{classes[c]} {stated_as(kept[c] / images)}, {stated_as(per_image[c])} in the labels" for c in worst[:5]
     )
     more = "; …" if len(worst) > 5 else ""
     return Finding("density", "fail" if fail else "warn", f"{len(far)} classes differ from the labels ({listed}{more})")

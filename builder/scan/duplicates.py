@@ -256,11 +256,11 @@ class _Sorted:
         return cls(keys[position], position)
 
 
-def _join(one: _Sorted, other: _Sorted, flip: np.uint64, once: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _join(first: _Sorted, second: _Sorted, flip: np.uint64, once: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Positions (a, b) of all pairs whose keys differ in the bits of `flip`, in blocks. `once`: only those with a < b,
     for an `other` that is `one`."""
-    wanted = one.keys ^ flip
-    start, end = np.searchsorted(other.keys, wanted, "left"), np.searchsorted(other.keys, wanted, "right")
+    wanted = first.keys ^ flip
+    start, end = np.searchsorted(second.keys, wanted, "left"), np.searchsorted(second.keys, wanted, "right")
     if once and not flip:
         start = np.arange(1, len(start) + 1)  # equal keys stand in the order of their positions
     matched = np.flatnonzero(end > start)
@@ -272,10 +272,13 @@ def _join(one: _Sorted, other: _Sorted, flip: np.uint64, once: bool) -> Iterator
         high = max(low + 1, int(np.searchsorted(total, done + BLOCK, "right")))
         many = counts[low:high]
         step = np.arange(many.sum()) - np.repeat(total[low:high] - many - done, many)
-        a, b = np.repeat(one.position[matched[low:high]], many), other.position[np.repeat(start[low:high], many) + step]
+        a, b = (
+            np.repeat(first.position[matched[low:high]], many),
+            second.position[np.repeat(start[low:high], many) + step],
+        )
         if once and flip:
-            first = a < b
-            a, b = a[first], b[first]
+            ordered = a < b
+            a, b = a[ordered], b[ordered]
         yield a, b
         low = high
 

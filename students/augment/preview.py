@@ -90,7 +90,7 @@ def write_previews(
     pictures = {}
     for name, section in sections.items():
         pictures[name] = out if len(sections) == 1 else out.with_stem(f"{out.stem}-{name}")
-        picture = preview(subject, section.build(flip, subject.task.kind), f"Augment-{name}", seed)
+        picture = preview(subject, section.build(flip, subject.task.autoaugment), f"Augment-{name}", seed)
         with new_file(pictures[name]) as file:
             picture.save(file, "PNG")
     return pictures

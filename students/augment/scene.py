@@ -26,7 +26,6 @@ from students.augment.policies import (
     RandAugment,
     Ranges,
 )
-from teachers.base import Kind
 
 
 @dataclass(frozen=True)
@@ -222,7 +221,8 @@ FIT = Augment(jitter=(1.0, 1.0), flip=0.0)
 """No augmentation: the longer side becomes `size`, the rest is padding, as where the network is used."""
 
 RANGES = tuple(field.name for field in fields(Ranges))
-TABLES = {"detection": policies.DETECTION, "imagenet": policies.IMAGENET, "cifar10": policies.CIFAR10}
+Table = Literal["detection", "imagenet", "cifar10"]
+TABLES: dict[Table, Any] = {"detection": policies.DETECTION, "imagenet": policies.IMAGENET, "cifar10": policies.CIFAR10}
 
 
 class AugmentRecipe(Section):
@@ -239,7 +239,7 @@ class AugmentRecipe(Section):
     model_config = ConfigDict(allow_inf_nan=False)
     policy: Literal["S1", "S2", "S3", "S4"] = "S1"
     jitter: tuple[PositiveFloat, PositiveFloat] | None = None
-    autoaugment: Literal["detection", "imagenet", "cifar10"] | None = None
+    autoaugment: Table | None = None
     magnitude: Annotated[float, Field(ge=1, le=10)] | None = None
     layers: PositiveInt | None = None
     rotate: Annotated[float, Field(ge=0, le=180)] | None = None
@@ -258,9 +258,9 @@ class AugmentRecipe(Section):
             raise ValueError(f"jitter goes from {self.jitter[0]} down to {self.jitter[1]}: the smaller number is first")
         owners = {"autoaugment": ("S2", "S3"), "magnitude": ("S4",), "layers": ("S4",)}
         owners |= dict.fromkeys(RANGES, ("S2", "S3", "S4"))
-        for key, own in owners.items():
-            if getattr(self, key) is not None and self.policy not in own:
-                raise ValueError(f"{key} is no part of {self.policy}: use policy {' or '.join(own)}, or remove it")
+        for key, having in owners.items():
+            if getattr(self, key) is not None and self.policy not in having:
+                raise ValueError(f"{key} is no part of {self.policy}: use policy {' or '.join(having)}, or remove it")
         return self
 
     @model_serializer
@@ -269,21 +269,21 @@ class AugmentRecipe(Section):
         stated = {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
         return self.policy if len(stated) == 1 else stated
 
-    def build(self, flip: float, kind: Kind = "detection") -> Augment:
-        """The augmentation of images of this kind. flip: probability of mirroring. Raises BuildError for ranges that
-        the kind's table does not have."""
+    def build(self, flip: float, usual: Table = "detection") -> Augment:
+        """The augmentation. flip: probability of mirroring. usual: AutoAugment's table where the section names none.
+        Raises BuildError for ranges that the table does not have."""
         known = {"S1": S1, "S2": S2, "S3": S3, "S4": S4}[self.policy]
-        own = {name: value for name in RANGES if (value := getattr(self, name)) is not None}
+        ranges = {name: value for name in RANGES if (value := getattr(self, name)) is not None}
         policy = known.policy
         if isinstance(policy, RandAugment):
             layers, magnitude = self.layers or policy.layers, self.magnitude or policy.magnitude
-            policy = RandAugment(layers, magnitude, replace(policy.ranges, **own))
+            policy = RandAugment(layers, magnitude, replace(policy.ranges, **ranges))
         elif policy:
-            table = self.autoaugment or ("imagenet" if kind == "classification" else "detection")
-            if own and table != "detection":
-                raise BuildError(f"augment.{next(iter(own))} is no part of the table {table}: remove it")
-            ranges = replace(AUTOAUGMENT_RANGES, **own) if table == "detection" else None
-            policy = AutoAugment(TABLES[table], ranges)
+            table = self.autoaugment or usual
+            if ranges and table != "detection":
+                raise BuildError(f"augment.{next(iter(ranges))} is no part of the table {table}: remove it")
+            table_ranges = replace(AUTOAUGMENT_RANGES, **ranges) if table == "detection" else None
+            policy = AutoAugment(TABLES[table], table_ranges)
         return Augment(self.jitter or known.jitter, flip, policy)
 
 

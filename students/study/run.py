@@ -115,7 +115,7 @@ def prepare(study: StudyRecipe, out: Path, data: Data, store: Store) -> None:
         human["ceiling"] = asdict(ceiling)
     if WITH_OTHERS.intersection(study.grid.arms):
         sets = zip(study.others, data.others, strict=True)
-        human["others"] = [asdict(_other(study, _with_outlines(study, *one), out, store)) for one in sets]
+        human["others"] = [asdict(_other(study, _with_outlines(study, *labels_of), out, store)) for labels_of in sets]
     write_file(out / TOLD, canonical_json(human))
 
 
@@ -201,7 +201,7 @@ def estimate(study: StudyRecipe, out: Path, chosen: Sequence[Cell]) -> Estimate:
     students = sum(steps_of(study, cell) for cell in chosen)
     shared = {(c.augment, c.init, c.fraction, c.seed) for c in chosen if c.arm in WITH_TEACHER}
     starts = {(c.init, c.seed) for c in chosen if study.grid.init[c.init].pretrain is not None}
-    teachers = len(shared) * study.teacher.steps + sum(study.pretraining(*one).steps for one in starts)
+    teachers = len(shared) * study.teacher.steps + sum(study.pretraining(*start).steps for start in starts)
     done = [orjson.loads(path.read_bytes()) for path in out.glob(f"*/*/{RESULT}")]
     steps = sum(result.get("steps", 0) for result in done)
     seconds = sum(result.get("train_seconds") or 0 for result in done)

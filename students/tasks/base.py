@@ -12,7 +12,7 @@ from torch import Tensor, device, nn
 
 from builder.truth.records import LabelledImage
 from students.augment.policies import NO_BOXES
-from students.augment.scene import Placement
+from students.augment.scene import Placement, Table
 from students.train.losses import StreamSums
 from teachers.base import Kind
 
@@ -51,6 +51,7 @@ class Task:
     targets) -> outputs. sums: (network, outputs, targets, pseudo bool (B,)) -> the loss of each stream.
     boxes: marks -> the boxes of objects, (N, 4) `xyxy`, whose content an augmentation may move
     (students.augment.policies).
+    autoaugment: the table of AutoAugment that is usual for it.
     draw: (a square picture of the canvas, the arrays of `place`, the canvas's side) -> the picture with its labels, in
     the classes' colours (builder.report.paint). note, legend: what else these show, in words and in colours.
     caption: (marks, classes) -> what is said of the whole image, for a kind that is not drawn.
@@ -67,6 +68,7 @@ class Task:
     sums: Callable[[Any, Any, Sequence[Any], Tensor], StreamSums]
     draw: Callable[[Image.Image, tuple[np.ndarray, ...], int], Drawing]
     boxes: Callable[[Any], np.ndarray] = no_boxes
+    autoaugment: Table = "detection"
     note: str = ""
     legend: tuple[tuple[str, str], ...] = ()
     caption: Callable[[Any, Sequence[str]], str] = no_caption

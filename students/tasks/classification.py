@@ -40,6 +40,7 @@ def classification(soft: bool = True) -> Task:
         forward=Logits,
         sums=class_sums,
         draw=undrawn,
+        autoaugment="imagenet",
         caption=class_name,
     )
 

@@ -170,7 +170,7 @@ def _batches(recipe: TrainRecipe, plan: Plan, accelerator: Accelerator) -> Joint
         task=plan.task,
         size=plan.config.size,
         batch_size=recipe.batch // world,
-        augment=recipe.augment.build(0.5 if recipe.flip else 0.0, plan.task.kind),
+        augment=recipe.augment.build(0.5 if recipe.flip else 0.0, plan.task.autoaugment),
         fill=(red, green, blue),
         seed=recipe.seed,
         rank=accelerator.process_index,

@@ -117,7 +117,7 @@ class OnnxSegmenter:
         strips = [(first, min(first + step, height)) for first in range(0, height, step)]
         maps = [SemanticMap.of(self._probabilities(planes, box, height, width, rows)) for rows in strips]
         return SemanticMap(
-            np.concatenate([one.labels for one in maps]), np.concatenate([one.confidence for one in maps])
+            np.concatenate([answer.labels for answer in maps]), np.concatenate([answer.confidence for answer in maps])
         )
 
     def _probabilities(
@@ -156,14 +156,14 @@ def draw_masks(
     step = np.array([(box[2] - box[0]) / width, (box[3] - box[1]) / height])  # cells per pixel: x, y
     margin = math.ceil(max(1, *step)) + 1  # as far as the resampling looks
     codes: list[bytes] = []
-    for own, corners in zip(coefficients, np.ceil(boxes), strict=True):
+    for weights, corners in zip(coefficients, np.ceil(boxes), strict=True):
         x1, y1, x2, y2 = corners.clip(0, [width, height, width, height]).astype(int).tolist()
         inside = np.zeros((height, width), bool, order="F")  # the order that run-length codes go by
         if x2 > x1 and y2 > y1:
             start, end = (np.array(p) * step + (box[0] - left, box[1] - top) for p in ((x1, y1), (x2, y2)))
             a = np.maximum(np.floor(start).astype(int) - margin, 0)
             b = np.minimum(np.ceil(end).astype(int) + margin, planes.shape[:0:-1])
-            cells = np.einsum("m,mhw->hw", own, planes[:, a[1] : b[1], a[0] : b[0]])
+            cells = np.einsum("m,mhw->hw", weights, planes[:, a[1] : b[1], a[0] : b[0]])
             window = (*(start - a).tolist(), *np.minimum(end - a, b - a).tolist())
             large = Image.fromarray(cells).resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR, window)
             inside[y1:y2, x1:x2] = np.asarray(large) > 0

@@ -127,8 +127,8 @@ def _input_of(session: ort.InferenceSession, model: Path) -> tuple[str, type[Any
     """Name, type and, if it is fixed, batch size of the model's one input."""
     inputs = session.get_inputs()
     if len(inputs) != 1 or inputs[0].type not in DTYPES:
-        found = ", ".join(f"{entry.name} {entry.type}" for entry in inputs)
-        raise TeacherError(f"{model} has the inputs {found}: a model with one image input (float or uint8) is needed")
+        listed = ", ".join(f"{entry.name} {entry.type}" for entry in inputs)
+        raise TeacherError(f"{model} has the inputs {listed}: a model with one image input (float or uint8) is needed")
     batch = inputs[0].shape[0] if inputs[0].shape else None
     return inputs[0].name, DTYPES[inputs[0].type], batch if isinstance(batch, int) else None
 
@@ -138,10 +138,10 @@ def _parts(model: Path) -> list[Path]:
     a key `location` and its value, each with its length before it)."""
     names: set[bytes] = set()
     with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for found in LOCATION.finditer(content):
-            low, high = found[1][0], found[1][1:]
+        for match in LOCATION.finditer(content):
+            low, high = match[1][0], match[1][1:]
             length = (low & 127) + (high[0] << 7 if high else 0)
-            names.add(content[found.end() : found.end() + length])
+            names.add(content[match.end() : match.end() + length])
     beside = {model.parent / os.fsdecode(name) for name in names if b"\0" not in name}
     return [model, *sorted(path for path in beside if path.is_file())]
 

@@ -112,7 +112,7 @@ def find_task(source: Source, config: Mapping[str, Any], options: TeacherOptions
 
 
 def _flat(names: Any) -> set[str]:
-    return {one for name in names for one in ([name] if isinstance(name, str) else name)}
+    return {part for name in names for part in ([name] if isinstance(name, str) else name)}
 
 
 def _prompts(options: TeacherOptions) -> dict[str, str]:

@@ -147,10 +147,10 @@ def test_levels_of_classes_are_torchvisions(operation: str) -> None:
 
 
 def test_a_recipe_chooses_and_changes_a_policy(tmp_path: Path) -> None:
-    def build(section: Any, kind: Any = "detection") -> Augment:
+    def build(section: Any, arch: Any = "fcos") -> Augment:
         path = tmp_path / "train.yaml"
         path.write_text(f"{{labelled: l.json, steps: 1, augment: {section}}}")
-        return load_train_recipe(path).augment.build(0.5, kind)
+        return load_train_recipe(path).augment.build(0.5, task_of(arch).autoaugment)
 
     assert [build(name) for name in ("S1", "S2", "S3", "S4")] == [S1, S2, S3, S4]
     assert build("{policy: S4, jitter: [0.3, 1], magnitude: 5, layers: 3, cutout: 7}") == Augment(
@@ -159,12 +159,12 @@ def test_a_recipe_chooses_and_changes_a_policy(tmp_path: Path) -> None:
     assert build("{policy: S2, rotate: 10}").policy == AutoAugment(
         policies.DETECTION, replace(policies.AUTOAUGMENT_RANGES, rotate=10.0)
     )
-    assert build("S3", "semantic").policy == AutoAugment(policies.DETECTION)
-    assert build("S2", "classification").policy == AutoAugment(policies.IMAGENET, None)
-    assert build("{policy: S2, autoaugment: cifar10}", "classification").policy == AutoAugment(policies.CIFAR10, None)
-    assert build("{policy: S2, autoaugment: detection}", "classification") == S2
+    assert build("S3", "fpn").policy == AutoAugment(policies.DETECTION)
+    assert build("S2", "linear").policy == AutoAugment(policies.IMAGENET, None)
+    assert build("{policy: S2, autoaugment: cifar10}", "linear").policy == AutoAugment(policies.CIFAR10, None)
+    assert build("{policy: S2, autoaugment: detection}", "linear") == S2
     with pytest.raises(BuildError, match=r"augment\.shear .*imagenet"):
-        build("{policy: S2, shear: 0.1}", "classification")
+        build("{policy: S2, shear: 0.1}", "linear")
 
 
 @pytest.mark.parametrize(

@@ -101,10 +101,10 @@ def _plot(name: str, label: str, ticks: Sequence[str], columns: list[Column], ce
             lower.axhline(0, color=FAINT, lw=0.9, zorder=1)
             for place, (line, settings) in enumerate(column.lines.items()):
                 x = np.arange(len(ticks)) + DODGE * (place - (len(column.lines) - 1) / 2)
-                _draw(upper, line, x, [_compared(cells, one) for one in settings], axes)
+                _draw(upper, line, x, [_compared(cells, setting) for setting in settings], axes)
                 if line != first:
                     pairs = zip(settings, column.lines[first], strict=True)
-                    _draw(lower, line, x, [_compared(cells, one, base) for one, base in pairs], axes)
+                    _draw(lower, line, x, [_compared(cells, setting, base) for setting, base in pairs], axes)
             for panel in (upper, lower):
                 panel.grid(color=GRID, lw=0.7, axis="y")
                 panel.set_axisbelow(True)
