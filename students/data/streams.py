@@ -123,7 +123,7 @@ class Pseudo:
         drawn = self.order(seed, stream, 0)[:positions]  # from the second epoch on: all
         touched = np.unique(np.searchsorted(self._starts, drawn, "right") - 1)
         shards = [self._shards[number] for number in touched.tolist()]
-        return [(shard.version, shard.record) for shard in shards if shard.version.origin]
+        return [(shard.version, shard.record) for shard in shards if shard.version.is_remote]
 
     def __getitem__(self, index: int) -> Scene:
         number = int(np.searchsorted(self._starts, index, "right")) - 1

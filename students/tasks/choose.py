@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from builder.kinds import kind_of
 from builder.truth.records import TruthError
 from students.tasks.base import Task
 from teachers.networks.config import Arch
@@ -41,5 +42,5 @@ def usual_arch(kind: str) -> Arch:
 
 def check_labels(kind: str, task: Task, what: object = "the labelled set") -> None:
     """Raises TruthError unless labels of this kind (`builder.truth.records.Truth`), named `what`, teach the task."""
-    if kind != ("detection" if task.kind == "instance" else task.kind):
+    if kind != kind_of(task.kind).truth:
         raise TruthError(f"{what} holds {kind} labels, which do not teach {task.kind}: use arch {usual_arch(kind)}")

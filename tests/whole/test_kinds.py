@@ -14,12 +14,19 @@ from builder.errors import BuildError
 from builder.kinds import KINDS, LabelKind, kind_of
 from builder.report.kinds import report_kind
 
-BUILDER = Path(__file__).parents[2] / "builder"
+ROOT = Path(__file__).parents[2]
 NAMES = {kind.name for kind in KINDS}
-CHOOSING = {"cut/kinds/choose.py", "report/kinds.py", "browse/kinds.py"}
+CHOOSING = {
+    "builder": {"cut/kinds/choose.py", "report/kinds.py", "browse/kinds.py"},
+    "students": {"tasks/choose.py", "evaluate/measure.py", "study/kinds/choose.py"},
+}
 """The files that choose by name."""
-OTHERS = {"truth/records.py", "label/replay/label_studio.py"}
-"""They ask for the kind of human labels, and of shapes that Label Studio has."""
+OTHERS = {
+    "builder": {"truth/records.py", "label/replay/label_studio.py"},
+    "students": {"evaluate/boxes.py", "augment/scene.py"},
+}
+"""They ask for the kind of human labels, for shapes that Label Studio has, for masks beside boxes, and for a table of
+AutoAugment that is called as a kind is."""
 
 
 def questions(path: Path) -> Iterator[int]:
@@ -35,9 +42,11 @@ def questions(path: Path) -> Iterator[int]:
             yield node.lineno
 
 
-def test_only_the_choosing_files_ask_for_the_name_of_a_kind() -> None:
-    asking = {p.relative_to(BUILDER).as_posix() for p in BUILDER.rglob("*.py") if list(questions(p))}
-    assert asking == CHOOSING | OTHERS
+@pytest.mark.parametrize("package", CHOOSING)
+def test_only_the_choosing_files_ask_for_the_name_of_a_kind(package: str) -> None:
+    folder = ROOT / package
+    asking = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if list(questions(path))}
+    assert asking == CHOOSING[package] | OTHERS[package]
 
 
 @pytest.mark.parametrize("choose", [cut_kind, report_kind, shown_kind])
