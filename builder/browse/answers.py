@@ -6,27 +6,27 @@ from builder.review.exchange import Returned
 from builder.review.objects import check_reviewable, shown_objects
 from builder.review.pull import login_name
 from builder.store.store import Store
+from builder.store.version import Version
 
 
-def read_app_answers(store: Store, version: str, author: str | None = None) -> Returned:
+def read_app_answers(store: Store, version: Version, author: str | None = None) -> Returned:
     """Read what people did in the App to the objects of a version.
 
     Args:
-        store: holds the version.
-        version: the one that was reviewed: NAME, NAME@v3, NAME@TAG or a folder.
+        store: has the database of the App.
+        version: the one that was reviewed.
         author: who reviewed; None for the login name.
 
     Returns:
         The images that they touched, with their objects.
 
     Raises:
-        BuildError: there is no such version, or it was never browsed.
+        BuildError: the version holds maps, or it was never browsed.
     """
     from builder.browse.app import read_edits
 
-    reviewed = store.version(version)
-    check_reviewable(reviewed.manifest)
+    check_reviewable(version.manifest)
     author = author or login_name()
-    edited, hashes = read_edits(store, reviewed, author)
-    shown = [one for of_image in shown_objects(reviewed, hashes, elsewhere=hashes) for one in of_image]
+    edited, hashes = read_edits(store, version, author)
+    shown = [one for of_image in shown_objects(version, hashes, elsewhere=hashes) for one in of_image]
     return Returned(edited, hashes, (), shown, dict.fromkeys(hashes, author), touched=hashes)

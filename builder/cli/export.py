@@ -25,7 +25,8 @@ def report(version: str, show: bool, store_root: str, workers: int | None, as_js
     with sentences():
         from builder.versions.repair import report_page
 
-        page = report_page(open_store(store_root), version, workers=workers, track=bar)
+        store = open_store(store_root)
+        page = report_page(store, store.version(version), workers=workers, track=bar)
         emit(as_json, {"report": str(page)}, str(page))
         if show:
             click.launch(str(page))

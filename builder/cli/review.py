@@ -74,10 +74,11 @@ def queue(
         from builder.review import queues
 
         store = open_store(store_root)
+        reviewed = store.version(version)
         if audit:
-            queued = queues.queue_audit(store, version, audit, seed=seed, dry_run=dry_run)
+            queued = queues.queue_audit(store, reviewed, audit, seed=seed, dry_run=dry_run)
         else:
-            queued = queues.queue(store, version, budget=budget, again=again, unkept=to == "app")
+            queued = queues.queue(store, reviewed, budget=budget, again=again, unkept=to == "app")
             if to == "list" and not as_json and queued.candidates:
                 _print_candidates(queued)
         value, lines = _queue_value(queued), _queue_lines(queued)
@@ -188,13 +189,14 @@ def pull(
         from builder.review.pull import read_answers, take_over
 
         store = open_store(store_root)
+        reviewed = store.version(version)
         if source is not None:
-            returned = read_answers(store, version, source, author)
+            returned = read_answers(reviewed, source, author)
         else:
             from builder.browse.answers import read_app_answers
 
-            returned = read_app_answers(store, version, author)
-        taken = take_over(store, version, returned, build=not no_build, dry_run=dry_run, workers=workers, track=bar)
+            returned = read_app_answers(store, reviewed, author)
+        taken = take_over(store, reviewed, returned, build=not no_build, dry_run=dry_run, workers=workers, track=bar)
         if taken.lost_masks:
             masks = "1 mask is" if taken.lost_masks == 1 else f"{taken.lost_masks} masks are"
             click.echo(f"{masks} lost: boxes that people moved or drew have none, and become ignore regions", err=True)
@@ -206,7 +208,7 @@ def pull(
 
 def _taken_value(taken: TakenOver) -> dict[str, Any]:
     value: dict[str, Any] = {
-        "version": taken.version,
+        "version": taken.version.ref,
         "images": taken.images,
         "changed_images": taken.changed_images,
         "actions": dict(taken.actions),
@@ -222,12 +224,12 @@ def _taken_value(taken: TakenOver) -> dict[str, Any]:
 
 def _taken_lines(taken: TakenOver, build: bool) -> list[tuple[str, object]]:
     lines: list[tuple[str, object]] = [
-        ("came back", f"{taken.images} images of {taken.version}, {taken.changed_images} with changes"),
+        ("came back", f"{taken.images} images of {taken.version.ref}, {taken.changed_images} with changes"),
         ("changes", ", ".join(f"{count} {action}" for action, count in taken.actions.items() if count) or "none"),
     ]
     if added := taken.overrides:
         lines.append(("overrides", f"{added.added} new, {added.changed} changed, {added.total} in force"))
-    lines += [("audit", _audit_text(audited, taken.manifest.kind)) for audited in taken.audits]
+    lines += [("audit", _audit_text(audited, taken.version.manifest.kind)) for audited in taken.audits]
     if taken.cut:
         made = taken.cut.manifest
         lines.append(("version", f"{made.name}@{made.version}  id {made.id[:12]}"))

@@ -187,10 +187,11 @@ def verify(version: str, repair: bool, store_root: str, workers: int | None, as_
     with sentences():
         from builder.versions.health import verify as check
 
-        checked = check(open_store(store_root), version, repair=repair, workers=workers, track=bar)
+        store = open_store(store_root)
+        checked = check(store, store.version(version), repair=repair, workers=workers, track=bar)
         wrong, repaired = ([problem.what for problem in part] for part in (checked.problems, checked.repaired))
-        text = [f"repaired: {what}" for what in repaired] + (wrong or [f"{checked.folder}: no problems"])
-        value = {"version": str(checked.folder), "problems": wrong, "repaired": repaired}
+        text = [f"repaired: {what}" for what in repaired] + (wrong or [f"{checked.version.folder}: no problems"])
+        value = {"version": str(checked.version.folder), "problems": wrong, "repaired": repaired}
         emit(as_json, value, "\n".join(text))
         if wrong:
             raise Failed(f"{len(wrong)} problems in {version}: {_advice(version, repair, checked)}")

@@ -30,7 +30,7 @@ from builder.rules.overrides import (
 )
 from builder.store.manifest import Manifest
 from builder.store.store import Store
-from builder.store.version import OVERRIDES
+from builder.store.version import OVERRIDES, Version
 
 ACTIONS: tuple[Action, ...] = ("accept", "reject", "relabel", "move", "add")
 
@@ -45,7 +45,7 @@ class TakenOver:
     None where none was asked for, or this one has all that was said (`is_news`).
     """
 
-    manifest: Manifest
+    version: Version
     images: int
     changed_images: int
     actions: Mapping[Action, int]
@@ -55,18 +55,12 @@ class TakenOver:
     is_news: bool
     cut: Cut | None
 
-    @property
-    def version(self) -> str:
-        """`NAME@vN` of the version that was reviewed."""
-        return f"{self.manifest.name}@{self.manifest.version}"
 
-
-def read_answers(store: Store, version: str, path: Path, author: str | None = None) -> Returned:
+def read_answers(version: Version, path: Path, author: str | None = None) -> Returned:
     """Read what people said of a version in an annotation tool.
 
     Args:
-        store: holds the version.
-        version: the one that was reviewed: NAME, NAME@v3, NAME@TAG or a folder.
+        version: the one that was reviewed.
         path: Label Studio's JSON export, or CVAT's XML or ZIP.
         author: who reviewed, where the file does not say so; None for the login name.
 
@@ -75,16 +69,15 @@ def read_answers(store: Store, version: str, path: Path, author: str | None = No
 
     Raises:
         AnnotationError: the file is no such export, or not one of this version.
-        BuildError: there is no such version, or its labels cannot be read.
+        BuildError: the version holds maps, or its labels cannot be read.
     """
-    reviewed = store.version(version)
-    check_reviewable(reviewed.manifest)
-    return collect(read_annotations(path, author or login_name()), reviewed)
+    check_reviewable(version.manifest)
+    return collect(read_annotations(path, author or login_name()), version)
 
 
 def take_over(
     store: Store,
-    version: str,
+    version: Version,
     returned: Returned,
     *,
     build: bool = True,
@@ -96,7 +89,7 @@ def take_over(
 
     Args:
         store: holds the version, and gets the overrides, the verdicts and the new version.
-        version: the one that was reviewed: NAME, NAME@v3, NAME@TAG or a folder.
+        version: the one that was reviewed.
         returned: what came back: of `read_answers`, or of builder.browse.answers.read_app_answers.
         build: make a new version, if this one lacks anything that is in force.
         dry_run: check it all, and write nothing.
@@ -110,11 +103,10 @@ def take_over(
         BuildError: a label that the version does not know, an object that was never shown, or a version that cannot be
             made here again.
     """
-    reviewed = store.version(version)
-    manifest = reviewed.manifest
+    manifest = version.manifest
     check_reviewable(manifest)
     changes = overrides_of(returned.shown, returned.edited, returned.images, returned.authors)
-    known = load_overrides(reviewed.overrides) if reviewed.has(OVERRIDES) else []
+    known = load_overrides(version.overrides) if version.has(OVERRIDES) else []
     added = None
     if dry_run:
         check_labels(changes, manifest.classes, "correct it where it was given, then pull again")
@@ -125,7 +117,7 @@ def take_over(
     is_news = not dry_run and _is_news(manifest, read_overrides(store, manifest.name))
     actions = Counter(change.action for change in changes)
     return TakenOver(
-        manifest,
+        version,
         images=len(returned.images),
         changed_images=len({change.sha256 for change in changes}),
         actions={action: actions[action] for action in ACTIONS},
@@ -133,7 +125,7 @@ def take_over(
         overrides=added,
         audits=judged,
         is_news=is_news,
-        cut=new_version(store, reviewed, workers, track) if build and is_news else None,
+        cut=new_version(store, version, workers, track) if build and is_news else None,
     )
 
 

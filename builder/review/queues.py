@@ -37,13 +37,13 @@ class Queue:
     left_out: int = 0
 
 
-def queue(store: Store, version: str, *, budget: int = 200, again: bool = False, unkept: bool = False) -> Queue:
+def queue(store: Store, version: Version, *, budget: int = 200, again: bool = False, unkept: bool = False) -> Queue:
     """Rank the images of a version by what a review is likely to change (builder.review.ranking). Nothing is written,
     and nothing about precision may be estimated from such a queue.
 
     Args:
-        store: holds the version.
-        version: NAME, NAME@v3, NAME@TAG or a folder.
+        store: knows what people reviewed already, and the version before.
+        version: the one to review.
         budget: at most so many images.
         again: also images that people went through already.
         unkept: also images that are in no shard, since nothing on them is kept; the App alone can show them.
@@ -52,21 +52,21 @@ def queue(store: Store, version: str, *, budget: int = 200, again: bool = False,
         The images, the most worth a look first.
 
     Raises:
-        BuildError: there is no such version, it holds maps, or its labels cannot be read.
+        BuildError: the version holds maps, or its labels cannot be read.
     """
-    reviewed = _reviewable(store, version)
-    skip = set() if again else gone_through(store, reviewed)
-    candidates = rank(store, reviewed, budget, skip, left_out=unkept)
+    check_reviewable(version.manifest)
+    skip = set() if again else gone_through(store, version)
+    candidates = rank(store, version, budget, skip, left_out=unkept)
     keys = tuple(candidate.key for candidate in candidates)
-    return Queue(reviewed, keys, tuple(candidates), left_out=len(skip))
+    return Queue(version, keys, tuple(candidates), left_out=len(skip))
 
 
-def queue_audit(store: Store, version: str, count: int, *, seed: int = 0, dry_run: bool = False) -> Queue:
+def queue_audit(store: Store, version: Version, count: int, *, seed: int = 0, dry_run: bool = False) -> Queue:
     """Draw kept labels of a version at random, to estimate its precision once all of them have a verdict.
 
     Args:
-        store: holds the version, and gets the audit.
-        version: NAME, NAME@v3, NAME@TAG or a folder.
+        store: gets the audit.
+        version: the one to audit.
         count: labels to draw, at least 2.
         seed: the same one draws the same labels.
         dry_run: write nothing.
@@ -75,18 +75,12 @@ def queue_audit(store: Store, version: str, count: int, *, seed: int = 0, dry_ru
         The images that the labels are on.
 
     Raises:
-        BuildError: there is no such version, it holds maps, nothing is kept in it, or its labels cannot be read.
+        BuildError: the version holds maps, nothing is kept in it, or its labels cannot be read.
     """
-    reviewed = _reviewable(store, version)
-    audit = audits.draw(reviewed, count, seed)
-    saved = None if dry_run else audits.save(store, audit)
-    return Queue(reviewed, tuple(audit.keys), audit=audit, saved=saved)
-
-
-def _reviewable(store: Store, ref: str) -> Version:
-    version = store.version(ref)
     check_reviewable(version.manifest)
-    return version
+    audit = audits.draw(version, count, seed)
+    saved = None if dry_run else audits.save(store, audit)
+    return Queue(version, tuple(audit.keys), audit=audit, saved=saved)
 
 
 @dataclass(frozen=True)
@@ -134,9 +128,8 @@ def write_queue(
             labels, writer = cvat.labels(manifest.classes), cvat.writer(manifest, len(queued.keys))
         case "labelstudio":
             settings = out.with_name(f"{out.name}.config.xml")
-            address = (
-                label_studio.prefixed(url_prefix) if url_prefix else label_studio.local_files(f"{out.name}.images")
-            )
+            local = label_studio.local_files(images_folder(out).name)
+            address = label_studio.prefixed(url_prefix) if url_prefix else local
             labels = label_studio.config(manifest.classes, single=kind_of(manifest.kind).single).encode()
             writer = label_studio.writer(manifest, address)
         case _:

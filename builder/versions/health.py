@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from builder.engine import Track, silent
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.versions import repair as repairing
 from builder.versions.verify import Problem, bad_shards, problems
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found in the folder of a version. problems: what is wrong with it now; repaired: what was and is no
-    more."""
+    """The state of a version. problems: what is wrong with it now; repaired: what was wrong and is no more."""
 
-    folder: Path
+    version: Version
     problems: tuple[Problem, ...]
     repaired: tuple[Problem, ...] = ()
 
@@ -31,13 +30,13 @@ class Verified:
 
 
 def verify(
-    store: Store, version: str, *, repair: bool = False, workers: int | None = None, track: Track = silent
+    store: Store, version: Version, *, repair: bool = False, workers: int | None = None, track: Track = silent
 ) -> Verified:
     """Read every byte of a version, and build again what is bad if that is asked for.
 
     Args:
-        store: holds the version, and for a repair the pool and the predictions it was made of.
-        version: NAME, NAME@v3, NAME@TAG or a folder.
+        store: holds, for a repair, the pool and the predictions that the version was made of.
+        version: the one to verify.
         repair: build bad shards and files again; what is there is replaced only by the bytes that the manifest names.
         workers: threads; None for one a core.
         track: reports progress.
@@ -46,12 +45,11 @@ def verify(
         What is wrong, and what was repaired.
 
     Raises:
-        BuildError: there is no such version or no readable manifest, or what is bad cannot be built again.
+        BuildError: what is bad cannot be built again.
     """
-    checked = store.version(version)
-    found = Verified(checked.folder, tuple(problems(checked, workers=workers, track=track)))
+    found = Verified(version, tuple(problems(version, workers=workers, track=track)))
     if not repair or found.only_strays:
         return found
-    repairing.repair(checked, store, bad_shards(found.problems), workers, track)
-    left = tuple(problems(checked, workers=workers, track=track))
-    return Verified(checked.folder, left, tuple(problem for problem in found.problems if problem not in left))
+    repairing.repair(version, store, bad_shards(found.problems), workers, track)
+    left = tuple(problems(version, workers=workers, track=track))
+    return Verified(version, left, tuple(problem for problem in found.problems if problem not in left))

@@ -97,12 +97,12 @@ def _put(new: Path, old: Path, sha256: str) -> None:
     sync_folder(old.parent)
 
 
-def report_page(store: Store, version: str, *, workers: int | None = None, track: Track = silent) -> Path:
+def report_page(store: Store, version: Version, *, workers: int | None = None, track: Track = silent) -> Path:
     """The report page of a version, written now if it was built without one.
 
     Args:
-        store: holds the version, and for a report that is missing the pool and the predictions it was made of.
-        version: NAME, NAME@v3, NAME@TAG or a folder.
+        store: holds, for a report that is missing, the pool and the predictions that the version was made of.
+        version: the one that the page is about.
         workers: threads; None for one a core.
         track: reports progress.
 
@@ -110,15 +110,14 @@ def report_page(store: Store, version: str, *, workers: int | None = None, track
         The path of the page. One that is written now has not the curves that need the labels.
 
     Raises:
-        BuildError: there is no such version, or the store no longer holds what it was made of.
+        BuildError: the store no longer holds what it was made of.
     """
     from builder.report.index import write_report
 
-    made = store.version(version)
-    if not made.report.is_file():
-        with store.in_use(), held(made.folder):
-            scores = pool_scores(recall(made, store).writing.labelled, workers, track)
-            write_report(made, scores, None)
-            files = {**made.manifest.files, REPORT: sha256_file(made.report)}
-            write_manifest(made.folder, made.manifest.model_copy(update={"files": files}))
-    return made.report
+    if not version.report.is_file():
+        with store.in_use(), held(version.folder):
+            scores = pool_scores(recall(version, store).writing.labelled, workers, track)
+            write_report(version, scores, None)
+            files = {**version.manifest.files, REPORT: sha256_file(version.report)}
+            write_manifest(version.folder, version.manifest.model_copy(update={"files": files}))
+    return version.report
