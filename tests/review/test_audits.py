@@ -118,7 +118,7 @@ def test_tombstoned_objects_are_not_drawn(store: Store) -> None:
     folder, manifest = version(store)
     whole = draw(Version(folder, manifest), 10_000)
     key = whole.items[0].key
-    rest = draw(folder, manifest.model_copy(update={"tombstones": [key]}), 10_000)
+    rest = draw(Version(folder, manifest.model_copy(update={"tombstones": [key]})), 10_000)
     assert [item.id for item in rest.items] == [item.id for item in whole.items if item.key != key]
 
 
