@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def review() -> None:
-    """Review a version: queue images, pull corrections."""
+    """Review a version: queue images, pull corrections.
+
+    People accept, reject, relabel, move and add labels in the App, in Label Studio or in CVAT.
+    """
 
 
 @review.command()
