@@ -94,6 +94,7 @@ def _shown(value: object) -> str:
 
 
 def with_settings(content: dict[str, Any], override: str) -> None:
+    """Set the key of one override, `key.key=value`, in the content of a recipe. Raises BuildError."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise BuildError(f"--set {override!r} must be KEY=VALUE, such as keep.score=0.6")

@@ -19,7 +19,6 @@ from builder.recipe.recipe import PoolOptions
 from builder.store.files import canonical_json, digest, locked, write_file
 from builder.store.store import Store
 from students.evaluate.measure import kind_measure
-from students.study.budget import lasting
 from students.study.data import (
     POOL,
     Data,
@@ -36,6 +35,7 @@ from students.study.data import (
 from students.study.declared import declare
 from students.study.grid import CELLS, RESULT, STORE, TOLD, Cell, Job, cells, choose, jobs, steps_of
 from students.study.recipe import WITH_OTHERS, WITH_TEACHER, LabelSet, StudyRecipe
+from students.study.report.budget import lasting
 from students.study.results import CellResult
 from students.study.versions import Made, human_version
 from students.study.worker import RECIPE

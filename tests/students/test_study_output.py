@@ -23,8 +23,6 @@ from builder.truth.records import LabelledImage, Truth
 from students.evaluate.coco import evaluate_detections
 from students.evaluate.maps import confusion, map_metrics, overlap
 from students.study.axes import Setting, axes, find, index
-from students.study.budget import budget_table, missing_table
-from students.study.claims import Claim, Starts, claims
 from students.study.compare import (
     LEAST,
     Comparison,
@@ -43,6 +41,8 @@ from students.study.kinds.choose import read_outcomes
 from students.study.kinds.classes import write_class_outcomes
 from students.study.kinds.maps import write_map_outcomes
 from students.study.recipe import StudyRecipe
+from students.study.report.budget import budget_table, missing_table
+from students.study.report.claims import Claim, Starts, claims
 from students.study.report.page import starts, write_report
 from students.study.report.tables import Table, contrast_table, markdown, measured, tables
 from students.study.results import CellResult, in_order, read_results, write_results

@@ -1,1 +1,1 @@
-"""What a person sees of a study: its page, plots and tables."""
+"""What a person sees of a study: its page, plots and tables, and its verdicts on the claims of the paper."""

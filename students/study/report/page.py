@@ -15,12 +15,12 @@ from builder.report.page import more, page, picture, section, table
 from builder.store.files import write_file
 from builder.words import count
 from students.study.axes import Axes, Cells, Setting, axes, index, shares
-from students.study.budget import budget_table, missing_table
-from students.study.claims import Claim, Starts, claims
 from students.study.compare import DRAWS, LEAST, arms_compared, compare_all, image_interval, redraw
 from students.study.declared import changed
 from students.study.grid import cells as planned_cells
 from students.study.recipe import StudyRecipe
+from students.study.report.budget import budget_table, missing_table
+from students.study.report.claims import Claim, Starts, claims
 from students.study.report.plots import NAMES, Plot, plots
 from students.study.report.tables import Table, contrast_table, html, markdown, tables
 from students.study.results import RESULTS, CellResult, write_results
