@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from builder.report.quality import groups, limits
+from builder.report.quality import groups, thresholds
 from builder.store.manifest import Manifest
 
 LIKELY = 5
@@ -104,7 +104,7 @@ class Evidence:
 
     def __init__(self, manifest: Manifest) -> None:
         self.classes = np.array(manifest.classes, object)
-        self.threshold, _ = limits(manifest)
+        self.threshold = thresholds(manifest).kept_from
         seen = {
             name: group.correct / group.kept
             for group in groups(manifest)

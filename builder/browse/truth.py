@@ -16,17 +16,15 @@ import orjson
 from builder.browse.maps import truth_planes
 from builder.browse.pictures import Columns, Evidence, Media, Picture, likeliest, pictures_of
 from builder.cut.kinds.choose import cut_kind
-from builder.cut.kinds.kind import OUTCOMES
+from builder.cut.recall import made_by
 from builder.errors import BuildError
 from builder.evidence.holdout import Labels
 from builder.evidence.matching import check_kind
-from builder.evidence.thresholds import with_ignore
 from builder.kinds import kind_of
 from builder.label.predictions import read_probabilities
-from builder.rules.calibrator import Calibrator
-from builder.rules.keep import Keep
 from builder.rules.labelled import LabelledPool
-from builder.rules.objects import REASONS, Decision, Objects
+from builder.rules.objects import Decision, Objects
+from builder.rules.reasons import OUTCOMES, REASONS
 from builder.scan.pool import Chunk, read_pool
 from builder.store.manifest import Manifest
 from builder.store.store import Store
@@ -60,15 +58,8 @@ def truth_pictures(store: Store, manifest: Manifest, limit: int | None = None) -
     check_kind(labels.truth, manifest.kind, labels.source)  # type: ignore[arg-type]
     tune, _ = split(labels.truth)
     marked = {image.name: image for image in tune.images[:limit]}
-    thresholds = with_ignore(
-        keep := Keep.model_validate(inputs.keep),
-        manifest.provenance.thresholds,
-        manifest.classes,
-    )
-    calibration = manifest.provenance.calibration
-    calibrate = Calibrator.model_validate(calibration) if calibration else None
-    predictions = store.predictions / inputs.predictions
-    labelled = LabelledPool(labels.pool, predictions, tuple(manifest.classes), keep, calibrate)
+    made = made_by(manifest, store)
+    labelled, thresholds = made.labelled(labels.pool), made.thresholds
     evidence = Evidence(manifest)
     for chunk in labels.pool.chunks():
         objects, decision, states = cut_kind(manifest.kind).decide(labelled, [chunk], thresholds)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from builder.rules.apply import THINNED
-from builder.rules.objects import DROPPED, KEPT, Decision
+from builder.rules.objects import Decision
 from builder.rules.overruling import Overruled
+from builder.rules.reasons import DROPPED, KEPT, Reason
 
 MOST = 1000
 """Samples that one image may become."""
@@ -46,7 +46,7 @@ def balanced(
     number = np.maximum(number, made.human[rows])
     outcome, reason = decision.outcome.copy(), decision.reason.copy()
     gone = rows[number == 0]
-    outcome[gone], reason[gone] = DROPPED, THINNED
+    outcome[gone], reason[gone] = DROPPED, Reason.THINNED
     places = made.objects.image[rows].tolist()
     repeats = {n: k for n, k in zip(places, number.tolist(), strict=True) if k > 1}
     return Overruled(made.objects, Decision(outcome, reason), made.states), repeats

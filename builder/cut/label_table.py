@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder.cut.kinds.kind import OUTCOMES, SOURCES
+from builder.cut.kinds.kind import SOURCES
 from builder.kinds import LabelKind
 from builder.label.predictions import BOX
-from builder.rules.objects import REASONS
 from builder.rules.overruling import Overruled
+from builder.rules.reasons import OUTCOMES, REASONS
 from builder.store.files import new_file
 
 LABELS = pa.schema(

@@ -19,16 +19,16 @@ from builder.errors import BuildError
 from builder.evidence import gates
 from builder.evidence.holdout import Halves, Labels, count_use, halves
 from builder.evidence.matching import Matches
-from builder.evidence.thresholds import Evidence, solve, with_ignore
+from builder.evidence.thresholds import Evidence, solve
 from builder.kinds import kind_of
 from builder.label.predictions import read_failures, read_meta
 from builder.recipe.recipe import Recipe, ShardOptions
-from builder.rules.apply import WHERE_FALSE
 from builder.rules.calibrator import Calibrator
 from builder.rules.keep import Keep, class_map, version_classes
 from builder.rules.labelled import LabelledPool, Tally, pool_kept, pool_scores, tally
 from builder.rules.objects import Thresholds
 from builder.rules.overrides import Override, check_labels, overrides_digest
+from builder.rules.reasons import Reason
 from builder.rules.scores import PoolScores
 from builder.scan.pool import Pool
 from builder.store.files import digest
@@ -286,7 +286,7 @@ def _thresholds(
 ) -> Thresholds:
     keep = basis.options.keep
     if basis.takes_over and basis.parent:
-        return with_ignore(keep, basis.parent.manifest.provenance.thresholds, basis.classes)
+        return keep.limits(basis.parent.manifest.provenance.thresholds, basis.classes)
     kept = partial(pool_kept, labelled, workers=workers)
     return solve(
         keep,
@@ -306,7 +306,7 @@ def _findings(
 ) -> list[Finding]:
     options, classes, noun = basis.options.gates, basis.classes, kind_of(basis.kind).noun
     kept = dict(zip(classes, counted.per_class["kept"].tolist(), strict=True))
-    refused = int(counted.reasons[WHERE_FALSE:].sum())  # after the threshold, which is as far as evidence goes
+    refused = int(counted.reasons[Reason.WHERE_FALSE :].sum())  # after the threshold, which is as far as evidence goes
     images = counted.images.get("ok", 0)
     wanted = [c for n, c in enumerate(classes) if split is None or split.objects[n] > 0]
     found = [

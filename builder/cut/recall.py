@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +13,46 @@ from builder.cut.samples import Writing
 from builder.cut.version import Cut, cut_version, parent_shards
 from builder.engine import Track, silent
 from builder.errors import BuildError
-from builder.evidence.thresholds import with_ignore
 from builder.kinds import kind_of
 from builder.recipe.recipe import Recipe
 from builder.rules.calibrator import Calibrator
 from builder.rules.keep import Keep
 from builder.rules.labelled import LabelledPool
+from builder.rules.objects import Thresholds
 from builder.rules.overrides import Override, by_image, load_overrides, overrides_digest, read_overrides
 from builder.scan.pool import Pool, read_pool
+from builder.store.manifest import Manifest
 from builder.store.provenance import ParentRecord
 from builder.store.store import Store
 from builder.store.version import LEFT_OUT, OVERRIDES, Version
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """What decided on the labels of a complete version. predictions: the teacher's folder, which may be gone."""
+
+    keep: Keep
+    thresholds: Thresholds
+    calibrate: Calibrator | None
+    predictions: Path
+    classes: tuple[str, ...]
+
+    def labelled(self, pool: Pool, excluded: Mapping[str, str] | None = None) -> LabelledPool:
+        """A pool with the teacher's predictions as the version's rules see them. excluded: see LabelledPool."""
+        return LabelledPool(pool, self.predictions, self.classes, self.keep, self.calibrate, excluded or {})
+
+
+def made_by(manifest: Manifest, store: Store) -> MadeBy:
+    """The rules and the teacher of a version, from its manifest."""
+    provenance, classes = manifest.provenance, tuple(manifest.classes)
+    keep = Keep.model_validate(provenance.inputs.keep)
+    return MadeBy(
+        keep,
+        keep.limits(provenance.thresholds, classes),
+        Calibrator.model_validate(provenance.calibration) if provenance.calibration else None,
+        store.predictions / provenance.inputs.predictions,
+        classes,
+    )
 
 
 @dataclass(frozen=True)
@@ -36,32 +66,25 @@ class Recalled:
 
 def recall(version: Version, store: Store) -> Recalled:
     """How a complete version was made, from its manifest and the store. Shards that serve are looked for in itself and
-    in its parent; without the parent, all is built from the pool."""
-    manifest, provenance = version.manifest, version.manifest.provenance
-    inputs = provenance.inputs
-    keep, pool = Keep.model_validate(inputs.keep), read_pool(store, inputs.pool)
-    parent = _parent(provenance.parent, store)
+    in its parent; without the parent, all is built from the pool. Raises BuildError if the pool is gone."""
+    manifest, inputs = version.manifest, version.manifest.provenance.inputs
+    pool, made = read_pool(store, inputs.pool), made_by(manifest, store)
+    parent = _parent(manifest.provenance.parent, store)
     left_out = _left_out(version, store, pool, parent)
-    calibration = Calibrator.model_validate(provenance.calibration) if provenance.calibration else None
-    predictions, classes = store.predictions / inputs.predictions, tuple(manifest.classes)
-    labelled = LabelledPool(pool, predictions, classes, keep, calibration, left_out.states)
-    shards = [parent_shards(each, pool) for each in (version, parent) if each]
-    limits, gone = with_ignore(keep, provenance.thresholds, classes), frozenset(manifest.tombstones)
-    drop_empty, extension = inputs.images.drop_empty, manifest.features[0]
-    said_by_people = _overrides(version, store)
+    overrides = _overrides(version, store)
     writing = Writing(
         Path(),
-        labelled,
-        limits,
-        drop_empty,
-        extension,
-        tuple(shards),
-        gone,
-        overrides=by_image(said_by_people),
+        made.labelled(pool, left_out.states),
+        made.thresholds,
+        inputs.images.drop_empty,
+        manifest.features[0],
+        tuple(parent_shards(each, pool) for each in (version, parent) if each),
+        frozenset(manifest.tombstones),
+        overrides=by_image(overrides),
         kind=kind_of(manifest.kind),
-        balance=provenance.balance,
+        balance=manifest.provenance.balance,
     )
-    return Recalled(writing, left_out, said_by_people)
+    return Recalled(writing, left_out, overrides)
 
 
 def _overrides(version: Version, store: Store) -> list[Override]:

@@ -25,9 +25,10 @@ from builder.errors import BuildError
 from builder.kinds import DETECTION, LabelKind
 from builder.rules.keep import RULES
 from builder.rules.labelled import LabelledPool
-from builder.rules.objects import IGNORED, KEPT, REASONS, Thresholds
+from builder.rules.objects import Thresholds
 from builder.rules.overrides import Override
 from builder.rules.overruling import Overruled
+from builder.rules.reasons import IGNORED, KEPT, REASONS
 from builder.rules.scores import counted
 from builder.scan.pool import OK, REMOVED, Chunk, PoolImage
 from builder.store.files import digest, new_file, sha256_file, sync_folder, write_file

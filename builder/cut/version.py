@@ -26,8 +26,8 @@ from builder.kinds import kind_of
 from builder.recipe.recipe import Recipe
 from builder.report.card import card
 from builder.report.card_chart import classes_chart
-from builder.rules.objects import ADDED, REASONS
 from builder.rules.overrides import by_image, dump_overrides, settled, summary
+from builder.rules.reasons import REASONS, Reason
 from builder.scan.pool import DUPLICATE, REMOVED, UNREADABLE, Pool
 from builder.store.files import digest, discard, locked, sha256_file, write_file
 from builder.store.manifest import MANIFEST, Manifest, ShardRecord, as_read, read_manifest, version_id, write_manifest
@@ -191,7 +191,7 @@ def _finish(
         tombstones=tombstones,
         images={s: images[s] for s in states} | {"pool": len(pool)},
         objects={reason: int(n) for reason, n in zip(REASONS, reasons, strict=True)}
-        | {"predicted": int(reasons.sum() - reasons[ADDED])},
+        | {"predicted": int(reasons.sum() - reasons[Reason.ADDED])},
         per_class={c: {o: int(totals[o][n]) for o in totals} for n, c in enumerate(classes)},
         files={},
         provenance=provenance,

@@ -7,7 +7,7 @@ exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +16,11 @@ from builder.errors import BuildError
 from builder.evidence.certify import solve as certify
 from builder.evidence.matching import Matches
 from builder.rules.keep import Density, Keep, Mixture
+from builder.rules.limits import per_class
 from builder.rules.objects import Thresholds
 from builder.rules.scores import BINS, PoolScores
 from builder.store.provenance import Group
 
-EVERY_OTHER = "*"
 STEP = 0.01
 """Of Noisy Student's walk down."""
 FEW = 4
@@ -61,27 +61,12 @@ def solve(keep: Keep, evidence: Evidence) -> Thresholds:
             groups = mixture(keep, evidence)
         case _:
             groups = top_box(keep, evidence)
-    return with_ignore(keep, groups, evidence.classes)
-
-
-def with_ignore(keep: Keep, groups: Sequence[Group], classes: Sequence[str]) -> Thresholds:
-    """Groups as arrays, each with its ignore threshold: the rule's own, else `keep.ignore`."""
-    place = {name: position for position, name in enumerate(classes)}
-    score = np.full(len(classes), np.inf, np.float32)
-    given = score if keep.ignore is None else _per_class(keep.ignore, classes, "ignore")
-    ignore = np.minimum(given, np.inf).astype(np.float32)
-    for group in groups:
-        members = [place[name] for name in group.classes]
-        if group.threshold is not None:
-            score[members] = group.threshold
-        if group.ignore is not None:
-            ignore[members] = group.ignore
-    return Thresholds(score, np.minimum(ignore, score), tuple(groups), top_box=keep.rule == "top_box")
+    return keep.limits(groups, evidence.classes)
 
 
 def fixed(keep: Keep, evidence: Evidence) -> list[Group]:
     """`score`: set by hand (Zoph et al. .5, Unbiased Teacher .7, Soft Teacher .9)."""
-    score = _per_class(keep.score or 0.0, evidence.classes, "score")
+    score = per_class(keep.score or 0.0, evidence.classes, "score")
     lowest = float(score.min(initial=1.0))
     if lowest < np.float32(evidence.floor):
         raise BuildError(
@@ -224,21 +209,6 @@ def _at_count(above: np.ndarray, count: float, low: float) -> float:
     enough = np.flatnonzero(above <= count)
     edge = enough[0] if len(enough) else BINS
     return max(int(edge), int(np.ceil(low * BINS))) / BINS
-
-
-def _per_class(value: float | Mapping[str, float], classes: Sequence[str], what: str) -> np.ndarray:
-    if not isinstance(value, Mapping):
-        return np.full(len(classes), value, np.float32)
-    known = f"its classes are {', '.join(classes[:12])}{', …' if len(classes) > 12 else ''}"
-    for name in value:
-        if name not in classes and name != EVERY_OTHER:
-            raise BuildError(f"keep.{what} names class {name!r}, which the teacher does not know: {known}")
-    for name in classes:
-        if name not in value and EVERY_OTHER not in value:
-            raise BuildError(
-                f"keep.{what} gives no number for class {name!r}: add it, or {EVERY_OTHER!r} for all others"
-            )
-    return np.array([value.get(name, value.get(EVERY_OTHER)) for name in classes], np.float32)
 
 
 def _float32(value: float) -> float:

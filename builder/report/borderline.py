@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from builder.report.colours import BACKDROP, INK, OUTCOMES
 from builder.report.paint import outline, tint
-from builder.report.quality import limits
+from builder.report.quality import thresholds
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes, read_samples
 from builder.store.version import Version
@@ -63,7 +63,7 @@ def closest(version: Version, most: int = MOST) -> list[Close]:
     manifest, path = version.manifest, version.labels
     columns = pq.read_schema(path).names
     confidence = "coalesce(calibrated, score)" if "calibrated" in columns else "score"
-    keep, _ = limits(manifest)
+    keep = thresholds(manifest).kept_from
     known = np.flatnonzero(np.isfinite(keep))
     kept_first = sorted(known, key=lambda n: (-manifest.per_class[manifest.classes[n]]["kept"], n))
     place = np.argsort(kept_first)  # known is sorted, so positions in kept_first by position in known

@@ -24,7 +24,8 @@ from builder.report.quality import (
     used,
     uses,
 )
-from builder.rules.overrides import PAST, describe
+from builder.rules.overrides import describe
+from builder.rules.reasons import BY_ACTION
 from builder.store.manifest import Manifest
 from builder.store.provenance import UNKNOWN
 from builder.store.version import CHART
@@ -33,7 +34,7 @@ from builder.store.version import CHART
 def card(manifest: Manifest) -> str:
     """The dataset card as Markdown with a YAML head that `datasets.load_dataset` obeys."""
     head = yaml.safe_dump(_head(manifest), sort_keys=False, allow_unicode=True)
-    people = sum(manifest.objects.get(reason, 0) for reason in PAST.values())
+    people = sum(manifest.objects.get(reason.key, 0) for reason in BY_ACTION.values())
     kind = kind_of(manifest.kind)
     whose = f"; people decided on {people} of them" if people else ", not a person"
     intro = (

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from builder.kinds import kind_of
 from builder.report.colours import DROPPED, HATCH, IGNORED, INK, KEPT
-from builder.report.quality import limits
+from builder.report.quality import thresholds
 from builder.store.manifest import Manifest
 
 MOST = 12
@@ -33,7 +33,7 @@ def classes_chart(manifest: Manifest) -> bytes:
     shown = [counts[manifest.classes[n]] for n in order]
     most = max((max(c["predicted"], c["kept"] + c["ignored"]) for c in shown), default=0)  # people add boxes
     height = TOP + ROW * len(order) + 8
-    keep = limits(manifest)[0]
+    keep = thresholds(manifest).kept_from
     rows = [part for place, n in enumerate(order) for part in _row(manifest, n, place, most, keep[n])]
     head = Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '

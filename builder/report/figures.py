@@ -14,7 +14,7 @@ from builder.report.borderline import Close, Tile, closest, crops
 from builder.report.charts import histogram, quality
 from builder.report.page import bar, joined, more, picture, section, table
 from builder.report.paint import map_legend, map_pictures
-from builder.report.quality import keep_section, limits
+from builder.report.quality import keep_section, thresholds
 from builder.rules.scores import PoolScores, counted
 from builder.store.manifest import Manifest
 from builder.store.version import Version
@@ -31,7 +31,8 @@ PAIRS = Markup('<div class="pairs">{}</div>')
 
 
 def scores_section(manifest: Manifest, scores: PoolScores) -> Markup:
-    keep, ignore = limits(manifest)
+    solved = thresholds(manifest)
+    keep, ignore = solved.kept_from, solved.ignored_from
     kind, noun = kind_of(manifest.kind), kind_of(manifest.kind).noun
     order = [n for n in _ranked(manifest) if scores.objects[n].any()]
     charts = []
@@ -80,7 +81,7 @@ def curves_section(manifest: Manifest, tune: Matches) -> Markup:
     iou = options["iou"] if options.get("iou") in tune.ious else tune.ious[0]
     kind, objects = kind_of(manifest.kind), _labelled(tune)
     order = sorted(np.flatnonzero(tune.shared & (objects > 0)), key=lambda n: (-objects[n], n))[:CURVES]
-    keep, _ = limits(manifest)
+    keep = thresholds(manifest).kept_from
     same = keep[0] if len(keep) and bool((keep == keep[0]).all()) else float("nan")
     figures = []
     for name, labels, at in [("All classes", None, same), *((tune.classes[n], [int(n)], keep[n]) for n in order)]:

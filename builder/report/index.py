@@ -23,6 +23,7 @@ from builder.report.quality import (
     used,
     uses,
 )
+from builder.rules.reasons import BY_KEY, Reason
 from builder.rules.scores import PoolScores
 from builder.store.files import write_file
 from builder.store.manifest import Manifest
@@ -30,19 +31,6 @@ from builder.store.provenance import UNKNOWN
 from builder.store.version import Version
 from builder.words import count, percent
 
-WHY = {
-    "below_threshold": "score below the threshold",
-    "ignore_band": "score between the ignore and the keep threshold",
-    "nms": "overlaps a better box of its class",
-    "cap": "the image has better boxes enough",
-    "where_false": "the recipe's condition says no",
-    "where_null": "the recipe's condition cannot be computed",
-    "size": "smaller than the recipe's least size",
-    "uncertain": "the teacher is unsure of its place",
-    "thinned": "the class has more images than the balance asks for",
-    "class_ignored": "of a class that is ignored",
-    "class_dropped": "of a class that is dropped",
-}
 IMAGES = {
     "written": "in the shards",
     "tombstone": "in the shards, to be skipped: left the pool after an earlier version",
@@ -234,12 +222,12 @@ def _fates(manifest: Manifest) -> Markup:
     line = Markup('<li><i class="{}"></i>{} {} ({})</li>')
     legend = joined(line.format(kind, name, count(n), percent(n / predicted)) for kind, name, n in parts)
     bars = Markup('<div class="stack" aria-hidden="true">{}</div><ul class="legend">{}</ul>').format(stack, legend)
-    reasons = [(r, n) for r, n in manifest.objects.items() if n and r not in ("predicted", "kept")]
+    reasons = [(key, n) for key, n in manifest.objects.items() if n and key not in ("predicted", Reason.KEPT.key)]
     noun = kind_of(manifest.kind).noun
     columns = [("reason", ""), (noun, "num"), ("share", "num")]
     rows = (
-        [WHY.get(r, r.replace("_", " ")), count(n), percent(n / predicted)]
-        for r, n in sorted(reasons, key=lambda item: (-item[1], item[0]))
+        [BY_KEY[key].words if key in BY_KEY else key.replace("_", " "), count(n), percent(n / predicted)]
+        for key, n in sorted(reasons, key=lambda item: (-item[1], item[0]))
     )
     boxes = section(f"Why {noun} are not kept", "", [bars, table(columns, rows)])
     states = [(s, n) for s, n in manifest.images.items() if n and s != "pool"]

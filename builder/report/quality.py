@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from builder.kinds import kind_of
-from builder.rules.overrides import PAST
+from builder.rules.limits import limits
+from builder.rules.objects import Thresholds
+from builder.rules.reasons import BY_ACTION
 from builder.store.manifest import Manifest
 from builder.store.provenance import UNKNOWN, Group, Measured
 
@@ -44,22 +44,9 @@ def groups(manifest: Manifest) -> list[Group]:
     return [Group(classes=[c for c in by_class if by_class[c] == v], rule="score", threshold=v) for v in values]
 
 
-def limits(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """float64 (C,) each, by class position: kept from here on, ignored from here on; NaN where nothing is."""
-    keep = np.full(len(manifest.classes), np.nan)
-    ignore = np.full(len(manifest.classes), np.nan)
-    asked = keep_section(manifest).get("ignore")
-    place = {name: n for n, name in enumerate(manifest.classes)}
-    for group in groups(manifest):
-        for name in group.classes:
-            own = group.ignore
-            if own is None:
-                own = asked.get(name, asked.get("*")) if isinstance(asked, dict) else asked
-            if group.threshold is not None:
-                keep[place[name]] = group.threshold
-            if own is not None and (group.threshold is None or own < group.threshold):
-                ignore[place[name]] = own
-    return keep, ignore
+def thresholds(manifest: Manifest) -> Thresholds:
+    """From which score on objects of each class are kept and ignored."""
+    return limits(groups(manifest), manifest.classes, keep_section(manifest).get("ignore"))
 
 
 def licences(manifest: Manifest) -> dict[str, str]:
@@ -123,7 +110,7 @@ def expected_quality(manifest: Manifest) -> list[str]:
 
 
 def _by_people(manifest: Manifest) -> Iterator[str]:
-    people = sum(manifest.objects.get(reason, 0) for reason in PAST.values())
+    people = sum(manifest.objects.get(reason.key, 0) for reason in BY_ACTION.values())
     if people:
         yield (
             f"People decided on {people} {_noun(manifest)} (accepted, relabelled, moved, added or rejected them): what "

@@ -36,7 +36,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from builder.errors import BuildError
-from builder.report.quality import limits
+from builder.report.quality import thresholds
 from builder.rules.overrides import overrides_path, read_overrides
 from builder.scan.dhash import BITS, dhash
 from builder.scan.pool import read_pool
@@ -183,7 +183,7 @@ def _quoted(path: Path) -> str:
 
 def _classes(manifest: Manifest) -> pa.Table:
     """label, threshold (far away for a class of which nothing is kept) and rarity of each class."""
-    threshold = np.nan_to_num(limits(manifest)[0], nan=2.0, posinf=2.0)
+    threshold = np.nan_to_num(thresholds(manifest).kept_from, nan=2.0)
     kept = [manifest.per_class[name]["kept"] for name in manifest.classes]
     most = max(kept, default=0)
     rare = [1 - math.log1p(n) / math.log1p(most) if most else 0.0 for n in kept]

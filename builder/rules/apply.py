@@ -14,12 +14,9 @@ import numpy as np
 
 from builder.rules.columns import sql_columns
 from builder.rules.keep import Keep, compiled
-from builder.rules.objects import BY_RULE, DROPPED, IGNORED, KEPT, Decision, Objects, Thresholds
+from builder.rules.objects import Decision, Objects, Thresholds
+from builder.rules.reasons import DROPPED, IGNORED, Reason
 from teachers.boxes import nms
-
-BELOW, BAND, CLASS_IGNORED, CLASS_DROPPED, NMS, CAP, WHERE_FALSE, WHERE_NULL, SIZE, UNCERTAIN, THINNED = range(
-    1, len(BY_RULE)
-)
 
 
 def alive(objects: Objects, keep: Keep, classes: int) -> np.ndarray:
@@ -62,24 +59,24 @@ def decide(objects: Objects, keep: Keep, thresholds: Thresholds, classes: Sequen
         threshold = np.minimum(threshold, _best_of_image(objects, objects.ours & ~(suppressed | capped)))
     above = confidence >= threshold
     reason = np.zeros(len(confidence), np.uint8)
-    reason[~above] = BELOW
-    reason[~above & (confidence >= thresholds.ignore[objects.label])] = BAND
-    reason[above & capped] = CAP
-    reason[suppressed] = NMS
+    reason[~above] = Reason.BELOW_THRESHOLD
+    reason[~above & (confidence >= thresholds.ignore[objects.label])] = Reason.IGNORE_BAND
+    reason[above & capped] = Reason.CAP
+    reason[suppressed] = Reason.NMS
     if objects.aside is not None:
         reason = np.where(objects.ours, reason, objects.aside)
     if keep.where is not None:
         where = compiled(keep.where)
         true, null = where(sql_columns(objects, classes, where.optional))
-        reason[(reason == 0) & null] = WHERE_NULL
-        reason[(reason == 0) & ~true] = WHERE_FALSE
+        reason[(reason == Reason.KEPT) & null] = Reason.WHERE_NULL
+        reason[(reason == Reason.KEPT) & ~true] = Reason.WHERE_FALSE
     if keep.min_size is not None:
         sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
-        reason[(reason == 0) & (sides.min(axis=1, initial=np.inf) < keep.min_size)] = SIZE
+        reason[(reason == Reason.KEPT) & (sides.min(axis=1, initial=np.inf) < keep.min_size)] = Reason.SIZE
     if keep.uncertainty is not None and objects.uncertainty is not None:
-        reason[(reason == 0) & ~(objects.uncertainty <= keep.uncertainty)] = UNCERTAIN
+        reason[(reason == Reason.KEPT) & ~(objects.uncertainty <= keep.uncertainty)] = Reason.UNCERTAIN
     refused = IGNORED if keep.refused == "ignore" else DROPPED
-    outcome = np.array([KEPT, DROPPED, IGNORED, IGNORED, DROPPED, DROPPED, *[refused] * 5], np.uint8)
+    outcome = np.array([refused if each.outcome is None else each.outcome for each in Reason], np.uint8)
     return Decision(outcome[reason], reason)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,8 +11,11 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.rules.class_map import ClassMap, Mapped
+from builder.rules.limits import limits
+from builder.rules.objects import Thresholds
 from builder.rules.where import Where
 from builder.sections import Count, Fraction, Section
+from builder.store.provenance import Group
 
 if TYPE_CHECKING:  # matching needs rules, whose options are made of those here
     pass
@@ -143,6 +146,10 @@ class Keep(Section):
     @property
     def rule(self) -> str:
         return next(name for name in RULES if getattr(self, name) is not None)
+
+    def limits(self, groups: Sequence[Group], classes: Sequence[str]) -> Thresholds:
+        """The thresholds that groups of classes were given, with what this section ignores below them."""
+        return limits(groups, classes, self.ignore, top_box=self.rule == "top_box")
 
     @field_validator("where")
     @classmethod

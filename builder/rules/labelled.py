@@ -23,11 +23,12 @@ from builder.label.predictions import (
     read_meta,
     read_probabilities,
 )
-from builder.rules.apply import CLASS_DROPPED, CLASS_IGNORED, alive, decide
+from builder.rules.apply import alive, decide
 from builder.rules.calibrator import Calibrator
 from builder.rules.class_map import Mapped
 from builder.rules.keep import Keep, class_map
-from builder.rules.objects import IGNORED, KEPT, REASONS, Objects, Thresholds
+from builder.rules.objects import Objects, Thresholds
+from builder.rules.reasons import IGNORED, KEPT, REASONS, Reason
 from builder.rules.scores import BINS, PoolSample, PoolScores, cell, counted
 from builder.scan.pool import OK, REMOVED, UNREADABLE, Chunk, Pool
 
@@ -104,7 +105,7 @@ class LabelledPool:
                 if len(part.image)
             ]
             ours, score, theirs = mapped.merged(np.concatenate(some))
-        codes = np.where(mapped.ignored, CLASS_IGNORED, CLASS_DROPPED).astype(np.uint8)
+        codes = np.where(mapped.ignored, Reason.CLASS_IGNORED, Reason.CLASS_DROPPED).astype(np.uint8)
         aside = np.where(ours < 0, codes[theirs], 0).astype(np.uint8)
         return {"label": ours, "score": score, "teacher_label": theirs, "aside": aside}
 

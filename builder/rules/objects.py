@@ -9,19 +9,6 @@ import numpy as np
 
 from builder.store.provenance import Group
 
-KEPT, IGNORED, DROPPED = 0, 1, 2
-BY_RULE = (
-    *("kept", "below_threshold", "ignore_band", "class_ignored", "class_dropped"),
-    *("nms", "cap", "where_false", "where_null", "size", "uncertain", "thinned"),
-)
-BY_PEOPLE = ("accepted", "relabelled", "moved", "added", "rejected", "superseded")
-REASONS = (*BY_RULE, *BY_PEOPLE)
-"""Why an object is what it is; positions are the codes in a Decision. `below_threshold`, `class_dropped` and `nms` are
-always dropped, `ignore_band` and `class_ignored` always ignored, those after `nms` as `refused` says; `thinned` images
-of a class that has more than `balance` asks for are dropped after the rules (builder.cut.kinds.classes). What people
-say comes after the rules (builder.rules.overruling): the last two are dropped, the others kept."""
-ACCEPTED, RELABELLED, MOVED, ADDED, REJECTED, SUPERSEDED = range(len(BY_RULE), len(REASONS))
-
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -33,6 +20,16 @@ class Thresholds:
     groups: tuple[Group, ...] = ()
     top_box: bool = False
 
+    @property
+    def kept_from(self) -> np.ndarray:
+        """`keep`, to be read by people: float64 (C,), NaN where nothing is kept."""
+        return np.where(np.isfinite(self.keep), self.keep, np.nan).astype(np.float64)
+
+    @property
+    def ignored_from(self) -> np.ndarray:
+        """`ignore` in the same way: NaN where nothing is ignored for its score."""
+        return np.where(self.ignore < self.keep, self.ignore, np.nan).astype(np.float64)
+
 
 @dataclass(frozen=True)
 class Objects:
@@ -42,7 +39,7 @@ class Objects:
     xyxy pixels. image_size: int32 (I, 2), width and height. name: I paths. calibrated: float32 (N,), on which the
     thresholds then act.
     Where there are any: rle, object (N,), quality, agree, uncertainty and pixels as in ChunkPredictions. With a class
-    map: aside uint8 (N,), CLASS_IGNORED or CLASS_DROPPED for objects that it sets aside, whose label is -1, else 0;
+    map: aside uint8 (N,), Reason.CLASS_IGNORED or CLASS_DROPPED of objects that it sets aside, with label -1, else 0;
     teacher_label int16 (N,), the teacher's own class of each.
     """
 
@@ -74,7 +71,7 @@ class Objects:
 
 @dataclass(frozen=True)
 class Decision:
-    """outcome: uint8 (N,), KEPT, IGNORED or DROPPED; reason: uint8 (N,), a position in REASONS."""
+    """outcome: uint8 (N,), a position in OUTCOMES; reason: uint8 (N,), a Reason (builder.rules.reasons)."""
 
     outcome: np.ndarray
     reason: np.ndarray

@@ -20,6 +20,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from builder.errors import BuildError
+from builder.rules.reasons import BY_ACTION
 from builder.store.files import canonical_json, digest, locked, write_file
 from builder.store.provenance import OverrideSummary
 from builder.store.store import NAME, Store
@@ -29,7 +30,6 @@ from teachers.boxes import iou_matrix
 Box = tuple[float, float, float, float]
 """xyxy, pixels of the upright image."""
 Action = Literal["accept", "reject", "relabel", "move", "add"]
-PAST = {"accept": "accepted", "reject": "rejected", "relabel": "relabelled", "move": "moved", "add": "added"}
 FORMAT = 1
 SAME = 0.99
 """IoU from which on a box that was shown is taken for the one that an override made, or was made for."""
@@ -305,8 +305,8 @@ def summary(fates: Mapping[Override, str]) -> OverrideSummary:
 
 def describe(overrides: OverrideSummary) -> str:
     """A `summary` in words."""
-    by_action = [(getattr(overrides, action), past) for action, past in PAST.items()]
-    applied = ", ".join(f"{number} {past}" for number, past in by_action if number)
+    by_action = [(getattr(overrides, action), BY_ACTION[action].words) for action in get_args(Action)]
+    applied = ", ".join(f"{number} {words}" for number, words in by_action if number)
     text = f"{overrides.applied} of {overrides.count} overrides applied" + (f" ({applied})" if applied else "")
     others = [
         (overrides.orphans, "orphaned (no object to change: see overrides.json)"),

@@ -8,23 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from builder.rules.apply import NMS
-from builder.rules.objects import (
-    ACCEPTED,
-    ADDED,
-    DROPPED,
-    KEPT,
-    MOVED,
-    REJECTED,
-    RELABELLED,
-    SUPERSEDED,
-    Decision,
-    Objects,
-)
+from builder.rules.objects import Decision, Objects
 from builder.rules.overrides import APPLIED, MATCH, ORPHANED, WAITING, Box, Override
+from builder.rules.reasons import BY_ACTION, DROPPED, KEPT, Reason
 from teachers.boxes import iou_matrix
-
-REASON = {"accept": ACCEPTED, "relabel": RELABELLED, "move": MOVED}
 
 
 @dataclass(frozen=True)
@@ -39,12 +26,12 @@ class Overruled:
     @property
     def human(self) -> np.ndarray:
         """Whose fate people decided, bool (N,)."""
-        return self.decision.reason >= ACCEPTED
+        return self.decision.reason >= Reason.ACCEPTED
 
     @property
     def predicted(self) -> np.ndarray:
         """The teacher's own, bool (N,): all but what people added."""
-        return self.decision.reason != ADDED
+        return self.decision.reason != Reason.ADDED
 
 
 def overrule(
@@ -86,10 +73,10 @@ def overrule_classes(
                 continue
             states[one] = APPLIED
             if one.action == "reject":
-                outcome[row], reason[row] = DROPPED, REJECTED
+                outcome[row], reason[row] = DROPPED, Reason.REJECTED
                 continue
             same = label[row] == classes.index(one.label)
-            outcome[row], reason[row] = KEPT, ACCEPTED if same else RELABELLED
+            outcome[row], reason[row] = KEPT, Reason.ACCEPTED if same else Reason.RELABELLED
             label[row] = classes.index(one.label)
     return Overruled(replace(objects, label=label), Decision(outcome, reason), states)
 
@@ -119,7 +106,7 @@ class _Work:
             if one.action == "reject":
                 self.states[one] = APPLIED if row >= 0 else WAITING
                 if row >= 0:
-                    self._drop(np.array([row]), REJECTED)
+                    self._drop(np.array([row]), Reason.REJECTED)
                     gone.append((one, row))
                 continue
             if drawn is None or (row < 0 and one.action != "add"):
@@ -130,20 +117,20 @@ class _Work:
             if one.action == "add":
                 self.added.append((image, label, drawn))
                 if row >= 0:
-                    self._drop(np.array([row]), SUPERSEDED)
+                    self._drop(np.array([row]), Reason.SUPERSEDED)
             else:
-                self.outcome[row], self.reason[row], self.label[row] = KEPT, REASON[one.action], label
+                self.outcome[row], self.reason[row], self.label[row] = KEPT, BY_ACTION[one.action], label
                 if one.action == "move":
                     self.boxes[row] = drawn
             if row < 0 or self.old.label[row] != label:
                 new.append((drawn, label))
         for box, label in new:
-            self._drop(self._there(free, box, [label]), SUPERSEDED)
+            self._drop(self._there(free, box, [label]), Reason.SUPERSEDED)
         for one, row in gone:
             labels = {int(self.old.label[row]), *(self.place.get(name, -1) for name in (one.label, one.before))}
             near = self._there(free, one.box, sorted(labels))
             weaker = self.old.confidence[near] <= self.old.confidence[row]
-            self._drop(near[weaker & (self.reason[near] != SUPERSEDED)], REJECTED)
+            self._drop(near[weaker & (self.reason[near] != Reason.SUPERSEDED)], Reason.REJECTED)
 
     def done(self) -> Overruled:
         old, decision = self.old, Decision(self.outcome, self.reason)
@@ -159,7 +146,7 @@ class _Work:
         order = np.argsort(image, kind="stable")
         boxes = np.array([box for _, _, box in self.added], np.float32)
         label = np.array([label for _, label, _ in self.added], objects.label.dtype)
-        code = np.full(count, ADDED, np.uint8)
+        code = np.full(count, Reason.ADDED, np.uint8)
         return replace(
             objects,
             image=image[order],
@@ -231,7 +218,7 @@ def _pairs(
         decision.outcome[row],
         ~same[which, at],
         -np.rint(overlap[which, at] * 1000),
-        decision.reason[row] == NMS,
+        decision.reason[row] == Reason.NMS,
     )
     taken = set[int]()
     for n in np.lexsort(columns).tolist():

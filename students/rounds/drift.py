@@ -12,16 +12,14 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from builder.cut.recall import made_by
 from builder.engine import silent
 from builder.errors import BuildError
 from builder.evidence.holdout import halves, load_labels, measure, with_outlines
-from builder.evidence.thresholds import with_ignore
 from builder.kinds import kind_of
 from builder.label.maps import read_maps
 from builder.label.predictions import BOX, OK, read_chunk, read_meta
 from builder.recipe.recipe import Recipe
-from builder.report.quality import groups
-from builder.rules.calibrator import Calibrator
 from builder.rules.keep import IOUS, Keep, class_map
 from builder.scan.pool import read_pool
 from builder.store.manifest import Manifest
@@ -63,10 +61,11 @@ def precision(version: Version, recipe: Recipe, store: Store) -> dict[str, Any] 
     manifest = version.manifest
     labels = load_labels(recipe.truth, store, written=recipe.truth.source, workers=None, track=silent)
     labels = with_outlines(labels, recipe.truth, manifest.kind)
-    split = halves(labels, store.predictions / manifest.provenance.inputs.predictions, recipe.keep)
-    if manifest.provenance.calibration:
-        split = split.calibrated(Calibrator.model_validate(manifest.provenance.calibration))
-    return measure(split.tune, with_ignore(recipe.keep, groups(manifest), manifest.classes), IOUS[0]).stored()
+    made = made_by(manifest, store)
+    split = halves(labels, made.predictions, made.keep)
+    if made.calibrate:
+        split = split.calibrated(made.calibrate)
+    return measure(split.tune, made.thresholds, IOUS[0]).stored()
 
 
 def _names(sides: Sequence[Manifest]) -> list[str]:

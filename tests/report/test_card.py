@@ -18,7 +18,7 @@ from datasets import load_dataset
 from builder.cli.main import main
 from builder.report.card import card
 from builder.report.card_features import features
-from builder.report.quality import certified_share, expected_quality, limits
+from builder.report.quality import certified_share, expected_quality, thresholds
 from builder.store.manifest import Manifest, ShardRecord, read_manifest
 from tests.helpers.pools import write_world
 
@@ -179,9 +179,9 @@ def test_the_certified_share_counts_kept_boxes() -> None:
     ],
 )
 def test_limits(groups: list[dict[str, Any]], keep: dict[str, Any], kept: list[float], ignored: list[float]) -> None:
-    got = limits(manifest(*groups, keep=keep))
-    np.testing.assert_array_equal(got[0], kept)
-    np.testing.assert_array_equal(got[1], ignored)
+    solved = thresholds(manifest(*groups, keep=keep))
+    np.testing.assert_array_equal(solved.kept_from, np.float32(kept))  # as the rules act on them
+    np.testing.assert_array_equal(solved.ignored_from, np.float32(ignored))
 
 
 def test_the_card_tells_what_a_reader_must_know() -> None:

@@ -23,7 +23,7 @@ from builder.report.borderline import CONTEXT, LEAST, MOST, TILE, closest, crops
 from builder.report.index import write_report
 from builder.report.page import bar
 from builder.report.pictures import contact_sheet, draw_image
-from builder.report.quality import expected_quality, limits
+from builder.report.quality import expected_quality, thresholds
 from builder.rules.scores import BINS, PoolScores, cell
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.provenance import Group
@@ -220,7 +220,7 @@ def test_many_classes_and_nothing_kept_still_make_a_page(plain: Path) -> None:
 
 def by_hand(version: Path, manifest: Manifest) -> dict[tuple[str, str], list[float]]:
     """Scores of each class and outcome by their distance to the threshold, without DuckDB."""
-    keep, _ = limits(manifest)
+    keep = thresholds(manifest).kept_from
     found: dict[tuple[str, str], list[float]] = {}
     for row in pq.read_table(version / "labels.parquet").to_pylist():
         if row["outcome"] == "kept" or row["reason"] == "ignore_band":

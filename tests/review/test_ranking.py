@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import BuildError
-from builder.report.quality import limits
+from builder.report.quality import thresholds
 from builder.review.ranking import NEAR, Candidate, candidates, diverse, rank
 from builder.scan.dhash import BITS
 from builder.store.manifest import Manifest, read_manifest
@@ -38,7 +38,7 @@ def version(store: Store, ref: str = "pets@v2") -> tuple[Path, Manifest]:
 
 def by_hand(folder: Path, manifest: Manifest) -> dict[str, tuple[float, float]]:
     """near and rare, one object after the other."""
-    threshold, _ = limits(manifest)
+    threshold = thresholds(manifest).kept_from
     kept = {name: counts["kept"] for name, counts in manifest.per_class.items()}
     found: dict[str, Any] = {}
     for row in pq.read_table(folder / "labels.parquet").to_pylist():

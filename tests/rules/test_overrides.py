@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from builder.errors import BuildError
 from builder.rules.apply import decide
 from builder.rules.keep import Keep
-from builder.rules.objects import DROPPED, IGNORED, KEPT, REASONS, Decision, Objects, Thresholds
+from builder.rules.objects import Decision, Objects, Thresholds
 from builder.rules.overrides import (
     APPLIED,
     ORPHANED,
@@ -29,6 +29,7 @@ from builder.rules.overrides import (
     read_overrides,
 )
 from builder.rules.overruling import Overruled, overrule
+from builder.rules.reasons import DROPPED, IGNORED, KEPT, REASONS
 from builder.store.store import Store
 from tests.helpers.pools import tree
 

@@ -14,7 +14,8 @@ from builder.errors import BuildError
 from builder.evidence.thresholds import Evidence, solve
 from builder.rules.apply import decide
 from builder.rules.keep import Keep
-from builder.rules.objects import DROPPED, IGNORED, KEPT, REASONS, Objects
+from builder.rules.objects import Objects
+from builder.rules.reasons import DROPPED, IGNORED, KEPT, REASONS
 from builder.rules.where import Where
 
 CLASSES = ("a", "b")

@@ -24,7 +24,8 @@ from builder.rules.apply import decide
 from builder.rules.class_map import ClassMap
 from builder.rules.keep import Keep, version_classes
 from builder.rules.labelled import LabelledPool, pool_kept, pool_scores, tally
-from builder.rules.objects import DROPPED, IGNORED, KEPT, REASONS, Objects, Thresholds
+from builder.rules.objects import Objects, Thresholds
+from builder.rules.reasons import DROPPED, IGNORED, KEPT, REASONS
 from builder.rules.scores import BINS
 from builder.scan.pool import Pool
 from teachers.base import ClassProbabilities, Detections, SemanticMap, TeacherError

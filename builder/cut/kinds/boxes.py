@@ -16,9 +16,10 @@ from builder.label.predictions import BOX
 from builder.rules.apply import decide
 from builder.rules.columns import mask_areas
 from builder.rules.labelled import LabelledPool
-from builder.rules.objects import ADDED, DROPPED, IGNORED, KEPT, MOVED, Decision, Objects, Thresholds
+from builder.rules.objects import Decision, Objects, Thresholds
 from builder.rules.overrides import Override
 from builder.rules.overruling import Overruled, overrule
+from builder.rules.reasons import DROPPED, IGNORED, KEPT, Reason
 from builder.scan.pool import Chunk
 
 KEYS = ("bbox", "category", "score", "ignore", "area", "source")
@@ -40,7 +41,7 @@ def _overrule_masks(
 ) -> Overruled:
     """What people drew is a box without an outline, which can teach no mask, and so an ignore region."""
     made = overrule(objects, decision, overrides, classes)
-    drawn, rle = np.isin(made.decision.reason, (MOVED, ADDED)), made.objects.rle
+    drawn, rle = np.isin(made.decision.reason, (Reason.MOVED, Reason.ADDED)), made.objects.rle
     objects = made.objects if rle is None else replace(made.objects, rle=np.where(drawn, b"", rle))
     outcome = np.where(drawn & (made.decision.outcome == KEPT), IGNORED, made.decision.outcome).astype(np.uint8)
     return Overruled(objects, Decision(outcome, made.decision.reason), made.states)

@@ -13,8 +13,9 @@ from builder.cut.kinds.kind import SOURCES, Checked, Kind, mixed
 from builder.label.predictions import MANY, TOP, read_probabilities
 from builder.rules.class_map import ASIDE
 from builder.rules.labelled import LabelledPool
-from builder.rules.objects import KEPT, RELABELLED, Thresholds
+from builder.rules.objects import Thresholds
 from builder.rules.overruling import Overruled, overrule_classes
+from builder.rules.reasons import KEPT, Reason
 from builder.scan.pool import Chunk
 from builder.store.keys import is_copy
 
@@ -45,7 +46,7 @@ def _samples(
             row = row_of[place]
             label = int(objects.label[row])
             soft = _ours(labelled, stored[place - start])
-            if decision.reason[row] == RELABELLED:
+            if decision.reason[row] == Reason.RELABELLED:
                 soft = np.zeros(count, np.float32)
                 soft[label] = 1
             fields = {"label": label, "score": objects.score[row]}

@@ -17,7 +17,6 @@ from builder.scan.pool import Chunk
 SOURCES = ("teacher", "human")
 """Who decided what becomes of an object."""
 HUMAN = SOURCES[1]
-OUTCOMES = ("kept", "ignored", "dropped")
 
 
 class Checked(NamedTuple):

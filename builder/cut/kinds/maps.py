@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from builder.cut.kinds.kind import OUTCOMES, Checked, Kind, mixed
+from builder.cut.kinds.kind import Checked, Kind, mixed
 from builder.label.maps import kept_map, level, png, read_maps
 from builder.rules.apply import decide
 from builder.rules.labelled import LabelledPool
-from builder.rules.objects import DROPPED, IGNORED, KEPT, REASONS, Decision, Objects, Thresholds
+from builder.rules.objects import Decision, Objects, Thresholds
 from builder.rules.overruling import Overruled, overrule
+from builder.rules.reasons import DROPPED, IGNORED, KEPT, OUTCOMES, REASONS
 from builder.scan.pool import Chunk
 from teachers.base import VOID
 
