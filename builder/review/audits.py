@@ -1,4 +1,4 @@
-"""Audits of a version: kept objects drawn at random, what people said of them, and the precision that follows.
+"""Audits of a version: kept objects drawn at random, people's verdicts on them, and the precision that follows.
 
 The sample is stratified over score bins of about equal numbers of kept objects, drawn in each without replacement, and
 every object's inclusion probability is recorded: only such objects enter an estimate (builder.evidence.estimate.audit).
@@ -88,7 +88,7 @@ class Audit(Section):
 
 
 class Verdict(Section):
-    """What a person said of a drawn object."""
+    """Whether a person found a drawn object right, and who."""
 
     right: bool
     author: str
@@ -120,7 +120,7 @@ def draw(version: Version, count: int, seed: int = 0) -> Audit:
             sql.execute(_view(path, sql))
             cells = sql.execute("SELECT cell, count(*) FROM objects GROUP BY cell ORDER BY cell").fetchall()
             bins = strata(dict(cells), count)
-            rows = [row for one in bins for row in _drawn(sql, one, seed)]
+            rows = [row for stratum in bins for row in _drawn(sql, stratum, seed)]
             first = _first_rows(sql, path, [row[0] for _, row in rows])
     except (OSError, duckdb.Error) as error:
         reason = str(error).partition("\n")[0]
@@ -132,10 +132,10 @@ def draw(version: Version, count: int, seed: int = 0) -> Audit:
             label=manifest.classes[label],
             score=score,
             box=(x1, y1, x2, y2),
-            stratum=one.name,
-            probability=one.drawn / one.objects,
+            stratum=stratum.name,
+            probability=stratum.drawn / stratum.objects,
         )
-        for one, (key, row, label, score, x1, y1, x2, y2) in rows
+        for stratum, (key, row, label, score, x1, y1, x2, y2) in rows
     ]
     items.sort(key=lambda item: (item.key, int(item.id.rpartition("#")[2])))
     return Audit(version=version.ref, id=manifest.id, seed=seed, bins=bins, items=tuple(items))
@@ -198,27 +198,27 @@ def _view(path: Path, sql: Any) -> str:
     """
 
 
-def _drawn(sql: Any, one: Bin, seed: int) -> list[tuple[Bin, tuple[Any, ...]]]:
+def _drawn(sql: Any, stratum: Bin, seed: int) -> list[tuple[Bin, tuple[Any, ...]]]:
     """The objects of a stratum whose hashes are the smallest: a random sample without replacement."""
     rows = sql.execute(
         """
         SELECT key, row, label, score, x1, y1, x2, y2 FROM objects WHERE cell >= ? AND cell < ?
         ORDER BY md5(concat_ws('/', ?, key, label, score, x1, y1, x2, y2)), row LIMIT ?
         """,
-        [round(one.low * CELLS), round(one.high * CELLS), str(seed), one.drawn],
+        [round(stratum.low * CELLS), round(stratum.high * CELLS), str(seed), stratum.drawn],
     ).fetchall()
-    return [(one, row) for row in rows]
+    return [(stratum, row) for row in rows]
 
 
 def _first_rows(sql: Any, path: Path, keys: Iterable[str]) -> dict[str, int]:
     """The first row of labels.parquet of each of these images; an image's rows lie together."""
     name = "'" + glob.escape(str(path)).replace("'", "''") + "'"
-    found = sql.execute(
+    first_rows = sql.execute(
         f"SELECT key, min(file_row_number) FROM read_parquet({name}, file_row_number = true) "
         "WHERE list_contains(?, key) GROUP BY key",
         [sorted(set(keys))],
     ).fetchall()
-    return dict(found)
+    return dict(first_rows)
 
 
 def judge(audit: Audit, edited: Iterable[Edited], images: Iterable[str], looked_at: Iterable[str]) -> dict[str, bool]:
@@ -228,19 +228,19 @@ def judge(audit: Audit, edited: Iterable[Edited], images: Iterable[str], looked_
     is, is right. Elsewhere only a tag, another label, a moved box or a deleted one is a verdict. A box that was moved
     was right if it has its label and an IoU of .5 with where it should be.
     """
-    by_id = {one.id: one for one in edited if one.id is not None}
+    by_id = {edit.id: edit for edit in edited if edit.id is not None}
     there, finished = set(images), set(looked_at)
-    found: dict[str, bool] = {}
+    right: dict[str, bool] = {}
     for item in audit.items:
         if item.key not in there:
             continue
-        one = by_id.get(item.id)
-        if one is None or one.verdict == "reject" or one.label != item.label:
-            found[item.id] = False
-        elif one.verdict == "accept" or is_moved(one.box, item.box) or item.key in finished:
-            boxes = (np.array([box], np.float64) for box in (one.box, item.box))
-            found[item.id] = not is_moved(one.box, item.box) or bool(iou_matrix(*boxes)[0, 0] >= OVERLAP)
-    return found
+        edit = by_id.get(item.id)
+        if edit is None or edit.verdict == "reject" or edit.label != item.label:
+            right[item.id] = False
+        elif edit.verdict == "accept" or is_moved(edit.box, item.box) or item.key in finished:
+            boxes = (np.array([box], np.float64) for box in (edit.box, item.box))
+            right[item.id] = not is_moved(edit.box, item.box) or bool(iou_matrix(*boxes)[0, 0] >= OVERLAP)
+    return right
 
 
 def is_moved(box: Box, other: Box) -> bool:
@@ -263,15 +263,15 @@ def read(store: Store, manifest: Manifest) -> list[Audited]:
     """All audits of a version, by name. Raises BuildError for a damaged one."""
     folder = folder_of(store, manifest.name)
     names = sorted(p for p in folder.glob(f"{manifest.id[:12]}-*.json") if not p.name.endswith(".verdicts.json"))
-    return [one for one in map(_read, names) if one.audit.id == manifest.id]
+    return [audited for audited in map(_read, names) if audited.audit.id == manifest.id]
 
 
 def _read(path: Path) -> Audited:
     beside = path.with_suffix(".verdicts.json")
     try:
         audit = Audit.model_validate(orjson.loads(path.read_bytes()))
-        said = orjson.loads(beside.read_bytes())["verdicts"] if beside.is_file() else {}
-        given = {id: Verdict.model_validate(verdict) for id, verdict in said.items()}
+        stored = orjson.loads(beside.read_bytes())["verdicts"] if beside.is_file() else {}
+        given = {id: Verdict.model_validate(verdict) for id, verdict in stored.items()}
         verdicts = {item.id: given[item.id] for item in audit.items if item.id in given}
     except (orjson.JSONDecodeError, ValidationError, KeyError, TypeError, AttributeError) as error:
         raise BuildError(
@@ -285,22 +285,23 @@ def estimate(audit: Audit, verdicts: Mapping[str, Verdict]) -> Estimate | None:
     if any(item.id not in verdicts for item in audit.items):
         return None
     items = [Item(item.stratum, verdicts[item.id].right, item.probability) for item in audit.items]
-    return audit_items(items, {one.name: one.objects for one in audit.bins}, LEVEL)
+    return audit_items(items, {stratum.name: stratum.objects for stratum in audit.bins}, LEVEL)
 
 
-def joined(audited: Audited, found: Mapping[str, bool], authors: Mapping[str, str]) -> Audited:
-    """An audit with further verdicts by object id, a later one in place of an earlier. authors: by object id."""
-    new = {id: Verdict(right=right, author=authors[id]) for id, right in found.items()}
+def joined(audited: Audited, right: Mapping[str, bool], authors: Mapping[str, str]) -> Audited:
+    """An audit with further verdicts, a later one in place of an earlier. right: whether each object is, by its id;
+    authors: by its id."""
+    new = {id: Verdict(right=is_right, author=authors[id]) for id, is_right in right.items()}
     verdicts = {**audited.verdicts, **new}
     return Audited(audited.audit, verdicts, estimate(audited.audit, verdicts))
 
 
-def record(store: Store, audited: Audited, found: Mapping[str, bool], authors: Mapping[str, str]) -> Audited:
+def record(store: Store, audited: Audited, right: Mapping[str, bool], authors: Mapping[str, str]) -> Audited:
     """Add verdicts (see `joined`) to those that are saved, and write them with the estimate."""
     folder = folder_of(store, audited.audit.version.partition("@")[0])
     path = folder / f"{audited.audit.name}.json"
     with locked(folder / ".lock", f"the audits of {audited.audit.version}", sweep=[folder], wait=True):
-        done = joined(_read(path), found, authors)
+        done = joined(_read(path), right, authors)
         verdicts = {id: verdict.model_dump() for id, verdict in done.verdicts.items()}
         value = {"verdicts": verdicts, "estimate": estimate_value(done)}
         write_file(path.with_suffix(".verdicts.json"), canonical_json(value))
@@ -309,27 +310,27 @@ def record(store: Store, audited: Audited, found: Mapping[str, bool], authors: M
 
 def estimate_value(audited: Audited) -> dict[str, Any] | None:
     """The estimate, JSON-ready; wrong: boxes that were, by class. None while verdicts are missing."""
-    found = audited.estimate
-    if found is None:
+    estimated = audited.estimate
+    if estimated is None:
         return None
     wrong = (item.label for item in audited.audit.items if not audited.verdicts[item.id].right)
-    effective = found.effective if np.isfinite(found.effective) else None
-    return {**asdict(found), "effective": effective, "level": LEVEL, "wrong": dict(Counter(wrong))}
+    effective = estimated.effective if np.isfinite(estimated.effective) else None
+    return {**asdict(estimated), "effective": effective, "level": LEVEL, "wrong": dict(Counter(wrong))}
 
 
 def latest(store: Store, manifest: Manifest) -> Audited | None:
     """The finished audit of a version with the most objects; None without a finished one."""
-    done = [one for one in read(store, manifest) if one.estimate]
-    return max(done, key=lambda one: (len(one.audit.items), one.audit.name), default=None)
+    done = [audited for audited in read(store, manifest) if audited.estimate]
+    return max(done, key=lambda audited: (len(audited.audit.items), audited.audit.name), default=None)
 
 
 def sentence(audited: Audited, kind: str) -> str:
     """What a finished audit of a version of labels of a kind says, for the command line."""
-    found = audited.estimate
-    assert found is not None
-    what, bins = f"{found.objects} kept {kind_of(kind).noun}", len(audited.audit.bins)
+    estimated = audited.estimate
+    assert estimated is not None
+    what, bins = f"{estimated.objects} kept {kind_of(kind).noun}", len(audited.audit.bins)
     return (
-        f"Audited: {found.audited} of {what}, drawn at random within {bins} "
-        f"score bins, were looked at: precision {found.precision:.2f} ({LEVEL:.0%} interval {found.low:.2f} to "
-        f"{found.high:.2f}), whatever the shift between truth and pool."
+        f"Audited: {estimated.audited} of {what}, drawn at random within {bins} "
+        f"score bins, were looked at: precision {estimated.precision:.2f} ({LEVEL:.0%} interval {estimated.low:.2f} to "
+        f"{estimated.high:.2f}), whatever the shift between truth and pool."
     )

@@ -45,9 +45,11 @@ def labels(classes: Sequence[str]) -> bytes:
     """The labels of a CVAT task, as its raw label editor takes them (JSON)."""
     attributes = [_attribute(MARK, "text", "", [""]), _attribute(VERDICT, "select", "none", ["none", *VERDICTS])]
     attributes.append(_attribute(AUDIT, "checkbox", "false", ["false"]))
-    found: list[dict[str, Any]] = [{"name": name, "type": "rectangle", "attributes": attributes} for name in classes]
-    found.append({"name": REVIEWED, "type": "tag", "attributes": []})
-    return orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    specification: list[dict[str, Any]] = [
+        {"name": name, "type": "rectangle", "attributes": attributes} for name in classes
+    ]
+    specification.append({"name": REVIEWED, "type": "tag", "attributes": []})
+    return orjson.dumps(specification, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def _attribute(name: str, kind: str, default: str, values: Sequence[str]) -> dict[str, Any]:
@@ -60,10 +62,10 @@ def writer(manifest: Manifest, count: int) -> Writer:
     if REVIEWED in manifest.classes:
         raise AnnotationError(f"class {REVIEWED!r} has the name of the tag that CVAT needs: use --to labelstudio")
 
-    def write(file: IO[bytes], found: Iterable[Task]) -> int:
+    def write(file: IO[bytes], queued: Iterable[Task]) -> int:
         file.write(_head(manifest, count).encode())
         number = 0
-        for number, task in enumerate(found, 1):
+        for number, task in enumerate(queued, 1):
             file.write(_image(task, number - 1, manifest).encode())
         file.write(b"</annotations>\n")
         return number
@@ -151,7 +153,7 @@ class _Reader:
         self._image: Mapping[str, str] | None = None
         self._box: Mapping[str, str] | None = None
         self._attribute: str | None = None
-        self._said: dict[str, str] = {}
+        self._attributes: dict[str, str] = {}
         self._boxes: list[Given] = []
         self._looked_at = False
         self._done: list[Answer] = []
@@ -167,7 +169,7 @@ class _Reader:
         done, self._done = self._done, []
         return done
 
-    def _doctype(self, *told: object) -> None:
+    def _doctype(self, *declaration: object) -> None:
         raise AnnotationError(f"{self._path} has a DOCTYPE, which no export of CVAT has: export the task again")
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
@@ -185,13 +187,13 @@ class _Reader:
         elif self._image is not None and tag == "tag":
             self._looked_at |= attributes.get("label") == REVIEWED
         elif self._image is not None and tag == "box":
-            self._box, self._said = attributes, {}
+            self._box, self._attributes = attributes, {}
         elif self._box is not None and tag == "attribute":
             self._attribute = attributes.get("name", "")
 
     def _text(self, text: str) -> None:
         if self._attribute is not None:
-            self._said[self._attribute] = self._said.get(self._attribute, "") + text
+            self._attributes[self._attribute] = self._attributes.get(self._attribute, "") + text
 
     def _end(self, tag: str) -> None:
         self._depth -= 1
@@ -214,9 +216,12 @@ class _Reader:
                 f"{self._where} has a {brief(box.get('label', ''))} box that is turned: draw it upright"
             )
         x1, y1, x2, y2 = (self._number(box.get(side), side) for side in ("xtl", "ytl", "xbr", "ybr"))
-        said = {name: value.strip() for name, value in self._said.items()}
+        attributes = {name: value.strip() for name, value in self._attributes.items()}
         return Given(
-            said.get(MARK) or None, box.get("label", ""), (x1, y1, x2, y2), VERDICTS.get(said.get(VERDICT, ""))
+            attributes.get(MARK) or None,
+            box.get("label", ""),
+            (x1, y1, x2, y2),
+            VERDICTS.get(attributes.get(VERDICT, "")),
         )
 
     def _answer(self, image: Mapping[str, str]) -> Answer:

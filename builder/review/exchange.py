@@ -2,7 +2,7 @@
 common.
 
 A box that goes out carries a mark, `KEY#N@ID8`: its id (builder.review.objects.Shown) and the version it is of. Where
-it comes back without one, since a tool dropped it or a person drew it anew, it is told by overlap.
+it comes back without one, since a tool dropped it or a person drew it anew, it is recognised by overlap.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def tasks(
         shown: Sequence[Shown] = ()
         if here and here[0].key == image.key:  # both streams are in the order of the shards
             shown, here = here, next(objects, None)
-        yield Task(image, [one for one in shown if one.outcome in outcomes], audited)
+        yield Task(image, [object for object in shown if object.outcome in outcomes], audited)
     if wanted or here:
         key = min(wanted) if wanted else here[0].key if here else ""
         raise BuildError(
@@ -123,7 +123,7 @@ def tasks(
 
 
 def write_out(
-    path: Path, found: Iterable[Task], extension: str, write: Writer, beside: tuple[Path, bytes], *, images: bool
+    path: Path, queued: Iterable[Task], extension: str, write: Writer, beside: tuple[Path, bytes], *, images: bool
 ) -> int:
     """Write what a tool imports to `path`, a file of settings `beside` it, and, if `images`, the image files into the
     folder `PATH.images`; all of it or nothing. Returns the number of images.
@@ -137,15 +137,15 @@ def write_out(
     with new_file(path) as file:
         if images:
             with new_folder(folder) as temporary:
-                count = write(file, _with_files(found, temporary, extension))
+                count = write(file, _with_files(queued, temporary, extension))
         else:
-            count = write(file, found)
+            count = write(file, queued)
         write_file(*beside)
     return count
 
 
-def _with_files(found: Iterable[Task], folder: Path, extension: str) -> Iterator[Task]:
-    for task in found:
+def _with_files(queued: Iterable[Task], folder: Path, extension: str) -> Iterator[Task]:
+    for task in queued:
         data = read_bytes(task.image.shard, task.image.image)
         (folder / file_name(task.image.key, extension)).write_bytes(data)
         yield task
@@ -173,10 +173,10 @@ def collect(answers: Iterable[Answer], version: Version) -> Returned:
     places = {image.key: image for image in images_of(version) if image.key in by_key} if by_key else {}
     for key, answer in by_key.items():
         _check(answer, places.get(key), manifest)
-    shown = {found[0].key: found for found in shown_objects(version, by_key)} if by_key else {}
-    edited = [one for key, answer in sorted(by_key.items()) for one in _edited(answer, shown.get(key, []), manifest)]
+    shown = {objects[0].key: objects for objects in shown_objects(version, by_key)} if by_key else {}
+    edited = [edit for key, answer in sorted(by_key.items()) for edit in _edited(answer, shown.get(key, []), manifest)]
     if not any(answer.looked_at or answer.boxes for answer in by_key.values()) and any(
-        one.outcome == "kept" for some in shown.values() for one in some
+        object.outcome == "kept" for objects in shown.values() for object in objects
     ):
         raise AnnotationError(
             f"none of the {len(by_key)} images that came back has a box, and none is tagged as finished: upload the "
@@ -185,10 +185,10 @@ def collect(answers: Iterable[Answer], version: Version) -> Returned:
     sides = {key: (image.width, image.height) for key, image in places.items()}
     finished = {key for key, answer in by_key.items() if answer.looked_at}
     return Returned(
-        [replace(one, box=on_image(one.box, *sides[one.key])) for one in edited],
+        [replace(edit, box=on_image(edit.box, *sides[edit.key])) for edit in edited],
         {key: places[key].sha256 for key in sorted(by_key)},
         finished,
-        [one for key in sorted(shown) for one in shown[key]],
+        [object for key in sorted(shown) for object in shown[key]],
         {key: answer.author for key, answer in by_key.items()},
         finished,
     )
@@ -196,7 +196,7 @@ def collect(answers: Iterable[Answer], version: Version) -> Returned:
 
 def _check(answer: Answer, image: ShardImage | None, manifest: Manifest) -> None:
     version, noun = f"{manifest.name}@{manifest.version}", "the" if kind_of(manifest.kind).single else "a box of"
-    stated = {answer.version} | {m["version"] for one in answer.boxes if one.mark and (m := MARK.fullmatch(one.mark))}
+    stated = {answer.version} | {m["version"] for box in answer.boxes if box.mark and (m := MARK.fullmatch(box.mark))}
     if other := next((id for id in sorted(stated) if not manifest.id.startswith(id)), None):
         raise AnnotationError(
             f"{answer.where} was made of a version with id {brief(other)}, and {version} has {manifest.id[:12]}: give "
@@ -213,11 +213,11 @@ def _check(answer: Answer, image: ShardImage | None, manifest: Manifest) -> None
                 f"{answer.where} says that image {answer.key} is {width} x {height} pixels, and it is {image.width} x "
                 f"{image.height}: use the image files that the queue wrote"
             )
-    for one in answer.boxes:
-        if one.label not in manifest.classes:
+    for box in answer.boxes:
+        if box.label not in manifest.classes:
             known = brief(", ".join(manifest.classes))
             raise AnnotationError(
-                f"{answer.where} has {noun} class {brief(repr(one.label))}, which {version} does not know ({known}): "
+                f"{answer.where} has {noun} class {brief(repr(box.label))}, which {version} does not know ({known}): "
                 "correct it there and export again"
             )
 
@@ -225,31 +225,32 @@ def _check(answer: Answer, image: ShardImage | None, manifest: Manifest) -> None
 def _edited(answer: Answer, shown: Sequence[Shown], manifest: Manifest) -> Iterator[Edited]:
     """The boxes of one image, each with the object that it was; of several with the same mark, which a tool copies with
     a box, the closest has it."""
-    known = {mark_of(one, manifest): one for one in shown}
+    known = {mark_of(object, manifest): object for object in shown}
     owner: dict[str, int] = {}
-    for n, one in enumerate(answer.boxes):
-        was = known.get(one.mark or "")
-        if was is None and one.mark and _is_of(one.mark, answer.key):
+    for n, given in enumerate(answer.boxes):
+        was = known.get(given.mark or "")
+        if was is None and given.mark and _is_of(given.mark, answer.key):
             raise AnnotationError(
-                f"{answer.where} has a box marked {brief(one.mark)}, which image {answer.key} does not have: export "
+                f"{answer.where} has a box marked {brief(given.mark)}, which image {answer.key} does not have: export "
                 "it again without changing marks"
             )
-        if was and (was.id not in owner or _away(was, one) < _away(was, answer.boxes[owner[was.id]])):
+        if was and (was.id not in owner or _away(was, given) < _away(was, answer.boxes[owner[was.id]])):
             owner[was.id] = n
     was_of = {n: id for id, n in owner.items()}
-    was_of |= _by_overlap(answer.boxes, [n for n in range(len(answer.boxes)) if n not in was_of],
-                          [one for one in shown if one.outcome == "kept" and one.id not in owner])  # fmt: skip
-    boxes = {one.id: one.box for one in shown}
-    for n, one in enumerate(answer.boxes):
+    unmarked = [n for n in range(len(answer.boxes)) if n not in was_of]
+    kept = [object for object in shown if object.outcome == "kept" and object.id not in owner]
+    was_of |= _by_overlap(answer.boxes, unmarked, kept)
+    boxes = {object.id: object.box for object in shown}
+    for n, given in enumerate(answer.boxes):
         before = boxes.get(was_of.get(n, ""))
-        _check_box(one.box, before, answer)
-        yield Edited(was_of.get(n), answer.key, one.label, one.box, one.verdict, answer.author)
+        _check_box(given.box, before, answer)
+        yield Edited(was_of.get(n), answer.key, given.label, given.box, given.verdict, answer.author)
 
 
 def _is_of(mark: str, key: str) -> bool:
     """Whether a mark is of this image; one that a tool copied from another image says nothing."""
-    found = MARK.fullmatch(mark)
-    return found is None or found["key"] == key
+    match = MARK.fullmatch(mark)
+    return match is None or match["key"] == key
 
 
 def _away(was: Shown, now: Given) -> tuple[float, bool]:
@@ -262,15 +263,15 @@ def _by_overlap(boxes: Sequence[Given], left: Sequence[int], shown: Sequence[Sho
         return {}
     left = sorted(left, key=lambda n: (boxes[n].box, boxes[n].label))
     given = [boxes[n] for n in left]
-    overlap = iou_matrix(*(np.array([one.box for one in some], np.float64) for some in (given, shown)))
-    same = np.array([[one.label == other.label for other in shown] for one in given])
+    overlap = iou_matrix(*(np.array([box.box for box in side], np.float64) for side in (given, shown)))
+    same = np.array([[box.label == other.label for other in shown] for box in given])
     overlap = np.where(overlap >= OVERLAP, overlap + SAME_CLASS * same, -1)
-    found: dict[int, str] = {}
+    matches: dict[int, str] = {}
     while overlap.max() >= OVERLAP:
         n, m = np.unravel_index(int(overlap.argmax()), overlap.shape)
-        found[left[int(n)]] = shown[int(m)].id
+        matches[left[int(n)]] = shown[int(m)].id
         overlap[n, :] = overlap[:, m] = -1
-    return found
+    return matches
 
 
 def _check_box(box: Box, before: Box | None, answer: Answer) -> None:

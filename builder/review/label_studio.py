@@ -63,9 +63,9 @@ def config(classes: Sequence[str], *, single: bool = False) -> str:
 def writer(manifest: Manifest, address: Callable[[str], str]) -> Callable[[IO[bytes], Iterable[Task]], int]:
     """What writes tasks as the JSON that Label Studio imports. address: of an image, by its file name."""
 
-    def write(file: IO[bytes], found: Iterable[Task]) -> int:
+    def write(file: IO[bytes], queued: Iterable[Task]) -> int:
         count = 0
-        for count, task in enumerate(found, 1):
+        for count, task in enumerate(queued, 1):
             file.write(b",\n" if count > 1 else b"[\n")
             file.write(orjson.dumps(_task(task, manifest, address)))
         file.write(b"\n]\n" if count else b"[]\n")
@@ -155,14 +155,14 @@ def read_label_studio(path: Path, author: str) -> Iterator[Answer]:
         content = [content]
     for number, task in enumerate(content, 1):
         where = f"{path}: task {task['id'] if isinstance(task, dict) and 'id' in task else number}"
-        found = _answer(task, brief(where), author)
-        if found:
-            yield found
+        answer = _answer(task, brief(where), author)
+        if answer:
+            yield answer
 
 
 def _answer(task: Any, where: str, author: str) -> Answer | None:
     given = task.get("annotations") if isinstance(task, dict) else None
-    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+    if not isinstance(given, list) or not all(isinstance(annotation, dict) for annotation in given):
         raise AnnotationError(f"{where} has no list of annotations: export the project as JSON, not as JSON-MIN or CSV")
     data = task.get("data")
     key, version = (data.get(name) if isinstance(data, dict) else None for name in ("key", "id"))
@@ -171,12 +171,12 @@ def _answer(task: Any, where: str, author: str) -> Answer | None:
             f"{where} does not say of which image it is: only tasks that `tutelage review queue --to labelstudio` "
             "wrote can come back"
         )
-    submitted = [one for one in given if not one.get("was_cancelled")]
+    submitted = [annotation for annotation in given if not annotation.get("was_cancelled")]
     if not submitted:
         return None
-    last = max(submitted, key=lambda one: _order(one, where))
+    last = max(submitted, key=lambda annotation: _order(annotation, where))
     results = last.get("result")
-    if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
+    if not isinstance(results, list) or not all(isinstance(annotation, dict) for annotation in results):
         raise AnnotationError(f"{where} has an annotation without a list of results: export the project as JSON again")
     verdicts = _verdicts(results, where)
     boxes, sizes = list[Given](), set[tuple[int, int]]()
@@ -207,12 +207,12 @@ def _order(annotation: Mapping[str, Any], where: str) -> tuple[datetime, datetim
     def time(name: str) -> datetime:
         value = annotation.get(name) or LONG_AGO
         try:
-            found = datetime.fromisoformat(str(value))
+            moment = datetime.fromisoformat(str(value))
         except ValueError:
             raise AnnotationError(
                 f"{where} has the {name} {brief(repr(value))}, which is no time: correct it"
             ) from None
-        return found if found.tzinfo else found.replace(tzinfo=datetime.fromisoformat(LONG_AGO).tzinfo)
+        return moment if moment.tzinfo else moment.replace(tzinfo=datetime.fromisoformat(LONG_AGO).tzinfo)
 
     return time("updated_at"), time("created_at"), str(annotation.get("id")).zfill(20)
 
@@ -227,27 +227,27 @@ def _author(annotation: Mapping[str, Any]) -> str:
 
 def _verdicts(results: Sequence[Mapping[str, Any]], where: str) -> dict[str, Verdict]:
     """What the choice `verdict` says, by region id."""
-    found: dict[str, Verdict] = {}
+    verdicts: dict[str, Verdict] = {}
     for result in results:
         if result.get("type") == "choices" and result.get("from_name") == "verdict":
             value = result.get("value")
             match value.get("choices") if isinstance(value, dict) else None:
                 case ["accept"]:
-                    found[str(result.get("id"))] = "accept"
+                    verdicts[str(result.get("id"))] = "accept"
                 case ["reject"]:
-                    found[str(result.get("id"))] = "reject"
+                    verdicts[str(result.get("id"))] = "reject"
                 case other:
                     raise AnnotationError(
                         f"{where} has the verdict {brief(repr(other))}: choose accept or reject there"
                     )
-    return found
+    return verdicts
 
 
 def _mark(result: Mapping[str, Any], version: str) -> str | None:
     meta, id = result.get("meta"), REGION.fullmatch(str(result.get("id")))
-    told = meta.get("tutelage") if isinstance(meta, dict) else None
-    if isinstance(told, str):
-        return told
+    mark = meta.get("tutelage") if isinstance(meta, dict) else None
+    if isinstance(mark, str):
+        return mark
     return f"{id['key']}#{id['row']}@{version[:8]}" if id else None
 
 

@@ -1,4 +1,4 @@
-"""What people said of a version's objects, wherever they said it, as overrides, and the version that comes of it."""
+"""People's edits of a version's objects, in whatever tool, as overrides."""
 
 from __future__ import annotations
 
@@ -70,46 +70,49 @@ def overrides_of(
     is it and the others are added. A kept object that was left as it was beside one of these (see `_left_beside`) is
     accepted. Raises BuildError for an object that was never shown.
     """
-    known = {one.id: one for one in shown if one.key in images}
+    known = {object.id: object for object in shown if object.key in images}
     back: dict[str, list[Edited]] = {}
-    found: list[Override] = []
+    overrides: list[Override] = []
     left: dict[str, list[Edited]] = {}
-    for one in edited:
-        if one.key not in images:
+    for edit in edited:
+        if edit.key not in images:
             continue
-        if one.id is None:
-            found += _drawn(one, images[one.key])
-        elif one.id in known and known[one.id].key == one.key:
-            back.setdefault(one.id, []).append(one)
+        if edit.id is None:
+            overrides += _drawn(edit, images[edit.key])
+        elif edit.id in known and known[edit.id].key == edit.key:
+            back.setdefault(edit.id, []).append(edit)
         else:
             raise BuildError(
-                f"object {one.id!r} of image {one.key} is none that was shown: pull with the version that was reviewed"
+                f"object {edit.id!r} of image {edit.key} was not shown: pull with the version that was reviewed"
             )
     for id, was in known.items():
         copies = _closest_first(was, back.get(id, []))
         if copies:
-            found += (verdict := _verdict(was, copies[0]))
+            overrides += (verdict := _verdict(was, copies[0]))
             if not verdict and was.outcome == "kept":
                 left.setdefault(was.sha256, []).append(replace(copies[0], box=was.box))
         elif was.outcome == "kept":
-            found.append(Override(was.sha256, was.box, "reject", was.label, None, authors[was.key]))
-        found += (drawn for one in copies[1:] for drawn in _drawn(one, was.sha256))
-    said = by_image(found)
-    found += [one for sha256, some in left.items() for one in _left_beside(said.get(sha256, ()), some)]
-    return sorted(set(found), key=lambda one: one.order)
+            overrides.append(Override(was.sha256, was.box, "reject", was.label, None, authors[was.key]))
+        overrides += (drawn for copy in copies[1:] for drawn in _drawn(copy, was.sha256))
+    of_image = by_image(overrides)
+    for sha256, edits in left.items():
+        overrides += _left_beside(of_image.get(sha256, ()), edits)
+    return sorted(set(overrides), key=lambda override: override.order)
 
 
-def _left_beside(said: Sequence[Override], left: Sequence[Edited]) -> Iterator[Override]:
-    """What must be said of the kept objects of an image that a person saw and left, since builder.rules.overruling
+def _left_beside(overrides: Sequence[Override], left: Sequence[Edited]) -> Iterator[Override]:
+    """The overrides that keep the objects of an image that a person saw and left, since builder.rules.overruling
     would drop them otherwise: they overlap by MATCH or more what was rejected, added or given their class."""
-    if not said:
+    if not overrides:
         return
-    boxes = [one.box for one in left]
-    overlap = np.maximum(*(overlaps(side, boxes) for side in ([o.box for o in said], [o.result for o in said])))
+    boxes = [override.box for override in left]
+    overlap = np.maximum(
+        *(overlaps(side, boxes) for side in ([o.box for o in overrides], [o.result for o in overrides]))
+    )
     for n, m in np.argwhere(overlap >= MATCH):
-        one, kept = said[n], left[m]
-        if kept.label == one.label or (one.action == "reject" and kept.label == one.before):
-            yield Override(one.sha256, kept.box, "accept", kept.label, None, kept.author)
+        override, kept = overrides[n], left[m]
+        if kept.label == override.label or (override.action == "reject" and kept.label == override.before):
+            yield Override(override.sha256, kept.box, "accept", kept.label, None, kept.author)
 
 
 def on_image(box: Box, width: float, height: float) -> Box:
@@ -120,12 +123,12 @@ def on_image(box: Box, width: float, height: float) -> Box:
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else box
 
 
-def _drawn(one: Edited, sha256: str) -> list[Override]:
+def _drawn(edited: Edited, sha256: str) -> list[Override]:
     """The box that a person drew, unless it was refused or is a mere click."""
-    empty = one.box[2] <= one.box[0] or one.box[3] <= one.box[1]
-    if one.verdict == "reject" or empty:
+    empty = edited.box[2] <= edited.box[0] or edited.box[3] <= edited.box[1]
+    if edited.verdict == "reject" or empty:
         return []
-    return [Override(sha256, one.box, "add", one.label, one.box, one.author)]
+    return [Override(sha256, edited.box, "add", edited.label, edited.box, edited.author)]
 
 
 def _verdict(was: Shown, now: Edited) -> list[Override]:
@@ -142,9 +145,9 @@ def _verdict(was: Shown, now: Edited) -> list[Override]:
 
 
 def _closest_first(was: Shown, copies: Iterable[Edited]) -> list[Edited]:
-    def distance(one: Edited) -> tuple[Any, ...]:
-        moved = max(abs(a - b) for a, b in zip(was.box, one.box, strict=True))
-        return moved, one.label != was.label, one.label, one.box, one.verdict or "", one.author
+    def distance(copy: Edited) -> tuple[Any, ...]:
+        moved = max(abs(a - b) for a, b in zip(was.box, copy.box, strict=True))
+        return moved, copy.label != was.label, copy.label, copy.box, copy.verdict or "", copy.author
 
     return sorted(copies, key=distance)
 

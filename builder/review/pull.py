@@ -1,4 +1,4 @@
-"""Take over what people said of a version: read it, keep it as overrides and verdicts, make a new version of it."""
+"""Take over people's corrections of a version: read them, keep them as overrides and verdicts, build a new version."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TakenOver:
     images, changed_images: how many came back, and with a change. actions: changes by kind. lost_masks: boxes that
     people moved or drew in a version of masks: they have no mask, and become ignore regions. overrides: how the changes
     joined those in force; None in a dry run. audits: those that the review says something of. cut: the new version;
-    None where none was asked for, or this one has all that was said (`is_news`).
+    None where none was asked for, or this one has all corrections already (not `is_news`).
     """
 
     version: Version
@@ -57,7 +57,7 @@ class TakenOver:
 
 
 def read_answers(version: Version, path: Path, author: str | None = None) -> Returned:
-    """Read what people said of a version in an annotation tool.
+    """Read people's corrections of a version out of the file of an annotation tool.
 
     Args:
         version: the one that was reviewed.
@@ -85,7 +85,7 @@ def take_over(
     workers: int | None = None,
     track: Track = silent,
 ) -> TakenOver:
-    """Keep what people said of a version for later builds of its dataset, and make a new version of it.
+    """Keep people's corrections of a version for later builds of its dataset, and build a new version with them.
 
     Args:
         store: holds the version, and gets the overrides, the verdicts and the new version.

@@ -84,10 +84,10 @@ def rank(
     left_out: with images that are in no shard, since nothing on them is kept; the App alone can show them.
     Deterministic; memory grows with the budget and `skip` alone, but for 16 bytes an image while their hashes are
     looked up. Raises BuildError for a version whose labels cannot be read."""
-    found = candidates(store, version, POOL * budget, skip, left_out=left_out)
-    bits = _hashes(store, version, [candidate.key for candidate in found])
+    ranked = candidates(store, version, POOL * budget, skip, left_out=left_out)
+    bits = _hashes(store, version, [candidate.key for candidate in ranked])
     alike = version.manifest.provenance.inputs.images.near_duplicates
-    return diverse(found, bits, budget, ALIKE if alike is None else alike)
+    return diverse(ranked, bits, budget, ALIKE if alike is None else alike)
 
 
 def remember(store: Store, name: str, looked_at: Collection[str]) -> None:
@@ -101,19 +101,22 @@ def remember(store: Store, name: str, looked_at: Collection[str]) -> None:
 
 def _remembered(path: Path) -> list[str]:
     try:
-        found = orjson.loads(path.read_bytes()) if path.exists() else []
+        hashes = orjson.loads(path.read_bytes()) if path.exists() else []
     except (OSError, orjson.JSONDecodeError):
-        found = None
-    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        hashes = None
+    if not isinstance(hashes, list) or not all(isinstance(sha256, str) for sha256 in hashes):
         raise BuildError(f"{path} is damaged: remove it, and images that people went through are queued again")
-    return found
+    return hashes
 
 
 def gone_through(store: Store, version: Version) -> set[str]:
     """The keys of a version's images that people went through, or changed by an override that is in force."""
     manifest = version.manifest
     path = overrides_path(store, manifest.name)
-    known = {*_remembered(path.with_name(LOOKED_AT)), *(one.sha256 for one in read_overrides(store, manifest.name))}
+    known = {
+        *_remembered(path.with_name(LOOKED_AT)),
+        *(override.sha256 for override in read_overrides(store, manifest.name)),
+    }
     if not known:
         return set()
     pool = manifest.provenance.inputs.pool
@@ -197,8 +200,8 @@ def _changed(store: Store, version: Version, most: int) -> pa.Table:
     from builder.versions.diff import diff
 
     before = _before(store, version.manifest)
-    found = diff(before, version, limit=most).most_changed if before else {}
-    changes = {key: changed.weight[0] for key, changed in found.items()}
+    most_changed = diff(before, version, limit=most).most_changed if before else {}
+    changes = {key: changed.weight[0] for key, changed in most_changed.items()}
     return pa.table({"key": pa.array(list(changes), pa.string()), "n": pa.array(list(changes.values()), pa.int64())})
 
 
@@ -239,18 +242,18 @@ def _bits(value: str) -> np.ndarray:
     return np.frombuffer(bytes.fromhex(value or "0" * (BITS // 4)), np.uint8)
 
 
-def diverse(found: Sequence[Candidate], bits: np.ndarray, budget: int, alike: int) -> list[Candidate]:
+def diverse(ranked: Sequence[Candidate], bits: np.ndarray, budget: int, alike: int) -> list[Candidate]:
     """At most `budget` of the candidates, greedily by gain x novelty, equal ones in the order given. bits: uint8 (N,
     BITS / 8), their hashes; one of zeros is as far from all others as images are that have nothing in common."""
-    gain = np.array([candidate.gain for candidate in found])
-    distance = np.full(len(found), BITS // 2)
+    gain = np.array([candidate.gain for candidate in ranked])
+    distance = np.full(len(ranked), BITS // 2)
     unknown = np.flatnonzero(~bits.any(axis=1))
-    left = np.ones(len(found), bool)
+    left = np.ones(len(ranked), bool)
     taken: list[Candidate] = []
     while left.any() and len(taken) < budget:
         novelty = np.minimum(1.0, distance / (BITS // 2))
         best = int(np.argmax(np.where(left, gain * novelty, -1.0)))
-        taken.append(replace(found[best], novelty=float(novelty[best])))
+        taken.append(replace(ranked[best], novelty=float(novelty[best])))
         differ = np.unpackbits(bits ^ bits[best], axis=1).sum(axis=1)
         differ[unknown if bits[best].any() else slice(None)] = BITS // 2
         distance = np.minimum(distance, differ)
