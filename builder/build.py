@@ -43,8 +43,9 @@ def build_pseudo(
     """Scan, label, cut: every stage of a recipe that is not already done.
 
     Args:
-        recipe: as written; its paths are relative to the folder `root`.
+        recipe: as written.
         store: gets the pool, the predictions and the version.
+        root: the folder that the recipe's paths are relative to.
         only: stop after scan or label; `cut` refuses to call the teacher.
         retry_failures: label chunks with images that could not be read once more.
         workers: threads; None for one a core. No result depends on it.

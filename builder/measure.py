@@ -120,10 +120,13 @@ class TuneHalf:
 class MeasureOptions(Section):
     """What predictions are measured on, and how.
 
-    truth: held-out human labels; None for those that the recipe names. teacher, teacher_options: the spec and the
-    `key=value` options of the teacher that made the predictions, to label the truth where it is not labelled yet; a
-    recipe names its own. iou: the overlap from which on a box or mask is right. per_class: each class by itself, too.
-    allow_code: see teachers.load_teacher.
+    Args:
+        truth: held-out human labels; None for those that the recipe names.
+        teacher, teacher_options: the spec and the `key=value` options of the teacher that made the predictions, to
+            label the truth where it is not labelled yet; a recipe names its own.
+        iou: the overlap from which on a box or mask is right.
+        per_class: each class by itself, too.
+        allow_code: see teachers.load.load_teacher.
     """
 
     truth: LabelOptions | None = None

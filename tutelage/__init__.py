@@ -1,6 +1,6 @@
-"""Tutelage from Python: whatever the command line can do.
+"""Tutelage from Python: what the command line can do, and the student's joint loader and loss for a loop of your own.
 
-Importing this loads nothing heavy: each name is loaded from its package when it is first used.
+A name is loaded from its package when it is first used, so that importing this loads nothing heavy.
 """
 
 from __future__ import annotations
@@ -10,37 +10,55 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from builder.build import build_pseudo as build_pseudo
+    from builder.cut.plan import Basis as Basis
     from builder.cut.version import cut_version as cut_version
     from builder.export.export import export_version as export_version
     from builder.hub.publish import publish as publish
     from builder.hub.pull import pull as pull
     from builder.hub.remote import open_version as open_version
     from builder.label.labelling import label_pool as label_pool
+    from builder.measure import MeasureOptions as MeasureOptions
+    from builder.measure import calibrate as calibrate
+    from builder.measure import sweep as sweep
     from builder.recipe.recipe import Recipe as Recipe
     from builder.recipe.recipe import load_recipe as load_recipe
+    from builder.review.pull import read_answers as read_answers
+    from builder.review.pull import take_over as take_over
+    from builder.review.queues import queue as queue
+    from builder.review.queues import write_queue as write_queue
     from builder.scan.pool import Pool as Pool
     from builder.scan.scanner import scan_pool as scan_pool
+    from builder.store.manifest import Manifest as Manifest
     from builder.store.store import Store as Store
+    from builder.store.version import Version as Version
     from builder.truth.read import read_truth as read_truth
     from builder.truth.records import Truth as Truth
     from builder.versions.diff import diff as diff
     from builder.versions.explain import explain as explain
+    from builder.versions.health import verify as verify
     from students.data.loader import JointBatches as JointBatches
     from students.evaluate.measure import evaluate as evaluate
     from students.train.loop import train as train
     from students.train.losses import JointLoss as JointLoss
-    from teachers import load_teacher as load_teacher
+    from students.train.recipe import TrainRecipe as TrainRecipe
     from teachers.errors import TutelageError as TutelageError
+    from teachers.load import load_teacher as load_teacher
 
 _HOMES = {
+    "Basis": "builder.cut.plan",
     "JointBatches": "students.data.loader",
     "JointLoss": "students.train.losses",
+    "Manifest": "builder.store.manifest",
+    "MeasureOptions": "builder.measure",
     "Pool": "builder.scan.pool",
     "Recipe": "builder.recipe.recipe",
     "Store": "builder.store.store",
+    "TrainRecipe": "students.train.recipe",
     "Truth": "builder.truth.records",
     "TutelageError": "teachers.errors",
+    "Version": "builder.store.version",
     "build_pseudo": "builder.build",
+    "calibrate": "builder.measure",
     "cut_version": "builder.cut.version",
     "diff": "builder.versions.diff",
     "evaluate": "students.evaluate.measure",
@@ -48,17 +66,23 @@ _HOMES = {
     "export_version": "builder.export.export",
     "label_pool": "builder.label.labelling",
     "load_recipe": "builder.recipe.recipe",
-    "load_teacher": "teachers",
+    "load_teacher": "teachers.load",
     "open_version": "builder.hub.remote",
     "publish": "builder.hub.publish",
     "pull": "builder.hub.pull",
+    "queue": "builder.review.queues",
+    "read_answers": "builder.review.pull",
     "read_truth": "builder.truth.read",
     "scan_pool": "builder.scan.scanner",
+    "sweep": "builder.measure",
+    "take_over": "builder.review.pull",
     "train": "students.train.loop",
+    "verify": "builder.versions.health",
+    "write_queue": "builder.review.queues",
 }
-"""Public name -> the module that has it; what type checkers see above."""
+"""Public name -> the module that has it. Type checkers read the imports above; a test holds that both say the same."""
 
-__all__ = sorted(_HOMES)
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -69,4 +93,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return sorted({*globals(), *__all__})

@@ -9,7 +9,7 @@ from builder.store.store import Store
 from builder.store.version import Version
 
 
-def read_app_answers(store: Store, version: Version, author: str | None = None) -> Returned:
+def read_app_answers(version: Version, store: Store, author: str | None = None) -> Returned:
     """Read what people did in the App to the objects of a version.
 
     Args:

@@ -25,8 +25,8 @@ class Session:
 
 @contextmanager
 def browse(
-    store: Store,
     versions: Sequence[str],
+    store: Store,
     *,
     limit: int | None = None,
     reload: bool = False,

@@ -48,8 +48,8 @@ def browse(
         from builder.browse import session
 
         opened = session.browse(
-            open_store(store_root),
             versions,
+            open_store(store_root),
             limit=limit,
             reload=reload,
             launch=not no_launch,

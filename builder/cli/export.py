@@ -26,7 +26,7 @@ def report(version: str, show: bool, store_root: str, workers: int | None, as_js
         from builder.versions.repair import report_page
 
         store = open_store(store_root)
-        page = report_page(store, store.version(version), workers=workers, track=bar)
+        page = report_page(store.version(version), store, workers=workers, track=bar)
         emit(as_json, {"report": str(page)}, str(page))
         if show:
             click.launch(str(page))

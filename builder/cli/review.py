@@ -79,9 +79,9 @@ def queue(
         store = open_store(store_root)
         reviewed = store.version(version)
         if audit:
-            queued = queues.queue_audit(store, reviewed, audit, seed=seed, dry_run=dry_run)
+            queued = queues.queue_audit(reviewed, audit, store, seed=seed, dry_run=dry_run)
         else:
-            queued = queues.queue(store, reviewed, budget=budget, again=again, unkept=to == "app")
+            queued = queues.queue(reviewed, store, budget=budget, again=again, unkept=to == "app")
             if to == "list" and not as_json and queued.candidates:
                 _print_candidates(queued)
         value, lines = _queue_value(queued), _queue_lines(queued)
@@ -194,12 +194,12 @@ def pull(
         store = open_store(store_root)
         reviewed = store.version(version)
         if source is not None:
-            returned = read_answers(reviewed, source, author)
+            returned = read_answers(source, reviewed, author)
         else:
             from builder.browse.answers import read_app_answers
 
-            returned = read_app_answers(store, reviewed, author)
-        taken = take_over(store, reviewed, returned, build=not no_build, dry_run=dry_run, workers=workers, track=bar)
+            returned = read_app_answers(reviewed, store, author)
+        taken = take_over(returned, reviewed, store, build=not no_build, dry_run=dry_run, workers=workers, track=bar)
         if taken.lost_masks:
             masks = "1 mask is" if taken.lost_masks == 1 else f"{taken.lost_masks} masks are"
             click.echo(f"{masks} lost: boxes that people moved or drew have none, and become ignore regions", err=True)

@@ -36,7 +36,7 @@ def show(ref: str, picture: Path | None, store_root: str, as_json: bool) -> None
         from builder.versions.show import show as look_up
 
         store = open_store(store_root)
-        shown = look_up(store, ref)
+        shown = look_up(ref, store)
         if shown.version is None:
             emit(as_json, dict(shown.facts), rows(*shown.facts.items()))
             return

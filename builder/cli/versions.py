@@ -145,7 +145,7 @@ def explain(version: str, key: str, picture: Path | None, store_root: str, as_js
 
         store = open_store(store_root)
         opened = store.version(version)
-        explanation = find_reasons(store, opened, key)
+        explanation = find_reasons(opened, key, store)
         if picture:
             from builder.report.pictures import draw_image
 
@@ -188,7 +188,7 @@ def verify(version: str, repair: bool, store_root: str, workers: int | None, as_
         from builder.versions.health import verify as check
 
         store = open_store(store_root)
-        checked = check(store, store.version(version), repair=repair, workers=workers, track=bar)
+        checked = check(store.version(version), store, repair=repair, workers=workers, track=bar)
         wrong, repaired = ([problem.what for problem in part] for part in (checked.problems, checked.repaired))
         text = [f"repaired: {what}" for what in repaired] + (wrong or [f"{checked.version.folder}: no problems"])
         value = {"version": str(checked.version.folder), "problems": wrong, "repaired": repaired}

@@ -52,11 +52,18 @@ UNSEEN = {"format", "shards", "licenses", "overrides"}
 
 @dataclass(frozen=True)
 class Basis:
-    """What a version is made from: a pool, a teacher's predictions of it (their folder) and of human labels, the sets
-    that must stay out (labelled, truth, test), the parent, and the recipe's options.
+    """What a version is made from.
 
-    trained_on: SHA-256 of the images that the teacher was trained on, where it says so. license: of the teacher.
-    overrides: what people said of its objects, sorted.
+    Args:
+        pool: its images.
+        predictions: the folder of a teacher's predictions of them and of human labels.
+        options: the recipe; of it the rules, gates and what becomes of images and shards.
+        spec: what names the teacher, for people to read.
+        truth: human labels to calibrate and certify on.
+        references: the sets that must stay out of the pool, by name (labelled, truth, test).
+        parent: the version that this one goes on from.
+        trained_on: SHA-256, hex, of the images that the teacher says it was trained on.
+        overrides: what people said of the dataset's objects, sorted.
     """
 
     pool: Pool

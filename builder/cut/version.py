@@ -51,16 +51,29 @@ def cut_version(
     store: Store,
     *,
     name: str,
-    workers: int | None,
+    workers: int | None = None,
     written: Recipe | None = None,
     report: bool = True,
     track: Track = silent,
 ) -> Cut:
-    """The version of dataset `name` for this basis: built, finished, or found complete.
+    """Make the version of a dataset that a basis leads to: built, finished where it was interrupted, or found complete.
 
-    written: the recipe as its author wrote it, where the basis's has other paths (`Recipe.rooted`).
-    Raises BuildError for rules that do not fit the teacher, unlabelled chunks, or an image that changed since its scan,
-    and GateFailed before anything is written.
+    Args:
+        basis: what it is made from.
+        store: where it is put, as the next number of its dataset, or under the number that it has already.
+        name: the dataset.
+        workers: threads that read and write; None for one a core. They change no byte.
+        written: the recipe as its author wrote it, where the basis's has other paths (`Recipe.rooted`).
+        report: whether it gets a report page.
+        track: shows how far it is (builder.engine.Track).
+
+    Returns:
+        The version, and how many of its shards were written now.
+
+    Raises:
+        BuildError: rules that do not fit the teacher or cannot be certified, unlabelled chunks, an image that changed
+            since its scan, or nothing to write.
+        GateFailed: before anything is written.
     """
     inputs = basis.inputs()
     folder = store.claim(name, digest(inputs.stored()))

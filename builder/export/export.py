@@ -53,7 +53,19 @@ def export_version(
     Of masks coco has `segmentation` as run lengths, and yolo one polygon each (builder.export.polygons: `class x y x y
     …`, in `predictions/` the score behind it); voc has their boxes.
     masks, classes: see builder.export.folders.
-    Raises BuildError for an `out` that is not empty, a format that its kind of labels has not, and a damaged version.
+
+    Args:
+        version: a complete version.
+        out: the folder, which must not be there or be empty.
+        format: `coco`, `yolo`, `voc`, `masks` or `classes`, one that its kind of labels has.
+        images: whether image files are written.
+        track: shows how far it is (builder.engine.Track).
+
+    Returns:
+        What was written, and what the format could not hold.
+
+    Raises:
+        BuildError: `out` is not empty, the format is none of its kind, or the version is damaged.
     """
     manifest = version.manifest
     formats = kind_of(manifest.kind).formats

@@ -70,13 +70,27 @@ def publish(
     workers: int | None = None,
     track: Track = silent,
 ) -> Published:
-    """Publish a version to the dataset `repo` (`org/name`), which is made if it is not there, `private`
-    or not. branch: that the commit goes to, made if it is not there: from main, or, if that holds a later version, from
-    where main began.
+    """Publish a version as a dataset of the Hugging Face Hub: all its files, one commit, then its tag. An interrupted
+    call is gone on with by the same one; files that are there do not travel again.
 
-    Raises GateFailed if a gate failed when the version was built, BuildError for a version whose files are not those of
-    its manifest, and HubError: another version under this tag, a repository with other contents, somebody else who
-    publishes meanwhile, and all that the Hub refuses.
+    Args:
+        version: a complete version in a store.
+        repo: `org/name`, made if it is not there.
+        private: whether a repository that is made is private.
+        branch: the one that the commit goes to, made if it is not there: from main, or, if that holds a later version,
+            from where main began.
+        dry_run: only compare with what is there.
+        workers: threads that hash; None for one a core.
+        track: shows how far it is (builder.engine.Track).
+
+    Returns:
+        What travelled, or would.
+
+    Raises:
+        GateFailed: a gate failed when the version was built.
+        BuildError: files of the version are not those of its manifest.
+        HubError: another version under this tag, a repository with other contents, somebody else who publishes
+            meanwhile, and all that the Hub refuses.
     """
     if "@" in repo or parse_ref(repo).repo != repo:
         raise HubError(f"{repo!r} is no dataset on the Hub: write ORG/NAME, without a version")

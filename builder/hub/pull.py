@@ -39,11 +39,22 @@ class Pulled:
 
 
 def pull(ref: str, store: Store, *, name: str | None = None, dry_run: bool = False, track: Track = silent) -> Pulled:
-    """Fetch the version `ref` (`org/name@v3`, a tag, branch or commit; without one the newest) into
-    `datasets/NAME/vN` of the store. name: in the store, if not its own.
+    """Fetch a published version into a store. Every file is checked by its hash before it has its name, and the folder
+    appears whole. What an interrupted pull fetched is kept.
 
-    Every file is checked by its hash before it has its name, and the folder appears whole. What an interrupted pull
-    fetched is kept. Raises BuildError if the store has another version of this name and number, and HubError.
+    Args:
+        ref: `org/name@v3`, a tag, branch or commit in place of `v3`; without one the newest.
+        store: gets it as `datasets/NAME/vN`.
+        name: of the dataset in the store, if not its own.
+        dry_run: only say what would be fetched.
+        track: shows how far it is (builder.engine.Track).
+
+    Returns:
+        The version's name in the store, its folder, and what was fetched.
+
+    Raises:
+        BuildError: the store has another version of this name and number, or `name` is none.
+        HubError: there is no such version, it is damaged, or the Hub cannot be reached.
     """
     if name is not None and not NAME.fullmatch(name):
         raise BuildError(f"dataset name {name!r} must be 1 to 64 letters, digits, - or _: give another --name")

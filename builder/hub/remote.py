@@ -101,7 +101,20 @@ def is_remote(ref: str) -> bool:
 
 
 def open_version(ref: str, store: Store, *, write: bool = True) -> Version:
-    """The version that `ref` names: on the Hub (`open_remote`), else in the store (`Store.version`)."""
+    """Open a version by its name.
+
+    Args:
+        ref: NAME, NAME@v3, NAME@TAG, NAME@latest or a folder; `hf://org/name@v3` for one on the Hub.
+        store: where versions lie, and what is fetched of those on the Hub.
+        write: whether the manifest of one on the Hub may be kept in the store.
+
+    Returns:
+        The version; one on the Hub fetches its files when they are first needed.
+
+    Raises:
+        BuildError: there is no such version, or its manifest is damaged.
+        HubError: the Hub has none of this name, or cannot be reached.
+    """
     return open_remote(ref, store, write=write) if is_remote(ref) else store.version(ref)
 
 

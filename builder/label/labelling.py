@@ -16,13 +16,14 @@ from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.label.labeller import Labeller, Result
 from builder.label.maps import PackedMap, pack
+from builder.label.model import ModelLabeller
 from builder.label.predictions import MAX_ERRORS, UNLISTED, FailedImage, Failure, read_failures, write_chunk, write_meta
 from builder.label.predictions import REMOVED as REMOVED_STATUS
 from builder.label.section import TeacherSection
 from builder.scan.pool import OK, REMOVED, UNREADABLE, Chunk, Pool, PoolImage, find_pool, read_pool
 from builder.store.files import discard, locked
 from builder.store.store import Store
-from teachers.base import PREDICTIONS, ClassProbabilities, Prediction, SemanticMap, TeacherError, fingerprint
+from teachers.base import PREDICTIONS, ClassProbabilities, Prediction, SemanticMap, Teacher, TeacherError, fingerprint
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Labelled:
 
 def label_pool(
     pool: Pool,
-    labeller: Labeller,
+    teacher: Labeller | Teacher,
     store: Store,
     *,
     spec: str,
@@ -57,7 +58,7 @@ def label_pool(
 
     Args:
         pool: the images.
-        labeller: the teacher (builder.label.load.load_labeller).
+        teacher: a model (teachers.load_teacher), or what builder.label.load.load_labeller makes of a recipe's section.
         store: where its predictions are put.
         spec: what names the teacher, for people to read.
         license: of the teacher's weights.
@@ -71,6 +72,7 @@ def label_pool(
         TeacherError: if the teacher fails, or gives what it does not announce; the chunks before stay.
         BuildError: if another process labels with this teacher.
     """
+    labeller = ModelLabeller(teacher) if isinstance(teacher, Teacher) else teacher
     name = fingerprint(labeller.description)
     folder = store.predictions / name
     with store.in_use(), locked(folder / ".lock", f"predictions {name[:12]}", sweep=[folder]):

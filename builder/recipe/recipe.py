@@ -65,9 +65,20 @@ class ShardOptions(Section):
 class Recipe(Section):
     """A whole recipe, as written: `rooted` makes its paths lead from where we run.
 
-    truth: held-out human labels, for calibration and certified thresholds. test, labelled: never looked at, only kept
-    out of the pool. parent: the version that this one goes on from; its thresholds are taken over unless `resolve`.
-    review: whether what people said of this dataset's objects (builder.rules.overrides) is put into force.
+    Attributes:
+        name: of the dataset.
+        pool: the images.
+        teacher: who labels them.
+        truth: held-out human labels, for calibration and certified thresholds.
+        test, labelled: never looked at, only kept out of the pool.
+        keep: the rules.
+        gates: what must hold before anything is written.
+        parent: the version that this one goes on from; its thresholds are taken over unless `resolve`.
+        resolve: solve a parent's thresholds again.
+        review: whether what people said of this dataset's objects (builder.rules.overrides) is put into force.
+        images: which are left out.
+        shards: how large they become.
+        max_failure_rate: the share of unreadable images above which a run fails.
     """
 
     name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]

@@ -56,7 +56,7 @@ class TakenOver:
     cut: Cut | None
 
 
-def read_answers(version: Version, path: Path, author: str | None = None) -> Returned:
+def read_answers(path: Path, version: Version, author: str | None = None) -> Returned:
     """Read people's corrections of a version out of the file of an annotation tool.
 
     Args:
@@ -76,9 +76,9 @@ def read_answers(version: Version, path: Path, author: str | None = None) -> Ret
 
 
 def take_over(
-    store: Store,
-    version: Version,
     returned: Returned,
+    version: Version,
+    store: Store,
     *,
     build: bool = True,
     dry_run: bool = False,

@@ -37,7 +37,7 @@ class Queue:
     left_out: int = 0
 
 
-def queue(store: Store, version: Version, *, budget: int = 200, again: bool = False, unkept: bool = False) -> Queue:
+def queue(version: Version, store: Store, *, budget: int = 200, again: bool = False, unkept: bool = False) -> Queue:
     """Rank the images of a version by what a review is likely to change (builder.review.ranking). Nothing is written,
     and nothing about precision may be estimated from such a queue.
 
@@ -61,7 +61,7 @@ def queue(store: Store, version: Version, *, budget: int = 200, again: bool = Fa
     return Queue(version, keys, tuple(candidates), left_out=len(skip))
 
 
-def queue_audit(store: Store, version: Version, count: int, *, seed: int = 0, dry_run: bool = False) -> Queue:
+def queue_audit(version: Version, count: int, store: Store, *, seed: int = 0, dry_run: bool = False) -> Queue:
     """Draw kept labels of a version at random, to estimate its precision once all of them have a verdict.
 
     Args:

@@ -124,10 +124,16 @@ class ChunkFacts:
 
 @dataclass(frozen=True)
 class Pool:
-    """A scanned pool: a handle on `path`, whose rows are in order of chunks; those outside all chunks come last.
+    """A scanned pool. It is a handle on a file, read as a stream: memory does not grow with the number of images.
 
-    counts: images by state. index: of each chunk, in order. formats: of the readable images, removed ones left out:
-    (format, whether the EXIF orientation is another than 1). lost: unreadable images that are in no chunk.
+    Attributes:
+        id: a hash of its images and their order.
+        source: what was scanned, as it was written.
+        path: the file; its rows are in order of chunks, those outside all chunks last.
+        counts: images by state.
+        index: what is known of each chunk, in order.
+        formats: of the readable images, removed ones left out: (format, whether its EXIF orientation is not 1).
+        lost: unreadable images that are in no chunk.
     """
 
     id: str

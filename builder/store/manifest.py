@@ -38,10 +38,26 @@ class ShardRecord(Section):
 
 
 class Manifest(Section):
-    """The whole description of a version.
+    """The whole description of a version. No times and no paths of a machine are in it: equal inputs give equal
+    manifests.
 
-    `id` covers classes, features, shard hashes in order and tombstones; everything else is provenance: it explains the
-    bytes and is no part of them. No times and no paths of a machine are in it, so equal inputs give equal manifests.
+    Attributes:
+        format: of this file.
+        name, version: NAME and vN of NAME@vN.
+        id: SHA-256 over classes, features, the hashes of the shards in order, and tombstones. All else explains the
+            bytes and is no part of it.
+        kind: of its labels: detection, instance, semantic or classification.
+        classes: names; positions in it are the ids.
+        features: extensions of every sample's members, e.g. `["jpg", "json"]`.
+        shards: its tars, in order.
+        tombstones: keys of images that left the pool after a version before this one; their samples stay in the shards,
+            to be skipped.
+        images: images by what became of them: written, tombstone, empty, failed, duplicate, …; `pool` is their sum.
+        objects: raw predictions by reason (builder.rules.objects.REASONS), tombstoned images left out; `predicted` is
+            their sum, without the `added` ones, which people drew.
+        per_class: class name -> predicted, kept, ignored; tombstoned images left out.
+        files: SHA-256 of each other file of the version by its name.
+        provenance: how it was made (builder.store.provenance).
     """
 
     format: int = 1
@@ -51,20 +67,12 @@ class Manifest(Section):
     kind: str
     classes: list[str]
     features: list[str]
-    """Extensions of every sample's members, e.g. `["jpg", "json"]`."""
     shards: list[ShardRecord]
     tombstones: list[str] = Field(default_factory=list)
-    """Keys of images that left the pool after a version before this one; their samples stay in the shards, to be
-    skipped."""
     images: dict[str, int]
-    """Images by what became of them: written, tombstone, empty, failed, duplicate, …; `pool` is their sum."""
     objects: dict[str, int]
-    """Raw predictions by reason (builder.rules.objects.REASONS), tombstoned images left out; `predicted` is their sum,
-    without the `added` ones, which people drew."""
     per_class: dict[str, dict[str, int]]
-    """Class name -> predicted, kept, ignored; tombstoned images left out."""
     files: dict[str, str]
-    """SHA-256 of each other file of the version by its name."""
     provenance: Provenance
 
     @field_serializer("provenance")

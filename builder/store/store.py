@@ -33,7 +33,11 @@ class Tag:
 
 
 class Store:
-    """The folders of a store: `pools/ID`, `predictions/FINGERPRINT`, `datasets/NAME/vN`, `tags/NAME/TAG`."""
+    """A store: `pools/ID`, `predictions/FINGERPRINT`, `datasets/NAME/vN`, `tags/NAME/TAG` below one folder.
+
+    Args:
+        root: the folder. It is made when something is first put into it.
+    """
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)

@@ -17,8 +17,13 @@ CLAIM, WORK = "claim", ".work"
 
 @dataclass(frozen=True)
 class Version:
-    """A version that is complete: `manifest` is that of `folder`. One on the Hub, whose files are fetched when they are
-    first needed, is a builder.hub.remote.RemoteVersion: there `shard` and `file` raise HubError."""
+    """A version that is complete, with the places of its files. One on the Hub, whose files are fetched when they are
+    first needed, is a builder.hub.remote.RemoteVersion: there `shard` and `file` raise HubError.
+
+    Attributes:
+        folder: where it lies.
+        manifest: what it says of itself.
+    """
 
     folder: Path
     manifest: Manifest

@@ -66,8 +66,12 @@ class LabelledImage:
 class Truth:
     """Labelled images in the order of their file or of their names, those without objects included.
 
-    category_ids: what the files call each class: COCO's id, YOLO's number, the value of a mask's pixel. dropped_boxes:
-    boxes left out, for having no area or a category that is no class.
+    Attributes:
+        classes: names; positions in it are the ids of labels.
+        images: with what people marked in them.
+        category_ids: what the files call each class: COCO's id, YOLO's number, the value of a mask's pixel.
+        dropped_boxes: boxes left out, for having no area or a category that is no class.
+        kind: what the labels are.
     """
 
     classes: tuple[str, ...]

@@ -29,8 +29,20 @@ KEYS = 50_000
 
 
 def diff(a: Version, b: Version, *, limit: int = 10) -> Diff:
-    """What version B has otherwise than version A; `limit`: images listed. Tombstoned images count as not there, and
-    copies are not told apart. Raises BuildError if labels or shards cannot be read, and for labels of two kinds."""
+    """Compare two versions: their images, and what became of every object. Tombstoned images count as not there, and
+    copies are not told apart.
+
+    Args:
+        a: the version before.
+        b: the version after.
+        limit: how many images are listed.
+
+    Returns:
+        What B has otherwise than A.
+
+    Raises:
+        BuildError: the two hold labels of different kinds, or labels or shards cannot be read.
+    """
     kind, other = a.manifest.kind, b.manifest.kind
     if kind != other:
         raise BuildError(f"{a.folder} holds {kind} labels and {b.folder} {other} labels: compare versions of one kind")

@@ -81,9 +81,21 @@ class _Image:
 FIELDS = ("key", "name", "sha256", "state", "error", "chunk")
 
 
-def explain(store: Store, version: Version, wanted: str) -> Explanation:
-    """All that a version can say of an image. wanted: its key or its name in the source, else the beginning of
-    its key or SHA-256, at least 4 characters. Raises BuildError if none matches, or several do."""
+def explain(version: Version, wanted: str, store: Store) -> Explanation:
+    """Tell all that a version can say of an image: its state, and of each object what became of it and why.
+
+    Args:
+        version: the one that is asked.
+        wanted: the image's key or its name in the source, else the beginning of its key or SHA-256, at least 4
+            characters.
+        store: holds the pool and the predictions that the version was made of.
+
+    Returns:
+        The image, its objects with their reasons, and what people said of it that was not applied.
+
+    Raises:
+        BuildError: no image matches, or several do.
+    """
     manifest = version.manifest
     image = _find(store, version, wanted)
     shard = _shard_of(version, image)

@@ -30,7 +30,7 @@ class Verified:
 
 
 def verify(
-    store: Store, version: Version, *, repair: bool = False, workers: int | None = None, track: Track = silent
+    version: Version, store: Store, *, repair: bool = False, workers: int | None = None, track: Track = silent
 ) -> Verified:
     """Read every byte of a version, and build again what is bad if that is asked for.
 

@@ -97,7 +97,7 @@ def _put(new: Path, old: Path, sha256: str) -> None:
     sync_folder(old.parent)
 
 
-def report_page(store: Store, version: Version, *, workers: int | None = None, track: Track = silent) -> Path:
+def report_page(version: Version, store: Store, *, workers: int | None = None, track: Track = silent) -> Path:
     """The report page of a version, written now if it was built without one.
 
     Args:

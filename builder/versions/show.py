@@ -24,7 +24,7 @@ class Shown:
     version: Version | None = None
 
 
-def show(store: Store, ref: str) -> Shown:
+def show(ref: str, store: Store) -> Shown:
     """Describe what a name stands for.
 
     Args:

@@ -69,20 +69,31 @@ class Rounds(Section):
 class TrainRecipe(Section):
     """What a training reads.
 
-    pseudo: versions (`cells`, `cells@v3`, a folder, or `hf://org/name@v3`, of which shards are fetched when needed)
-    whose images make up half of every batch; none for supervised training.
-    network: see NetworkConfig; its classes are those of the labels, its arch, unless given, the usual one for them:
-    `fcos` for boxes, `fpn` for maps, `linear` for classes of images (`maskrcnn` learns a COCO JSON's outlines).
-    init: `checkpoint:RUN` starts from the weights of that run, whose network must be the same; else the backbone starts
-    from `network.pretrained` (published weights, or those of `tutelage pretrain`), or from random ones.
-    batch: images per step, over all GPUs. lr: the peak of a rise over the share `warmup` of the steps and a cosine fall
-    to 0 (AdamW). clip_norm: of the gradient. augment: see AugmentRecipe. flip: mirror half the images; off where left
-    and right differ (text).
-    ema: decay of the moving average of the weights that is evaluated and used (students.train.average), 0 for the last
-    ones. alpha, decay, clip, per_term, normalise: see JointLoss. soft: learn the whole class probabilities of
-    pseudo-labels, not only the likeliest class (arch linear).
-    rounds: more than one training, each of which labels for the next.
-    workers: processes that read images; save_every: steps; neither changes the weights.
+    Attributes:
+        labelled: the human labels.
+        pseudo: versions (`cells`, `cells@v3`, a folder, or `hf://org/name@v3`, of which shards are fetched when needed)
+            whose images make up half of every batch; none for supervised training.
+        network: see NetworkConfig; its classes are those of the labels, its arch, unless given, the usual one for them:
+            `fcos` for boxes, `fpn` for maps, `linear` for classes of images (`maskrcnn` learns a COCO JSON's outlines).
+        init: `checkpoint:RUN` starts from the weights of that run, whose network must be the same; else the backbone
+            starts from `network.pretrained` (published weights, or those of `tutelage pretrain`), or from random ones.
+        steps: of the training.
+        batch: images per step, over all GPUs.
+        lr: the peak of a rise over the share `warmup` of the steps and a cosine fall to 0 (AdamW).
+        weight_decay: of AdamW.
+        warmup: a share of the steps.
+        clip_norm: of the gradient.
+        augment: see AugmentRecipe.
+        flip: mirror half the images; off where left and right differ (text).
+        ema: decay of the moving average of the weights that is evaluated and used (students.train.average), 0 for the
+            last ones.
+        alpha, decay, clip, per_term, normalise: see JointLoss.
+        soft: learn the whole class probabilities of pseudo-labels, not only the likeliest class (arch linear).
+        rounds: more than one training, each of which labels for the next.
+        seed: of the order, the augmentation and new weights.
+        precision: of the arithmetic.
+        workers: processes that read images; they change no weights.
+        save_every: steps between two saves; neither does this.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)

@@ -41,16 +41,16 @@ def submit(tasks: Path, path: Path) -> Path:
 
 def test_a_queue_ranks_and_writes_nothing(store: Store) -> None:
     before = tree(store.root)
-    queued = queue(store, store.version("pets"), budget=3)
+    queued = queue(store.version("pets"), store, budget=3)
     assert queued.version.ref == "pets@v1" and len(queued.keys) == 3 and queued.audit is None
     assert queued.keys == tuple(candidate.key for candidate in queued.candidates)
     assert tree(store.root) == before
 
 
 def test_an_audit_is_saved_unless_it_is_a_dry_run(store: Store) -> None:
-    dry = queue_audit(store, store.version("pets"), 6, seed=1, dry_run=True)
+    dry = queue_audit(store.version("pets"), 6, store, seed=1, dry_run=True)
     assert dry.saved is None and not (store.root / "reviews").exists()
-    queued = queue_audit(store, store.version("pets"), 6, seed=1)
+    queued = queue_audit(store.version("pets"), 6, store, seed=1)
     assert queued.audit == dry.audit and queued.saved and queued.saved.is_file()
     (known,) = audits.read(store, store.version("pets").manifest)
     assert known.audit == queued.audit
@@ -60,32 +60,32 @@ def test_an_audit_is_saved_unless_it_is_a_dry_run(store: Store) -> None:
     ("tool", "prefix"), [("labelstudio", None), ("labelstudio", "https://example.org"), ("cvat", None)]
 )
 def test_files_for_a_tool(store: Store, tmp_path: Path, tool: Any, prefix: str | None) -> None:
-    files = write_queue(queue(store, store.version("pets"), budget=3), tool, tmp_path / "queue", url_prefix=prefix)
+    files = write_queue(queue(store.version("pets"), store, budget=3), tool, tmp_path / "queue", url_prefix=prefix)
     assert files.tasks == tmp_path / "queue" and files.tasks.is_file() and files.settings.is_file()
     assert (files.images is None) == (prefix is not None)
     assert files.images is None or len(list(files.images.iterdir())) == 3
     with pytest.raises(BuildError, match="already there"):
-        write_queue(queue(store, store.version("pets"), budget=3), tool, tmp_path / "queue", url_prefix=prefix)
+        write_queue(queue(store.version("pets"), store, budget=3), tool, tmp_path / "queue", url_prefix=prefix)
 
 
 def test_an_unknown_tool(store: Store, tmp_path: Path) -> None:
     unknown: Any = "paper"
     with pytest.raises(ValueError, match="labelstudio or cvat"):
-        write_queue(queue(store, store.version("pets"), budget=1), unknown, tmp_path / "queue")
+        write_queue(queue(store.version("pets"), store, budget=1), unknown, tmp_path / "queue")
 
 
 def test_a_review_is_taken_over(store: Store, tmp_path: Path) -> None:
-    files = write_queue(queue(store, store.version("pets"), budget=3), "labelstudio", tmp_path / "queue.json")
-    returned = read_answers(store.version("pets"), submit(files.tasks, tmp_path / "export.json"), "ann")
+    files = write_queue(queue(store.version("pets"), store, budget=3), "labelstudio", tmp_path / "queue.json")
+    returned = read_answers(submit(files.tasks, tmp_path / "export.json"), store.version("pets"), "ann")
     before = tree(store.root)
-    dry = take_over(store, store.version("pets"), returned, dry_run=True)
+    dry = take_over(returned, store.version("pets"), store, dry_run=True)
     assert dry.overrides is None and dry.cut is None and tree(store.root) == before
-    kept = take_over(store, store.version("pets"), returned, build=False)
+    kept = take_over(returned, store.version("pets"), store, build=False)
     assert kept.is_news and kept.cut is None and kept.images == 3 and kept.actions["reject"] == 1
     assert kept.actions == dry.actions and {one.author for one in read_overrides(store, "pets")} == {"ann"}
-    taken = take_over(store, store.version("pets"), returned)
+    taken = take_over(returned, store.version("pets"), store)
     assert taken.cut and taken.cut.manifest.version == "v2" and taken.overrides and taken.overrides.added == 0
     again = take_over(
-        store, store.version("pets@v2"), read_answers(store.version("pets@v1"), tmp_path / "export.json", "ann")
+        read_answers(tmp_path / "export.json", store.version("pets@v1"), "ann"), store.version("pets@v2"), store
     )
     assert not again.is_news and again.cut is None

@@ -33,7 +33,7 @@ def store(built: Path, tmp_path: Path) -> Store:
 
 
 def test_a_whole_version(store: Store) -> None:
-    verified = verify(store, store.version("pets"), repair=True)
+    verified = verify(store.version("pets"), store, repair=True)
     assert verified.is_whole and verified.only_strays and verified.repaired == ()
 
 
@@ -43,35 +43,35 @@ def test_damage_is_found_and_repaired(store: Store, damage: str) -> None:
     path = version.shard(version.manifest.shards[0]) if damage == "shard" else version.labels
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    found = verify(store, version)
+    found = verify(version, store)
     assert not found.is_whole and not found.only_strays and found.repaired == ()
-    repaired = verify(store, version, repair=True)
+    repaired = verify(version, store, repair=True)
     assert repaired.is_whole and repaired.repaired == found.problems and path.read_bytes() == whole
 
 
 def test_a_file_that_is_no_part_of_it_stays(store: Store) -> None:
     version = store.version("pets")
     (version.folder / "mine.txt").write_text("stays")
-    found = verify(store, version, repair=True)
+    found = verify(version, store, repair=True)
     assert found.only_strays and not found.is_whole and (version.folder / "mine.txt").is_file()
 
 
 def test_a_report_is_written_once(store: Store) -> None:
     version = store.version("pets")
     assert not version.report.exists()
-    page = report_page(store, version)
+    page = report_page(version, store)
     first = page.stat()
-    assert report_page(store, store.version("pets")) == page and page.stat().st_mtime_ns == first.st_mtime_ns
-    assert verify(store, store.version("pets")).is_whole
+    assert report_page(store.version("pets"), store) == page and page.stat().st_mtime_ns == first.st_mtime_ns
+    assert verify(store.version("pets"), store).is_whole
 
 
 def test_what_a_name_stands_for(store: Store) -> None:
-    version = show(store, "pets@v1")
+    version = show("pets@v1", store)
     assert version.kind == "version" and version.version == store.version("pets")
     assert version.facts["name"] == "pets"
     inputs = version.facts["provenance"]["inputs"]
-    pool, predictions = show(store, inputs["pool"][:8]), show(store, inputs["predictions"][:8])
+    pool, predictions = show(inputs["pool"][:8], store), show(inputs["predictions"][:8], store)
     assert pool.kind == "pool" and pool.version is None and pool.facts["images"] == 12
     assert predictions.kind == "predictions" and predictions.facts["predictions"] == inputs["predictions"]
     with pytest.raises(BuildError, match="birds"):
-        show(store, "birds")
+        show("birds", store)

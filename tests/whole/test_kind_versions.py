@@ -278,7 +278,7 @@ def test_a_borderline_mask_is_shown_where_it_is(tmp_path: Path) -> None:
 def test_every_label_is_explained(version: Cut) -> None:
     store = Store(version.folder.parents[2])
     key = next(iter(samples(version)))
-    found = explain(store, version, key)
+    found = explain(version, key, store)
     assert found.state == "written" and found.objects
     said = CliRunner().invoke(main, ["explain", str(version.folder), key, "--store", str(store.root)]).output
     assert (" at x " in said) == (version.manifest.kind in ("detection", "instance"))
@@ -438,7 +438,7 @@ def test_classes_are_balanced_by_copies(tmp_path: Path) -> None:
     thinned = next(
         row for row in pq.read_table(done.folder / "labels.parquet").to_pylist() if row["reason"] == "thinned"
     )
-    found = explain(Store(tmp_path / "store"), done, thinned["key"])
+    found = explain(done, thinned["key"], Store(tmp_path / "store"))
     assert found.state == "empty" and "9 images that keep.balance asks for" in found.objects[0].why
 
 
@@ -467,7 +467,7 @@ def test_quality_and_uncertainty_are_the_teachers(tmp_path: Path) -> None:
         for code, quality, uncertainty in zip(found.masks or (), found.quality, found.uncertainty, strict=True):
             assert (own[code]["quality"], own[code]["uncertainty"]) == (quality, uncertainty)
     sure = next(row for row in told if row["reason"] == "uncertain")
-    why = next(o.why for o in explain(store, first, sure["key"]).objects if o.score == sure["score"])
+    why = next(o.why for o in explain(first, sure["key"], store).objects if o.score == sure["score"])
     assert f"its box uncertainty of {sure['uncertainty']:.4g} is above 0.5" in why
     sha256 = orjson.loads(next(iter(samples(first).values()))["json"])["sha256"]
     drawn = Override(sha256, (1.0, 1.0, 5.0, 5.0), "add", "bird", (1.0, 1.0, 5.0, 5.0), "ann")
@@ -488,7 +488,7 @@ def test_a_suppressed_mask_is_explained_by_masks(tmp_path: Path) -> None:
     pool = scan_pool(str(tmp_path / "pool"), store, chunk_size=3)
     teacher = Says("instance", lambda image, rng: found)
     done = cut_of(store, pool, teacher, tmp_path, {"score": 0.5, "nms": 0.5}, "pets", False, {})
-    one, other, gone = explain(store, done, next(iter(samples(done)))).objects
+    one, other, gone = explain(done, next(iter(samples(done))), store).objects
     assert (one.reason, other.reason, gone.reason) == ("kept", "kept", "nms")
     share = (planes[0] & planes[2]).sum() / (planes[0] | planes[2]).sum()
     assert gone.why.endswith(f"the one with score 0.9, by IoU {share:.2f}") and "another mask" in gone.why
@@ -546,7 +546,7 @@ def test_a_class_map_makes_the_versions_classes(tmp_path: Path, kind: str) -> No
     theirs = {row["teacher_label"] for row in table.to_pylist() if row["reason"] == "class_dropped"}
     assert theirs == {3} and pa.types.is_int16(table.schema.field("teacher_label").type)
     row = next(row for row in table.to_pylist() if row["reason"] == "class_ignored")
-    found = explain(Store(tmp_path / "store"), done, row["key"])
+    found = explain(done, row["key"], Store(tmp_path / "store"))
     assert any(one.label == "(bird)" and "ignored the teacher's class bird" in one.why for one in found.objects)
     contact_sheet(done, tmp_path / "sheet.png")
 
