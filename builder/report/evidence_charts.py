@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-LINES = (("-", HUMAN), ((0, (5, 2)), KEPT), ((0, (1, 1.2)), IGNORED), ((0, (5, 1, 1, 1)), INK))
+LINES: tuple[tuple[Any, str], ...] = (
+    ("-", HUMAN),
+    ((0, (5, 2)), KEPT),
+    ((0, (1, 1.2)), IGNORED),
+    ((0, (5, 1, 1, 1)), INK),
+)
 """Told apart without colour, too."""
 
 

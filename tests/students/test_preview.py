@@ -13,8 +13,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from builder.cli.main import main
+from builder.errors import BuildError
 from builder.report.colours import VOID_COLOUR
 from builder.report.paint import class_colour
+from students.augment.preview import write_previews
 from tests.helpers.coloured import ARCHS, NAMES, write_labelled
 from tests.helpers.rectangles import write_rectangles
 
@@ -126,3 +128,17 @@ def test_real_data_of_every_kind_is_drawn(tmp_path: Path, shared_data: Path) -> 
         result = run(path, "--policy", "S2", "--policy", "S4", "--count", 2, "--out", tmp_path / f"{name}.png")
         assert result.exit_code == 0, result.output
         assert all((tmp_path / f"{name}-{policy}.png").stat().st_size > 20_000 for policy in ("S2", "S4"))
+
+
+def test_previews_from_python(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    one = write_previews([str(tmp_path / "a.png")], tmp_path / "out.png", ["S2"], size=64)
+    assert one == {"S2": tmp_path / "out.png"} and one["S2"].is_file()
+    several = write_previews([str(tmp_path)], tmp_path / "out.png", ["S1", "S2"], size=64, count=1)
+    assert several == {name: tmp_path / f"out-{name}.png" for name in ("S1", "S2")}
+    for sources, out, message in (
+        (["a.png"], "out.jpg", "must be a PNG"),
+        (["a.yaml", "a.png"], "out.png", "leave out a.png"),
+    ):
+        with pytest.raises(BuildError, match=message):
+            write_previews(sources, tmp_path / out)

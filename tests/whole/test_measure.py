@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from builder import measure
 from builder.build import build_pseudo
 from builder.cli.evidence import calibrate, sweep
 from builder.engine import silent
@@ -299,3 +301,46 @@ def test_the_option_that_messages_advise_is_there(world: Path, command: Any) -> 
     result = run(command, world, *asked)
     assert result.exit_code == 1 and "--images DIR" in result.output
     assert run(command, world, *asked, "--images", world / "truth").exit_code == 0
+
+
+# --- from Python ------------------------------------------------------------------------------------------------------
+
+
+def held_out(world: Path) -> LabelOptions:
+    return LabelOptions(source=str(world / "truth.json"), images=str(world / "truth"))
+
+
+def test_what_the_commands_print_is_what_the_functions_return(world: Path, tmp_path: Path) -> None:
+    store = Store(world / "store")
+    options = measure.MeasureOptions(truth=held_out(world), per_class=True)
+    (predictions,) = store.ids(store.predictions)
+    calibration = measure.calibrate(predictions[:8], store, options)
+    printed = value(run(calibrate, world, predictions[:8], *on_truth(world), "--per-class", "--json"))
+    assert json.loads(json.dumps(calibration.figures)) == printed
+    swept = measure.sweep(str(world / "recipe.yaml"), store, options)
+    printed = value(run(sweep, world, world / "recipe.yaml", *on_truth(world), "--per-class", "--json"))
+    points = {name: [asdict(point) for point in points] for name, points in swept.points.items()}
+    assert json.loads(json.dumps({**swept.figures, "points": points})) == printed
+    for result, name in ((calibration, "calibrate.png"), (swept, "sweep.png")):
+        result.plot(tmp_path / name)
+        with Image.open(tmp_path / name) as picture:
+            assert picture.format == "PNG" and picture.size[0] > 100
+
+
+@pytest.mark.parametrize(
+    ("predictions", "options", "message"),
+    [
+        ("abcd", {}, "come without labels"),
+        ("abcd", {"truth": {"source": "t.json"}, "teacher_options": ["floor=0.1"]}, "need the teacher's spec"),
+        ("recipe.yaml", {"teacher": "onnx:a.onnx"}, "names the teacher"),
+        ("recipe.yaml", {}, "names no held-out labels"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    world: Path, predictions: str, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world)
+    write_recipe(world)
+    for function in (measure.calibrate, measure.sweep):
+        with pytest.raises(BuildError, match=message):
+            function(predictions, Store(world / "store"), measure.MeasureOptions.model_validate(options))
