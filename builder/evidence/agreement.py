@@ -42,8 +42,8 @@ def match_classes(
     rows = np.flatnonzero(shared[label])
     image, label, confidence = image[rows], label[rows], confidence[rows]
     right = label == human[image]
-    found_at = np.full(len(human), np.nan, np.float32)
-    found_at[image[right]] = confidence[right]
+    object_score = np.full(len(human), np.nan, np.float32)
+    object_score[image[right]] = confidence[right]
     return _matches(
         classes,
         truth,
@@ -56,7 +56,7 @@ def match_classes(
         right=right,
         object_image=there,
         object_label=human[there].astype(np.int16),
-        object_score=found_at[there],
+        object_score=object_score[there],
     )
 
 
@@ -89,7 +89,7 @@ def match_maps(
             _pixels(n, ours[prediction.labels[known]], prediction.confidence[known], wanted[human[known]], shared)
         )
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    image, label, confidence, right, weight, object_image, object_label, found_at, object_weight = columns
+    image, label, confidence, right, weight, object_image, object_label, object_confidence, object_weight = columns
     return _matches(
         classes,
         truth,
@@ -102,7 +102,9 @@ def match_maps(
         right=right,
         object_image=object_image,
         object_label=object_label.astype(np.int16),
-        object_score=np.where(found_at < 0, np.nan, score(np.maximum(found_at, 0))).astype(np.float32),
+        object_score=np.where(object_confidence < 0, np.nan, score(np.maximum(object_confidence, 0))).astype(
+            np.float32
+        ),
         weight=weight,
         object_weight=object_weight,
     )

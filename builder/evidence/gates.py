@@ -88,7 +88,7 @@ def unmapped(names: Sequence[str], others: str | None, classes: int) -> Finding:
     if not names:
         return Finding("classes", "ok", f"keep.classes names all {classes} classes of the teacher")
     did = {"drop": "dropped", "ignore": "made ignore regions"}.get(others or "keep", "kept under their own names")
-    stated = f"{len(names)} of the teacher's {classes} classes are not named and {did} ({_some(names)})"
+    stated = f"{len(names)} of the teacher's {classes} classes are not named and {did} ({_listed(names)})"
     advice = "" if others else ": name them, or say with keep.classes.others what becomes of them"
     return Finding("classes", "ok" if others else "warn", f"{stated}{advice}")
 
@@ -149,7 +149,7 @@ def min_precision(
     return Finding(
         "min_precision",
         "fail",
-        f"{len(short)} classes with kept {noun} are not certified for {gates.min_precision:g} ({_some(short)}): "
+        f"{len(short)} classes with kept {noun} are not certified for {gates.min_precision:g} ({_listed(short)}): "
         "set keep.precision, add labels, or drop these classes",
     )
 
@@ -162,7 +162,7 @@ def coverage(gates: Gates, kept: Mapping[str, int], wanted: Sequence[str], noun:
     if not missing:
         return Finding("coverage", "ok", f"all {len(wanted)} classes have kept {noun}")
     return Finding(
-        "coverage", gates.coverage, f"{len(missing)} of {len(wanted)} classes have no kept {noun} ({_some(missing)})"
+        "coverage", gates.coverage, f"{len(missing)} of {len(wanted)} classes have no kept {noun} ({_listed(missing)})"
     )
 
 
@@ -179,5 +179,5 @@ def shift(gates: Gates, pool: PoolSample, truth: PoolSample) -> Finding | None:
     return Finding("shift", gates.shift, f"the labelled images are unlike the pool: {listed}")
 
 
-def _some(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -68,7 +68,7 @@ def sweep(
     object_unit = tune.unit[tune.object_image[to_find]]
     weight = tune.object_weights(to_find)
     objects = counted(object_unit, weight, units)
-    found_at = tune.object_score[row][to_find]
+    object_score = tune.object_score[row][to_find]
     density = float(objects.sum()) / max(1, tune.images)
     if tune.weight is not None:  # of maps the same share of a pool image, which may have another size
         every = tune.object_weights(tune.object_counts)
@@ -85,7 +85,7 @@ def sweep(
             counted(unit[chosen_rows], tune.weights(chosen_rows), units)
             for chosen_rows in (rows, rows & tune.right[row])
         )
-        hit = found_at >= np.float32(threshold)  # NaN: not found
+        hit = object_score >= np.float32(threshold)  # NaN: not found
         hits = counted(object_unit[hit], None if weight is None else weight[hit], units)
         boxes = int(above[step])
         points.append(

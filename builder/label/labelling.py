@@ -13,7 +13,7 @@ import orjson
 
 from builder.engine import Track, silent
 from builder.errors import BuildError
-from builder.kinds import kind_of
+from builder.kinds import SEMANTIC, kind_of
 from builder.label.labeller import Labeller, Result
 from builder.label.maps import PackedMap, pack
 from builder.label.model import ModelLabeller
@@ -23,7 +23,16 @@ from builder.label.section import TeacherSection
 from builder.scan.pool import OK, REMOVED, UNREADABLE, Chunk, Pool, PoolImage, find_pool, read_pool
 from builder.store.files import discard, locked
 from builder.store.store import Store
-from teachers.base import PREDICTIONS, ClassProbabilities, Prediction, SemanticMap, Teacher, TeacherError, fingerprint
+from teachers.base import (
+    PREDICTIONS,
+    ClassProbabilities,
+    Kind,
+    Prediction,
+    SemanticMap,
+    Teacher,
+    TeacherError,
+    fingerprint,
+)
 
 
 @dataclass(frozen=True)
@@ -170,10 +179,9 @@ def _check(results: Sequence[Result], chunk: Chunk, labeller: Labeller) -> None:
     for image, result in zip(chunk.images, results, strict=True):
         if isinstance(result, Failure):
             continue
-        given = SemanticMap if isinstance(result, PackedMap) else type(result)
-        if given is not PREDICTIONS[kind]:
-            other = next(other for other, type in PREDICTIONS.items() if type is given)
-            raise TeacherError(f"the teacher says it gives {kind} labels, but gave {image.name} {other}")
+        given = SEMANTIC.name if isinstance(result, PackedMap) else _kind_of(result)
+        if PREDICTIONS[given] is not PREDICTIONS[kind]:
+            raise TeacherError(f"the teacher says it gives {kind} labels, but gave {image.name} {given}")
         if wrong := _wrong(result, image, kind, classes):
             raise TeacherError(f"the teacher gave {image.name} {wrong}")
 
@@ -196,6 +204,10 @@ def _wrong(result: Prediction | PackedMap, image: PoolImage, kind: str, classes:
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         return f"a label outside its {classes} classes"
     return ""
+
+
+def _kind_of(prediction: Prediction) -> Kind:
+    return next(kind for kind, type in PREDICTIONS.items() if isinstance(prediction, type))
 
 
 def check_labelled(pools: Iterable[Pool], labeller: Labeller, store: Store, retry_failures: bool = False) -> None:

@@ -45,7 +45,7 @@ from students.train.errors import TrainError
 from students.train.loop import MAX_SKIPPED, Progress, learning_rate, make_optimizer
 from students.train.recipe import rooted_network
 from students.train.run import STATE, append, claim, cut_log, libraries
-from teachers.networks.backbones import DEFAULT, make_backbone, own_names, whole_network
+from teachers.networks.backbones import DEFAULT, make_backbone, published_names, whole_network
 from teachers.networks.checkpoints import FORMAT, META
 from teachers.networks.config import NetworkConfig, check_normalisation
 from teachers.networks.weights import BACKBONE, pretrained_on, weights_file
@@ -154,8 +154,8 @@ def pretrain(recipe: PretrainRecipe, out: Path, store: Store, progress: Progress
 
 @dataclass(frozen=True)
 class _Run:
-    """A pre-training under way. names: see own_names; trained_on: SHA-256 of all images of the pool, and of those that
-    the weights it begins with have seen."""
+    """A pre-training under way. names: see published_names; trained_on: SHA-256 of all images of the pool, and of those
+    that the weights it begins with have seen."""
 
     recipe: PretrainRecipe
     out: Path
@@ -233,7 +233,7 @@ def _start(recipe: PretrainRecipe, out: Path, description: Mapping[str, Any], im
     torch.manual_seed(recipe.seed)
     device, network = torch.device("cuda" if torch.cuda.is_available() else "cpu"), recipe.network
     body, channels = make_backbone(network.backbone, network.levels, network.pretrained, network.norm)
-    names = own_names(body, whole_network(network.backbone))
+    names = published_names(body, whole_network(network.backbone))
     projection = Projection(channels[-1], recipe.projection, batch_norm=network.norm == "batch")
     modules = nn.ModuleDict({"body": body, "projection": projection}).to(device)
     trained_on = sorted(pretrained_on(network.pretrained).union(images.sha256))

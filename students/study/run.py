@@ -77,7 +77,7 @@ def run_study(
     with locked(out / ".lock", f"study {out}", sweep=[out, out / "subsets"]):
         store = Store(out / STORE)
         data = load_data(study, store, track=track)
-        grid, mine = (jobs(study, data, some_cells) for some_cells in (cells(study), chosen))
+        grid, mine = (jobs(study, data, part) for part in (cells(study), chosen))
         in_grid = [job for job in grid if job.folder.startswith(CELLS)]
         declare(study, out, begun=any(is_done(out, job.folder) for job in in_grid))
         write_file(out / RECIPE, study.model_dump_json(indent=2).encode())

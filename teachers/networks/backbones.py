@@ -38,7 +38,7 @@ def make_backbone(spec: str, levels: Sequence[int], weights: str | None, norm: s
         channels = _channels(body.eval(), levels)
         if file:
             whole = whole_network(spec)
-            load_weights(body, own_names(body, whole), file, whole)
+            load_weights(body, published_names(body, whole), file, whole)
         if norm == "frozen":
             _replace_batch_norm(body, _frozen)
         return body.train(), channels
@@ -78,7 +78,7 @@ def _address(family: str, name: str) -> str:
     return f"model.safetensors of {config.hf_hub_id} on the Hub" if config and config.hf_hub_id else "its file"
 
 
-def own_names(body: nn.Module, whole: nn.Module) -> dict[str, str]:
+def published_names(body: nn.Module, whole: nn.Module) -> dict[str, str]:
     """Of a backbone's weights that its maps depend on: name in its state dict -> name in that of the whole network, as
     timm and torchvision publish it. Group norm put in the place of batch norm keeps the place's name."""
     places = {place.replace(".", "_"): place for place, _ in whole.named_modules() if place}
@@ -89,10 +89,10 @@ def own_names(body: nn.Module, whole: nn.Module) -> dict[str, str]:
         and not any(parameter.requires_grad for parameter in parameters)
     }
     keys = [key for key in body.state_dict() if key.rpartition(".")[0] not in untrained]
-    return {key: _own_name(key, body, places) for key in keys}
+    return {key: _published_name(key, body, places) for key in keys}
 
 
-def _own_name(key: str, body: nn.Module, places: Mapping[str, str]) -> str:
+def _published_name(key: str, body: nn.Module, places: Mapping[str, str]) -> str:
     if isinstance(body, _Stages):
         _, number, rest = key.split(".", 2)
         return f"{body.names[int(number)]}.{rest}"

@@ -26,8 +26,8 @@ def load_weights(body: nn.Module, names: Mapping[str, str], file: Path, whole: n
     """Give a backbone the weights in a file.
 
     names: of each weight that must be there, its name in `body` -> in `whole`, the network that `body` is a part of
-    (teachers.networks.backbones.own_names). Weights of other parts of it, such as a classifier, are left alone. Raises
-    TeacherError, in one sentence, where the file cannot be read or is of another network, or of one with another norm.
+    (teachers.networks.backbones.published_names). Weights of other parts of it, such as a classifier, are left alone.
+    Raises TeacherError where the file cannot be read or is of another network, or of one with another norm.
     """
     tensors = _read(file)
     wanted = {ours: name for ours, name in names.items() if not ours.endswith(COUNTER)}

@@ -20,7 +20,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
 from teachers.base import TeacherError
-from teachers.networks.backbones import make_backbone, own_names, whole_network
+from teachers.networks.backbones import make_backbone, published_names, whole_network
 from teachers.networks.build import build_network
 from teachers.networks.config import NetworkConfig
 
@@ -136,7 +136,7 @@ def test_every_norm_has_its_weights_back(spec: str, norm: str, tmp_path: Path) -
     for parameter in trained.parameters():
         nn.init.uniform_(parameter, -0.1, 0.1)
     state = trained.state_dict()
-    names = own_names(trained, whole_network(spec))
+    names = published_names(trained, whole_network(spec))
     published = {name for name, _ in whole(spec).named_parameters()}
     if norm != "group":
         assert {name for key, name in names.items() if key in dict(trained.named_parameters())} <= published
@@ -173,7 +173,7 @@ def test_the_papers_families_have_their_maps(name: str, norm: str, channels: lis
 def grouped(spec: str, levels: tuple[int, ...] = LEVELS) -> dict[str, Tensor]:
     body, _ = make_backbone(spec, levels, None, "group")
     state = body.state_dict()
-    return {name: state[key] for key, name in own_names(body, whole_network(spec)).items()}
+    return {name: state[key] for key, name in published_names(body, whole_network(spec)).items()}
 
 
 @pytest.mark.parametrize(
