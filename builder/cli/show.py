@@ -110,7 +110,7 @@ def build_text(built: Built) -> str:
 
 def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
     from builder.report.quality import expected_quality
-    from builder.rules.overrides import describe
+    from builder.rules.fates import describe
 
     findings = [finding for finding in manifest.provenance.gates if finding.status != "ok"]
     in_shards = ("written", "pool", "tombstone")

@@ -41,15 +41,15 @@ def write_labels(path: Path, kind: LabelKind, keys: Sequence[str], made: Overrul
     objects, decision = made.objects, made.decision
     boxes = {side: np.ascontiguousarray(objects.boxes[:, n]) for n, side in enumerate(BOX)}
     schema, more = LABELS, dict[str, Any]()
-    own = kind.column
-    if own is not None:
-        schema = schema.append(own)
-        column = getattr(objects, own.name)  # None in a shard whose images have no objects
-        more[own.name] = pa.nulls(len(objects.score), own.type) if column is None else column
+    field = kind.column
+    if field is not None:
+        schema = schema.append(field)
+        values = getattr(objects, field.name)  # None in a shard whose images have no objects
+        more[field.name] = pa.nulls(len(objects.score), field.type) if values is None else values
     for name, type in SOMETIMES.items():
-        if (told := getattr(objects, name)) is not None:
+        if (optional := getattr(objects, name)) is not None:
             schema = schema.append(pa.field(name, type))
-            more[name] = pa.array(told, type, mask=np.isnan(told)) if type == pa.float32() else told
+            more[name] = pa.array(optional, type, mask=np.isnan(optional)) if type == pa.float32() else optional
     table = pa.table(
         {
             "key": pa.array(keys, pa.string()).take(pa.array(objects.image)),

@@ -44,14 +44,14 @@ def read_left_out(path: Path) -> LeftOut:
     """What `LeftOut.table` wrote. Raises BuildError if the file is not there, or is not such a table."""
     try:
         head, *rows = csv.reader(io.StringIO(path.read_bytes().decode()))
-        found = {
+        images = {
             state: {sha256: why for kind, sha256, why in rows if kind == state} for state in (LEAK, NEAR_DUPLICATE)
         }
     except (OSError, ValueError, csv.Error):
         head = []
     if head != HEAD:
         raise BuildError(f"{path} cannot be read: repair its version with `tutelage verify --repair`")
-    return LeftOut(found[LEAK], found[NEAR_DUPLICATE])
+    return LeftOut(images[LEAK], images[NEAR_DUPLICATE])
 
 
 def find_left_out(

@@ -37,16 +37,16 @@ class ParentVersion(Version):
     @cached_property
     def references(self) -> dict[str, Pool]:
         """The sets that had to stay out of it. Raises BuildError if one is no longer in the store."""
-        found = {}
+        pools = {}
         for name, id in sorted(self.inputs.references.items()):
             try:
-                found[name if OF in name else f"{name}{OF}{self.ref}"] = read_pool(self.store, id)
+                pools[name if OF in name else f"{name}{OF}{self.ref}"] = read_pool(self.store, id)
             except BuildError:
                 raise BuildError(
                     f"pool {id[:12]}, the {name} images of parent {self.ref}, is gone, so leaks of them would pass: "
                     f"give it as {name.partition(OF)[0]} in the recipe to scan it again, or set resolve: true"
                 ) from None
-        return found
+        return pools
 
     def read_left_out(self) -> LeftOut:
         """What it left out. Raises BuildError if the file is not what it was."""

@@ -197,7 +197,8 @@ def decide_all(basis: Basis, store: Store, inputs: Inputs, workers: int | None, 
     settled = settled_by(basis.parent, basis.pool, near) if basis.parent and basis.takes_over else None
     left_out = find_left_out(basis.pool, basis.guarded, options.gates.leak_distance, near, settled)
     findings = [gates.leak(options.gates, left_out.leaks)] if basis.guarded else []
-    findings += [one for one in [gates.teacher_overlap(options.gates, overlap(basis))] if one and basis.trained_on]
+    if basis.trained_on and (finding := gates.teacher_overlap(options.gates, overlap(basis))):
+        findings.append(finding)
     if options.keep.classes and (mapped := class_map(options.keep, basis.meta["description"])):
         findings.append(gates.unmapped(mapped.unnamed, options.keep.classes.others, len(mapped.teacher)))
     gates.stop_at_failure(findings)
@@ -316,16 +317,16 @@ def _findings(
     refused = int(counted.reasons[Reason.WHERE_FALSE :].sum())  # after the threshold, which is as far as evidence goes
     images = counted.images.get("ok", 0)
     wanted = [c for n, c in enumerate(classes) if split is None or split.objects[n] > 0]
-    found = [
+    findings = [
         gates.min_precision(options, thresholds.groups, kept, refused, noun),
         gates.coverage(options, kept, wanted, noun) if images else None,
     ]
     if split:
         per_class, expected = counted.per_class["kept"], split.per_image(scores)
         size = scores.per_image if kind_of(basis.kind).pixels else None
-        found.append(gates.density(options, classes, per_class, images, expected, split.objects, noun, size))
-        found.append(gates.shift(options, counted.sample, split.sample(thresholds)))
-    return [finding for finding in found if finding]
+        findings.append(gates.density(options, classes, per_class, images, expected, split.objects, noun, size))
+        findings.append(gates.shift(options, counted.sample, split.sample(thresholds)))
+    return [finding for finding in findings if finding]
 
 
 def ranges(pool: Pool, options: ShardOptions, parent: ParentVersion | None) -> Iterator[range]:

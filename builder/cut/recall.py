@@ -136,8 +136,8 @@ def new_version(
 
 def _cut_again(store: Store, version: Version, workers: int | None, track: Track, report: bool) -> Cut:
     manifest, ref = version.manifest, version.ref
-    own = store.datasets / manifest.name / manifest.version
-    if version.folder.resolve() != own.resolve():
+    home = store.datasets / manifest.name / manifest.version
+    if version.folder.resolve() != home.resolve():
         raise BuildError(
             f"{version.folder} is no version of {store.root}: build it there, then its overrides can make another"
         )

@@ -85,11 +85,11 @@ class Writing:
         sides = [
             np.where(np.isfinite(side), side, -1).tolist() for side in (self.thresholds.keep, self.thresholds.ignore)
         ]
-        told = [FORMAT, self.labelled.predictions.name, keep, sides, self.thresholds.top_box, self.drop_empty]
-        told += [self.extension, calibrate.model_dump() if calibrate else None]
+        decisive = [FORMAT, self.labelled.predictions.name, keep, sides, self.thresholds.top_box, self.drop_empty]
+        decisive += [self.extension, calibrate.model_dump() if calibrate else None]
         if self.balance is not None and self.labelled.keep.balance:
-            told.append([self.labelled.keep.balance.images, list(self.balance)])
-        return digest(told)
+            decisive.append([self.labelled.keep.balance.images, list(self.balance)])
+        return digest(decisive)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def write_job(job: ShardJob, stop: Event) -> int:
         "shard": _shard_record(job, written, chosen) if written else None,
         "tombstones": [key for n in chosen.tombstones for key in chosen.keys(n, images)],
         "images": Counter(chosen.fate),
-        "overrides": [[asdict(one), state] for one, state in _settled(chosen, images)],
+        "overrides": [[asdict(override), state] for override, state in _settled(chosen, images)],
         **_counts(chosen, len(writing.labelled.classes)),
     }
     write_file(job.record, orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY))
@@ -208,7 +208,7 @@ def _choose(writing: Writing, chunks: Sequence[Chunk], images: Sequence[PoolImag
 def _settled(chosen: _Chosen, images: Sequence[PoolImage]) -> list[tuple[Override, str]]:
     """What became of the overrides of these images, tombstoned ones left out."""
     gone = {images[n].sha256 for n in chosen.tombstones}
-    return [(one, state) for one, state in chosen.made.states.items() if one.sha256 not in gone]
+    return [(override, state) for override, state in chosen.made.states.items() if override.sha256 not in gone]
 
 
 def _still_there(parent: Parent, job: ShardJob, images: Sequence[PoolImage]) -> frozenset[str]:
@@ -263,9 +263,9 @@ def _number(values: np.ndarray, rows: np.ndarray, pixels: np.ndarray | None, len
 
 def _shard_record(job: ShardJob, written: ShardFile, chosen: _Chosen) -> dict[str, Any]:
     def count(places: Sequence[int], code: int) -> int:
-        mine = (chosen.made.decision.outcome == code) & np.isin(chosen.made.objects.image, places)
+        rows = (chosen.made.decision.outcome == code) & np.isin(chosen.made.objects.image, places)
         pixels = chosen.made.objects.pixels
-        return int(mine.sum() if pixels is None else pixels[mine].sum(dtype=np.int64))
+        return int(rows.sum() if pixels is None else pixels[rows].sum(dtype=np.int64))
 
     return ShardRecord(
         name=job.name,

@@ -26,7 +26,8 @@ from builder.kinds import kind_of
 from builder.recipe.recipe import Recipe
 from builder.report.card import card
 from builder.report.card_chart import classes_chart
-from builder.rules.overrides import by_image, dump_overrides, settled, summary
+from builder.rules.fates import settled, summary
+from builder.rules.overrides import by_image, dump_overrides
 from builder.rules.reasons import REASONS, Reason
 from builder.scan.pool import DUPLICATE, REMOVED, UNREADABLE, Pool
 from builder.store.files import digest, discard, locked, sha256_file, write_file

@@ -73,9 +73,9 @@ class Hub:
         self._call(lambda: self._api.create_repo(self.repo, repo_type="dataset", private=private, exist_ok=True))
 
     def refs(self) -> Refs:
-        found = self._call(lambda: self._api.list_repo_refs(self.repo, repo_type="dataset"))
+        refs = self._call(lambda: self._api.list_repo_refs(self.repo, repo_type="dataset"))
         return Refs(
-            {ref.name: ref.target_commit for ref in found.branches}, {ref.name: ref.target_commit for ref in found.tags}
+            {ref.name: ref.target_commit for ref in refs.branches}, {ref.name: ref.target_commit for ref in refs.tags}
         )
 
     def resolve(self, revision: str) -> str:
@@ -103,10 +103,10 @@ class Hub:
 
     def commits(self, revision: str) -> Iterator[tuple[str, str]]:
         """Commit and title, newest first."""
-        found = self._call(
+        commits = self._call(
             lambda: self._api.list_repo_commits(self.repo, repo_type="dataset", revision=revision), repeated=True
         )
-        return ((commit.commit_id, commit.title) for commit in found)
+        return ((commit.commit_id, commit.title) for commit in commits)
 
     def tree(self, revision: str) -> dict[str, RemoteFile]:
         """Every file by its path."""
@@ -138,10 +138,10 @@ class Hub:
             except EntryNotFoundError:
                 return None
 
-        found = self._call(fetch)
-        if found is None:
+        local = self._call(fetch)
+        if local is None:
             raise HubError(f"{self.repo} at {commit[:12]} has no {path}: it is no version that Tutelage published")
-        return found
+        return local
 
     def additions(self, files: Sequence[tuple[str, Path, str]]) -> list[Any]:
         """What `upload` and `commit` take, from (path in the repository, file, its SHA-256, which is trusted)."""
@@ -156,14 +156,14 @@ class Hub:
         """Send the contents of all large files, which no reader sees before a commit names them. What the Hub has
         already is not sent again. advance: called with bytes."""
         for first in range(0, len(additions), TOGETHER):
-            some = additions[first : first + TOGETHER]
+            batch = additions[first : first + TOGETHER]
             self._call(
-                lambda some=some: self._api.preupload_lfs_files(  # type: ignore[misc]
-                    self.repo, some, repo_type="dataset", revision=branch, free_memory=False
+                lambda batch=batch: self._api.preupload_lfs_files(  # type: ignore[misc]
+                    self.repo, batch, repo_type="dataset", revision=branch, free_memory=False
                 ),
                 repeated=True,
             )
-            advance(sum(addition.upload_info.size for addition in some))
+            advance(sum(addition.upload_info.size for addition in batch))
 
     def commit(
         self, additions: Sequence[Any], deletions: Sequence[str], *, title: str, branch: str, parent: str
@@ -283,9 +283,9 @@ def _retry_after(cause: Exception) -> float:
     response = getattr(cause, "response", None)
     if response is None:
         return 0.0
-    told = re.fullmatch("[0-9]{1,6}", response.headers.get("Retry-After", ""))
+    header = re.fullmatch("[0-9]{1,6}", response.headers.get("Retry-After", ""))
     window = re.search(r";\s*r=0\s*;\s*t=([0-9]{1,6})", response.headers.get("RateLimit", ""))  # none are left in it
-    return float(told[0]) if told else float(window[1]) if window and response.status_code == 429 else 0.0
+    return float(header[0]) if header else float(window[1]) if window and response.status_code == 429 else 0.0
 
 
 def _sentence(repo: str, cause: Exception, asked: float) -> HubError:
@@ -302,8 +302,8 @@ def _sentence(repo: str, cause: Exception, asked: float) -> HubError:
             xet = "; or set HF_HUB_DISABLE_XET=1, if this Hub has no Xet" if isinstance(cause, ConnectionError) else ""
             return HubError(f"the Hub cannot be used for {repo} ({_plain(str(cause))}): {AGAIN}{xet}")
         return HubError(f"the Hub cannot be reached for {repo} ({type(cause).__name__}{_host(cause)}): {AGAIN}")
-    told = _plain(getattr(cause, "server_message", None) or "")
-    because = f" ({status}: {told})" if told else f" ({status})"
+    message = _plain(getattr(cause, "server_message", None) or "")
+    because = f" ({status}: {message})" if message else f" ({status})"
     if isinstance(cause, GatedRepoError):
         return HubError(f"{repo} is gated{because}: ask for access on its page, then log in")
     if isinstance(cause, RepositoryNotFoundError):

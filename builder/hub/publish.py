@@ -104,12 +104,12 @@ def publish(
     if private and is_private is False:
         raise HubError(f"{repo} is public already: make it private on its page first, or publish without --private")
     warnings = list(_warnings(manifest))
-    told = Published(version.ref, manifest.id, repo, manifest.version, hub.address, "would", warnings=warnings)
+    outcome = Published(version.ref, manifest.id, repo, manifest.version, hub.address, "would", warnings=warnings)
     if is_private is None:
         if dry_run:
-            return replace(told, **_Changes(files, [], 0).told())
+            return replace(outcome, **_Changes(files, [], 0).fields())
         hub.create(private)
-    return _into(hub, branch, manifest, files, told, dry_run, track)
+    return _into(hub, branch, manifest, files, outcome, dry_run, track)
 
 
 def _into(
@@ -117,13 +117,13 @@ def _into(
     branch: str,
     manifest: Manifest,
     files: Sequence[LocalFile],
-    told: Published,
+    outcome: Published,
     dry_run: bool,
     track: Track,
 ) -> Published:
     refs = hub.refs()
     if manifest.version in refs.tags:
-        return replace(told, state="there", commit=_same(hub, manifest), unchanged=len(files))
+        return replace(outcome, state="there", commit=_same(hub, manifest), unchanged=len(files))
     if branch not in refs.branches:
         if MAIN not in refs.branches:
             raise HubError(f"{hub.repo} has no branch main: publish to another repository")
@@ -135,13 +135,13 @@ def _into(
     if done:
         if not dry_run:
             _tag(hub, manifest, done)
-        return replace(told, state="would" if dry_run else "finished", commit=done, unchanged=len(files))
+        return replace(outcome, state="would" if dry_run else "finished", commit=done, unchanged=len(files))
     changes = _changes(hub, head, branch, manifest, files)
     if dry_run:
-        return replace(told, **changes.told())
+        return replace(outcome, **changes.fields())
     commit = _commit(hub, branch, head, manifest, files, changes, track)
     _tag(hub, manifest, commit)
-    return replace(told, state="published", commit=commit, **changes.told())
+    return replace(outcome, state="published", commit=commit, **changes.fields())
 
 
 def checked_files(version: Version, workers: int | None = None, track: Track = silent) -> list[LocalFile]:
@@ -174,7 +174,7 @@ class _Changes:
     deleted: list[str]
     unchanged: int
 
-    def told(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         """As fields of Published."""
         size = sum(file.bytes for file in self.sent)
         names = [file.name for file in self.sent]
@@ -191,10 +191,10 @@ def _same(hub: Hub, manifest: Manifest) -> str:
     """The commit of the version's tag. Raises HubError if it holds another version."""
     tag = manifest.version
     commit = hub.resolve(tag)
-    theirs = remote_manifest(hub, commit)[1]
-    if (theirs.name, theirs.id) != (manifest.name, manifest.id):
+    remote = remote_manifest(hub, commit)[1]
+    if (remote.name, remote.id) != (manifest.name, manifest.id):
         raise HubError(
-            f"{hub.repo}@{tag} is {theirs.name} with id {theirs.id[:12]}, not {manifest.name} with {manifest.id[:12]}, "
+            f"{hub.repo}@{tag} is {remote.name} with id {remote.id[:12]}, not {manifest.name} with {manifest.id[:12]}, "
             "and never changes: build the next version, or publish to another repository"
         )
     return commit
@@ -231,17 +231,17 @@ def _changes(hub: Hub, head: str, branch: str, manifest: Manifest, files: Sequen
     names = {file.name for file in files}
     gone: set[str] = set()
     if MANIFEST in tree:
-        theirs = remote_manifest(hub, head)[1]
-        if theirs.name != manifest.name:
+        remote = remote_manifest(hub, head)[1]
+        if remote.name != manifest.name:
             raise HubError(
-                f"{hub.repo} holds versions of {theirs.name}, not of {manifest.name}: publish to another one"
+                f"{hub.repo} holds versions of {remote.name}, not of {manifest.name}: publish to another one"
             )
-        if _number(theirs) > _number(manifest):
+        if _number(remote) > _number(manifest):
             raise HubError(
-                f"{branch} of {hub.repo} holds {theirs.version}, which is later than {manifest.version}: publish to a "
+                f"{branch} of {hub.repo} holds {remote.version}, which is later than {manifest.version}: publish to a "
                 "new branch with --revision"
             )
-        gone = {*theirs.files, *(f"{DATA}/{shard.name}" for shard in theirs.shards)}
+        gone = {*remote.files, *(f"{DATA}/{shard.name}" for shard in remote.shards)}
     elif other := [path for path in tree if path.startswith("data/") or path.endswith((".tar", ".parquet"))]:
         raise HubError(f"{hub.repo} holds {other[0]}, and no version of Tutelage: publish to a repository of its own")
     gone |= {path for path in tree if fnmatchcase(path, SHARDS)}

@@ -61,21 +61,21 @@ def pull(ref: str, store: Store, *, name: str | None = None, dry_run: bool = Fal
     version = open_remote(f"{PREFIX}{parse_ref(ref)}", store, write=not dry_run)
     manifest = version.manifest
     target = store.datasets / (name or manifest.name) / manifest.version
-    told = Pulled(f"{target.parent.name}@{target.name}", manifest.id, target, "there")
+    outcome = Pulled(f"{target.parent.name}@{target.name}", manifest.id, target, "there")
     if _is_there(target, manifest.id):
-        return told
+        return outcome
     missing = [job for job in _jobs(version) if not (version.folder / job.name).is_file()]
     size = sum(job.bytes for job in missing)
     if dry_run:
-        return replace(told, state="would", fetched=len(missing), bytes=size)
+        return replace(outcome, state="would", fetched=len(missing), bytes=size)
     with store.in_use():  # or `gc` would take away what is fetched
         with track("fetch", size) as advance:
             for job in run(partial(_fetch, version), missing, FETCHERS):
                 advance(job.bytes)
-        with locked(target.parent / f".lock-{target.name}", told.version, sweep=[]):
+        with locked(target.parent / f".lock-{target.name}", outcome.version, sweep=[]):
             if not _is_there(target, manifest.id):
                 _place(version, target)
-    return replace(told, state="pulled", fetched=len(missing), bytes=size)
+    return replace(outcome, state="pulled", fetched=len(missing), bytes=size)
 
 
 def _is_there(target: Path, id: str) -> bool:

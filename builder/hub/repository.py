@@ -55,17 +55,17 @@ def check_branch(name: str) -> None:
 def endpoint() -> str | None:
     """`HF_ENDPOINT` without a slash at its end; None for the public Hub. Raises HubError, which repeats no password, if
     it is no address."""
-    told = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/")
+    address = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/")
     try:
-        parts = urlsplit(told)
+        parts = urlsplit(address)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         usable = False
-    if "@" in told:  # it would be sent in the place of the token
+    if "@" in address:  # it would be sent in the place of the token
         raise HubError("HF_ENDPOINT holds a user or password: write https://HOST there, and the token in HF_TOKEN")
-    if told and not usable:
-        raise HubError(f"HF_ENDPOINT {told!r} is no address: write https://HOST there, or unset it")
-    return told or None
+    if address and not usable:
+        raise HubError(f"HF_ENDPOINT {address!r} is no address: write https://HOST there, or unset it")
+    return address or None
 
 
 @dataclass(frozen=True)

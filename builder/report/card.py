@@ -24,7 +24,7 @@ from builder.report.quality import (
     used,
     uses,
 )
-from builder.rules.overrides import describe
+from builder.rules.fates import describe
 from builder.rules.reasons import BY_ACTION
 from builder.store.manifest import Manifest
 from builder.store.provenance import UNKNOWN

@@ -52,8 +52,8 @@ class Calibrator(Section):
         calibrated = self.pooled(score.astype(np.float64))
         for position, name in enumerate(self.classes):
             if name in self.own:
-                mine = label == position
-                calibrated[mine] = self.own[name](score[mine].astype(np.float64))
+                rows = label == position
+                calibrated[rows] = self.own[name](score[rows].astype(np.float64))
         return calibrated.clip(0, 1).astype(np.float32)
 
 

@@ -48,9 +48,9 @@ class Mapped:
         total = np.zeros((count + int(aside.sum()), len(probabilities)))
         np.add.at(total, group, probabilities.T.astype(np.float64))  # one after the other: the same whatever N
         best = total.argmax(axis=0)
-        own = np.where(group[None] == best[:, None], probabilities, -1).argmax(axis=1)
+        likeliest = np.where(group[None] == best[:, None], probabilities, -1).argmax(axis=1)
         score = total.max(axis=0, initial=0).clip(0, 1).astype(np.float32)
-        return np.where(best < count, best, ASIDE).astype(np.int16), score, own.astype(np.int16)
+        return np.where(best < count, best, ASIDE).astype(np.int16), score, likeliest.astype(np.int16)
 
 
 class ClassMap(Section):

@@ -68,11 +68,11 @@ class LabelledPool:
         starts = np.cumsum([0] + [len(chunk) for chunk in chunks])
         image = np.concatenate([part.image + start for part, start in zip(parts, starts, strict=False)])
         usable = np.array([state == OK for state in states], bool)[image]
-        found = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("label", "score", "boxes")}
+        required = {name: np.concatenate([getattr(p, name) for p in parts]) for name in ("label", "score", "boxes")}
         optional = {name: _joined(parts, name) for name in OPTIONAL}
         if self.mapped:
-            found |= self._map_classes(self.mapped, chunks, parts, found["label"], found["score"])
-        rows = {name: column[usable] for name, column in (found | optional).items() if column is not None}
+            required |= self._map_classes(self.mapped, chunks, parts, required["label"], required["score"])
+        rows = {name: column[usable] for name, column in (required | optional).items() if column is not None}
         sizes = np.concatenate(
             [np.stack([chunk.rows[side] for side in ("width", "height")], axis=1) for chunk in chunks]
         )
@@ -96,35 +96,35 @@ class LabelledPool:
         """The columns of objects that a class map decides. Where the teacher classifies images, and classes become one,
         their probabilities are added up, which may make another class the likeliest."""
         kind = kind_of(read_meta(self.predictions)["description"]["kind"])
-        ours, theirs = mapped.label[label], label
+        ours, teacher_label = mapped.label[label], label
         if mapped.merges and kind.single and len(label):
             folders = [self.predictions / chunk.digest for chunk in chunks]
-            some = [
+            probabilities = [
                 read_probabilities(folder, len(mapped.teacher))[part.image]
                 for folder, part in zip(folders, parts, strict=True)
                 if len(part.image)
             ]
-            ours, score, theirs = mapped.merged(np.concatenate(some))
+            ours, score, teacher_label = mapped.merged(np.concatenate(probabilities))
         codes = np.where(mapped.ignored, Reason.CLASS_IGNORED, Reason.CLASS_DROPPED).astype(np.uint8)
-        aside = np.where(ours < 0, codes[theirs], 0).astype(np.uint8)
-        return {"label": ours, "score": score, "teacher_label": theirs, "aside": aside}
+        aside = np.where(ours < 0, codes[teacher_label], 0).astype(np.uint8)
+        return {"label": ours, "score": score, "teacher_label": teacher_label, "aside": aside}
 
     def states(self, chunk: Chunk, statuses: Sequence[str] | None = None) -> list[str]:
         """What each image of a chunk is: `ok` if it may be used, else why not. statuses: of its predictions."""
         if statuses is None:
             failed = {failure.position for failure in read_failures(self.predictions / chunk.digest)}
             statuses = ["failed" if n in failed else "ok" for n in range(len(chunk))]
-        found = [
+        states = [
             s if s != OK or status == "ok" else UNREADABLE
             for s, status in zip(chunk.rows["state"].to_pylist(), statuses, strict=True)
         ]
         if self.excluded or self.revived:
             for n, sha in enumerate(chunk.rows["sha256"].to_pylist()):
-                if found[n] == REMOVED and sha in self.revived and statuses[n] == "ok":
-                    found[n] = OK
-                if found[n] == OK:
-                    found[n] = self.excluded.get(sha, OK)
-        return found
+                if states[n] == REMOVED and sha in self.revived and statuses[n] == "ok":
+                    states[n] = OK
+                if states[n] == OK:
+                    states[n] = self.excluded.get(sha, OK)
+        return states
 
     def blocks(self) -> list[range]:
         """Ranges of chunks to look at together."""
@@ -140,13 +140,13 @@ class LabelledPool:
 def _joined(parts: Sequence[ChunkPredictions], name: str) -> np.ndarray | None:
     """An optional column of chunks, None if none of them has it; NaN, 0 or an empty mask where one lacks it."""
     columns = [getattr(part, name) for part in parts]
-    some = [column for column in columns if column is not None]
-    if not some:
+    given = [column for column in columns if column is not None]
+    if not given:
         return None
-    lacking = {"f": np.nan, "i": 0}.get(some[0].dtype.kind, b"")
+    lacking = {"f": np.nan, "i": 0}.get(given[0].dtype.kind, b"")
     return np.concatenate(
         [
-            np.full(len(part.label), lacking, some[0].dtype) if column is None else column
+            np.full(len(part.label), lacking, given[0].dtype) if column is None else column
             for part, column in zip(parts, columns, strict=True)
         ]
     )
@@ -192,11 +192,11 @@ def pool_kept(
     labelled: LabelledPool, labels: Sequence[int] | np.ndarray, thresholds: np.ndarray, workers: int | None = None
 ) -> list[np.ndarray]:
     """For each threshold, int64: how many usable images have exactly k predictions of these classes from it on."""
-    found = [np.zeros(1, np.int64) for _ in thresholds]
+    totals = [np.zeros(1, np.int64) for _ in thresholds]
     work = partial(_kept_of, labelled, np.isin(np.arange(len(labelled.classes)), labels), thresholds)
     for part in run(work, labelled.blocks(), workers):
-        found = [_added(one, other) for one, other in zip(found, part, strict=True)]
-    return found
+        totals = [_added(total, counts) for total, counts in zip(totals, part, strict=True)]
+    return totals
 
 
 def _kept_of(
@@ -204,8 +204,8 @@ def _kept_of(
 ) -> list[np.ndarray]:
     objects, states = labelled.load(list(labelled.pool.chunks(block.start, block.stop)), labelled.looks_at_boxes)
     usable = np.array([state == OK for state in states], bool)
-    mine = alive(objects, labelled.keep, len(labelled.classes)) & wanted[objects.label]
-    image, score = objects.image[mine], objects.confidence[mine]
+    rows = alive(objects, labelled.keep, len(labelled.classes)) & wanted[objects.label]
+    image, score = objects.image[rows], objects.confidence[rows]
     return [np.bincount(np.bincount(image[score >= t], minlength=len(states))[usable]) for t in thresholds]
 
 
@@ -285,5 +285,5 @@ def sample_columns(
     """float64 (3, I): the columns of a PoolSample. Of maps each image is one prediction, since their sizes may differ:
     its pixels' mean score and the share of them above."""
     weights = (None, score, above) if pixels is None else (pixels, score * pixels, above * pixels)
-    found = np.stack([np.bincount(image, w, images) for w in weights]).astype(np.float64)
-    return found if pixels is None else found / np.maximum(found[0], 1)
+    columns = np.stack([np.bincount(image, w, images) for w in weights]).astype(np.float64)
+    return columns if pixels is None else columns / np.maximum(columns[0], 1)

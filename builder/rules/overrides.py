@@ -12,17 +12,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from builder.errors import BuildError
-from builder.rules.reasons import BY_ACTION
 from builder.store.files import canonical_json, digest, locked, write_file
-from builder.store.provenance import OverrideSummary
 from builder.store.store import NAME, Store
 from builder.store.version import OVERRIDES
 from teachers.boxes import iou_matrix
@@ -35,6 +34,7 @@ SAME = 0.99
 """IoU from which on a box that was shown is taken for the one that an override made, or was made for."""
 MATCH = 0.5
 """IoU from which on an object may be the one that an override is about."""
+BY_ORDER = attrgetter("order")
 APPLIED, ORPHANED, WAITING, ELSEWHERE = "applied", "orphaned", "waiting", "elsewhere"
 """What becomes of an override in a version: it decided; its object is not there; nothing to reject is there; its image
 is not in the version."""
@@ -84,7 +84,7 @@ class Added:
     total: int
 
 
-_RECORDS = TypeAdapter(list[Override])
+RECORDS = TypeAdapter(list[Override])
 
 
 def overrides_path(store: Store, name: str) -> Path:
@@ -107,38 +107,38 @@ def load_overrides(path: Path) -> list[Override]:
         content = orjson.loads(path.read_bytes())
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
-        found = [_normal(one) for one in _RECORDS.validate_python(content["overrides"])]
+        overrides = [_normal(override) for override in RECORDS.validate_python(content["overrides"])]
     except (OSError, ValidationError, ValueError, KeyError) as error:
         reason = f"{error!r}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise BuildError(f"{path} cannot be read as overrides ({reason}): restore it from a copy") from None
-    if flaw := next((flaw for one in found if (flaw := _flaw(one))), None):
+    if flaw := next((flaw for override in overrides if (flaw := _flaw(override))), None):
         raise BuildError(f"{path} holds an override that cannot be: {flaw}: correct it there")
-    return sorted(found, key=lambda one: one.order)
+    return sorted(overrides, key=BY_ORDER)
 
 
 def load_fates(path: Path) -> dict[Override, str]:
     """The overrides in a version's copy, sorted, with what became of each. Raises BuildError as `load_overrides`."""
-    found = load_overrides(path)
+    overrides = load_overrides(path)
     try:
         rows = orjson.loads(path.read_bytes())["overrides"]
-        fates = {_normal(_RECORDS.validate_python([row])[0]): str(row["state"]) for row in rows}
+        fates = {_normal(RECORDS.validate_python([row])[0]): str(row["state"]) for row in rows}
     except KeyError:
         raise BuildError(f"{path} does not say what became of its overrides: repair its version") from None
-    return {one: fates[one] for one in found}
+    return {override: fates[override] for override in overrides}
 
 
 def dump_overrides(overrides: Iterable[Override], states: Mapping[Override, str] | None = None) -> bytes:
     """The bytes of such a file: canonical JSON, sorted. states: what became of each in a version, for its copy."""
     rows = [
-        asdict(one) | ({"state": states[one]} if states is not None else {})
-        for one in sorted(overrides, key=lambda one: one.order)
+        asdict(override) | ({"state": states[override]} if states is not None else {})
+        for override in sorted(overrides, key=BY_ORDER)
     ]
     return canonical_json({"format": FORMAT, "overrides": rows}) + b"\n"
 
 
 def overrides_digest(overrides: Iterable[Override]) -> str | None:
     """SHA-256, hex, of what they say, in any order; None for none."""
-    rows = [asdict(one) for one in sorted(overrides, key=lambda one: one.order)]
+    rows = [asdict(override) for override in sorted(overrides, key=BY_ORDER)]
     return digest(rows) if rows else None
 
 
@@ -154,11 +154,11 @@ def add_overrides(
     classes: of the version that was reviewed; a label that they lack is refused. known: see `merge`. Raises BuildError,
     and nothing is written, for that and for an override that cannot be.
     """
-    batch = [_normal(one) for one in new]
+    batch = [_normal(override) for override in new]
     path = overrides_path(store, name)
-    for one in batch:
-        if flaw := _flaw(one):
-            raise BuildError(f"override of image {one.sha256[:12]} cannot be: {flaw}: correct it and pull again")
+    for override in batch:
+        if flaw := _flaw(override):
+            raise BuildError(f"override of image {override.sha256[:12]} cannot be: {flaw}: correct it and pull again")
     if classes is not None:
         check_labels(batch, classes, "correct it where it was given, then pull again")
     if not batch:
@@ -174,12 +174,12 @@ def add_overrides(
 def check_labels(overrides: Iterable[Override], classes: Sequence[str], advice: str) -> None:
     """Raise BuildError if one gives a label that is none of these classes; what is rejected may be of any."""
     known = set(classes)
-    for one in overrides:
-        if one.action != "reject" and one.label not in known:
-            some = ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")
+    for override in overrides:
+        if override.action != "reject" and override.label not in known:
+            listed = ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")
             raise BuildError(
-                f"the override of image {one.sha256[:12]} by {who(one)} gives the label "
-                f"{one.label!r}, which is none of the classes ({some}): {advice}"
+                f"the override of image {override.sha256[:12]} by {who(override)} gives the label "
+                f"{override.label!r}, which is none of the classes ({listed}): {advice}"
             )
 
 
@@ -197,52 +197,56 @@ def merge(
     be seen (IoU of at least MATCH) is that one, drawn again; beside one that was, it is another object.
     """
     counts, batch = Counter[str](), dict[tuple[Any, ...], Override]()
-    for one in sorted({_normal(n) for n in new}, key=lambda one: one.order):
-        what = (one.sha256, one.box, one.before, one.action == "add")
-        if what in batch:
+    for override in sorted({_normal(n) for n in new}, key=BY_ORDER):
+        subject = (override.sha256, override.box, override.before, override.action == "add")
+        if subject in batch:
             counts["changed"] += 1
-        batch[what] = one
-    there, seen = by_image(map(_normal, present)), by_image(one for one in known if one.action == "add")
+        batch[subject] = override
+    in_force = by_image(map(_normal, present))
+    seen = by_image(override for override in known if override.action == "add")
     for sha256, verdicts in by_image(batch.values()).items():
-        before = there.get(sha256, [])
+        before = in_force.get(sha256, [])
         partner = _partners(before, verdicts, seen.get(sha256, []))
         after = dict(enumerate(before))
-        for n, one in enumerate(verdicts):
+        for n, override in enumerate(verdicts):
             if n not in partner:
-                after[len(before) + n] = one
+                after[len(before) + n] = override
                 counts["added"] += 1
                 continue
             place, kind = partner[n]
-            after[place] = _composed(before[place], one, kind)
+            after[place] = _composed(before[place], override, kind)
             counts["same" if after[place] == before[place] else "changed"] += 1
-        there[sha256] = list(after.values())
-    return sorted({one for group in there.values() for one in group}, key=lambda one: one.order), counts
+        in_force[sha256] = list(after.values())
+    return sorted({override for group in in_force.values() for override in group}, key=BY_ORDER), counts
 
 
-RESULT, ORIGIN, SAID = 0, 1, 2  # a new override is about what an earlier one left, or its object, or says it again
+RESULT, ORIGIN, AGAIN = 0, 1, 2  # a new override is about what an earlier one left, or its object, or says it again
 
 
 def _partners(
     before: Sequence[Override], new: Sequence[Override], seen: Sequence[Override]
 ) -> dict[int, tuple[int, int]]:
     """Position in `new` -> position in `before`, and how it is about it. One to one, the closest boxes first."""
-    found = []
-    boxes, results, left_by = [one.box for one in new], [one.result for one in new], [old.result for old in before]
-    left, said, origin = overlaps(boxes, left_by), overlaps(results, left_by), overlaps(boxes, [o.box for o in before])
-    drawn = overlaps(results, [old.result for old in seen])
-    for n, one in enumerate(new):
-        beside = any(drawn[n, m] >= MATCH and old.label == one.label for m, old in enumerate(seen))
-        least = MATCH if one.action == "add" and not beside else SAME
-        for place, old in enumerate(before):
+    matches = []
+    boxes, results = [override.box for override in new], [override.result for override in new]
+    left = [earlier.result for earlier in before]
+    to_left, again, to_boxes = overlaps(boxes, left), overlaps(results, left), overlaps(boxes, [o.box for o in before])
+    to_seen = overlaps(results, [earlier.result for earlier in seen])
+    for n, override in enumerate(new):
+        beside = any(to_seen[n, m] >= MATCH and earlier.label == override.label for m, earlier in enumerate(seen))
+        least = MATCH if override.action == "add" and not beside else SAME
+        for place, earlier in enumerate(before):
+            adds = "add" in (override.action, earlier.action)
+            rejects = "reject" in (override.action, earlier.action)
             for kind, overlap, labels in (
-                (RESULT, left[n, place], one.before == old.label),
-                (ORIGIN, origin[n, place], one.before == old.before and "add" not in (one.action, old.action)),
-                (SAID, said[n, place], one.label == old.label and one.action != "reject" != old.action),
+                (RESULT, to_left[n, place], override.before == earlier.label),
+                (ORIGIN, to_boxes[n, place], override.before == earlier.before and not adds),
+                (AGAIN, again[n, place], override.label == earlier.label and not rejects),
             ):
-                if labels and overlap >= (least if kind == RESULT and old.action == "add" else SAME):
-                    found.append((kind, -round(float(overlap), 6), one.order, old.order, n, place))
+                if labels and overlap >= (least if kind == RESULT and earlier.action == "add" else SAME):
+                    matches.append((kind, -round(float(overlap), 6), override.order, earlier.order, n, place))
     partner, taken = dict[int, tuple[int, int]](), set[int]()
-    for kind, _, _, _, n, place in sorted(found):
+    for kind, _, _, _, n, place in sorted(matches):
         if n not in partner and place not in taken:
             partner[n] = (place, kind)
             taken.add(place)
@@ -251,7 +255,7 @@ def _partners(
 
 def _composed(old: Override, new: Override, kind: int) -> Override:
     """What is in force after `new` was said about `old`."""
-    if kind == SAID or (new.action in ("accept", old.action) and new.label == old.label and new.result == old.result):
+    if kind == AGAIN or (new.action in ("accept", old.action) and new.label == old.label and new.result == old.result):
         return old if old.action != "reject" or new.action == "reject" else new
     if kind == ORIGIN:
         return new
@@ -275,50 +279,15 @@ def _composed(old: Override, new: Override, kind: int) -> Override:
 
 def by_image(overrides: Iterable[Override]) -> dict[str, list[Override]]:
     """The overrides of each image, by its SHA-256."""
-    found: dict[str, list[Override]] = {}
-    for one in sorted(overrides, key=lambda one: one.order):
-        found.setdefault(one.sha256, []).append(one)
-    return found
+    groups: dict[str, list[Override]] = {}
+    for override in sorted(overrides, key=BY_ORDER):
+        groups.setdefault(override.sha256, []).append(override)
+    return groups
 
 
-def settled(overrides: Iterable[Override], records: Iterable[Mapping[str, Any]]) -> dict[Override, str]:
-    """What became of each override of a version, from the records of its shards (builder.cut.samples.write_job)."""
-    told = [(row, state) for record in records for row, state in record["overrides"]]
-    fates = dict(zip(_RECORDS.validate_python([row for row, _ in told]), (state for _, state in told), strict=True))
-    return {one: fates.get(one, ELSEWHERE) for one in overrides}
-
-
-def summary(fates: Mapping[Override, str]) -> OverrideSummary:
-    """What a version's provenance says of the overrides in force. fates: what became of each."""
-    states = Counter(fates.values())
-    done = Counter(one.action for one, state in fates.items() if state == APPLIED)
-    return OverrideSummary(
-        digest=overrides_digest(fates),
-        count=len(fates),
-        applied=states[APPLIED],
-        orphans=states[ORPHANED],
-        waiting=states[WAITING],
-        elsewhere=states[ELSEWHERE],
-        **{action: done[action] for action in get_args(Action)},
-    )
-
-
-def describe(overrides: OverrideSummary) -> str:
-    """A `summary` in words."""
-    by_action = [(getattr(overrides, action), BY_ACTION[action].words) for action in get_args(Action)]
-    applied = ", ".join(f"{number} {words}" for number, words in by_action if number)
-    text = f"{overrides.applied} of {overrides.count} overrides applied" + (f" ({applied})" if applied else "")
-    others = [
-        (overrides.orphans, "orphaned (no object to change: see overrides.json)"),
-        (overrides.waiting, "wait for an object to reject"),
-        (overrides.elsewhere, "on images that are not here"),
-    ]
-    return "; ".join([text, *(f"{number} {words}" for number, words in others if number)])
-
-
-def who(one: Override) -> str:
+def who(override: Override) -> str:
     """Who said it, for a sentence."""
-    return one.author or "somebody who gave no name"
+    return override.author or "somebody who gave no name"
 
 
 def overlaps(boxes: Sequence[Box], others: Sequence[Box]) -> np.ndarray:
@@ -326,13 +295,13 @@ def overlaps(boxes: Sequence[Box], others: Sequence[Box]) -> np.ndarray:
     return iou_matrix(*(np.array(side, np.float64).reshape(-1, 4) for side in (boxes, others)))
 
 
-def _normal(one: Override) -> Override:
+def _normal(override: Override) -> Override:
     """The one way to write an override: -0 is 0; an `add` has its box drawn; `was` is there only if it is another."""
-    box, drawn = _positive(one.box), _positive(one.drawn) if one.drawn else None
-    was = "" if one.action == "add" or one.was == one.label else one.was
-    if one.action == "add":
+    box, drawn = _positive(override.box), _positive(override.drawn) if override.drawn else None
+    was = "" if override.action == "add" or override.was == override.label else override.was
+    if override.action == "add":
         box = drawn = drawn or box
-    return replace(one, box=box, drawn=drawn, was=was)
+    return replace(override, box=box, drawn=drawn, was=was)
 
 
 def _positive(box: Box) -> Box:
@@ -340,15 +309,15 @@ def _positive(box: Box) -> Box:
     return x1, y1, x2, y2
 
 
-def _flaw(one: Override) -> str | None:
+def _flaw(override: Override) -> str | None:
     """Why there can be no such override."""
-    if not re.fullmatch("[0-9a-f]{64}", one.sha256):
-        return f"{one.sha256!r} is no SHA-256"
-    if one.action == "move" and one.drawn is None:
+    if not re.fullmatch("[0-9a-f]{64}", override.sha256):
+        return f"{override.sha256!r} is no SHA-256"
+    if override.action == "move" and override.drawn is None:
         return "a move says no new box"
-    if not one.label:
+    if not override.label:
         return "it says no label"
-    for box in (one.box, one.result):
+    for box in (override.box, override.result):
         if not all(map(math.isfinite, box)) or box[2] <= box[0] or box[3] <= box[1]:
             return f"box {box} is empty or no box (x1, y1, x2, y2)"
     return None

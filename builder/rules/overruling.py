@@ -35,9 +35,9 @@ class Overruled:
 
 
 def overrule(
-    objects: Objects, decision: Decision, said: Mapping[int, Sequence[Override]], classes: Sequence[str]
+    objects: Objects, decision: Decision, by_position: Mapping[int, Sequence[Override]], classes: Sequence[str]
 ) -> Overruled:
-    """What `decide` made of these objects, put right by people. said: position of an image -> its overrides.
+    """What `decide` made of these objects, put right by people. by_position: position of an image -> its overrides.
 
     Each override meets at most one object of its image and each object at most one override: boxes that overlap by an
     IoU of at least MATCH, whatever the class (an `add`: of its class), the closest first; see `_pairs`.
@@ -48,36 +48,38 @@ def overrule(
     other objects of that class there. Independent of the order of rows and overrides. kept + ignored + dropped is
     what was predicted and what was added.
     """
-    if not said:
+    if not by_position:
         return Overruled(objects, decision, {})
     work = _Work(objects, decision, classes)
-    for image, overrides in sorted(said.items()):
-        work.put_right(image, sorted(set(overrides), key=lambda one: one.order))
+    for image, overrides in sorted(by_position.items()):
+        work.put_right(image, sorted(set(overrides), key=lambda override: override.order))
     return work.done()
 
 
 def overrule_classes(
-    objects: Objects, decision: Decision, said: Mapping[int, Sequence[Override]], classes: Sequence[str]
+    objects: Objects, decision: Decision, by_position: Mapping[int, Sequence[Override]], classes: Sequence[str]
 ) -> Overruled:
     """`overrule` of image classes, one object an image, whatever its box: the last of its overrides that changes the
     class decides, else the last. A reject meets the class that was refused alone; it waits where the teacher names
     another one."""
     label, outcome, reason = objects.label.copy(), decision.outcome.copy(), decision.reason.copy()
-    row_of = {image: row for row, image in enumerate(objects.image.tolist())} if said else {}
+    row_of = {image: row for row, image in enumerate(objects.image.tolist())} if by_position else {}
     states: dict[Override, str] = {}
-    for image, overrides in sorted(said.items()):
+    for image, overrides in sorted(by_position.items()):
         row = row_of.get(image)
-        for one in sorted(set(overrides), key=lambda one: (one.before != one.label, *one.order)):
-            states[one] = WAITING if one.action == "reject" else ORPHANED
-            if row is None or (one.action == "reject" and label[row] != classes.index(one.label)):
+        for override in sorted(
+            set(overrides), key=lambda override: (override.before != override.label, *override.order)
+        ):
+            states[override] = WAITING if override.action == "reject" else ORPHANED
+            if row is None or (override.action == "reject" and label[row] != classes.index(override.label)):
                 continue
-            states[one] = APPLIED
-            if one.action == "reject":
+            states[override] = APPLIED
+            if override.action == "reject":
                 outcome[row], reason[row] = DROPPED, Reason.REJECTED
                 continue
-            same = label[row] == classes.index(one.label)
+            same = label[row] == classes.index(override.label)
             outcome[row], reason[row] = KEPT, Reason.ACCEPTED if same else Reason.RELABELLED
-            label[row] = classes.index(one.label)
+            label[row] = classes.index(override.label)
     return Overruled(replace(objects, label=label), Decision(outcome, reason), states)
 
 
@@ -101,34 +103,37 @@ class _Work:
         free = np.setdiff1d(rows, [row for row in partner if row >= 0])
         gone: list[tuple[Override, int]] = []
         new: list[tuple[Box, int]] = []
-        for one, row in zip(overrides, partner, strict=True):
-            drawn = self._inside(one.result, image)
-            if one.action == "reject":
-                self.states[one] = APPLIED if row >= 0 else WAITING
+        for override, row in zip(overrides, partner, strict=True):
+            drawn = self._inside(override.result, image)
+            if override.action == "reject":
+                self.states[override] = APPLIED if row >= 0 else WAITING
                 if row >= 0:
                     self._drop(np.array([row]), Reason.REJECTED)
-                    gone.append((one, row))
+                    gone.append((override, row))
                 continue
-            if drawn is None or (row < 0 and one.action != "add"):
-                self.states[one] = ORPHANED
+            if drawn is None or (row < 0 and override.action != "add"):
+                self.states[override] = ORPHANED
                 continue
-            self.states[one] = APPLIED
-            label = self.place[one.label]
-            if one.action == "add":
+            self.states[override] = APPLIED
+            label = self.place[override.label]
+            if override.action == "add":
                 self.added.append((image, label, drawn))
                 if row >= 0:
                     self._drop(np.array([row]), Reason.SUPERSEDED)
             else:
-                self.outcome[row], self.reason[row], self.label[row] = KEPT, BY_ACTION[one.action], label
-                if one.action == "move":
+                self.outcome[row], self.reason[row], self.label[row] = KEPT, BY_ACTION[override.action], label
+                if override.action == "move":
                     self.boxes[row] = drawn
             if row < 0 or self.old.label[row] != label:
                 new.append((drawn, label))
         for box, label in new:
             self._drop(self._there(free, box, [label]), Reason.SUPERSEDED)
-        for one, row in gone:
-            labels = {int(self.old.label[row]), *(self.place.get(name, -1) for name in (one.label, one.before))}
-            near = self._there(free, one.box, sorted(labels))
+        for override, row in gone:
+            labels = {
+                int(self.old.label[row]),
+                *(self.place.get(name, -1) for name in (override.label, override.before)),
+            }
+            near = self._there(free, override.box, sorted(labels))
             weaker = self.old.confidence[near] <= self.old.confidence[row]
             self._drop(near[weaker & (self.reason[near] != Reason.SUPERSEDED)], Reason.REJECTED)
 
@@ -203,9 +208,9 @@ def _pairs(
     partner = [-1] * len(overrides)
     if not len(rows) or not overrides:
         return partner
-    overlap = _overlap([one.box for one in overrides], objects.boxes[rows])
-    before = np.array([place.get(one.before, -1) for one in overrides])
-    adds = np.array([one.action == "add" for one in overrides])
+    overlap = _overlap([override.box for override in overrides], objects.boxes[rows])
+    before = np.array([place.get(override.before, -1) for override in overrides])
+    adds = np.array([override.action == "add" for override in overrides])
     same = before[:, None] == objects.label[rows][None]
     which, at = np.nonzero((overlap >= MATCH) & (same | ~adds[:, None]))
     row = rows[at]

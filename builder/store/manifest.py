@@ -19,7 +19,7 @@ MANIFEST = "manifest.json"
 class ShardRecord(Section):
     """One tar: its name below `data/`, size and SHA-256 of the file, samples, objects kept and ignored in them.
 
-    tombstones: how many of the samples are to be skipped (0 in versions from before this was told); skipped_kept,
+    tombstones: how many of the samples are to be skipped (0 in versions from before this was recorded); skipped_kept,
     skipped_ignored: how many of these objects are on them."""
 
     name: str

@@ -121,7 +121,7 @@ class _HashedFile:
         self.bytes += len(blob)
         begun = self.bytes - self._on_its_way
         if begun >= WRITEBACK and hasattr(os, "posix_fadvise"):
-            # Linux starts to write what is said not to be needed, and drops it from memory only where that is done
+            # Linux starts to write what is declared not to be needed, and drops it from memory only where that is done
             os.posix_fadvise(self._file.fileno(), self._on_its_way, begun, os.POSIX_FADV_DONTNEED)
             self._on_its_way = self.bytes
 

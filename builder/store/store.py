@@ -69,8 +69,8 @@ class Store:
 
     def names(self) -> list[str]:
         """The datasets of which there is a version, finished or not."""
-        found = sorted(os.listdir(self.datasets)) if self.datasets.is_dir() else []
-        return [name for name in found if NAME.fullmatch(name) and self.versions(name)]
+        names = sorted(os.listdir(self.datasets)) if self.datasets.is_dir() else []
+        return [name for name in names if NAME.fullmatch(name) and self.versions(name)]
 
     def versions(self, name: str) -> list[Path]:
         """Folders of all versions of a dataset, finished or not, oldest first."""

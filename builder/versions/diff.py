@@ -87,8 +87,8 @@ def compare(a: Side, b: Side, *, limit: int = 10) -> Diff:
             shared = np.zeros(len(keys), bool)
             shared[rows.image[rows.common]] = True
             changed += int((shared & per_image.any(axis=1)).sum())
-            found = ((keys[n], Changes(*per_image[n].tolist())) for n in np.flatnonzero(shared))
-            best = heapq.nsmallest(limit, [*best, *((*_falling(c), key, c) for key, c in found)])
+            changes_by_image = ((keys[n], Changes(*per_image[n].tolist())) for n in np.flatnonzero(shared))
+            best = heapq.nsmallest(limit, [*best, *((*_falling(c), key, c) for key, c in changes_by_image)])
     classes = {name: Changes(*row) for name, row in zip(names, counts.tolist(), strict=True) if any(row)}
     return Diff(
         sum(classes.values(), Changes()),

@@ -61,7 +61,7 @@ def compare_maps(a: Side, b: Side, *, limit: int = 10) -> Diff:
 
 def _select(database: duckdb.DuckDBPyConnection, name: str, side: Side, names: Sequence[str]) -> str:
     """The query of one side's kept pixels, in a column of its name."""
-    codes = [names.index(one) for one in side.classes]
+    codes = [names.index(class_name) for class_name in side.classes]
     columns = "pixels AS a, 0 AS b" if name == "a" else "0 AS a, pixels AS b"
     return f"""
         SELECT key, ({codes}::INTEGER[])[label + 1] AS class, {columns}
@@ -73,16 +73,16 @@ def _maps(side: Side, keys: Collection[str], names: Sequence[str]) -> dict[str, 
     """`seg.png` of these images: int16 (H, W), positions in `names`, -1 for void."""
     ours = np.full(VOID + 1, -1, np.int16)
     ours[: len(side.classes)] = [names.index(name) for name in side.classes]
-    found: dict[str, np.ndarray] = {}
+    maps: dict[str, np.ndarray] = {}
     if side.version is None or not keys:
-        return found
+        return maps
     for shard in side.version.manifest.shards:
         path = side.version.shard(shard)
         for sample in read_samples(path):
             if sample.key in keys:
                 with Image.open(io.BytesIO(read_bytes(path, sample.members[SEMANTIC.member]))) as file:
-                    found[sample.key] = ours[np.array(file)]
-    return found
+                    maps[sample.key] = ours[np.array(file)]
+    return maps
 
 
 def _changes(before: np.ndarray, now: np.ndarray) -> Changes:

@@ -143,8 +143,8 @@ def _find(store: Store, version: Version, wanted: str) -> _Image:
     if len(holders or exact) == 1:
         return (holders or exact)[0]
     if exact:
-        some = ", ".join(sorted(image.key for image in exact)[:SHOWN]) + (", …" if len(exact) > SHOWN else "")
-        raise BuildError(f"{wanted!r} stands for {len(exact)} images of {version.ref} ({some}): give more of it")
+        listed = ", ".join(sorted(image.key for image in exact)[:SHOWN]) + (", …" if len(exact) > SHOWN else "")
+        raise BuildError(f"{wanted!r} stands for {len(exact)} images of {version.ref} ({listed}): give more of it")
     raise BuildError(
         f"no image {wanted!r} in {version.ref} or its pool: give a key (column `key` of its labels.parquet), a name in "
         f"the source, or the first {SHORTEST} or more characters of a key or SHA-256"
@@ -152,7 +152,7 @@ def _find(store: Store, version: Version, wanted: str) -> _Image:
 
 
 def _in_pool(path: Path, wanted: str) -> list[_Image]:
-    found: list[_Image] = []
+    images: list[_Image] = []
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             rows = file.read_row_group(group, columns=list(FIELDS))
@@ -160,19 +160,19 @@ def _in_pool(path: Path, wanted: str) -> list[_Image]:
             if len(wanted) >= SHORTEST:
                 for name in ("key", "sha256"):
                     matches = pc.or_(matches, pc.starts_with(rows[name], wanted))
-            found += (_Image(**row) for row in rows.filter(matches).to_pylist())
-    return found
+            images += (_Image(**row) for row in rows.filter(matches).to_pylist())
+    return images
 
 
 def _in_shards(version: Version, wanted: str) -> list[_Image]:
-    found: list[_Image] = []
+    images: list[_Image] = []
     for path, sample in _samples(version, version.manifest.shards):
         label = orjson.loads(read_bytes(path, sample.members["json"]))
         image = _Image(sample.key, label["name"], label["sha256"], chunk=0)
         begins = len(wanted) >= SHORTEST and (image.key.startswith(wanted) or image.sha256.startswith(wanted))
         if (begins or wanted in (image.key, image.name)) and not is_copy(sample.key):
-            found.append(image)
-    return found
+            images.append(image)
+    return images
 
 
 def _samples(version: Version, shards: Sequence[ShardRecord]) -> Iterator[tuple[Path, Sample]]:

@@ -80,10 +80,10 @@ def _collect(store: Store, found: Found) -> Found:
     removed: list[Garbage] = []
     busy = list(found.busy)
     for lock in sorted({g.lock for g in found.garbage}):
-        mine = [g for g in found.garbage if g.lock == lock]
+        lockable = [g for g in found.garbage if g.lock == lock]
         try:
             with locked(lock, str(lock.parent), sweep=[]):
-                removed += [g for g in mine if _remove(g)]
+                removed += [g for g in lockable if _remove(g)]
         except BuildError:
             busy.append(str(lock.relative_to(store.root)))
     return Found(sorted(removed, key=lambda g: g.path), sorted(busy))

@@ -47,9 +47,9 @@ def verify(
     Raises:
         BuildError: what is bad cannot be built again.
     """
-    found = Verified(version, tuple(problems(version, workers=workers, track=track)))
-    if not repair or found.only_strays:
-        return found
-    repairing.repair(version, store, bad_shards(found.problems), workers, track)
+    verified = Verified(version, tuple(problems(version, workers=workers, track=track)))
+    if not repair or verified.only_strays:
+        return verified
+    repairing.repair(version, store, bad_shards(verified.problems), workers, track)
     left = tuple(problems(version, workers=workers, track=track))
-    return Verified(version, left, tuple(problem for problem in found.problems if problem not in left))
+    return Verified(version, left, tuple(problem for problem in verified.problems if problem not in left))

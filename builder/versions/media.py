@@ -54,10 +54,10 @@ def images_of(version: Version) -> Iterator[ShardImage]:
 
 
 def _image(path: Path, sample: Sample, extension: str) -> ShardImage:
-    image, label = sample.members[extension], sample.members["json"]
-    said = orjson.loads(read_bytes(path, label))
-    sides = int(said["width"]), int(said["height"])
-    return ShardImage(sample.key, said["name"], said["sha256"], *sides, path, image, label)
+    image, label_member = sample.members[extension], sample.members["json"]
+    label = orjson.loads(read_bytes(path, label_member))
+    sides = int(label["width"]), int(label["height"])
+    return ShardImage(sample.key, label["name"], label["sha256"], *sides, path, image, label_member)
 
 
 class Extracted(Mapping[str, Path]):

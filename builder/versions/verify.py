@@ -69,29 +69,29 @@ def problems(version: Version, *, workers: int | None = None, track: Track = sil
     """What is wrong with a version, empty if nothing is: every byte is hashed, every image decoded, every label checked
     against its shard, the manifest and labels.parquet."""
     manifest = version.manifest
-    found = list(_other_files(version))
+    faults = list(_other_files(version))
     kind, features = kind_of(manifest.kind), tuple(manifest.features)
     jobs = [_Job(version.shard(shard), shard, features, len(manifest.classes), kind) for shard in manifest.shards]
     none = np.zeros(0, np.uint64)
     keys, checksums, lengths = [none], [none], []
     with track("verify", manifest.stored) as advance:
         for job, checked in zip(jobs, run(_check_shard, jobs, workers), strict=True):
-            found += (Problem(what, job.shard.name) for what in checked.problems)
+            faults += (Problem(what, job.shard.name) for what in checked.problems)
             keys.append(checked.key)
             checksums.append(checked.checksum)
             lengths.append(len(checked.key))
             advance(checked.samples)
     key, checksum = np.concatenate(keys), np.concatenate(checksums)
     shard = np.repeat(np.arange(len(jobs), dtype=np.int32), lengths)
-    found += _repeated(version, key, shard)
-    if not found:
-        found += _compare_labels(version, key, checksum, shard)
-    return found
+    faults += _repeated(version, key, shard)
+    if not faults:
+        faults += _compare_labels(version, key, checksum, shard)
+    return faults
 
 
-def bad_shards(found: Sequence[Problem]) -> list[int]:
+def bad_shards(faults: Sequence[Problem]) -> list[int]:
     """The numbers of the shards to build again, in order."""
-    return sorted({int(problem.shard.removesuffix(".tar").rpartition("-")[2]) for problem in found if problem.shard})
+    return sorted({int(problem.shard.removesuffix(".tar").rpartition("-")[2]) for problem in faults if problem.shard})
 
 
 def _other_files(version: Version) -> Iterator[Problem]:
@@ -125,12 +125,12 @@ def _check_shard(job: _Job, stop: Event) -> _Checked:
     try:
         for sample in until(stop, read_samples(path)):
             keys.append(_hash(sample.key))
-            found = _check_sample(path, sample, job)
-            checksums.append(np.uint64(0) if isinstance(found, str) else found.checksum)
-            if isinstance(found, str):
-                problems.append(f"data/{shard.name}: sample {sample.key}: {found}")
+            checked = _check_sample(path, sample, job)
+            checksums.append(np.uint64(0) if isinstance(checked, str) else checked.checksum)
+            if isinstance(checked, str):
+                problems.append(f"data/{shard.name}: sample {sample.key}: {checked}")
             else:
-                kept, ignored = kept + found.kept, ignored + found.ignored
+                kept, ignored = kept + checked.kept, ignored + checked.ignored
     except ShardError as error:
         problems.append(f"data/{error}")
     if not problems and (len(keys), kept, ignored) != (shard.samples, shard.kept, shard.ignored):
@@ -139,8 +139,8 @@ def _check_shard(job: _Job, stop: Event) -> _Checked:
             f"data/{shard.name}: {len(keys)} samples, {kept} kept, {ignored} ignored; the manifest says {stated}"
         )
     more = [f"data/{shard.name}: {len(problems) - MOST} more problems"] if len(problems) > MOST else []
-    told = [*islice(problems, MOST), *more]
-    return _Checked(told, len(keys), np.array(keys, np.uint64), np.array(checksums, np.uint64))
+    listed = [*islice(problems, MOST), *more]
+    return _Checked(listed, len(keys), np.array(keys, np.uint64), np.array(checksums, np.uint64))
 
 
 def _check_sample(path: Path, sample: Sample, job: _Job) -> str | Checked:
