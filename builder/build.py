@@ -32,7 +32,7 @@ def build_pseudo(
     recipe: Recipe,
     store: Store,
     *,
-    root: Path = Path(),
+    root: Path | str = Path(),
     only: Literal["scan", "label", "cut"] | None = None,
     retry_failures: bool = False,
     workers: int | None = None,
@@ -61,7 +61,7 @@ def build_pseudo(
         TeacherError: the teacher failed. Finished chunks and shards stay for the next call.
     """
     with store.in_use():
-        rooted = recipe.rooted(root)
+        rooted = recipe.rooted(Path(root))
         pool = rooted.pool.scan(store, workers=workers, track=track)
         if only == "scan":
             return Built(pool)

@@ -36,7 +36,7 @@ class Exported:
 
 
 def export_version(
-    version: Version, out: Path, format: Format, *, images: bool = True, track: Track = silent
+    version: Version, out: Path | str, format: Format, *, images: bool = True, track: Track = silent
 ) -> Exported:
     """Write a version's images and labels below `out`, which appears whole or not at all; memory is flat.
 
@@ -74,6 +74,7 @@ def export_version(
             f"{version.folder} holds {manifest.kind} labels, which cannot be exported to {format}: "
             f"give --format {' or '.join(formats)}"
         )
+    out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BuildError(f"{out} exists and is not empty: give a new folder, or remove this one")
     counts: Counter[str] = Counter()

@@ -130,7 +130,7 @@ class Recipe(Section):
         return self.model_copy(update={"teacher": self.teacher.rooted(folder), **places})
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read the recipe in a YAML file.
 
     Args:
@@ -143,7 +143,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         BuildError: for a file that cannot be read, or anything in it that is not as `Recipe` says, by its key.
     """
-    content = read_yaml(path, overrides)
+    content = read_yaml(Path(path), overrides)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:

@@ -56,7 +56,7 @@ class TakenOver:
     cut: Cut | None
 
 
-def read_answers(path: Path, version: Version, author: str | None = None) -> Returned:
+def read_answers(path: Path | str, version: Version, author: str | None = None) -> Returned:
     """Read people's corrections of a version out of the file of an annotation tool.
 
     Args:
@@ -72,7 +72,7 @@ def read_answers(path: Path, version: Version, author: str | None = None) -> Ret
         BuildError: the version holds maps, or its labels cannot be read.
     """
     check_reviewable(version.manifest)
-    return collect(read_annotations(path, author or login_name()), version)
+    return collect(read_annotations(Path(path), author or login_name()), version)
 
 
 def take_over(

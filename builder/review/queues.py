@@ -94,7 +94,7 @@ class ToolFiles:
 
 
 def write_queue(
-    queued: Queue, tool: Tool, out: Path, *, url_prefix: str | None = None, ignored: bool = False
+    queued: Queue, tool: Tool, out: Path | str, *, url_prefix: str | None = None, ignored: bool = False
 ) -> ToolFiles:
     """Write a queue for an annotation tool: all of its files or none.
 
@@ -113,6 +113,7 @@ def write_queue(
     """
     manifest = queued.version.manifest
     extension = manifest.features[0]
+    out = Path(out)
     images = None if url_prefix else images_folder(out)
     audited = [item.id for item in queued.audit.items] if queued.audit else []
     outcomes = ("kept", "ignored") if ignored else ("kept",)

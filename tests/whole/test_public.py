@@ -77,7 +77,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's uploads
 def test_the_whole_way_by_tutelage_alone(world: Path, tmp_path: Path, hub: None) -> None:
     store = tutelage.Store(world / "store")
-    recipe = tutelage.load_recipe(world / "recipe.yaml", ["keep.precision=0.7", "keep.calibration=isotonic"])
+    recipe = tutelage.load_recipe(str(world / "recipe.yaml"), ["keep.precision=0.7", "keep.calibration=isotonic"])
     built = tutelage.build_pseudo(recipe, store, root=world)
     assert built.cut is not None
     version = tutelage.open_version("pets@v1", store)
