@@ -1,4 +1,4 @@
-"""Run independent pieces of work on this machine's cores, and say how far they are."""
+"""Run independent pieces of work on this machine's cores, and report progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user can mend, as a sentence."""
+"""Errors that a user can fix, each one sentence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LONGEST = 100
 
 
 class BuildError(TutelageError):
-    """What a user can mend in a recipe, a source, labels or the store: one sentence, as of every TutelageError."""
+    """Something that a user can fix in a recipe, a source, labels or the store: one sentence, as every TutelageError."""
 
 
 def brief(value: object) -> str:

@@ -1,16 +1,12 @@
-"""Numbers as people say them."""
+"""Numbers as text for people."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def size_text(size: int) -> str:
-    """Bytes as people say them."""
+    """Bytes in the largest unit of which there is one or more: 12.3 MB."""
     for unit, value in (("GB", size / 1e9), ("MB", size / 1e6)):
         if value >= 1:
             return f"{value:.1f} {unit}"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import click
 
 from builder.cli.options import allow_code_option, json_option, open_store, sentences, store_option, workers_option
 from builder.cli.output import bar, emit, rows
 from builder.cli.show import build_text, describe_built, describe_label
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()
@@ -54,41 +50,24 @@ def scan(
         emit(as_json, value := describe(pool), rows(*value.items()))
 
 
-def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    options: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
-        click.option(
-            "--teacher",
-            "spec",
-            required=True,
-            help="torchvision:NAME, onnx:MODEL.onnx, transformers:DIR_OR_ID, checkpoint:RUN, python:MODULE:FACTORY or "
-            "replay:RESULTS.",
-        ),
-        click.option(
-            "--floor", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Lowest score to store."
-        ),
-        click.option(
-            "--set",
-            "overrides",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Any other teacher option of a recipe, e.g. nms_iou=0.6.",
-        ),
-        allow_code_option,
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def teacher_section(spec: str, floor: float, overrides: tuple[str, ...]) -> Any:
-    from builder.recipe.recipe import parse_teacher
-
-    return parse_teacher(spec, (f"floor={floor}", *overrides))
-
-
 @click.command()
 @click.argument("pool")
-@teacher_options
+@click.option(
+    "--teacher",
+    "spec",
+    required=True,
+    help="torchvision:NAME, onnx:MODEL.onnx, transformers:DIR_OR_ID, checkpoint:RUN, python:MODULE:FACTORY or "
+    "replay:RESULTS.",
+)
+@click.option("--floor", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Lowest score to store.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any other teacher option of a recipe, e.g. nms_iou=0.6.",
+)
+@allow_code_option
 @click.option(
     "--max-failure-rate",
     type=click.FloatRange(0, 1),
@@ -119,22 +98,19 @@ def label(
     POOL is an id prefix or a scanned source. Chunks that are labelled already are skipped.
     """
     with sentences():
-        from builder.label.labelling import check_failures, label_pool, pending_chunks
+        from builder.label.labelling import check_failures, count_pending, label_pool
         from builder.label.load import load_labeller
+        from builder.recipe.recipe import parse_teacher
         from builder.scan.pool import find_pool
 
         store = open_store(store_root)
         scanned = find_pool(store, pool)
-        section = teacher_section(spec, floor, overrides)
+        section = parse_teacher(spec, (f"floor={floor}", *overrides))
         labeller = load_labeller(section, workers, allow_code)
         if dry_run:
-            pending = pending_chunks(scanned, labeller, store, retry_failures)
-            count = {"chunks": len(pending), "images": sum(scanned.index[n].images for n in pending)}
-            emit(
-                as_json,
-                count,
-                f"{count['images']} images in {count['chunks']} chunks would be labelled; nothing written",
-            )
+            pending = count_pending(scanned, labeller, store, retry_failures)
+            text = f"{pending.images} images in {pending.chunks} chunks would be labelled; nothing written"
+            emit(as_json, vars(pending), text)
             return
         done = label_pool(
             scanned, labeller, store, spec=spec, license=section.license, retry_failures=retry_failures, track=bar

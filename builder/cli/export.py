@@ -59,9 +59,8 @@ def export(
     with sentences():
         from builder.export.export import export_version as run_export
         from builder.kinds import kind_of
-        from builder.store.store import Store
 
-        made = Store(store_root).version(version)
+        made = open_store(store_root).version(version)
         done = run_export(made, out, format, images=not no_images, track=bar)
         if format == "voc" and kind_of(made.manifest.kind).outlines:
             click.echo("voc holds only the boxes of masks: use --format coco or yolo for the masks", err=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from builder.cli.options import json_option, sentences, store_option, workers_option
+from builder.cli.options import json_option, open_store, sentences, store_option, workers_option
 from builder.cli.output import bar, emit, rows
 from builder.words import size_text
 
@@ -43,9 +43,8 @@ def publish(
     """
     with sentences():
         from builder.hub.publish import publish as send
-        from builder.store.store import Store
 
-        made = Store(store_root).version(version)
+        made = open_store(store_root).version(version)
         done = send(made, repo, private=private, branch=branch, dry_run=dry_run, workers=workers, track=bar)
         for warning in done.warnings:
             click.echo(f"warning: {warning}", err=True)
@@ -88,9 +87,8 @@ def pull(ref: str, name: str | None, store_root: str, as_json: bool, dry_run: bo
     """
     with sentences():
         from builder.hub.pull import pull as fetch
-        from builder.store.store import Store
 
-        done = fetch(ref, Store(store_root), name=name, dry_run=dry_run, track=bar)
+        done = fetch(ref, open_store(store_root), name=name, dry_run=dry_run, track=bar)
         emit(as_json, asdict(done) | {"folder": str(done.folder)}, _pulled(done))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from builder.cli.options import allow_code_option, json_option, sentences, store_option
+from builder.cli.options import allow_code_option, json_option, open_store, sentences, store_option
 from builder.cli.output import ROOMY, bar, emit, rows, show_metrics, step_bar, table
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def train(
     with sentences():
         from accelerate import PartialState
 
-        from builder.store.store import Store
         from students.train.loop import train as run_training
         from students.train.recipe import load_train_recipe
         from students.train.run import clip_rate
@@ -60,7 +59,7 @@ def train(
             return
         speaks = PartialState().is_main_process  # of several that `accelerate launch` starts
         with step_bar(loaded.steps) if speaks else nullcontext() as progress:
-            run_training(loaded, out, Store(store_root), progress)
+            run_training(loaded, out, open_store(store_root), progress)
         if speaks:
             if (share := clip_rate(out)) > 0.5:
                 click.echo(
@@ -74,11 +73,10 @@ def train(
 def _train_rounds(recipe: TrainRecipe, out: Path, store_root: str, allow_code: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from builder.store.store import Store
     from students.rounds.loop import run_rounds
     from students.rounds.page import COLUMNS, conclusion, rounds_rows
 
-    outcome = run_rounds(recipe, out, Store(store_root), track=bar, steps=step_bar, allow_code=allow_code)
+    outcome = run_rounds(recipe, out, open_store(store_root), track=bar, steps=step_bar, allow_code=allow_code)
     best = out / f"round-{outcome.best}"
     if as_json:
         emit(True, {"run": str(best), **asdict(outcome)}, "")
@@ -110,7 +108,6 @@ def pretrain(
     `network.pretrained: RUN/backbone.safetensors`. An interrupted run continues from its last save.
     """
     with sentences():
-        from builder.store.store import Store
         from students.pretrain.loop import load_pretrain_recipe
         from students.pretrain.loop import pretrain as run_pretraining
 
@@ -120,7 +117,7 @@ def pretrain(
             return
         out = out or Path("runs") / recipe.stem
         with step_bar(loaded.steps) as progress:
-            run_pretraining(loaded, out, Store(store_root), progress)
+            run_pretraining(loaded, out, open_store(store_root), progress)
         weights = out / "backbone.safetensors"
         value = {"run": str(out), "steps": loaded.steps, "backbone": str(weights)}
         emit(as_json, value, rows(("run", out), ("steps", loaded.steps), ("backbone", weights)))
@@ -168,12 +165,11 @@ def evaluate(
     calibration error. It warns of images that a run was trained on.
     """
     with sentences():
-        from builder.store.store import Store
         from students.evaluate.measure import evaluate as evaluate_teacher
 
         evaluation = evaluate_teacher(
             ref, truth, images, options=overrides, masks=masks, results=results, allow_code=allow_code,
-            store=Store(store_root), track=bar,
+            store=open_store(store_root), track=bar,
         )  # fmt: skip
         seen, total = evaluation.trained_on, len(evaluation.truth.images)
         if seen:

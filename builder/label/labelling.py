@@ -123,6 +123,20 @@ def label_pools(
     ]
 
 
+@dataclass(frozen=True)
+class Pending:
+    """What is left to label of a pool."""
+
+    chunks: int
+    images: int
+
+
+def count_pending(pool: Pool, labeller: Labeller, store: Store, retry_failures: bool = False) -> Pending:
+    """How much `label_pool` would label."""
+    numbers = pending_chunks(pool, labeller, store, retry_failures)
+    return Pending(len(numbers), sum(pool.index[number].images for number in numbers))
+
+
 def pending_chunks(pool: Pool, labeller: Labeller, store: Store, retry_failures: bool = False) -> list[int]:
     """The numbers of the chunks that `label` would label: new ones, those with an image that came back after it had
     been removed or is listed under its new name, and those with images that could not be read, if these are to be
