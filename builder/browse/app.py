@@ -16,7 +16,7 @@ from typing import Any
 from builder.browse.database import URI, database
 from builder.browse.documents import Names, reviewable
 from builder.browse.kinds import shown_kind
-from builder.browse.load import INFO
+from builder.browse.samples import INFO, samples_of
 from builder.errors import BuildError
 from builder.review.objects import Edited, shown_objects
 from builder.store.files import digest
@@ -147,7 +147,7 @@ def read_edits(store: Store, version: Version, author: str) -> tuple[list[Edited
                 if loaded["id"] == manifest.id and loaded["files"] == digest(manifest.files):
                     browsed = True
                     names = Names(loaded["suffix"])
-                    for sample in _touched(dataset, names):
+                    for sample in samples_of(fo, dataset).touched(reviewable(names)):
                         when = sample["last_modified_at"]
                         if sample["key"] not in latest or when > latest[sample["key"]][0]:
                             latest[sample["key"]] = when, names, sample
@@ -166,9 +166,3 @@ def read_edits(store: Store, version: Version, author: str) -> tuple[list[Edited
         _, names, sample = latest[key]
         edited += read(sample, names, {}, author)
     return edited, touched
-
-
-def _touched(dataset: Any, names: Names) -> Iterator[dict[str, Any]]:
-    """Samples of images of the version that were changed after they were loaded."""
-    changed = {"$expr": {"$ne": ["$created_at", "$last_modified_at"]}, **reviewable(names)}
-    yield from dataset._sample_collection.find(changed)

@@ -85,11 +85,11 @@ def fields_of(picture: Picture, labels: Document, names: Names, version: str) ->
 def reviewable(names: Names) -> Document:
     """MongoDB's condition for the images that people can correct: those in shards, and those that are left out because
     nothing on them is kept, but no leaks, near-duplicates or labelled images."""
-    return {names("version"): {"$exists": True}, names("why"): {"$exists": False}}
+    return {names("version"): {"$ne": None}, names("why"): None}
 
 
-def sample(picture: Picture, said: Document, tags: Sequence[str], dataset: ObjectId, now: datetime) -> Document:
-    """A sample's document. now: UTC, when it is written; a sample that was never edited has it twice."""
+def contents(picture: Picture, fields: Document, tags: Sequence[str]) -> Document:
+    """What a sample holds. fields, tags: of a version."""
     media = picture.media
     return {
         "filepath": media.path,
@@ -98,7 +98,13 @@ def sample(picture: Picture, said: Document, tags: Sequence[str], dataset: Objec
         "key": media.key,
         "name": media.name,
         "sha256": media.sha256,
-        **said,
+        **fields,
+    }
+
+
+def sample(picture: Picture, fields: Document, tags: Sequence[str], dataset: ObjectId, now: datetime) -> Document:
+    """A sample's document. now: UTC, when it is written; a sample that was never edited has it twice."""
+    return contents(picture, fields, tags) | {
         "_media_type": "image",
         "_rand": 0.999 + random.random() / 1000,  # as FiftyOne draws it
         "_dataset_id": dataset,

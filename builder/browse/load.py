@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,13 @@ from builder.browse.documents import (
     FIGURES,
     REASONS,
     TRUTH_FIELD,
-    Document,
     Names,
     fields_of,
-    sample,
 )
 from builder.browse.images import pictures
 from builder.browse.kinds import ShownKind, declare, declare_more, evaluate, name_pixels, shown_kind
 from builder.browse.maps import pool_planes
-from builder.browse.pictures import Picture
+from builder.browse.samples import INFO, Change, Entry, Samples, samples_of, untested
 from builder.browse.truth import Labelled, truth_pictures
 from builder.browse.views import save_views
 from builder.engine import Track, silent
@@ -43,8 +40,6 @@ from builder.versions.media import cache_folder, extracted
 
 FORMAT = 2
 """Raised whenever a dataset would be made otherwise, so that an old one is not shown for a new one."""
-INFO = "tutelage"
-"""Key of `dataset.info` under which stands what the dataset was made from."""
 MOST_CHANGED = 500
 """Images, at most, in the view of those with most changes."""
 COLOURS = {"pseudo": KEPT, "ignored": IGNORED, "teacher": DROPPED, TRUTH_FIELD: HUMAN}
@@ -54,8 +49,6 @@ HIDDEN = ("teacher", "confidence")
 
 Note = Callable[[str], None]
 """Takes a sentence about what cannot be shown."""
-Said = tuple[Picture, Document, list[str]]
-"""An image, the fields that a version sets, and its tags."""
 
 
 def dataset_name(versions: Sequence[Version], limit: int | None = None) -> str:
@@ -97,24 +90,28 @@ def load(
         dataset = fo.load_dataset(name)
         known = dict(dataset.info.get(INFO) or {})
         if not reload and {**known, **cache} == {**info, **cache}:
-            _relocate(dataset, known, cache["cache"])
+            _relocate(samples_of(fo, dataset), known, cache["cache"])
             return name
         fo.delete_dataset(name)
     dataset = fo.Dataset(name, persistent=True)
+    samples = samples_of(fo, dataset)
+    if warning := untested(fo):
+        note(warning)
     try:
         dataset.media_type = "image"
         dataset.default_classes = list(dict.fromkeys(c for v in versions for c in v.manifest.classes))
         for n, (version, suffix, paths) in enumerate(zip(versions, suffixes, files, strict=True)):
-            _load_version(fo, dataset, store, version, Names(suffix), paths, limit, n > 0, track, note)
+            _load_version(samples, store, version, Names(suffix), paths, limit, n > 0, track, note)
         for n, (version, suffix) in enumerate(zip(versions, suffixes, strict=True)):
             before = versions[n - 1] if n else _before(store, version) if len(versions) == 1 else None
-            changed = _count_changes(fo, dataset, before, version, Names(suffix), note) if before else None
+            changed = _count_changes(samples, before, version, Names(suffix), note) if before else None
             agree = dataset.has_sample_field(Names(suffix)(AGREEMENT[0]))
             borderline = kind.borderline(dataset, Names(suffix))
             labelled = dataset.match_tags("truth")
             errors = kind.errors(labelled, Names(suffix)) if len(labelled) else []
             save_views(dataset, Names(suffix), borderline, errors, agree=agree, changed=changed)
         _dress(fo, dataset, kind, suffixes)
+        samples.finish()
         dataset.info[INFO] = info | cache  # last: a dataset without it is not complete
         dataset.save()
     except BaseException:
@@ -152,23 +149,20 @@ def _suffixes(versions: Sequence[Version]) -> list[str]:
     return found
 
 
-def _relocate(dataset: Any, known: Mapping[str, Any], cache: str) -> None:
+def _relocate(samples: Samples, known: Mapping[str, Any], cache: str) -> None:
     """Point the samples to the store's files where they are now."""
     if known["cache"] != cache:
-        fields = ["filepath"]
+        dataset, paths = samples.dataset, ["filepath"]
         for field in dataset.get_field_schema(flat=True):
             if field.endswith((".mask_path", ".map_path")) and ".detections." not in field:
-                fields.append(field)
-        for field in fields:
-            change = {"$replaceOne": {"input": f"${field}", "find": known["cache"], "replacement": cache}}
-            dataset._sample_collection.update_many({field: {"$type": "string"}}, [{"$set": {field: change}}])
+                paths.append(field)
+        samples.replace(paths, known["cache"], cache)
         dataset.info[INFO] = {**known, "cache": cache}
         dataset.save()
 
 
 def _load_version(
-    fo: Any,
-    dataset: Any,
+    samples: Samples,
     store: Store,
     version: Version,
     names: Names,
@@ -180,6 +174,7 @@ def _load_version(
 ) -> None:
     """Declare the fields of a version, and write its samples. merge: into those of other versions, where they are."""
     manifest, kind = version.manifest, shown_kind(version.manifest.kind)
+    fo, dataset = samples.fo, samples.dataset
     blocks = pictures(store, version, files, limit)
     for file in filter(version.has, (LABELS, LEFT_OUT)):
         version.file(file)  # fetched, where it lies elsewhere
@@ -188,12 +183,12 @@ def _load_version(
     declare(fo, dataset, kind, names)
     optional: set[str] = set()
     total = manifest.samples if limit is None else min(limit, manifest.samples)
-    with track("load", total) as advance, _written(dataset, merge) as write:
+    with track("load", total) as advance, _written(samples, merge) as write:
         for block in blocks:
             for picture in block[:1]:
                 optional |= {*picture.objects.optional, *(["calibrated"] if picture.objects.calibrated else [])}
             shown = [replace(picture, planes=planes(picture.media)) for picture in block]
-            write([(picture, *fields_of(picture, kind.labels(picture), names, version.ref)) for picture in shown])
+            write([Entry(picture, *fields_of(picture, kind.labels(picture), names, version.ref)) for picture in shown])
             advance(len(block))
         try:
             for labelled in truth_pictures(store, manifest, limit):
@@ -206,62 +201,30 @@ def _load_version(
     evaluate(dataset, kind, names, manifest.classes)
 
 
-def _labelled(labelled: Labelled, kind: ShownKind, names: Names, version: Version) -> Said:
+def _labelled(labelled: Labelled, kind: ShownKind, names: Names, version: Version) -> Entry:
     picture = labelled.picture
     fields, tags = fields_of(picture, kind.labels(picture), names, version.ref)
     truth = kind.mark(labelled.image, labelled.truth, version.manifest.classes, picture.media)
-    return picture, fields | ({TRUTH_FIELD: truth} if truth else {}), tags
+    return Entry(picture, fields | ({TRUTH_FIELD: truth} if truth else {}), tags)
 
 
 @contextmanager
-def _written(dataset: Any, merge: bool) -> Iterator[Callable[[Sequence[Said]], None]]:
+def _written(samples: Samples, merge: bool) -> Iterator[Callable[[Sequence[Entry]], None]]:
     """A function that writes samples while the next ones are made. merge: it looks for samples that are there."""
-    collection, id = dataset._sample_collection, dataset._doc.id
     if merge:
-        collection.create_index("key")
-
-    def put(batch: Sequence[Said]) -> None:
-        now = datetime.now(UTC).replace(tzinfo=None)  # as FiftyOne writes it
-        old = _there(collection, batch) if merge else {}
-        fresh = [sample(*said, id, now) for said in batch if _identity(said) not in old]
-        if fresh:
-            collection.insert_many(fresh, ordered=True)
-        if old:
-            from pymongo import UpdateOne
-
-            changes = [
-                UpdateOne({"_id": old[identity]}, {"$set": mine, "$addToSet": {"tags": {"$each": said[2]}}})
-                for said in batch
-                if (identity := _identity(said)) in old
-                # human labels stay, with what the first version's evaluation wrote at them
-                for mine in [{field: value for field, value in said[1].items() if field != TRUTH_FIELD}]
-            ]
-            collection.bulk_write(changes, ordered=False)
-
+        samples.dataset.create_index("key")
+    put = samples.merge if merge else samples.add
     waiting: list[Future[None]] = []
     with ThreadPoolExecutor(1) as thread:
 
-        def write(batch: Sequence[Said]) -> None:
+        def write(entries: Sequence[Entry]) -> None:
             if waiting:
                 waiting.pop().result()
-            if batch:
-                waiting.append(thread.submit(put, batch))
+            if entries:
+                waiting.append(thread.submit(put, entries))
 
         yield write
         write([])
-
-
-def _identity(said: Said) -> tuple[str, str, bool]:
-    media = said[0].media
-    return media.key, media.sha256, media.state == "truth"
-
-
-def _there(collection: Any, batch: Sequence[Said]) -> dict[tuple[str, str, bool], Any]:
-    keys = [said[0].media.key for said in batch]
-    known = collection.find({"key": {"$in": keys}}, {"key": 1, "sha256": 1, "tags": 1})
-    wanted = {_identity(said) for said in batch}
-    found = {(one["key"], one["sha256"], "truth" in one["tags"]): one["_id"] for one in known}
-    return {identity: id for identity, id in found.items() if identity in wanted}
 
 
 def _before(store: Store, version: Version) -> Version | None:
@@ -277,25 +240,20 @@ def _before(store: Store, version: Version) -> Version | None:
     return None
 
 
-def _count_changes(fo: Any, dataset: Any, before: Version, version: Version, names: Names, note: Note) -> str | None:
+def _count_changes(samples: Samples, before: Version, version: Version, names: Names, note: Note) -> str | None:
     """Note at each of the images with most changes how many of its labels changed since `before`; its name."""
-    from pymongo import UpdateOne
-
     try:
-        found = diff(before, version, limit=MOST_CHANGED).most_changed
+        most_changed = diff(before, version, limit=MOST_CHANGED).most_changed
     except BuildError as error:
         note(f"what changed since {before.ref} is not shown: {error}")
         return None
-    dataset.add_sample_field(names(CHANGES[0]), fo.IntField, description=CHANGES[1])
-    collection = dataset._sample_collection
-    collection.create_index("key")
-    counts = {key: changes.weight[0] for key, changes in found.items() if changes.weight[0]}
-    updates = [
-        UpdateOne({"key": key, names("shard"): {"$exists": True}}, {"$set": {names(CHANGES[0]): count}})
-        for key, count in counts.items()
-    ]
-    if updates:
-        collection.bulk_write(updates, ordered=False)
+    dataset = samples.dataset
+    dataset.add_sample_field(names(CHANGES[0]), samples.fo.IntField, description=CHANGES[1])
+    dataset.create_index("key")
+    counts = {key: changes.weight[0] for key, changes in most_changed.items() if changes.weight[0]}
+    condition = {"key": {"$in": list(counts)}, names("shard"): {"$ne": None}}
+    found = list(samples.find(condition, ("key",)))
+    samples.update({document["_id"]: Change({names(CHANGES[0]): counts[document["key"]]}) for document in found})
     return before.ref
 
 

@@ -12,12 +12,12 @@ from builder.store.store import Store
 def tag_in_app(store: Store, manifest: Manifest, keys: Sequence[str], tag: str) -> int:
     """Give these images, and no others of the version, a tag in the App. Returns how many of them are there.
 
-    Written past FiftyOne's own call, which would mark them as changed by a person. Raises BuildError if the version
+    They do not count as changed by a person. Raises BuildError if the version
     was never browsed.
     """
     from builder.browse.app import connected
     from builder.browse.documents import Names, reviewable
-    from builder.browse.load import INFO
+    from builder.browse.samples import INFO, Change, samples_of
 
     ref, tagged, browsed = f"{manifest.name}@{manifest.version}", set[str](), False
     with connected(store) as fo:
@@ -26,12 +26,12 @@ def tag_in_app(store: Store, manifest: Manifest, keys: Sequence[str], tag: str) 
             versions = [v for v in (dataset.info.get(INFO) or {}).get("versions", []) if v["id"] == manifest.id]
             for version in versions:
                 browsed = True
-                samples = dataset._sample_collection
-                there = reviewable(Names(version["suffix"]))
-                samples.update_many({**there, "tags": tag}, {"$pull": {"tags": tag}})
-                wanted = {**there, "key": {"$in": list(keys)}}
-                samples.update_many(wanted, {"$addToSet": {"tags": tag}})
-                tagged |= {sample["key"] for sample in samples.find(wanted, {"key": 1})}
+                samples, there = samples_of(fo, dataset), reviewable(Names(version["suffix"]))
+                old = list(samples.find({**there, "tags": tag, "key": {"$nin": list(keys)}}, ("key",)))
+                new = list(samples.find({**there, "key": {"$in": list(keys)}}, ("key",)))
+                untag = {document["_id"]: Change({}, remove=[tag]) for document in old}
+                samples.update(untag | {document["_id"]: Change({}, add=[tag]) for document in new})
+                tagged |= {document["key"] for document in new}
     if not browsed:
         raise BuildError(f"{ref} was not browsed yet: run `tutelage browse {ref}`, then queue again")
     return len(tagged)
