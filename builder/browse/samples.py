@@ -162,11 +162,12 @@ class PublicSamples(Samples):
             one.tags = [tag for tag in dict.fromkeys([*one.tags, *add]) if tag not in remove]
 
         self._write(self.dataset.select([str(id) for id in changes]), change)
-        for name in sorted(
-            {name for fields, _, _ in changes.values() for name, value in fields.items() if value == []}
-        ):
-            empty = {str(id): [] for id, (fields, _, _) in changes.items() if fields.get(name) == []}
-            self.dataset.set_values(name, empty, key_field="id", progress=False)  # a sample saves no empty list
+        empty: dict[str, dict[str, list[Any]]] = {}  # lists, which a sample does not save
+        for id, (fields, _, _) in changes.items():
+            for name in (name for name, value in fields.items() if value == []):
+                empty.setdefault(name, {})[str(id)] = []
+        for name, values in empty.items():
+            self.dataset.set_values(name, values, key_field="id", progress=False)
 
     def replace(self, paths: Sequence[str], before: str, after: str) -> None:
         def change(one: Any) -> None:

@@ -266,7 +266,9 @@ def test_images_without_a_kept_class_are_reviewed_in_the_app(world: World) -> No
     """They are in no shard: queued, told by people, and then in the next version, from where they lie."""
     root = world.root / "classification"
     keep = {"score": 0.85, "ignore": 0.4}
-    recipe = write_recipe(root, name="unsure", keep=keep, teacher={"spec": f"python:{__name__}:classification"})
+    recipe = write_recipe(
+        root, name="unsure", keep=keep, teacher={"spec": "python:tests.helpers.browsed:classification"}
+    )
     build_pseudo(load_recipe(recipe), world.store, root=root, report=False, allow_code=True, workers=2)
     dataset = world.load("unsure@v1")
     assert run(world, "queue", "unsure@v1", "--budget", "20", "--to", "app").exit_code == 0
