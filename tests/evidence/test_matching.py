@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from builder.errors import BuildError
-from builder.evidence import matching
+from builder.evidence import assignment
 from builder.evidence.matching import SIZES, Matches, match_columns, match_images
 from builder.rules.keep import IOUS
 from builder.truth.coco import read_coco
@@ -166,7 +166,7 @@ def test_matches_are_cocoevals_at_every_overlap_and_size(seed: int, images: int,
 def test_blocks_of_images_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     truth, found = crowded_scene(3, 30, 20, whole=True)
     whole = match_images(CLASSES, found, truth)
-    monkeypatch.setattr(matching, "PAIRS", 40)
+    monkeypatch.setattr(assignment, "PAIRS", 40)
     assert_equal(match_images(CLASSES, found, truth), whole)
     assert_is_cocoevals(truth, found)
 
