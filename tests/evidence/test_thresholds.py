@@ -18,7 +18,8 @@ from builder.errors import BuildError
 from builder.evidence.thresholds import Evidence, high_component, solve
 from builder.rules.apply import decide
 from builder.rules.keep import Keep
-from builder.rules.objects import IGNORED, KEPT, Objects
+from builder.rules.objects import Objects
+from builder.rules.reasons import IGNORED, KEPT
 from builder.rules.scores import BINS, PoolScores, cell
 from builder.store.manifest import Manifest, read_manifest
 from tests.helpers.pools import CLASSES, write_world
