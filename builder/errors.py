@@ -9,7 +9,7 @@ LONGEST = 100
 
 
 class BuildError(TutelageError):
-    """Something that a user can fix in a recipe, a source, labels or the store: one sentence, as every TutelageError."""
+    """Something that a user can fix in a recipe, a source, labels or the store: one sentence, as any TutelageError."""
 
 
 def brief(value: object) -> str:
