@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,3 +63,11 @@ def test_the_facts_of_a_kind_fit_together(kind: LabelKind) -> None:
     assert [kind.overlaps, kind.pixels, kind.single].count(True) == 1
     assert kind.truth in NAMES and (kind.truth == kind.name or kind.outlines)
     assert set(cut_kind(kind.name).columns) >= {"label", "outcome"}
+
+
+def test_the_files_of_docs_architecture_are_there_and_the_new_ones_are_not() -> None:
+    files = dict[str, bool]()
+    for line in (ROOT / "docs" / "architecture.md").read_text().splitlines():
+        found = re.findall(r"`((?:builder|students|teachers|tests)/[\w/.]+)`", line)
+        files |= {name: n > 0 or not line.startswith("| + ") for n, name in enumerate(found)}
+    assert len(files) > 25 and {name: (ROOT / name).exists() for name in files} == files
