@@ -194,7 +194,8 @@ def verify(version: str, repair: bool, store_root: str, workers: int | None, as_
         value = {"version": str(checked.version.folder), "problems": wrong, "repaired": repaired}
         emit(as_json, value, "\n".join(text))
         if wrong:
-            raise Failed(f"{len(wrong)} problems in {version}: {_advice(version, repair, checked)}")
+            count = f"{len(wrong)} problem{'' if len(wrong) == 1 else 's'}"
+            raise Failed(f"{count} in {version}: {_advice(version, repair, checked)}")
 
 
 def _advice(version: str, repair: bool, checked: Verified) -> str:
