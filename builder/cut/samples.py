@@ -20,6 +20,7 @@ from builder.cut.balance import balanced
 from builder.cut.kinds.choose import cut_kind
 from builder.cut.kinds.kind import Kind
 from builder.cut.label_table import write_labels
+from builder.cut.results import ShardResult
 from builder.engine import until
 from builder.errors import BuildError
 from builder.kinds import DETECTION, LabelKind
@@ -31,7 +32,7 @@ from builder.rules.overruling import Overruled
 from builder.rules.reasons import IGNORED, KEPT, REASONS
 from builder.rules.scores import counted
 from builder.scan.pool import OK, REMOVED, Chunk, PoolImage
-from builder.store.files import digest, new_file, sha256_file, sync_folder, write_file
+from builder.store.files import digest, new_file, sha256_file, sync_folder
 from builder.store.keys import copy_key
 from builder.store.manifest import ShardRecord
 from builder.store.shards import ShardError, ShardFile, read_samples, write_shard
@@ -114,6 +115,10 @@ class ShardJob:
         """This shard's part of labels.parquet."""
         return self.record.with_suffix(".parquet")
 
+    def result(self) -> ShardResult:
+        """Of a shard that is complete."""
+        return ShardResult.read(self.record)
+
 
 def write_job(job: ShardJob, stop: Event) -> int:
     """Write a shard, its part of labels.parquet and, last, the record that says so. Returns its images.
@@ -139,14 +144,16 @@ def write_job(job: ShardJob, stop: Event) -> int:
         samples = _samples(writing, chunks, images, chosen)
         written = write_shard(writing.folder / DATA / job.name, until(stop, samples))
     write_labels(job.labels, writing.kind, [image.key for image in images], chosen.made)
-    record = {
-        "shard": _shard_record(job, written, chosen) if written else None,
-        "tombstones": [key for n in chosen.tombstones for key in chosen.keys(n, images)],
-        "images": Counter(chosen.fate),
-        "overrides": [[asdict(override), state] for override, state in _settled(chosen, images)],
-        **_counts(chosen, len(writing.labelled.classes)),
-    }
-    write_file(job.record, orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY))
+    objects = chosen.made.objects
+    there = ~np.isin(objects.image, chosen.tombstones)
+    ShardResult(
+        shard=_shard_record(job, written, chosen) if written else None,
+        tombstones=[key for n in chosen.tombstones for key in chosen.keys(n, images)],
+        images=Counter(chosen.fate),
+        overrides=[(asdict(override), state) for override, state in _settled(chosen, images)],
+        reasons=_number(chosen.made.decision.reason, there, objects.pixels, len(REASONS)),
+        per_class=_per_class(chosen, there, len(writing.labelled.classes)),
+    ).write(job.record)
     return len(images)
 
 
@@ -239,29 +246,24 @@ def _take(parent: Parent, job: ShardJob, record: ShardRecord) -> bool:
     return True
 
 
-def _counts(chosen: _Chosen, classes: int) -> dict[str, Any]:
-    """Objects by reason and by class and outcome, without those of tombstoned images, which nobody is to read."""
+def _per_class(chosen: _Chosen, there: np.ndarray, classes: int) -> dict[str, list[int]]:
+    """Objects by outcome and class. there: bool (N,), those that are on no tombstoned image."""
     objects, decision = chosen.made.objects, chosen.made.decision
-    there = ~np.isin(objects.image, chosen.tombstones)
     rows = {
         "predicted": (chosen.label, ~np.isin(chosen.image, chosen.tombstones), chosen.pixels),
         "kept": (objects.label, there & (decision.outcome == KEPT), objects.pixels),
         "ignored": (objects.label, there & (decision.outcome == IGNORED), objects.pixels),
     }
-    return {
-        "reasons": _number(decision.reason, there, objects.pixels, len(REASONS)),
-        "per_class": {
-            name: _number(label, mask & (label >= 0), pixels, classes) for name, (label, mask, pixels) in rows.items()
-        },
-    }
+    return {name: _number(label, mask & (label >= 0), pixels, classes) for name, (label, mask, pixels) in rows.items()}
 
 
-def _number(values: np.ndarray, rows: np.ndarray, pixels: np.ndarray | None, length: int) -> np.ndarray:
+def _number(values: np.ndarray, rows: np.ndarray, pixels: np.ndarray | None, length: int) -> list[int]:
     """How often each value occurs among these rows; of maps in pixels."""
-    return counted(values[rows], None if pixels is None else pixels[rows], length)
+    numbers: list[int] = counted(values[rows], None if pixels is None else pixels[rows], length).tolist()
+    return numbers
 
 
-def _shard_record(job: ShardJob, written: ShardFile, chosen: _Chosen) -> dict[str, Any]:
+def _shard_record(job: ShardJob, written: ShardFile, chosen: _Chosen) -> ShardRecord:
     def count(places: Sequence[int], code: int) -> int:
         rows = (chosen.made.decision.outcome == code) & np.isin(chosen.made.objects.image, places)
         pixels = chosen.made.objects.pixels
@@ -279,7 +281,7 @@ def _shard_record(job: ShardJob, written: ShardFile, chosen: _Chosen) -> dict[st
         skipped_ignored=count(chosen.tombstones, IGNORED),
         chunks=(job.chunks.start, job.chunks.stop),
         inputs=chosen.inputs,
-    ).model_dump()
+    )
 
 
 Members = list[tuple[str, bytes]]

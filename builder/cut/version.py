@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import orjson
 
 from builder.cut.label_table import join_labels
 from builder.cut.plan import Basis, Plan, decide_all, ranges
@@ -31,7 +30,7 @@ from builder.rules.overrides import by_image, dump_overrides
 from builder.rules.reasons import REASONS, Reason
 from builder.scan.pool import DUPLICATE, REMOVED, UNREADABLE, Pool
 from builder.store.files import digest, discard, locked, sha256_file, write_file
-from builder.store.manifest import MANIFEST, Manifest, ShardRecord, as_read, read_manifest, version_id, write_manifest
+from builder.store.manifest import MANIFEST, Manifest, as_read, read_manifest, version_id, write_manifest
 from builder.store.provenance import Provenance
 from builder.store.store import Store
 from builder.store.version import CARD, CHART, DATA, LABELS, LEFT_OUT, OVERRIDES, REPORT, WORK, Version
@@ -96,7 +95,7 @@ def cut_version(
             for images_done in run(write_job, pending, workers):
                 advance(images_done)
         provenance = plan.provenance(inputs, written or basis.options, [job.chunks for job in jobs])
-        manifest = _finish(folder, jobs, basis, plan, provenance, name, report)
+        manifest = _finish(folder, jobs, plan, provenance, report)
         shutil.rmtree(folder / WORK)
     return Cut(folder, manifest, len(pending))
 
@@ -157,20 +156,12 @@ def _extension(basis: Basis) -> str:
     return asked
 
 
-def _finish(
-    folder: Path,
-    jobs: Sequence[ShardJob],
-    basis: Basis,
-    plan: Plan,
-    provenance: Provenance,
-    name: str,
-    report: bool,
-) -> Manifest:
+def _finish(folder: Path, jobs: Sequence[ShardJob], plan: Plan, provenance: Provenance, report: bool) -> Manifest:
     """Join the shards' records: labels.parquet, card, report, and the manifest, which makes the version complete."""
-    pool = basis.pool
-    records = [orjson.loads(job.record.read_bytes()) for job in jobs]
-    shards = [ShardRecord.model_validate(record["shard"]) for record in records if record["shard"]]
-    images = sum((Counter(record["images"]) for record in records), Counter[str]())
+    basis, pool, name = plan.basis, plan.basis.pool, folder.parent.name
+    results = [job.result() for job in jobs]
+    shards = [result.shard for result in results if result.shard]
+    images = sum((Counter(result.images) for result in results), Counter[str]())
     images[DUPLICATE] += pool.count(DUPLICATE)
     images[UNREADABLE] += pool.lost
     if not shards:
@@ -183,15 +174,13 @@ def _finish(
     join_labels(folder / LABELS, [job.labels for job in jobs])
     kind, classes = jobs[0].writing.kind, list(basis.classes)
     features = [jobs[0].writing.extension, "json", *([kind.member] if kind.member else [])]
-    reasons = np.sum([record["reasons"] for record in records], axis=0)
-    totals = {
-        o: np.sum([record["per_class"][o] for record in records], axis=0) for o in ("predicted", "kept", "ignored")
-    }
-    tombstones = sorted(key for record in records for key in record["tombstones"])
+    reasons = np.sum([result.reasons for result in results], axis=0)
+    totals = {o: np.sum([result.per_class[o] for result in results], axis=0) for o in ("predicted", "kept", "ignored")}
+    tombstones = sorted(key for result in results for key in result.tombstones)
     states = [WRITTEN, EMPTY, UNREADABLE, DUPLICATE, REMOVED]
     states += sorted(set(images) - {*states}) if tombstones or plan.labelled.excluded else []
     if basis.overrides:
-        fates = settled(basis.overrides, records)
+        fates = settled(basis.overrides, [row for result in results for row in result.overrides])
         write_file(folder / OVERRIDES, dump_overrides(basis.overrides, fates))
         provenance = provenance.model_copy(update={"overrides": summary(fates)})
     manifest = Manifest(

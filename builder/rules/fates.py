@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from builder.rules.overrides import APPLIED, ELSEWHERE, ORPHANED, RECORDS, WAITING, Action, Override, overrides_digest
@@ -11,9 +11,9 @@ from builder.rules.reasons import BY_ACTION
 from builder.store.provenance import OverrideSummary
 
 
-def settled(overrides: Iterable[Override], records: Iterable[Mapping[str, Any]]) -> dict[Override, str]:
-    """What became of each override of a version, from the records of its shards (builder.cut.samples.write_job)."""
-    rows = [(row, state) for record in records for row, state in record["overrides"]]
+def settled(overrides: Iterable[Override], rows: Sequence[tuple[Mapping[str, Any], str]]) -> dict[Override, str]:
+    """What became of each override of a version. rows: what became of those on the images of its shards
+    (builder.cut.results.ShardResult.overrides); all others are about images elsewhere."""
     fates = dict(zip(RECORDS.validate_python([row for row, _ in rows]), (state for _, state in rows), strict=True))
     return {override: fates.get(override, ELSEWHERE) for override in overrides}
 

@@ -80,12 +80,12 @@ class Reasons:
         reason, it = BY_KEY.get(row["reason"]), Explained(self, row, image)
         aside = reason in (Reason.CLASS_IGNORED, Reason.CLASS_DROPPED)
         if self.kind.pixels and not aside:
-            of_pixels = reason.of_pixels if reason else ""
+            of_pixels = "" if reason is None else reason.of_pixels
             return f"{it.share} {of_pixels.format(it=it) or 'are void: ' + row['reason']}"
         if reason == Reason.KEPT and it.is_below:
             return BY_TOP_BOX.format(it=it)
         if reason is None or reason.outcome is None:
-            sentence = reason.sentence if reason else f"refused by {row['reason']!r}"
+            sentence = f"refused by {row['reason']!r}" if reason is None else reason.sentence
             return (REFUSED % sentence).format(it=it)
         return reason.sentence.format(it=it)
 

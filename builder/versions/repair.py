@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import orjson
-
 from builder.cut.label_table import join_labels
 from builder.cut.recall import recall
 from builder.cut.samples import ShardJob, write_job
@@ -54,7 +52,7 @@ def repair(
             join_labels(scratch.labels, [job.labels for job in jobs])
             _put(scratch.labels, version.labels, manifest.files[LABELS])
         if overrides_bad:
-            fates = settled(recalled.overrides, [orjson.loads(job.record.read_bytes()) for job in jobs])
+            fates = settled(recalled.overrides, [row for job in jobs for row in job.result().overrides])
             write_file(scratch.overrides, dump_overrides(recalled.overrides, fates))
             _put(scratch.overrides, version.overrides, manifest.files[OVERRIDES])
         texts = {CARD: card(scratch.manifest).encode(), LEFT_OUT: recalled.left_out.table().encode()}
