@@ -53,7 +53,7 @@ class Manifest(Section):
         tombstones: keys of images that left the pool after a version before this one; their samples stay in the shards,
             to be skipped.
         images: images by what became of them: written, tombstone, empty, failed, duplicate, …; `pool` is their sum.
-        objects: raw predictions by reason (builder.rules.objects.REASONS), tombstoned images left out; `predicted` is
+        objects: raw predictions by reason (builder.rules.reasons.REASONS), tombstoned images left out; `predicted` is
             their sum, without the `added` ones, which people drew.
         per_class: class name -> predicted, kept, ignored; tombstoned images left out.
         files: SHA-256 of each other file of the version by its name.

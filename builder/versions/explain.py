@@ -36,7 +36,7 @@ SHOWN = 5
 class Reason:
     """One raw prediction. score: the teacher's; calibrated: None without calibration; box: xyxy pixels of the upright
     image, None for classes and maps, which are of the whole; outcome: kept, ignored or dropped; reason:
-    builder.rules.objects.REASONS; threshold: of its class, None if nothing of it is kept; whence: where the threshold
+    builder.rules.reasons.REASONS; threshold: of its class, None if nothing of it is kept; whence: where the threshold
     comes from; why: the whole story in a sentence; pixels: of maps, which are told by class and reason with their mean
     score."""
 
