@@ -1,4 +1,4 @@
-"""What people said of a version in the App, for builder.review.pull to take over."""
+"""People's corrections of a version in the App, for builder.review.pull to take over."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def read_app_answers(version: Version, store: Store, author: str | None = None) 
     """Read what people did in the App to the objects of a version.
 
     Args:
-        store: has the database of the App.
         version: the one that was reviewed.
+        store: has the database of the App.
         author: who reviewed; None for the login name.
 
     Returns:
@@ -28,5 +28,5 @@ def read_app_answers(version: Version, store: Store, author: str | None = None) 
     check_reviewable(version.manifest)
     author = author or login_name()
     edited, hashes = read_edits(store, version, author)
-    shown = [one for of_image in shown_objects(version, hashes, elsewhere=hashes) for one in of_image]
+    shown = [object for objects in shown_objects(version, hashes, elsewhere=hashes) for object in objects]
     return Returned(edited, hashes, (), shown, dict.fromkeys(hashes, author), touched=hashes)

@@ -39,9 +39,9 @@ def browse(
     """Load versions into FiftyOne and serve its App while the block is open.
 
     Args:
-        store: holds the versions, and the database of what people do to them.
         versions: NAME, NAME@v3, NAME@TAG, a folder or hf://ORG/NAME@v3; of several, each says what it says of the
             same images.
+        store: holds the versions, and the database of what people do to them.
         limit: only so many images of each version, evenly spread.
         reload: load again; tags and edits made in the App are lost.
         launch: start the App.

@@ -60,8 +60,8 @@ def read_answers(path: Path | str, version: Version, author: str | None = None) 
     """Read people's corrections of a version out of the file of an annotation tool.
 
     Args:
-        version: the one that was reviewed.
         path: Label Studio's JSON export, or CVAT's XML or ZIP.
+        version: the one that was reviewed.
         author: who reviewed, where the file does not say so; None for the login name.
 
     Returns:
@@ -88,9 +88,9 @@ def take_over(
     """Keep people's corrections of a version for later builds of its dataset, and build a new version with them.
 
     Args:
-        store: holds the version, and gets the overrides, the verdicts and the new version.
-        version: the one that was reviewed.
         returned: what came back: of `read_answers`, or of builder.browse.answers.read_app_answers.
+        version: the one that was reviewed.
+        store: holds the version, and gets the overrides, the verdicts and the new version.
         build: make a new version, if this one lacks anything that is in force.
         dry_run: check it all, and write nothing.
         workers: threads; None for one a core.

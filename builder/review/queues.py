@@ -42,8 +42,8 @@ def queue(version: Version, store: Store, *, budget: int = 200, again: bool = Fa
     and nothing about precision may be estimated from such a queue.
 
     Args:
-        store: knows what people reviewed already, and the version before.
         version: the one to review.
+        store: knows what people reviewed already, and the version before.
         budget: at most so many images.
         again: also images that people went through already.
         unkept: also images that are in no shard, since nothing on them is kept; the App alone can show them.
@@ -65,9 +65,9 @@ def queue_audit(version: Version, count: int, store: Store, *, seed: int = 0, dr
     """Draw kept labels of a version at random, to estimate its precision once all of them have a verdict.
 
     Args:
-        store: gets the audit.
         version: the one to audit.
         count: labels to draw, at least 2.
+        store: gets the audit.
         seed: the same one draws the same labels.
         dry_run: write nothing.
 

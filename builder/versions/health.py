@@ -35,8 +35,8 @@ def verify(
     """Read every byte of a version, and build again what is bad if that is asked for.
 
     Args:
-        store: holds, for a repair, the pool and the predictions that the version was made of.
         version: the one to verify.
+        store: holds, for a repair, the pool and the predictions that the version was made of.
         repair: build bad shards and files again; what is there is replaced only by the bytes that the manifest names.
         workers: threads; None for one a core.
         track: reports progress.

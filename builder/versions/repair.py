@@ -100,8 +100,8 @@ def report_page(version: Version, store: Store, *, workers: int | None = None, t
     """The report page of a version, written now if it was built without one.
 
     Args:
-        store: holds, for a report that is missing, the pool and the predictions that the version was made of.
         version: the one that the page is about.
+        store: holds, for a report that is missing, the pool and the predictions that the version was made of.
         workers: threads; None for one a core.
         track: reports progress.
 

@@ -28,8 +28,8 @@ def show(ref: str, store: Store) -> Shown:
     """Describe what a name stands for.
 
     Args:
-        store: holds it.
         ref: NAME, NAME@v3, NAME@TAG or the folder of a version; an id prefix of predictions or of a pool.
+        store: holds it.
 
     Returns:
         What is in it.
