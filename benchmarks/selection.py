@@ -25,7 +25,7 @@ from builder.evidence.thresholds import Evidence, solve
 from builder.label.predictions import write_chunk
 from builder.rules.keep import Keep
 from builder.rules.labelled import LabelledPool, pool_scores, tally
-from builder.rules.objects import REASONS
+from builder.rules.reasons import REASONS
 from builder.scan.pool import SCHEMA, Chunk, ChunkFacts, Pool
 from teachers.base import Detections
 
