@@ -69,16 +69,16 @@ def configured() -> str | None:
 
 def binaries() -> list[Path]:
     """The mongod files that are installed, in the order to try them."""
-    found = []
+    paths = []
     spec = find_spec("fiftyone")
     if spec and spec.submodule_search_locations:
-        found.append(Path(spec.submodule_search_locations[0]) / "db" / "bin" / "mongod")
+        paths.append(Path(spec.submodule_search_locations[0]) / "db" / "bin" / "mongod")
     try:
         files = distribution(PACKAGE).files or []
-        found += [Path(str(file.locate())) for file in files if file.name == "mongod"]
+        paths += [Path(str(file.locate())) for file in files if file.name == "mongod"]
     except PackageNotFoundError:
         pass
-    return [path for path in dict.fromkeys(found) if os.access(path, os.X_OK)]
+    return [path for path in dict.fromkeys(paths) if os.access(path, os.X_OK)]
 
 
 def _running(folder: Path) -> int | None:

@@ -57,7 +57,7 @@ def fields_of(picture: Picture, labels: Document, names: Names, version: str) ->
     """What one version says of an image: fields that are set, and tags. labels: those of its kind."""
     media, objects = picture.media, picture.objects
     is_truth = media.state == "truth"
-    said: Document = {
+    values: Document = {
         "version": None if is_truth else version,
         "shard": media.shard,
         "why": media.why,
@@ -71,15 +71,15 @@ def fields_of(picture: Picture, labels: Document, names: Names, version: str) ->
         "drop_reasons": picture.reasons,
         **labels,
     }
-    found = {names(field): value for field, value in said.items() if value is not None}
+    fields = {names(field): value for field, value in values.items() if value is not None}
     if is_truth:
-        return found, ["truth"]
+        return fields, ["truth"]
     kept, ignored = ("kept" in objects.outcome, "ignored" in objects.outcome)
     tags = ["kept"] if kept else ["empty"] if media.state in ("written", "empty") else []
     tags += ["ignored"] if ignored else []
     if media.state != "written":
         tags += [state for state in (media.state,) if state != "empty"] + ["left_out"]
-    return found, [names(tag) for tag in tags]
+    return fields, [names(tag) for tag in tags]
 
 
 def reviewable(names: Names) -> Document:
@@ -124,7 +124,7 @@ def object_fields(picture: Picture) -> Document:
     objects, media = picture.objects, picture.media
     key = _identity(media)
     masks = mask_parts(objects.optional["rle"], objects.box, media) if "rle" in objects.optional else None
-    rows = {outcome: [n for n, own in enumerate(objects.outcome) if own == outcome] for outcome in ("kept", "ignored")}
+    rows = {of: [n for n, outcome in enumerate(objects.outcome) if outcome == of] for of in ("kept", "ignored")}
     return {
         "pseudo": _detections(objects, rows["kept"], key, masks),
         "ignored": _detections(objects, rows["ignored"], key, masks),
@@ -157,19 +157,19 @@ def _detections(
         for n in rows
     ]
     if key is not None:
-        for n, one in zip(rows, listed, strict=True):
-            one["tutelage_id"] = f"{key}#{n}"
+        for n, detection in zip(rows, listed, strict=True):
+            detection["tutelage_id"] = f"{key}#{n}"
     for name, values in (_more(objects) | ({} if masks is None else {"mask": masks})).items():
-        for n, one in zip(rows, listed, strict=True):
+        for n, detection in zip(rows, listed, strict=True):
             if values[n] is not None:
-                one[name] = values[n]
+                detection[name] = values[n]
     return {"_cls": "Detections", "detections": listed}
 
 
 def _more(objects: Objects) -> dict[str, Sequence[Any]]:
     """What only some versions say of their objects."""
-    said = {"calibrated": objects.calibrated, **objects.optional}
-    return {name: values for name, values in said.items() if values is not None and name not in ("rle", "pixels")}
+    columns = {"calibrated": objects.calibrated, **objects.optional}
+    return {name: values for name, values in columns.items() if values is not None and name not in ("rle", "pixels")}
 
 
 def class_fields(picture: Picture) -> Document:
@@ -187,9 +187,9 @@ def class_fields(picture: Picture) -> Document:
 
     others = [one for one in orjson.loads(media.likely or "[]") if one[0] != label]
     likely = [own(), *(label_document("Classification", label=name, confidence=p) for name, p in others)]
-    found: Document = {"teacher": {"_cls": "Classifications", "classifications": likely}}
+    fields: Document = {"teacher": {"_cls": "Classifications", "classifications": likely}}
     field = {"kept": "pseudo", "ignored": "ignored"}.get(objects.outcome[0])
-    return found | ({field: own()} if field else {})
+    return fields | ({field: own()} if field else {})
 
 
 def map_fields(picture: Picture) -> Document:
@@ -197,12 +197,12 @@ def map_fields(picture: Picture) -> Document:
     planes = picture.planes
     if planes is None:
         return {}
-    found = {
+    fields = {
         "pseudo": plane_document("Segmentation", "mask", planes.pseudo),
         "teacher": plane_document("Segmentation", "mask", planes.teacher),
         "confidence": plane_document("Heatmap", "map", planes.confidence),
     }
-    return {field: value for field, value in found.items() if value is not None}
+    return {field: value for field, value in fields.items() if value is not None}
 
 
 def plane_document(cls: str, name: str, plane: Path | np.ndarray | None) -> Document | None:
@@ -225,13 +225,13 @@ def mask_parts(codes: Sequence[bytes | None], boxes: Sequence[Sequence[float]], 
     """The part of each mask in its box (xywh, shares), None for one that is empty: bool, as FiftyOne stores it."""
     from teachers.masks import decode
 
-    found: list[bytes | None] = []
+    parts: list[bytes | None] = []
     for code, (x, y, w, h) in zip(codes, boxes, strict=True):
         if not code:
-            found.append(None)
+            parts.append(None)
             continue
         (mask,) = decode([code], media.height, media.width)  # one at a time: a whole image's would fill memory
         left, top = (math.floor(round(side, 3)) for side in (x * media.width, y * media.height))
         right, bottom = (math.ceil(round(side, 3)) for side in ((x + w) * media.width, (y + h) * media.height))
-        found.append(array_bytes(mask[max(0, top) : max(top + 1, bottom), max(0, left) : max(left + 1, right)]))
-    return found
+        parts.append(array_bytes(mask[max(0, top) : max(top + 1, bottom), max(0, left) : max(left + 1, right)]))
+    return parts

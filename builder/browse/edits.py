@@ -26,7 +26,7 @@ def edits_of(sample: Mapping[str, Any], names: Names, shown: Mapping[str, Shown]
     others only those with a verdict or a change. An object without a known id was drawn by a person.
     """
     width, height = sample["metadata"]["width"], sample["metadata"]["height"]
-    found: dict[str, Edited] = {}
+    edits: dict[str, Edited] = {}
     drawn: list[Edited] = []
     for field in FIELDS:
         seen = set[str]()
@@ -36,20 +36,20 @@ def edits_of(sample: Mapping[str, Any], names: Names, shown: Mapping[str, Shown]
                 continue
             known = id if id in shown and id not in seen else None
             box = _pixels(object["bounding_box"], width, height)
-            one = Edited(
+            edited = Edited(
                 known, sample["key"], object.get("label") or "", box, _verdict(object.get("tags") or ()), author
             )
             if known is None:
-                drawn.append(one)
+                drawn.append(edited)
                 continue
             seen.add(known)
-            if field == "pseudo" or one.verdict or _is_changed(one, shown[known]):
-                found[known] = _merged(found[known], one, shown[known]) if known in found else one
+            if field == "pseudo" or edited.verdict or _is_changed(edited, shown[known]):
+                edits[known] = _merged(edits[known], edited, shown[known]) if known in edits else edited
     of_image = _verdict(sample.get("tags") or ())
-    for id, one in found.items():
-        if of_image and one.verdict is None and shown[id].outcome == "kept":
-            found[id] = replace(one, verdict=of_image)
-    return [*found.values(), *drawn]
+    for id, edited in edits.items():
+        if of_image and edited.verdict is None and shown[id].outcome == "kept":
+            edits[id] = replace(edited, verdict=of_image)
+    return [*edits.values(), *drawn]
 
 
 def class_edits(sample: Mapping[str, Any], names: Names, shown: Mapping[str, Shown], author: str) -> list[Edited]:
@@ -66,13 +66,13 @@ def class_edits(sample: Mapping[str, Any], names: Names, shown: Mapping[str, Sho
     likely = (sample.get(names(FIELDS[2])) or {}).get("classifications") or []
     if was.outcome == "kept" and not pseudo:
         return []
-    label = next((one["label"] for one in (pseudo, ignored) if one and one.get("label")), was.label)
-    tags = [tag for one in (sample, pseudo, ignored, *likely[:1]) if one for tag in one.get("tags") or ()]
+    label = next((part["label"] for part in (pseudo, ignored) if part and part.get("label")), was.label)
+    tags = [tag for part in (sample, pseudo, ignored, *likely[:1]) if part for tag in part.get("tags") or ()]
     verdict = _verdict(tags)
     if verdict is None and was.outcome != "kept" and pseudo and pseudo.get("label") == was.label:
         verdict = ACCEPT  # type: ignore[assignment]  # a literal
     if label == was.label:
-        chosen = [one["label"] for one in likely[1:] if _verdict(one.get("tags") or ()) == ACCEPT]
+        chosen = [part["label"] for part in likely[1:] if _verdict(part.get("tags") or ()) == ACCEPT]
         label = chosen[0] if chosen else likely[0]["label"] if likely and likely[0].get("label") else label
     return [Edited(was.id, was.key, label, was.box, verdict, author)]
 
@@ -88,8 +88,8 @@ def _verdict(tags: Sequence[str]) -> Literal["accept", "reject"] | None:
     return REJECT if REJECT in plain else ACCEPT if ACCEPT in plain else None  # type: ignore[return-value]
 
 
-def _is_changed(one: Edited, was: Shown) -> bool:
-    return one.label != was.label or max(abs(a - b) for a, b in zip(one.box, was.box, strict=True)) > MOVED
+def _is_changed(edited: Edited, was: Shown) -> bool:
+    return edited.label != was.label or max(abs(a - b) for a, b in zip(edited.box, was.box, strict=True)) > MOVED
 
 
 def _merged(first: Edited, second: Edited, was: Shown) -> Edited:

@@ -125,13 +125,13 @@ def _put_left_out(sql: duckdb.DuckDBPyConnection, store: Store, version: Version
             {key for (key,) in sql.execute(f"SELECT key {query}").fetchall()} if manifest.images.get(EMPTY) else ()
         )
         sql.unregister("listed")
-        found = [
+        present = [
             r | {"state": states.get(r["sha256"], EMPTY), "path": r["uri"], "why": why.get(r["sha256"])}
             for r in rows
             if (r["sha256"] in states or r["key"] in dropped) and _is_unchanged(r)
         ][:room]
-        room = None if room is None else room - len(found)
-        _put(sql, (Media(**{name: row.get(name) for name in FIELDS}) for row in found))
+        room = None if room is None else room - len(present)
+        _put(sql, (Media(**{name: row.get(name) for name in FIELDS}) for row in present))
 
 
 def _is_unchanged(row: Mapping[str, Any]) -> bool:
@@ -155,9 +155,9 @@ def _blocks(sql: duckdb.DuckDBPyConnection, labels: Path) -> Iterator[tuple[list
     if "agree" in known and not sql.sql(f"SELECT count(agree) FROM {source}").fetchall()[0][0]:
         optional.remove("agree")  # one teacher alone
     names = ["label", "score", "calibrated", "x1", "y1", "x2", "y2", "outcome", "reason", *optional]
-    said = {name: f"l.{name}" if name in known else f"NULL AS {name}" for name in names}
-    said |= {"agree": "nullif(l.agree, 0) AS agree"} if "agree" in optional else {}  # 0: a person's own
-    chosen = ", ".join(said.values())
+    columns = {name: f"l.{name}" if name in known else f"NULL AS {name}" for name in names}
+    columns |= {"agree": "nullif(l.agree, 0) AS agree"} if "agree" in optional else {}  # 0: a person's own
+    chosen = ", ".join(columns.values())
     fields = ", ".join(f"i.{name} AS image_{name}" for name in FIELDS)
     query = f"""
         SELECT i.position, {fields}, {chosen}, l.key IS NOT NULL AS real

@@ -138,15 +138,15 @@ def _check_alike(versions: Sequence[Version]) -> None:
 def _suffixes(versions: Sequence[Version]) -> list[str]:
     if len(versions) == 1:
         return [""]
-    one = len({v.manifest.name for v in versions}) == 1
-    found = [
-        "_" + (v.manifest.version if one else f"{v.manifest.name}_{v.manifest.version}").replace("-", "_")
+    alike = len({v.manifest.name for v in versions}) == 1
+    suffixes = [
+        "_" + (v.manifest.version if alike else f"{v.manifest.name}_{v.manifest.version}").replace("-", "_")
         for v in versions
     ]
-    for n, suffix in enumerate(found):
-        if suffix in found[:n]:
+    for n, suffix in enumerate(suffixes):
+        if suffix in suffixes[:n]:
             raise BuildError(f"{versions[n].ref} is given twice: give different versions")
-    return found
+    return suffixes
 
 
 def _relocate(samples: Samples, known: Mapping[str, Any], cache: str) -> None:
@@ -191,8 +191,8 @@ def _load_version(
             write([Entry(picture, *fields_of(picture, kind.labels(picture), names, version.ref)) for picture in shown])
             advance(len(block))
         try:
-            for labelled in truth_pictures(store, manifest, limit):
-                write([_labelled(one, kind, names, version) for one in labelled])
+            for block_of_truth in truth_pictures(store, manifest, limit):
+                write([_labelled(image, kind, names, version) for image in block_of_truth])
         except BuildError as error:
             note(f"ground truth of {version.ref} is not shown: {error}")
     declare_more(fo, dataset, kind, names, optional)
@@ -234,9 +234,9 @@ def _before(store: Store, version: Version) -> Version | None:
     folders = [f for f in store.versions(manifest.name) if (f / MANIFEST).is_file()]
     older = [f for f in folders if int(f.name[1:]) < int(manifest.version[1:])]
     for folder in reversed(older):
-        found = Version.open(folder)
-        if parent is None or found.manifest.id == parent.id:
-            return found
+        earlier = Version.open(folder)
+        if parent is None or earlier.manifest.id == parent.id:
+            return earlier
     return None
 
 
@@ -252,8 +252,8 @@ def _count_changes(samples: Samples, before: Version, version: Version, names: N
     dataset.create_index("key")
     counts = {key: changes.weight[0] for key, changes in most_changed.items() if changes.weight[0]}
     condition = {"key": {"$in": list(counts)}, names("shard"): {"$ne": None}}
-    found = list(samples.find(condition, ("key",)))
-    samples.update({document["_id"]: Change({names(CHANGES[0]): counts[document["key"]]}) for document in found})
+    documents = list(samples.find(condition, ("key",)))
+    samples.update({document["_id"]: Change({names(CHANGES[0]): counts[document["key"]]}) for document in documents})
     return before.ref
 
 

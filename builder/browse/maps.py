@@ -92,8 +92,8 @@ def _write(folder: Path, tar: Path, record: ShardRecord, pool: Pool | None, pred
             continue
         with read_maps(predictions / chunk.digest) as maps:
             for n, key in there:
-                found = maps[n]
-                for extension, plane in zip(_EXTENSIONS[1:], (drawable(found.labels), found.confidence), strict=True):
+                answer = maps[n]
+                for extension, plane in zip(_EXTENSIONS[1:], (drawable(answer.labels), answer.confidence), strict=True):
                     (folder / file_name(key, extension)).write_bytes(png(plane))
 
 

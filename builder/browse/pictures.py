@@ -149,9 +149,9 @@ def pictures_of(media: Sequence[Media], columns: Columns, evidence: Evidence) ->
 
 
 def _extreme(how: np.ufunc, image: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
-    found = np.full(count, np.nan)
-    how.at(found, image, values)
-    return found
+    extreme = np.full(count, np.nan)
+    how.at(extreme, image, values)
+    return extreme
 
 
 def _listed(values: np.ndarray) -> list[float | None]:

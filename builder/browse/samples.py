@@ -148,18 +148,18 @@ class PublicSamples(Samples):
             self.dataset.add_samples(made, progress=False)
 
     def find(self, condition: Document, only: Sequence[str] = ()) -> Iterator[Document]:
-        for found in self.dataset.match(condition):
-            yield found.to_mongo_dict(include_id=True)
+        for stored in self.dataset.match(condition):
+            yield stored.to_mongo_dict(include_id=True)
 
     def update(self, changes: Mapping[ObjectId, Change]) -> None:
         if not changes:
             return
 
-        def change(one: Any) -> None:
-            fields, add, remove = changes[ObjectId(one.id)]
+        def change(shown: Any) -> None:
+            fields, add, remove = changes[ObjectId(shown.id)]
             for name, value in self._values(fields).items():
-                one[name] = value
-            one.tags = [tag for tag in dict.fromkeys([*one.tags, *add]) if tag not in remove]
+                shown[name] = value
+            shown.tags = [tag for tag in dict.fromkeys([*shown.tags, *add]) if tag not in remove]
 
         self._write(self.dataset.select([str(id) for id in changes]), change)
         empty: dict[str, dict[str, list[Any]]] = {}  # lists, which a sample does not save
@@ -170,10 +170,10 @@ class PublicSamples(Samples):
             self.dataset.set_values(name, values, key_field="id", progress=False)
 
     def replace(self, paths: Sequence[str], before: str, after: str) -> None:
-        def change(one: Any) -> None:
+        def change(shown: Any) -> None:
             for path in paths:
                 root, _, leaf = path.partition(".")
-                holder, name = (one[root], leaf) if leaf else (one, root)
+                holder, name = (shown[root], leaf) if leaf else (shown, root)
                 if holder is not None and holder[name]:
                     holder[name] = holder[name].replace(before, after, 1)
 
@@ -184,10 +184,10 @@ class PublicSamples(Samples):
         complete = INFO in self.dataset.info
         touched = {document["_id"] for document in self.touched({})} if complete else set()
         ours: dict[ObjectId, datetime] = {}
-        for one in view:
-            change(one)
-            one.save()
-            ours[ObjectId(one.id)] = _whole(one.last_modified_at)
+        for shown in view:
+            change(shown)
+            shown.save()
+            ours[ObjectId(shown.id)] = _whole(shown.last_modified_at)
         if complete:
             at = _now()
             later = {d["_id"] for d in self.touched({}) if ours.get(d["_id"]) != d["last_modified_at"]}

@@ -97,8 +97,8 @@ def _media(chunk: Chunk, wanted: Sequence[int], labelled: LabelledPool, manifest
         stored = read_probabilities(labelled.predictions / chunk.digest, len(labelled.classes))
         places = range(len(labelled.classes))
         likely = {n: likeliest(labelled.classes, places, stored[n].tolist()) for n in wanted}
-    found = ((n, chunk.images[n]) for n in wanted)
-    return [Media(i.key, i.name, i.sha256, i.uri, i.width, i.height, TRUTH, likely=likely.get(n)) for n, i in found]
+    images = ((n, chunk.images[n]) for n in wanted)
+    return [Media(i.key, i.name, i.sha256, i.uri, i.width, i.height, TRUTH, likely=likely.get(n)) for n, i in images]
 
 
 def _labels(store: Store, manifest: Manifest, id: str) -> Labels:
@@ -117,7 +117,7 @@ def _labels(store: Store, manifest: Manifest, id: str) -> Labels:
             except TruthError as error:  # labels of another kind may be of the same images
                 problem = error
                 continue
-            found = Labels(truth, read_pool(store, id), source)
-            if found.digest == manifest.provenance.inputs.truth:
-                return found
+            labels = Labels(truth, read_pool(store, id), source)
+            if labels.digest == manifest.provenance.inputs.truth:
+                return labels
     raise problem or BuildError(f"labels {source} are not those that {manifest.name}@{manifest.version} was built with")

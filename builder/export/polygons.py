@@ -40,11 +40,11 @@ def _joined(whole: np.ndarray, loops: Sequence[np.ndarray]) -> np.ndarray:
         here, there = np.unravel_index(int(away.argmin()), away.shape)
         part = np.roll(loop, -int(there), axis=0)
         parts.setdefault(int(here), []).extend((part, part[:1], whole[here : here + 1]))
-    found, last = list[np.ndarray](), 0
-    for place, some in sorted(parts.items()):
-        found += (whole[last : place + 1], *some)
+    corners, last = list[np.ndarray](), 0
+    for place, detours in sorted(parts.items()):
+        corners += (whole[last : place + 1], *detours)
         last = place + 1
-    return np.concatenate([*found, whole[last:]])
+    return np.concatenate([*corners, whole[last:]])
 
 
 def outlines(mask: np.ndarray) -> Iterator[np.ndarray]:
@@ -71,7 +71,7 @@ def _onwards(sides: Sequence[Side], way: Corner, closed: bool) -> Side | None:
 
 def _sides(mask: np.ndarray) -> dict[Corner, list[Side]]:
     """The straight sides of a mask by the corner where they begin, with the mask to their right."""
-    found: dict[Corner, list[Side]] = {}
+    sides: dict[Corner, list[Side]] = {}
     for flat, plane in ((True, mask), (False, mask.T)):
         padded = np.pad(plane.astype(np.int8), 1)
         step = np.diff(padded, axis=0)[:, 1:-1]  # along lines between rows (or columns): 1 where the mask begins
@@ -84,8 +84,8 @@ def _sides(mask: np.ndarray) -> dict[Corner, list[Side]]:
             for at, a, b in zip(line.tolist(), begin.tolist(), end.tolist(), strict=True):
                 way = 1 if forward else -1
                 side = ((b, at), (way, 0)) if flat else ((at, b), (0, way))
-                found.setdefault((a, at) if flat else (at, a), []).append(side)
-    return found
+                sides.setdefault((a, at) if flat else (at, a), []).append(side)
+    return sides
 
 
 def _area(loop: np.ndarray) -> float:

@@ -45,5 +45,5 @@ def _outline(code: str, width: int, height: int) -> np.ndarray:
 
     codes = [code.encode()]
     (x1, y1, x2, y2), (mask,) = bounds(codes, height, width)[0].astype(int), decode(codes, height, width)
-    found: np.ndarray = polygon(mask[y1:y2, x1:x2]) + np.array([x1, y1])
-    return found
+    corners: np.ndarray = polygon(mask[y1:y2, x1:x2]) + np.array([x1, y1])
+    return corners

@@ -75,7 +75,7 @@ def closest(version: Version, most: int = MOST) -> list[Close]:
     with duckdb.connect(":memory:") as sql:
         sql.register("thresholds", pa.table(at))
         sql.register("gone", pa.table({"key": pa.array(manifest.tombstones, pa.string())}))
-        found = sql.execute(
+        rows = sql.execute(
             f"""
             WITH labels AS (FROM read_parquet($path, file_row_number = true)),
             near AS (
@@ -92,7 +92,7 @@ def closest(version: Version, most: int = MOST) -> list[Close]:
             """,
             {"path": str(path), "most": most},
         ).fetchall()
-    half = {outcome: [row for row in found if row[1] == outcome] for outcome in ("kept", "ignored")}
+    half = {outcome: [row for row in rows if row[1] == outcome] for outcome in ("kept", "ignored")}
     spare = max(0, most // 2 - len(half["ignored"]))
     chosen = half["kept"][: most - most // 2 + spare]
     chosen += half["ignored"][: most - len(chosen)]
@@ -162,11 +162,11 @@ def crops(version: Version, boxes: Sequence[Close], tile: Tile | None = None) ->
                     break
         return tiles
 
-    found: dict[int, bytes] = {}
+    made: dict[int, bytes] = {}
     with ThreadPoolExecutor(THREADS) as pool:
         for tiles in pool.map(of_shard, sorted(wanted)):
-            found |= tiles
-    return [found.get(n) for n in range(len(boxes))]
+            made |= tiles
+    return [made.get(n) for n in range(len(boxes))]
 
 
 def whole(picture: Image.Image, close: Close) -> bytes:

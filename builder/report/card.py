@@ -103,10 +103,10 @@ def _origin(manifest: Manifest) -> Iterator[str]:
         )
     if overrides := provenance.overrides:
         yield f"- review: {_text(describe(overrides))}"
-    told = licences(manifest)
+    terms = licences(manifest)
     for what, name in (("source", "source images"), ("teacher", "teacher")):
-        flag = " (**nobody said: find out before you share this version**)" if told[what] == UNKNOWN else ""
-        yield f"- licence of the {name}: {_text(told[what])}{flag}"
+        flag = " (**nobody said: find out before you share this version**)" if terms[what] == UNKNOWN else ""
+        yield f"- licence of the {name}: {_text(terms[what])}{flag}"
 
 
 def _threshold_table(manifest: Manifest) -> str:
@@ -155,7 +155,7 @@ def _gates(manifest: Manifest) -> Iterator[str]:
     findings = manifest.provenance.gates
     alarms = [finding for finding in findings if finding.status != "ok"]
     if alarms:
-        lines = "\n".join(f"- **{one.status}**, {_text(one.name)}: {_text(one.message)}" for one in alarms)
+        lines = "\n".join(f"- **{gate.status}**, {_text(gate.name)}: {_text(gate.message)}" for gate in alarms)
         yield f"## Gates\n{len(findings) - len(alarms)} of {len(findings)} passed.\n\n{lines}"
 
 

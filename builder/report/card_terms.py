@@ -21,14 +21,14 @@ FAMILIES = {"odbl-1.0": "odbl", "odc-by-1.0": "odc-by", "pddl-1.0": "pddl", "gfd
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 
 
-def licence_terms(told: str) -> dict[str, str]:
+def licence_terms(licence: str) -> dict[str, str]:
     """`license` of a card, from an SPDX identifier or whatever somebody wrote: one that the Hub knows, or `other` with
     `license_name`."""
-    id = re.sub(r"-(only|or-later)$", "", told.strip().lower())
+    id = re.sub(r"-(only|or-later)$", "", licence.strip().lower())
     id = FAMILIES.get(id, id)
     if id in LICENCES:
         return {"license": id}
-    name = re.sub(r"[^a-z0-9.]+", "-", told.lower()).strip("-.")
+    name = re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-.")
     return {"license": "other", "license_name": name} if name else {"license": "unknown"}
 
 

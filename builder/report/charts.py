@@ -61,9 +61,9 @@ def histogram(cells: np.ndarray, keep: float, ignore: float, noun: str = "boxes"
             inside = (edges[1:] > low) & (edges[:-1] < high)
             if inside.any():
                 n = np.flatnonzero(inside)
-                own = np.clip(edges[n[0] : n[-1] + 2], low, high)
+                clipped = np.clip(edges[n[0] : n[-1] + 2], low, high)
                 edge = HATCH if hatch else colour
-                axes.stairs(values[inside], own, baseline=0.5, fill=True, color=colour, hatch=hatch, ec=edge, lw=0)
+                axes.stairs(values[inside], clipped, baseline=0.5, fill=True, color=colour, hatch=hatch, ec=edge, lw=0)
         axes.set_yscale("log")
         top = max(8.0, float(values.max(initial=1)) * 1.5)
         axes.set(xlim=(0, 1), ylim=(0.5, top), xlabel="score")
@@ -96,7 +96,7 @@ def _threshold(
     )
 
 
-def quality(found: Curve, trust: Reliability, keep: float, target: float | None) -> bytes:
+def quality(points: Curve, trust: Reliability, keep: float, target: float | None) -> bytes:
     """Precision over recall with the operating point and the target, and beside it the share that is right over the
     score; larger dots stand for more predictions."""
     with _figure(5.6, 2.35) as (figure, svg):
@@ -104,11 +104,11 @@ def quality(found: Curve, trust: Reliability, keep: float, target: float | None)
         right = figure.add_axes((0.595, 0.19, 0.385, 0.74))
         left.set(xlim=(0, 1.02), ylim=(0, 1.04), xlabel="recall", ylabel="precision")
         right.set(xlim=(0, 1.02), ylim=(0, 1.04), xlabel="score", ylabel="share right")
-        left.plot(found.recall, found.precision, color=HUMAN, lw=1.6, solid_joinstyle="round")
+        left.plot(points.recall, points.precision, color=HUMAN, lw=1.6, solid_joinstyle="round")
         if target is not None:
             left.axhline(target, color=FAINT, lw=0.9, ls=(0, (3, 2)))
             left.annotate(f"target {target:g}", (1.01, target), (0, 1), textcoords="offset points", ha="right")
-        _operating_point(left, found, keep)
+        _operating_point(left, points, keep)
         right.plot([0, 1], [0, 1], color=FAINT, lw=0.9, ls=(0, (3, 2)))
         right.plot(trust.confidence, trust.right, color=HUMAN, lw=1.2)
         size = 6 + 50 * np.sqrt(trust.count / max(1, int(trust.count.max(initial=1))))
@@ -123,8 +123,8 @@ def quality(found: Curve, trust: Reliability, keep: float, target: float | None)
     return svg.getvalue()
 
 
-def _operating_point(axes: Axes, found: Curve, keep: float) -> None:
-    precision, recall, _ = at(found, keep) if np.isfinite(keep) else (np.nan, 0.0, 0)
+def _operating_point(axes: Axes, points: Curve, keep: float) -> None:
+    precision, recall, _ = at(points, keep) if np.isfinite(keep) else (np.nan, 0.0, 0)
     if not np.isfinite(precision) or not np.isfinite(recall):
         return
     axes.plot([recall], [precision], "o", ms=8, mfc=KEPT, mec=INK, mew=1.2, clip_on=False, zorder=4)

@@ -36,9 +36,9 @@ def plot_calibration(
     """Share of right predictions over confidence, raw and calibrated, and precision over recall by size of object."""
     with _panels(path) as (left, right):
         left.plot([0, 1], [0, 1], color=FAINT, lw=0.9)
-        for (name, one), (line, colour), mark in zip(bins.items(), LINES, "os^", strict=False):
-            label = f"{name}, error {one.error:.3f}"
-            left.plot(one.confidence, one.right, ls=line, color=colour, marker=mark, ms=4, lw=1.4, label=label)
+        for (name, scores), (line, colour), mark in zip(bins.items(), LINES, "os^", strict=False):
+            label = f"{name}, error {scores.error:.3f}"
+            left.plot(scores.confidence, scores.right, ls=line, color=colour, marker=mark, ms=4, lw=1.4, label=label)
         left.set(xlabel="confidence", ylabel="share right", title="Reliability (equal-mass bins)")
         for (name, matches), (line, colour) in zip(by_size.items(), LINES, strict=False):
             points = curve(matches, iou)

@@ -85,7 +85,7 @@ def curves_section(manifest: Manifest, tune: Matches) -> Markup:
     same = keep[0] if len(keep) and bool((keep == keep[0]).all()) else float("nan")
     figures = []
     for name, labels, at in [("All classes", None, same), *((tune.classes[n], [int(n)], keep[n]) for n in order)]:
-        found = curve(tune, iou, labels)
+        points = curve(tune, iou, labels)
         score, right, rows = outcomes(tune, iou, labels)
         weight = tune.weights(rows)
         if not len(score):
@@ -93,9 +93,9 @@ def curves_section(manifest: Manifest, tune: Matches) -> Markup:
         trust = reliability(score, right, bins=int(np.clip(len(score) // 10, 1, 10)), weight=weight)
         predicted = f"{count(len(score))} predictions" if weight is None else f"{short(weight.sum())} predicted"
         labelled = "objects" if kind.overlaps else f"labelled {kind.noun}"
-        summary = f"{short(found.objects)} {labelled}, {predicted}, calibration error {trust.error:.3f}"
+        summary = f"{short(points.objects)} {labelled}, {predicted}, calibration error {trust.error:.3f}"
         alt = f"Precision over recall and share right over score of {name}: {summary}."
-        chart = picture(quality(found, trust, float(at), options.get("target")), "image/svg+xml", alt)
+        chart = picture(quality(points, trust, float(at), options.get("target")), "image/svg+xml", alt)
         figures.append(FIGURE.format(name, summary, chart))
     at = f", at IoU {iou:g}" if kind.overlaps else ""
     note = (

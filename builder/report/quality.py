@@ -88,25 +88,25 @@ def expected_quality(manifest: Manifest) -> list[str]:
     every = groups(manifest)
     certified = [group for group in every if group.certified]
     if not certified:
-        said = [_nothing_certified(manifest, every), *_measured(manifest), *_uncertified(manifest, every)]
-        return [*said, *_by_people(manifest)]
-    said = []
+        paragraphs = [_nothing_certified(manifest, every), *_measured(manifest), *_uncertified(manifest, every)]
+        return [*paragraphs, *_by_people(manifest)]
+    paragraphs = []
     if uses(manifest) > 1:
-        said.append(
+        paragraphs.append(
             "Adaptive, no guarantee: the certify half of the truth, or a part of it, has been used "
             f"{times(uses(manifest))}, builds that failed included, so this recipe may have been chosen on it, which "
             "the condition below excludes."
         )
     for claim in sorted({_claim(group) for group in certified}, reverse=True):
-        said.append(_statement(manifest, [group for group in certified if _claim(group) == claim]))
-    said.append(_meaning(manifest, certified))
+        paragraphs.append(_statement(manifest, [group for group in certified if _claim(group) == claim]))
+    paragraphs.append(_meaning(manifest, certified))
     parent = manifest.provenance.parent
     if parent and parent.taken_over:
-        said.append(
+        paragraphs.append(
             f"The thresholds and their evidence are those of {parent.version}: the condition is about that "
             "version's pool, and about this one's as far as new images are like the old ones."
         )
-    return [*said, *_uncertified(manifest, every), *_by_people(manifest)]
+    return [*paragraphs, *_uncertified(manifest, every), *_by_people(manifest)]
 
 
 def _by_people(manifest: Manifest) -> Iterator[str]:

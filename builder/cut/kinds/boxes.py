@@ -81,8 +81,8 @@ def objects_by_image(made: Overruled, images: int, masks: bool) -> list[dict[str
     }
     if masks:
         codes = np.full(len(objects.score), b"", object) if objects.rle is None else objects.rle
-        own = mask_areas(objects)[shown] if objects.rle is not None else np.zeros(len(shown))
-        columns["area"] = np.where(own > 0, own, area).astype(np.float32)
+        of_masks = mask_areas(objects)[shown] if objects.rle is not None else np.zeros(len(shown))
+        columns["area"] = np.where(of_masks > 0, of_masks, area).astype(np.float32)
         columns["segmentation"] = [code.decode("ascii") for code in codes[shown]]
     cuts = np.searchsorted(objects.image[shown], np.arange(images + 1)).tolist()
     return [{name: column[a:b] for name, column in columns.items()} for a, b in pairwise(cuts)]
@@ -107,12 +107,12 @@ def _check(label: Mapping[str, Any], member: bytes, classes: int, *, masks: bool
         return "a category or score is out of range"
     if any(s not in SOURCES for s in source):
         return f"a source is none of {', '.join(SOURCES)}"
-    own = boxes[:, 2] * boxes[:, 3]
+    true_area = boxes[:, 2] * boxes[:, 3]
     if codes is not None:
         if wrong := _wrong_mask(codes, ignore, width, height):
             return wrong
-        own = _mask_areas(codes, own, width, height)
-    if not np.allclose(area, own, rtol=1e-3):
+        true_area = _mask_areas(codes, true_area, width, height)
+    if not np.allclose(area, true_area, rtol=1e-3):
         return "an area is not width times height" if codes is None else "an area is not that of its mask"
     ignored = np.array(ignore, bool)
     code = _codes(np.array(category), ignored, np.array(source) == HUMAN)
@@ -135,11 +135,11 @@ def _mask_areas(codes: Sequence[bytes], boxes: np.ndarray, width: int, height: i
     """Of the masks, in pixels; of the box where there is none, or nothing in it. float64 (N,)."""
     from teachers.masks import area
 
-    found = boxes.copy()
+    areas = boxes.copy()
     there = [n for n, code in enumerate(codes) if code]
-    own = area([codes[n] for n in there], height, width)
-    found[there] = np.where(own > 0, own, found[there])
-    return found
+    of_masks = area([codes[n] for n in there], height, width)
+    areas[there] = np.where(of_masks > 0, of_masks, areas[there])
+    return areas
 
 
 def _row_sums(column: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -42,9 +42,9 @@ def summed(
     states: list[str] = []
     sizes = []
     for chunk in chunks:
-        objects, own = labelled.load([chunk])
+        objects, chunk_states = labelled.load([chunk])
         parts.append(_sums(objects, decide(objects, labelled.keep, thresholds, labelled.classes), len(states)))
-        states += own
+        states += chunk_states
         sizes.append(objects.image_size)
     image, theirs, label, outcome, reason, pixels, score, calibrated = (
         np.concatenate(column) for column in zip(*parts, strict=True)
@@ -119,8 +119,8 @@ def taught_maps(
         theirs = ours if objects.teacher_label is None else objects.teacher_label[kept]
         with read_maps(labelled.predictions / chunk.digest) as maps:
             for place in mine:
-                own = slice(*np.searchsorted(image, [place, place + 1]).tolist())
-                yield png(kept_map(maps[place], theirs[own], levels[own], ours[own]))
+                rows = slice(*np.searchsorted(image, [place, place + 1]).tolist())
+                yield png(kept_map(maps[place], theirs[rows], levels[rows], ours[rows]))
 
 
 def _samples(
@@ -146,12 +146,12 @@ def _check(label: Mapping[str, Any], data: bytes, classes: int) -> str | Checked
         return f"its map cannot be decoded ({error})"
     if plane.dtype != np.uint8 or plane.shape != (label["height"], label["width"]):
         return "its map is not 8-bit and of the image's size"
-    told = np.zeros(VOID + 1, np.int64)
+    expected = np.zeros(VOID + 1, np.int64)
     ours = category >= 0
-    np.add.at(told, category[ours], counts[KEPT][ours])
-    found = np.bincount(plane.ravel(), minlength=VOID + 1)
-    told[VOID] = found[VOID]
-    if not np.array_equal(told, found):
+    np.add.at(expected, category[ours], counts[KEPT][ours])
+    counted = np.bincount(plane.ravel(), minlength=VOID + 1)
+    expected[VOID] = counted[VOID]
+    if not np.array_equal(expected, counted):
         return "its map does not hold the kept pixels of its label"
     if sum(int(column.sum()) for column in counts) > plane.size:
         return "its label has more pixels than the image"
