@@ -27,7 +27,7 @@ EXTRAS = {
 """Top-level packages that only an extra installs."""
 HEAVY = {*EXTRAS, "duckdb", "numpy", "pandas", "PIL", "pyarrow", "pydantic", "simplejpeg"}
 """What `tutelage --help` can do without."""
-MAX_FILE, MAX_FUNCTION, MAX_FOLDER = 380, 70, 16
+MAX_FILE, MAX_FUNCTION, MAX_FOLDER = 350, 65, 16
 
 
 OWNERS = {
