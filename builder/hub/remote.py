@@ -109,7 +109,8 @@ def open_version(ref: str, store: Store, *, write: bool = True) -> Version:
         write: whether the manifest of one on the Hub may be kept in the store.
 
     Returns:
-        The version; one on the Hub fetches its files when they are first needed.
+        The version. Of one on the Hub shards and what `file` names are fetched when they are first needed, which is
+        enough to train on it, to measure on it and to export it; to explain, compare, verify or review it, `pull` it.
 
     Raises:
         BuildError: there is no such version, or its manifest is damaged.
