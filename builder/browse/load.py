@@ -32,10 +32,10 @@ from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.report.colours import DROPPED, HUMAN, IGNORED, KEPT
 from builder.store.files import digest
-from builder.store.manifest import MANIFEST
 from builder.store.store import Store
 from builder.store.version import LABELS, LEFT_OUT, Version
 from builder.versions.diff import diff
+from builder.versions.history import version_before
 from builder.versions.media import cache_folder, extracted
 
 FORMAT = 2
@@ -103,7 +103,7 @@ def load(
         for n, (version, suffix, paths) in enumerate(zip(versions, suffixes, files, strict=True)):
             _load_version(samples, store, version, Names(suffix), paths, limit, n > 0, track, note)
         for n, (version, suffix) in enumerate(zip(versions, suffixes, strict=True)):
-            before = versions[n - 1] if n else _before(store, version) if len(versions) == 1 else None
+            before = versions[n - 1] if n else version_before(version, store) if len(versions) == 1 else None
             changed = _count_changes(samples, before, version, Names(suffix), note) if before else None
             agree = dataset.has_sample_field(Names(suffix)(AGREEMENT[0]))
             borderline = kind.borderline(dataset, Names(suffix))
@@ -225,19 +225,6 @@ def _written(samples: Samples, merge: bool) -> Iterator[Callable[[Sequence[Entry
 
         yield write
         write([])
-
-
-def _before(store: Store, version: Version) -> Version | None:
-    """The parent of a version, else the one before it in its dataset, as far as the store has it."""
-    manifest = version.manifest
-    parent = manifest.provenance.parent
-    folders = [f for f in store.versions(manifest.name) if (f / MANIFEST).is_file()]
-    older = [f for f in folders if int(f.name[1:]) < int(manifest.version[1:])]
-    for folder in reversed(older):
-        earlier = Version.open(folder)
-        if parent is None or earlier.manifest.id == parent.id:
-            return earlier
-    return None
 
 
 def _count_changes(samples: Samples, before: Version, version: Version, names: Names, note: Note) -> str | None:

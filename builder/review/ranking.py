@@ -41,10 +41,11 @@ from builder.rules.overrides import overrides_path, read_overrides
 from builder.scan.dhash import BITS, dhash
 from builder.scan.pool import read_pool
 from builder.store.files import canonical_json, locked, write_file
-from builder.store.manifest import MANIFEST, Manifest
+from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes
 from builder.store.store import Store
 from builder.store.version import Version
+from builder.versions.history import version_before
 from builder.versions.media import images_of
 
 NEAR = 0.1
@@ -199,22 +200,10 @@ def _changed(store: Store, version: Version, most: int) -> pa.Table:
     """How many objects changed on the images that changed most since the version before."""
     from builder.versions.diff import diff
 
-    before = _before(store, version.manifest)
+    before = version_before(version, store)
     most_changed = diff(before, version, limit=most).most_changed if before else {}
     changes = {key: changed.weight[0] for key, changed in most_changed.items()}
     return pa.table({"key": pa.array(list(changes), pa.string()), "n": pa.array(list(changes.values()), pa.int64())})
-
-
-def _before(store: Store, manifest: Manifest) -> Version | None:
-    """The parent where the store holds it, else the complete version of the number before."""
-    complete = [path for path in store.versions(manifest.name) if (path / MANIFEST).is_file()]
-    parent = manifest.provenance.parent
-    for path in complete if parent else ():
-        version = Version.open(path)
-        if parent and version.manifest.id == parent.id:
-            return version
-    earlier = [path for path in complete if int(path.name[1:]) < int(manifest.version[1:])]
-    return Version.open(earlier[-1]) if earlier else None
 
 
 def _hashes(store: Store, version: Version, keys: Sequence[str]) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 from builder.errors import BuildError
 from builder.store.manifest import MANIFEST, Manifest, read_manifest
 from builder.store.store import NAME, Store, Tag, tags_of
+from builder.store.version import Version
 
 COMPLETE, UNFINISHED, DAMAGED = "complete", "unfinished", "damaged"
 
@@ -48,6 +49,18 @@ def log(store: Store, name: str | None = None) -> list[Entry]:
         known = f"it holds {', '.join(names)}" if names else "it holds none yet: run `tutelage build` first"
         raise BuildError(f"no dataset {name!r} in {store.root}: {known}")
     return [entry for each in ([name] if name else names) for entry in _entries(store, each)]
+
+
+def version_before(version: Version, store: Store) -> Version | None:
+    """What a version is compared with: its parent where the store holds it, else the complete version before it."""
+    complete = [path for path in store.versions(version.manifest.name) if (path / MANIFEST).is_file()]
+    if parent := version.manifest.provenance.parent:
+        for path in complete:
+            candidate = Version.open(path)
+            if candidate.manifest.id == parent.id:
+                return candidate
+    earlier = [path for path in complete if int(path.name[1:]) < int(version.manifest.version[1:])]
+    return Version.open(earlier[-1]) if earlier else None
 
 
 def _entries(store: Store, name: str) -> Iterator[Entry]:
