@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from builder.sections import Section
+from builder.truth.records import Format
 
 
 class LabelOptions(Section):
@@ -14,5 +13,5 @@ class LabelOptions(Section):
 
     source: str
     images: str | None = None
-    format: Literal["coco", "voc", "yolo", "classes", "masks"] | None = None
+    format: Format | None = None
     group: str | None = None
