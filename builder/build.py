@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from builder.cut.parent import find_parent
 from builder.cut.plan import Basis
 from builder.cut.version import Cut, cut_version
 from builder.engine import Track, silent
+from builder.errors import BuildError, brief
 from builder.evidence.holdout import load_references, with_outlines
 from builder.label.labelling import Labelled, check_failures, check_labelled, label_pools
 from builder.label.load import load_labeller
 from builder.recipe.recipe import Recipe
 from builder.rules.overrides import read_overrides
 from builder.scan.pool import Pool
-from builder.store.store import Store
+from builder.store.store import Store, check_store
+
+Stage = Literal["scan", "label", "cut"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ def build_pseudo(
     store: Store,
     *,
     root: Path | str = Path(),
-    only: Literal["scan", "label", "cut"] | None = None,
+    only: Stage | None = None,
     retry_failures: bool = False,
     workers: int | None = None,
     report: bool = True,
@@ -54,12 +57,16 @@ def build_pseudo(
         track: reports progress.
 
     Returns:
-        What was done, stage by stage.
+        What was done, stage by stage: `.pool`, `.labelled` and `.cut`, which is the version (None with `only` scan or
+        label); its folder is `.cut.folder`, its manifest `.cut.manifest`.
 
     Raises:
-        BuildError: the recipe does not fit the data or the teacher, a gate failed, or too many images are unreadable.
+        BuildError: `only` is no stage, the recipe does not fit the data or the teacher, a gate failed, or too many
+            images are unreadable.
+        TypeError: for a path in place of a recipe or a store.
         TeacherError: the teacher failed. Finished chunks and shards stay for the next call.
     """
+    _check(recipe, store, only)
     with store.in_use():
         rooted = recipe.rooted(Path(root))
         pool = rooted.pool.scan(store, workers=workers, track=track)
@@ -89,3 +96,11 @@ def build_pseudo(
         )
         cut = cut_version(basis, store, name=recipe.name, written=recipe, workers=workers, report=report, track=track)
         return Built(pool, labelled, cut)
+
+
+def _check(recipe: object, store: object, only: object) -> None:
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"{brief(repr(recipe))} is no Recipe: give a Recipe: load_recipe(PATH)")
+    check_store(store)
+    if only is not None and only not in get_args(Stage):
+        raise BuildError(f"only = {only!r} is none of {', '.join(get_args(Stage))}: leave it out for all stages")

@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from threading import Event
 from typing import TypeVar
 
+from builder.errors import BuildError
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -24,7 +26,10 @@ def silent(description: str, total: int) -> AbstractContextManager[Advance]:
 
 
 def worker_count(workers: int | None = None) -> int:
-    """How many threads are meant by `workers`: None stands for the cores that this process may use."""
+    """How many threads are meant by `workers`: None stands for the cores that this process may use. Raises BuildError
+    for less than one."""
+    if workers is not None and workers < 1:
+        raise BuildError(f"workers = {workers}: give at least 1, or None for one a core")
     if workers is not None:
         return workers
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from builder.rules.keep import Keep
 from builder.rules.labelled import LabelledPool, pool_scores
 from builder.scan.pool import Pool
 from builder.sections import Section
-from builder.store.store import Store
+from builder.store.store import Store, check_store
 from builder.truth.options import LabelOptions
 from builder.truth.records import split
 from teachers.base import fingerprint
@@ -147,9 +147,9 @@ class Calibration:
     (matching.SIZES). figures: what was measured on what, and all curves, reliabilities and calibrators, JSON-ready (see
     evidence.calibrate.describe)."""
 
-    by_size: Mapping[str, Matches]
+    by_size: Mapping[str, Matches] = field(repr=False)
     iou: float
-    figures: Mapping[str, Any]
+    figures: Mapping[str, Any] = field(repr=False)
 
     def plot(self, path: Path) -> None:
         """Write a PNG of the curves."""
@@ -164,7 +164,7 @@ class Sweep:
     """What each threshold would keep of a pool, and how good it is. points: by rising threshold, of "all classes"
     together and, if asked for, of each class that occurs. figures: what was measured on what, JSON-ready."""
 
-    points: Mapping[str, Sequence[Point]]
+    points: Mapping[str, Sequence[Point]] = field(repr=False)
     figures: Mapping[str, Any]
 
     def plot(self, path: Path) -> None:
@@ -254,6 +254,7 @@ def open_tune_half(
     predictions: str, store: Store, options: MeasureOptions, *, workers: int | None = None, track: Track = silent
 ) -> TuneHalf:
     """The predictions and the labels to measure them on. Arguments and errors: see `calibrate`."""
+    check_store(store)
     if Path(predictions).suffix in (".yaml", ".yml"):
         if options.teacher:
             raise BuildError(f"{predictions} names the teacher: leave out the teacher {options.teacher}")

@@ -213,18 +213,29 @@ class TeacherOptions:
     """What a recipe can set on any teacher. `None` means the model's own default; a teacher refuses, by name, an
     option it does not have. All but `device`, `threads` and `batch_size` enter the fingerprint.
 
-    floor: lowest score stored (raw predictions are kept down to it, so that thresholds can move later).
-    nms_iou: IoU above which the teacher's own class-wise NMS removes the weaker box.
-    top_k: candidates per feature level before NMS. max_detections: boxes per image after NMS.
-    min_size, max_size: the shorter side is resized to min_size pixels, the longer stays within max_size.
-    upscale: whether an image smaller than that is enlarged.
-    dtype: float32, float16 or bfloat16. weights: a file, or `DEFAULT` for the family's published weights.
-    classes: class names in the order of the model's outputs, where the model does not carry them.
-    masks: False takes only the boxes of a model that gives masks, too (torchvision's Mask R-CNN).
-    tta: views of each image to predict on and to fuse (any teacher). jitter: how many jittered copies of each box a
-    two-stage model refines, to tell how sure it is of it (Soft Teacher: 10; teachers.from_torchvision.jitter).
-    task: what a model that can do several things is used for. prompts: what a detector by text looks for -> its class.
-    format: of stored predictions, where it cannot be recognised (replay:).
+    Args:
+        floor: lowest score stored (raw predictions are kept down to it, so that thresholds can move later).
+        nms_iou: IoU above which the teacher's own class-wise NMS removes the weaker box.
+        top_k: candidates per feature level before NMS.
+        max_detections: boxes per image after NMS.
+        min_size, max_size: the shorter side is resized to min_size pixels, the longer stays within max_size.
+        upscale: whether an image smaller than that is enlarged.
+        dtype: float32, float16 or bfloat16.
+        weights: a file, or `DEFAULT` for the family's published weights.
+        classes: class names in the order of the model's outputs, where the model does not carry them.
+        masks: False takes only the boxes of a model that gives masks, too (torchvision's Mask R-CNN).
+        tta: views of each image to predict on and to fuse (any teacher).
+        jitter: how many jittered copies of each box a two-stage model refines, to tell how sure it is of it (Soft
+            Teacher: 10; teachers.from_torchvision.jitter).
+        task: what a model that can do several things is used for.
+        prompts: what a detector by text looks for -> its class.
+        format: of stored predictions, where it cannot be recognised (replay:).
+        batch_size: images that go through the model at a time.
+        device: torch's name of it, such as `cuda`; None for a GPU if there is one.
+        threads: of the model on a CPU; None for its library's own choice.
+
+    Raises:
+        ValueError: for a floor or NMS IoU outside 0 to 1, and for a number below 1 where at least one is needed.
     """
 
     floor: float = 0.05

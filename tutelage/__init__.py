@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from builder.store.manifest import Manifest as Manifest
     from builder.store.store import Store as Store
     from builder.store.version import Version as Version
+    from builder.truth.options import LabelOptions as LabelOptions
     from builder.truth.read import read_truth as read_truth
     from builder.truth.records import Truth as Truth
     from builder.versions.diff import diff as diff
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from students.train.loop import train as train
     from students.train.losses import JointLoss as JointLoss
     from students.train.recipe import TrainRecipe as TrainRecipe
+    from teachers.base import TeacherOptions as TeacherOptions
     from teachers.errors import TutelageError as TutelageError
     from teachers.load import load_teacher as load_teacher
 
@@ -48,11 +50,13 @@ _HOMES = {
     "Basis": "builder.cut.plan",
     "JointBatches": "students.data.loader",
     "JointLoss": "students.train.losses",
+    "LabelOptions": "builder.truth.options",
     "Manifest": "builder.store.manifest",
     "MeasureOptions": "builder.measure",
     "Pool": "builder.scan.pool",
     "Recipe": "builder.recipe.recipe",
     "Store": "builder.store.store",
+    "TeacherOptions": "teachers.base",
     "TrainRecipe": "students.train.recipe",
     "Truth": "builder.truth.records",
     "TutelageError": "teachers.errors",
@@ -84,8 +88,15 @@ _HOMES = {
 
 __all__ = list(_HOMES)
 
+__version__: str
+
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        globals()[name] = version("tutelage")
+        return globals()[name]
     if name not in _HOMES:
         raise AttributeError(f"module 'tutelage' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_HOMES[name]), name)
@@ -93,4 +104,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

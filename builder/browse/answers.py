@@ -29,4 +29,5 @@ def read_app_answers(version: Version, store: Store, author: str | None = None) 
     author = author or login_name()
     edited, hashes = read_edits(store, version, author)
     shown = [object for objects in shown_objects(version, hashes, elsewhere=hashes) for object in objects]
-    return Returned(edited, hashes, (), shown, dict.fromkeys(hashes, author), touched=hashes)
+    authors = dict.fromkeys(hashes, author)
+    return Returned(edited, hashes, (), shown, authors, touched=hashes, version=version.manifest.id)

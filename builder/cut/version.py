@@ -32,7 +32,7 @@ from builder.scan.pool import DUPLICATE, REMOVED, UNREADABLE, Pool
 from builder.store.files import digest, discard, locked, sha256_file, write_file
 from builder.store.manifest import MANIFEST, Manifest, as_read, read_manifest, version_id, write_manifest
 from builder.store.provenance import Provenance
-from builder.store.store import Store
+from builder.store.store import Store, check_store
 from builder.store.version import CARD, CHART, DATA, LABELS, LEFT_OUT, OVERRIDES, REPORT, WORK, Version
 
 WRITABLE = {"jpg", "png", "webp"}
@@ -75,6 +75,7 @@ def cut_version(
             since its scan, or nothing to write.
         GateFailed: before anything is written.
     """
+    check_store(store)
     inputs = basis.inputs()
     folder = store.claim(name, digest(inputs.stored()))
     with held(folder):

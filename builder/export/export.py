@@ -20,7 +20,7 @@ from builder.export.yolo import write_yolo
 from builder.kinds import Format, kind_of
 from builder.store.files import TEMPORARY, sync_folder
 from builder.store.shards import ShardError
-from builder.store.version import Version
+from builder.store.version import Version, check_version
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def export_version(
     Raises:
         BuildError: `out` is not empty, the format is none of its kind, or the version is damaged.
     """
+    check_version(version)
     manifest = version.manifest
     formats = kind_of(manifest.kind).formats
     if format not in formats:

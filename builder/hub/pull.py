@@ -18,7 +18,7 @@ from builder.hub.remote import RemoteVersion, open_remote
 from builder.hub.repository import PREFIX, parse_ref
 from builder.store.files import locked, new_folder
 from builder.store.manifest import MANIFEST, read_manifest
-from builder.store.store import NAME, Store
+from builder.store.store import NAME, Store, check_store
 from builder.store.version import DATA
 
 FETCHERS = 4
@@ -56,6 +56,7 @@ def pull(ref: str, store: Store, *, name: str | None = None, dry_run: bool = Fal
         BuildError: the store has another version of this name and number, or `name` is none.
         HubError: there is no such version, it is damaged, or the Hub cannot be reached.
     """
+    check_store(store)
     if name is not None and not NAME.fullmatch(name):
         raise BuildError(f"dataset name {name!r} must be 1 to 64 letters, digits, - or _: give another --name")
     version = open_remote(f"{PREFIX}{parse_ref(ref)}", store, write=not dry_run)

@@ -21,7 +21,7 @@ from builder.hub.client import Hub
 from builder.hub.repository import PREFIX, HubError, Ref, parse_ref
 from builder.store.files import locked, sha256_file, sync_folder, write_file
 from builder.store.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
-from builder.store.store import NAME, VERSION, Store
+from builder.store.store import NAME, VERSION, Store, check_store
 from builder.store.version import CLAIM, DATA, WORK, Version
 
 OURS = (MANIFEST, CLAIM)
@@ -35,13 +35,13 @@ class Origin:
     commit: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RemoteVersion(Version):
     """A version on the Hub. folder: with its manifest, and where its other files come to lie. sound: names of fetched
     files whose hash was checked. `shard` and `file` raise HubError and OSError."""
 
     origin: Origin
-    sound: set[str] = field(default_factory=set, compare=False, repr=False)
+    sound: set[str] = field(default_factory=set, compare=False)
 
     @property
     def ref(self) -> str:
@@ -96,15 +96,16 @@ class RemoteVersion(Version):
                 shutil.rmtree(work, ignore_errors=True)
 
 
-def is_remote(ref: str) -> bool:
-    return ref.startswith(PREFIX)
+def is_remote(ref: Path | str) -> bool:
+    return isinstance(ref, str) and ref.startswith(PREFIX)
 
 
-def open_version(ref: str, store: Store, *, write: bool = True) -> Version:
+def open_version(ref: Path | str, store: Store, *, write: bool = True) -> Version:
     """Open a version by its name.
 
     Args:
-        ref: NAME, NAME@v3, NAME@TAG, NAME@latest or a folder; `hf://org/name@v3` for one on the Hub.
+        ref: NAME, NAME@v3, NAME@TAG, NAME@latest or a folder (a Path always is one); `hf://org/name@v3` for one on
+            the Hub.
         store: where versions lie, and what is fetched of those on the Hub.
         write: whether the manifest of one on the Hub may be kept in the store.
 
@@ -116,7 +117,8 @@ def open_version(ref: str, store: Store, *, write: bool = True) -> Version:
         BuildError: there is no such version, or its manifest is damaged.
         HubError: the Hub has none of this name, or cannot be reached.
     """
-    return open_remote(ref, store, write=write) if is_remote(ref) else store.version(ref)
+    check_store(store)
+    return open_remote(str(ref), store, write=write) if is_remote(ref) else store.version(ref)
 
 
 def open_remote(ref: str, store: Store, *, write: bool = True) -> RemoteVersion:

@@ -22,7 +22,7 @@ from builder.label.predictions import REMOVED as REMOVED_STATUS
 from builder.label.section import TeacherSection
 from builder.scan.pool import OK, REMOVED, UNREADABLE, Chunk, Pool, PoolImage, find_pool, read_pool
 from builder.store.files import discard, locked
-from builder.store.store import Store
+from builder.store.store import Store, check_store
 from teachers.base import (
     PREDICTIONS,
     ClassProbabilities,
@@ -81,6 +81,7 @@ def label_pool(
         TeacherError: if the teacher fails, or gives what it does not announce; the chunks before stay.
         BuildError: if another process labels with this teacher.
     """
+    check_store(store)
     labeller = ModelLabeller(teacher) if isinstance(teacher, Teacher) else teacher
     name = fingerprint(labeller.description)
     folder = store.predictions / name

@@ -142,7 +142,10 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises:
         BuildError: for a file that cannot be read, or anything in it that is not as `Recipe` says, by its key.
+        TypeError: for overrides that are not a list.
     """
+    if isinstance(overrides, str):
+        raise TypeError(f"overrides must be a list: give [{overrides!r}]")
     content = read_yaml(Path(path), overrides)
     try:
         return Recipe.model_validate(content)

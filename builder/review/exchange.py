@@ -82,9 +82,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Returned:
-    """What came back of a version. images: SHA-256 by key of all images that did; looked_at: keys of those that a
-    person declared finished; shown: all objects of these images, dropped ones too; authors: by key, who went through
-    the image; touched: keys of those that a person went through, as far as is known."""
+    """What came back of a version. version: its id; images: SHA-256 by key of all images that did; looked_at: keys of
+    those that a person declared finished; shown: all objects of these images, dropped ones too; authors: by key, who
+    went through the image; touched: keys of those that a person went through, as far as is known."""
 
     edited: Sequence[Edited]
     images: Mapping[str, str]
@@ -92,6 +92,7 @@ class Returned:
     shown: Sequence[Shown]
     authors: Mapping[str, str]
     touched: Collection[str]
+    version: str
 
 
 def mark_of(shown: Shown, manifest: Manifest) -> str:
@@ -191,6 +192,7 @@ def collect(answers: Iterable[Answer], version: Version) -> Returned:
         [object for key in sorted(shown) for object in shown[key]],
         {key: answer.author for key, answer in by_key.items()},
         finished,
+        manifest.id,
     )
 
 

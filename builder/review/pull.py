@@ -14,7 +14,7 @@ from builder.engine import Track, silent
 from builder.kinds import kind_of
 from builder.review import audits
 from builder.review.audits import Audited
-from builder.review.exchange import Returned, collect
+from builder.review.exchange import AnnotationError, Returned, collect
 from builder.review.objects import check_reviewable, overrides_of
 from builder.review.ranking import remember
 from builder.review.read import read_annotations
@@ -29,8 +29,8 @@ from builder.rules.overrides import (
     read_overrides,
 )
 from builder.store.manifest import Manifest
-from builder.store.store import Store
-from builder.store.version import OVERRIDES, Version
+from builder.store.store import Store, check_store
+from builder.store.version import OVERRIDES, Version, check_version
 
 ACTIONS: tuple[Action, ...] = ("accept", "reject", "relabel", "move", "add")
 
@@ -71,6 +71,7 @@ def read_answers(path: Path | str, version: Version, author: str | None = None) 
         AnnotationError: the file is no such export, or not one of this version.
         BuildError: the version holds maps, or its labels cannot be read.
     """
+    check_version(version)
     check_reviewable(version.manifest)
     return collect(read_annotations(Path(path), author or login_name()), version)
 
@@ -100,10 +101,18 @@ def take_over(
         What came back, and what became of it.
 
     Raises:
+        AnnotationError: what came back was read for another version.
         BuildError: a label that the version does not know, an object that was never shown, or a version that cannot be
             made here again.
     """
+    check_version(version)
+    check_store(store)
     manifest = version.manifest
+    if returned.version != manifest.id:
+        raise AnnotationError(
+            f"the answers were read for a version with id {returned.version[:12]}, and {version.ref} has "
+            f"{manifest.id[:12]}: give the version that they were read for"
+        )
     check_reviewable(manifest)
     changes = overrides_of(returned.shown, returned.edited, returned.images, returned.authors)
     known = load_overrides(version.overrides) if version.has(OVERRIDES) else []

@@ -14,8 +14,8 @@ from builder.review.audits import Audit
 from builder.review.exchange import images_folder, tasks, write_out
 from builder.review.objects import check_reviewable
 from builder.review.ranking import Candidate, gone_through, rank
-from builder.store.store import Store
-from builder.store.version import Version
+from builder.store.store import Store, check_store
+from builder.store.version import Version, check_version
 
 Tool = Literal["labelstudio", "cvat"]
 
@@ -52,8 +52,12 @@ def queue(version: Version, store: Store, *, budget: int = 200, again: bool = Fa
         The images, the most worth a look first.
 
     Raises:
-        BuildError: the version holds maps, or its labels cannot be read.
+        BuildError: the version holds maps, or its labels cannot be read; for a budget below 1.
     """
+    check_version(version)
+    check_store(store)
+    if budget < 1:
+        raise BuildError(f"budget = {budget}: give at least 1")
     check_reviewable(version.manifest)
     skip = set() if again else gone_through(store, version)
     candidates = rank(store, version, budget, skip, left_out=unkept)
@@ -77,6 +81,8 @@ def queue_audit(version: Version, count: int, store: Store, *, seed: int = 0, dr
     Raises:
         BuildError: the version holds maps, nothing is kept in it, or its labels cannot be read.
     """
+    check_version(version)
+    check_store(store)
     check_reviewable(version.manifest)
     audit = audits.draw(version, count, seed)
     saved = None if dry_run else audits.save(store, audit)
@@ -134,6 +140,6 @@ def write_queue(
             labels = label_studio.config(manifest.classes, single=kind_of(manifest.kind).single).encode()
             writer = label_studio.writer(manifest, address)
         case _:
-            raise ValueError(f"tool {tool!r}: give labelstudio or cvat")
+            raise BuildError(f"tool {tool!r}: give labelstudio or cvat")
     write_out(out, shown, extension, writer, (settings, labels), images=images is not None)
     return ToolFiles(out, settings, images)

@@ -17,8 +17,11 @@ def read_annotations(path: Path, author: str) -> Iterator[Answer]:
     from builder.review.cvat import read_cvat
     from builder.review.label_studio import read_label_studio
 
-    with open(path, "rb") as file:
-        begins = file.read(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip()[:2]
+    try:
+        with open(path, "rb") as file:
+            begins = file.read(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip()[:2]
+    except OSError as error:
+        raise AnnotationError(f"{path} cannot be read ({error.strerror}): give the export of the tool") from None
     if begins == b"PK" or begins[:1] == b"<":
         return read_cvat(path, author)
     if begins[:1] in (b"[", b"{"):

@@ -28,15 +28,15 @@ from builder.scan.pool import CHUNK_SIZE, FIELDS, ROWS, SCHEMA, SUMMARY, UNREADA
 from builder.scan.sources import Entry, list_source, read_entry
 from builder.store.files import canonical_json, digest, locked, new_file, write_file
 from builder.store.keys import make_key
-from builder.store.store import Store
+from builder.store.store import Store, check_store
 from teachers.images import ImageError, read_header
 
 
 def scan_pool(
-    source: str,
+    source: Path | str,
     store: Store,
     *,
-    images: Path | None = None,
+    images: Path | str | None = None,
     limit: int | None = None,
     chunk_size: int = CHUNK_SIZE,
     workers: int | None = None,
@@ -58,10 +58,13 @@ def scan_pool(
         The pool. Its id is a hash of the images and their order.
 
     Raises:
-        BuildError: for a source that is missing, empty or of no known kind, or in which two images share a name.
+        BuildError: for a source that is missing, empty or of no known kind, or in which two images share a name; for a
+            limit, chunk size or number of workers below 1.
     """
+    check_store(store)
+    source = os.fspath(source)
     key = {"source": os.path.abspath(source), "images": images and os.path.abspath(images), "limit": limit}
-    entries = list_source(source, images, store.root)
+    entries = list_source(source, None if images is None else Path(images), store.root)
     return scan_entries(
         entries, key, store, source=source, limit=limit, chunk_size=chunk_size, workers=workers, track=track
     )
@@ -80,6 +83,9 @@ def scan_entries(
 ) -> Pool:
     """`scan` of the images that someone listed. `pointer_key`: JSON values that name the listing, so that the next scan
     with an equal key builds on this one; `source`: what to call it in messages."""
+    for name, value in (("limit", limit), ("chunk_size", chunk_size)):
+        if value is not None and value < 1:
+            raise BuildError(f"{name} = {value}: give at least 1")
     pointer = store.pools / "sources" / f"{digest(pointer_key)}.json"
     threads = worker_count(workers)
     with store.in_use(), closing(Census()) as census:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from builder.errors import BuildError
+from builder.errors import BuildError, brief
 from builder.store.files import canonical_json, locked, new_folder, write_file
 from builder.store.locks import take_lock
 from builder.store.manifest import MANIFEST
@@ -98,15 +98,15 @@ class Store:
                 (temporary / CLAIM).write_text(inputs)
             return folder / f"v{number}"
 
-    def version(self, ref: str) -> Version:
+    def version(self, ref: Path | str) -> Version:
         """A complete version: `NAME` or `NAME@latest` (its latest), `NAME@v3`, `NAME@TAG`, or a path to
         a folder with a manifest.
 
         Raises BuildError, saying which versions and tags there are, if there is none such, if it is unfinished, or if
         the tag's version is gone or no longer has the id it was tagged with.
         """
-        if (Path(ref) / MANIFEST).is_file():
-            return Version.open(Path(ref))
+        if isinstance(ref, Path) or (Path(ref) / MANIFEST).is_file():
+            return Version.open(ref)
         if ref.startswith("hf://"):
             raise BuildError(f"{ref} lies on the Hub: run `tutelage pull {ref.removeprefix('hf://')}` first")
         name, _, wanted = ref.partition("@")
@@ -177,6 +177,12 @@ class Store:
             raise BuildError(f"no tag {name}@{tag} in {self.root}: {f'{name} has {known}' if known else 'it has none'}")
         with locked(path.parent / ".lock", f"the tags of {name}", sweep=[path.parent], wait=True):
             path.unlink(missing_ok=True)
+
+
+def check_store(value: object) -> None:
+    """Raise TypeError for anything but a store, such as its folder."""
+    if not isinstance(value, Store):
+        raise TypeError(f"{brief(repr(value))} is no Store: give Store(FOLDER)")
 
 
 def check_tag(tag: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.errors import BuildError
+from builder.errors import BuildError, brief
 from builder.store.files import sha256_file
 from builder.store.manifest import Manifest, ShardRecord, read_manifest
 
@@ -15,7 +15,7 @@ CLAIM, WORK = "claim", ".work"
 """The digest of the inputs, by which a build finds its version again, and what an unfinished build has made of it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Version:
     """A version that is complete, with the places of its files. One on the Hub, whose files are fetched when they are
     first needed, is a builder.hub.remote.RemoteVersion: there `shard` and `file` raise HubError.
@@ -29,9 +29,13 @@ class Version:
     manifest: Manifest
 
     @staticmethod
-    def open(folder: Path) -> Version:
+    def open(folder: Path | str) -> Version:
         """The version in a folder. Raises BuildError if there is none, or its manifest is damaged."""
+        folder = Path(folder)
         return Version(folder, read_manifest(folder))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(folder={str(self.folder)!r}, ref={self.ref!r}, id={self.manifest.id[:12]!r})"
 
     @property
     def ref(self) -> str:
@@ -94,3 +98,9 @@ class Version:
         """Whether a file is as the manifest says, or one that the version does not have."""
         path = self.folder / name
         return not self.has(name) or (path.is_file() and sha256_file(path) == self.manifest.files[name])
+
+
+def check_version(value: object) -> None:
+    """Raise TypeError for anything but a version, such as its name."""
+    if not isinstance(value, Version):
+        raise TypeError(f"{brief(repr(value))} is no Version: open it with open_version(REF, store)")

@@ -7,9 +7,15 @@ from builder.truth.records import Format
 
 
 class LabelOptions(Section):
-    """The `truth`, `test` or `labelled` section, or just its `source`. images: where the files of a COCO JSON lie.
-    format: see builder.truth.read.read_truth, recognised if not given. group: which images belong together, `folder` or
-    a regular expression whose first group names the unit (a video sequence, a patient, a site)."""
+    """A set of human labels: the `truth`, `test` or `labelled` section of a recipe, or just its `source`.
+
+    Args:
+        source: the labels, of any format that builder.truth.read.read_truth reads.
+        images: the folder of the image files, where it is not the one that the format has them in.
+        format: one of `coco`, `voc`, `yolo`, `classes` and `masks`; None to recognise it.
+        group: which images belong together, `folder` or a regular expression whose first group names the unit (a video
+            sequence, a patient, a site).
+    """
 
     source: str
     images: str | None = None

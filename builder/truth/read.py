@@ -18,7 +18,7 @@ from builder.truth.yolo import read_yolo
 
 def read_truth(
     source: Path | str,
-    images: Path | None = None,
+    images: Path | str | None = None,
     format: Format | None = None,
     group: str | None = None,
     outlines: bool = False,
@@ -43,13 +43,13 @@ def read_truth(
     source = Path(source)
     if not source.exists():
         raise TruthError(f"labels {source} do not exist: give a COCO JSON or a folder of VOC, YOLO, classes or masks")
-    truth = read_format(source, format or recognise(source), images, outlines)
+    truth = read_format(source, format or recognise(source), None if images is None else Path(images), outlines)
     if group is None:
         return truth
     return replace(truth, images=[replace(image, unit=unit_of(image.name, group)) for image in truth.images])
 
 
-def read_detection(source: Path | str, images: Path | None = None) -> Truth:
+def read_detection(source: Path | str, images: Path | str | None = None) -> Truth:
     """`read_truth` for those who need boxes. Raises TruthError for labels of another kind."""
     truth = read_truth(source, images)
     check_detection(truth, source)

@@ -19,7 +19,7 @@ from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.store.keys import is_copy
 from builder.store.shards import ShardError, read_samples
-from builder.store.version import Version
+from builder.store.version import Version, check_version
 from builder.versions.changes import NAMES, Changes, Diff, Side, both_sides, labels_table
 from builder.versions.pairing import Rows, pair
 
@@ -41,8 +41,12 @@ def diff(a: Version, b: Version, *, limit: int = 10) -> Diff:
         What B has otherwise than A.
 
     Raises:
-        BuildError: the two hold labels of different kinds, or labels or shards cannot be read.
+        BuildError: the two hold labels of different kinds, or labels or shards cannot be read; for a limit below 0.
     """
+    check_version(a)
+    check_version(b)
+    if limit < 0:
+        raise BuildError(f"limit = {limit}: give at least 0")
     kind, other = a.manifest.kind, b.manifest.kind
     if kind != other:
         raise BuildError(f"{a.folder} holds {kind} labels and {b.folder} {other} labels: compare versions of one kind")

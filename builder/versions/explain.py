@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from builder.cut.left_out import LEAK, NEAR_DUPLICATE, read_left_out
-from builder.errors import BuildError
+from builder.errors import BuildError, brief
 from builder.kinds import kind_of
 from builder.label.predictions import read_failures
 from builder.rules.overrides import APPLIED, Override, load_fates, who
@@ -22,8 +22,8 @@ from builder.store.keys import is_copy
 from builder.store.manifest import ShardRecord
 from builder.store.provenance import Inputs
 from builder.store.shards import Sample, ShardError, read_bytes, read_samples
-from builder.store.store import Store
-from builder.store.version import LEFT_OUT, OVERRIDES, Version
+from builder.store.store import Store, check_store
+from builder.store.version import LEFT_OUT, OVERRIDES, Version, check_version
 from builder.versions.reasons import BOX, Reasons, Row
 
 SHORTEST = 4
@@ -95,7 +95,12 @@ def explain(version: Version, wanted: str, store: Store) -> Explanation:
 
     Raises:
         BuildError: no image matches, or several do.
+        TypeError: for a name in place of a version, or anything but text in place of a key.
     """
+    check_version(version)
+    check_store(store)
+    if not isinstance(wanted, str):
+        raise TypeError(f"{brief(repr(wanted))} is no text: give the key, the name or the SHA-256 of an image")
     manifest = version.manifest
     image = _find(store, version, wanted)
     shard = _shard_of(version, image)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from builder.engine import Track, silent
-from builder.store.store import Store
-from builder.store.version import Version
+from builder.store.store import Store, check_store
+from builder.store.version import Version, check_version
 from builder.versions import repair as repairing
 from builder.versions.verify import Problem, bad_shards, problems
 
@@ -47,6 +47,8 @@ def verify(
     Raises:
         BuildError: what is bad cannot be built again.
     """
+    check_version(version)
+    check_store(store)
     verified = Verified(version, tuple(problems(version, workers=workers, track=track)))
     if not repair or verified.only_strays:
         return verified

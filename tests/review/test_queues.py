@@ -10,6 +10,7 @@ import pytest
 
 from builder.errors import BuildError
 from builder.review import audits
+from builder.review.exchange import AnnotationError
 from builder.review.pull import read_answers, take_over
 from builder.review.queues import queue, queue_audit, write_queue
 from builder.rules.overrides import read_overrides
@@ -28,12 +29,12 @@ def store(made: Path, tmp_path: Path) -> Store:
     return copied(made, tmp_path)
 
 
-def submit(tasks: Path, path: Path) -> Path:
-    """Label Studio's export of the tasks, from the first of which a person deleted a box."""
+def submit(tasks: Path, path: Path, changed: int = 1) -> Path:
+    """Label Studio's export of the tasks, from one of which (the first; 0: none) a person deleted a box."""
     content: list[dict[str, Any]] = orjson.loads(tasks.read_bytes())
     for number, task in enumerate(content, 1):
         results = task.pop("predictions")[0]["result"]
-        annotation = {"id": number, "updated_at": "2026-01-01T00:00:00Z", "result": results[number == 1 :]}
+        annotation = {"id": number, "updated_at": "2026-01-01T00:00:00Z", "result": results[number == changed :]}
         task |= {"id": number, "annotations": [annotation]}
     path.write_bytes(orjson.dumps(content))
     return path
@@ -70,7 +71,7 @@ def test_files_for_a_tool(store: Store, tmp_path: Path, tool: Any, prefix: str |
 
 def test_an_unknown_tool(store: Store, tmp_path: Path) -> None:
     unknown: Any = "paper"
-    with pytest.raises(ValueError, match="labelstudio or cvat"):
+    with pytest.raises(BuildError, match="labelstudio or cvat"):
         write_queue(queue(store.version("pets"), store, budget=1), unknown, tmp_path / "queue")
 
 
@@ -85,7 +86,9 @@ def test_a_review_is_taken_over(store: Store, tmp_path: Path) -> None:
     assert kept.actions == dry.actions and {one.author for one in read_overrides(store, "pets")} == {"ann"}
     taken = take_over(returned, store.version("pets"), store)
     assert taken.cut and taken.cut.manifest.version == "v2" and taken.overrides and taken.overrides.added == 0
-    again = take_over(
-        read_answers(tmp_path / "export.json", store.version("pets@v1"), "ann"), store.version("pets@v2"), store
-    )
+    with pytest.raises(AnnotationError, match=r"pets@v2 has .* give the version that they were read for"):
+        take_over(read_answers(tmp_path / "export.json", store.version("pets@v1")), store.version("pets@v2"), store)
+    files = write_queue(queue(store.version("pets@v2"), store, budget=3), "labelstudio", tmp_path / "second.json")
+    unchanged = submit(files.tasks, tmp_path / "unchanged.json", changed=0)
+    again = take_over(read_answers(unchanged, store.version("pets@v2"), "ann"), store.version("pets@v2"), store)
     assert not again.is_news and again.cut is None
