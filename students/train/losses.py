@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from students.train.errors import TrainError
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ def out_of(ignored: Tensor, each: int, pseudo: Tensor) -> Tensor:
 class JointStep:
     """One step's joint loss. loss: what to call backward on. The rest is the same on all processes, float32 on the CPU.
 
-    value: the joint loss of the global batch; finite: False if any process has a NaN or infinite loss. terms: each
+    value: the joint loss of the global batch; finite: False if any process has a NaN or infinite loss, or `value` is
+    one. terms: each
     stream's normalised losses, (2,); weighted: the parts of `value` that they are; positives: (2,); ignored: (2,),
     shares (StreamSums). averages: of human and pseudo loss, bias-corrected, (G, 2), one row in all or one per term;
     ratio: what weighs the pseudo loss, raw_ratio: the same before clipping, (G,); clip_rate: (G,), the share of the
@@ -93,13 +98,16 @@ class JointLoss:
     It knows no network and no task: in a loop of your own, give `combine` the losses of the two halves of a batch.
 
     Args:
-        alpha: the weight of the pseudo loss; 0 is supervised training.
+        alpha: the weight of the pseudo loss, at least 0; 0 is supervised training.
         decay: of the moving averages, in [0, 1).
-        clip: the least and the greatest ratio.
-        eps: the least mean of the pseudo loss that the ratio is divided by.
+        clip: the least and the greatest ratio, in this order, both more than 0.
+        eps: the least mean of the pseudo loss that the ratio is divided by; more than 0.
         per_term: a ratio for each term of the loss instead of one for the total.
         normalise: False for L = L_h + alpha * L_p, which the paper found unstable; the averages are kept and logged all
             the same.
+
+    Raises:
+        TrainError: for a number outside of its range, or what is no number.
     """
 
     def __init__(
@@ -111,7 +119,18 @@ class JointLoss:
         per_term: bool = False,
         normalise: bool = True,
     ) -> None:
-        self.alpha, self.decay, self.clip, self.eps = alpha, decay, clip, eps
+        if not (_is_number(alpha) and alpha >= 0):
+            raise TrainError(f"alpha {alpha!r} is no weight: give a number of at least 0")
+        if not (_is_number(decay) and 0 <= decay < 1):
+            raise TrainError(f"decay {decay!r} is out of range: give a number in [0, 1)")
+        match clip:
+            case [least, greatest] if _is_number(least) and _is_number(greatest) and 0 < least <= greatest:
+                self.clip = float(least), float(greatest)
+            case _:
+                raise TrainError(f"clip {clip!r} is no range: give the least and the greatest ratio, both more than 0")
+        if not (_is_number(eps) and eps > 0):
+            raise TrainError(f"eps {eps!r} is out of range: give a number of more than 0")
+        self.alpha, self.decay, self.eps = float(alpha), float(decay), float(eps)
         self.per_term, self.normalise = per_term, normalise
         self._state: dict[str, Any] = {"averages": torch.zeros(1, 2), "updates": 0, "clipped": torch.zeros(1)}
 
@@ -144,9 +163,12 @@ class JointLoss:
 
         weights = self._weights(ratio, len(local))
         weighted = weights * values
+        value = weighted.sum().item()
+        finite = finite and math.isfinite(value)
+        pending = {"averages": averages, "updates": updates, "clipped": clipped}
         return JointStep(
             loss=world * (weights.to(local.device) * local / counts).sum(),
-            value=weighted.sum().item(),
+            value=value,
             finite=finite,
             terms=dict(zip(sums.terms, values, strict=True)),
             weighted=dict(zip(sums.terms, weighted, strict=True)),
@@ -156,7 +178,7 @@ class JointLoss:
             raw_ratio=raw_ratio,
             ratio=ratio,
             clip_rate=clipped / max(updates, 1),
-            pending={"averages": averages, "updates": updates, "clipped": clipped},
+            pending=pending if finite else self._state,
         )
 
     def combine(
@@ -178,11 +200,14 @@ class JointLoss:
             The step: call `loss.backward()` if it is `finite`, and `commit` it once the weights have moved.
 
         Raises:
-            ValueError: if the two have other terms, or a term is not a scalar.
+            TypeError: if a loss is no tensor, nor a mapping of names to tensors.
+            ValueError: if the two have other terms, or none, or a term is not a scalar.
         """
-        streams = [{"loss": loss} if isinstance(loss, Tensor) else loss for loss in (human, pseudo)]
-        if streams[0].keys() != streams[1].keys() or any(
-            term.numel() != 1 for loss in streams for term in loss.values()
+        streams = [_terms(loss) for loss in (human, pseudo)]
+        if (
+            not streams[0]
+            or streams[0].keys() != streams[1].keys()
+            or any(term.numel() != 1 for loss in streams for term in loss.values())
         ):
             shapes = [{name: tuple(term.shape) for name, term in loss.items()} for loss in streams]
             raise ValueError(f"human and pseudo losses are scalars of the same terms, not {shapes[0]} and {shapes[1]}")
@@ -209,6 +234,23 @@ class JointLoss:
     def _grouped(self, terms: Tensor) -> Tensor:
         """(T, 2) terms as the (G, 2) groups with a ratio each."""
         return terms if self.per_term else terms.sum(0, keepdim=True)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _terms(loss: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A loss by the names of its terms. Raises TypeError."""
+    terms = {"loss": loss} if isinstance(loss, Tensor) else loss
+    if not isinstance(terms, Mapping):
+        raise TypeError(
+            f"a loss is a tensor, or a mapping of names to tensors, not {loss!r}: give it with its gradient"
+        )
+    for name, term in terms.items():
+        if not isinstance(term, Tensor):
+            raise TypeError(f"the term {name!r} of a loss is a tensor, not {term!r}: give it with its gradient")
+    return terms
 
 
 def _reduced(sums: StreamSums, local: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:

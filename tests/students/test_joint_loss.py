@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from students.train.errors import TrainError
 from students.train.losses import JointLoss, StreamSums
 
 
@@ -136,3 +139,50 @@ def test_averages_go_through_a_file(tmp_path: Path) -> None:
         for joint in (ours, theirs):
             joint.commit(joint(sums))
         assert torch.equal(ours(sums).ratio, theirs(sums).ratio)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"alpha": value} for value in (-1, -1e-9, math.nan, math.inf, "1", None, True)),
+        *({"decay": value} for value in (1.0, -0.1, 2, math.nan, "0.9", None)),
+        *({"clip": value} for value in ((10.0, 0.1), (0, 1), (-1, 1), (math.nan, 1), ("a", "b"), (1,), (1, 2, 3), 1.0)),
+        *({"clip": value} for value in (None, "12")),
+        *({"eps": value} for value in (0, -1e-8, math.nan, math.inf, "1e-8", None)),
+    ],
+    ids=str,
+)
+def test_options_out_of_their_range_are_refused(options: dict[str, Any]) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(TrainError) as error:
+        JointLoss(**options)
+    sentence = str(error.value)
+    assert sentence.startswith(f"{name} {value!r} is ") and ": give " in sentence and "\n" not in sentence
+
+
+def test_options_at_the_ends_of_their_range_and_of_other_libraries_numbers_are_taken() -> None:
+    joint = JointLoss(np.float32(0.5), decay=0, clip=[1, 1], eps=1e-30)  # type: ignore[arg-type]
+    assert (joint.alpha, joint.decay, joint.clip, joint.eps) == (0.5, 0.0, (1.0, 1.0), 1e-30)
+
+
+def test_a_joint_loss_that_overflows_is_not_finite_and_leaves_the_averages() -> None:
+    joint = JointLoss(alpha=1e30, normalise=False)
+    step = joint(zero_sums((1e30, 1.0), (1e30, 1.0)))
+    assert not math.isfinite(step.value) and not step.finite
+    joint.commit(step)
+    assert joint.state_dict()["updates"] == 0
+
+
+@pytest.mark.parametrize(
+    ("human", "pseudo", "words"),
+    [
+        (1.0, 2.0, r"a loss is a tensor, or a mapping of names to tensors, not 1\.0"),
+        (torch.tensor(1.0), None, "a loss is a tensor, or a mapping of names to tensors, not None"),
+        ({"box": 1.0}, {"box": torch.tensor(1.0)}, r"the term 'box' of a loss is a tensor, not 1\.0"),
+    ],
+)
+def test_losses_that_are_no_tensors_are_refused(human: Any, pseudo: Any, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        JointLoss().combine(human, pseudo)
+    with pytest.raises(ValueError, match="scalars of the same terms"):
+        JointLoss().combine({}, {})
