@@ -6,14 +6,17 @@ and a resumed run starts in the middle of the same order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from builder.errors import brief
 from builder.store.manifest import ShardRecord
 from builder.store.version import Version
 from builder.truth.records import Truth
@@ -55,7 +58,8 @@ _Arrays = tuple[torch.Tensor, list[tuple[np.ndarray, ...]]]
 
 
 class JointBatches:
-    """Batches of `batch_size` images for process `rank` of `world`: `batches[step]`, or `stream` for many.
+    """Batches of `batch_size` images for process `rank` of `world`: `batches[step]`, or `stream` for many. To iterate
+    over it never ends: it has no length, since the epochs of its two halves differ.
 
     Without versions all images are human; with them the first half is human, the second pseudo, drawn from all versions
     together. Each stream goes through its images in a new random order every epoch; with a version on the Hub, through
@@ -64,27 +68,31 @@ class JointBatches:
 
     Args:
         truth: the labelled set (builder.truth.read.read_truth).
-        versions: folders of versions, or versions that are open (builder.hub.remote.open_version).
+        versions: a list of folders of versions, or of versions that are open. One that is known by its name, or on the
+            Hub, is to be opened before: builder.hub.remote.open_version("street@v1", store).
         task: what is learned of the labels (students.tasks.choose.task_of); by default what a student learns of labels
             of this kind: boxes, maps, or classes with soft pseudo-labels.
         size: side of the network's square input, pixels.
         batch_size: images in a batch of this process; even with versions.
-        augment: how images and labels are placed on the input (students.augment.scene).
+        augment: how images and labels are placed on the input: S1, S2, S3 or S4 of students.augment.scene (`from
+            students.augment.scene import S4`), FIT for none, an Augment of your own, or what a recipe would make,
+            AugmentRecipe(policy="S4", magnitude=5).build(flip=0.5). S2 and S3 have AutoAugment's table of detection:
+            for classes AugmentRecipe(policy="S2").build(0.5, "imagenet").
         fill: RGB colour of the padding.
         seed: of the order and of the augmentation.
         rank, world: the number of this process, and of all of them.
 
     Raises:
-        LoaderError: for an empty set, an odd batch with versions, a version of another kind or with a class that the
-            labelled set lacks. Reading a batch raises LoaderError and TruthError for images that are damaged or not of
-            the stated size.
+        LoaderError: for an argument of another type or out of its range, an empty set, an odd batch with versions, a
+            version that is not there, of another kind or with a class that the labelled set lacks. Reading a batch
+            raises LoaderError and TruthError for images that are damaged or not of the stated size.
         TruthError: for labels that do not teach the task.
     """
 
     def __init__(
         self,
         truth: Truth,
-        versions: Sequence[Path | Version] = (),
+        versions: Sequence[Path | str | Version] = (),
         *,
         task: Task | None = None,
         size: int,
@@ -95,23 +103,47 @@ class JointBatches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        if not isinstance(truth, Truth):
+            raise LoaderError(f"truth {brief(repr(truth))} is no labelled set: give what read_truth returns")
+        if not isinstance(task, Task | None):
+            raise LoaderError(
+                f"task {brief(repr(task))} is no Task: give students.tasks.choose.task_of('fcos'), or another arch"
+            )
+        if not isinstance(augment, Augment):
+            raise LoaderError(
+                f"augment {brief(repr(augment))} is no Augment: give S1, S2, S3 or S4 of students.augment.scene"
+            )
+        _check_numbers({"size": (size, 1), "batch_size": (batch_size, 1), "world": (world, 1), "seed": (seed, 0)})
+        _check_numbers({"rank": (rank, 0)})
+        if rank >= world:
+            raise LoaderError(f"rank {rank} is not below world {world}: processes are numbered from 0")
+        opened = _opened(versions)
         task = task or task_of(usual_arch(truth.kind))
         check_labels(truth.kind, task)
         if not truth.images:
             raise LoaderError("the labelled set has no images: there is nothing to train on")
-        if versions and batch_size % 2:
+        if opened and batch_size % 2:
             raise LoaderError(f"batch_size {batch_size} cannot be half human and half pseudo: make it even")
         self.classes = truth.classes
         self._streams: list[Stream] = [Labelled(truth, task)]
-        if versions:
-            self._streams.append(Pseudo([_opened(version) for version in versions], truth.classes, task))
+        if opened:
+            self._streams.append(Pseudo(opened, truth.classes, task))
         self._share = batch_size // len(self._streams)
         self._task, self._size, self._augment, self._fill = task, size, augment, fill
         self._seed, self._rank, self._world = seed, rank, world
 
     def __getitem__(self, step: int) -> Batch:
-        """The batch of step 0, 1, …, made here and now."""
-        return self._batch(self.arrays(step))
+        """The batch of step 0, 1, …, made here and now. Raises IndexError for a negative step, TypeError for what is no
+        whole number."""
+        if isinstance(step, bool) or not isinstance(step, Integral):
+            raise TypeError(f"a step is a whole number from 0 on, not {step!r}")
+        if step < 0:
+            raise IndexError(f"step {step} is negative: there is no last batch to count from")
+        return self._batch(self.arrays(int(step)))
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of step 0, 1, … without end, made here and now: break off, or use `stream`."""
+        return map(self.__getitem__, count())
 
     def stream(self, start: int, stop: int, *, workers: int = 0, pin: bool = False) -> Iterator[Batch]:
         """Batches, made ahead.
@@ -125,8 +157,10 @@ class JointBatches:
             An iterator of the batches, in order.
 
         Raises:
+            LoaderError: for a `start`, `stop` or `workers` that is negative or no whole number.
             LoaderError, TruthError: for an image that cannot be used.
         """
+        _check_numbers({"start": (start, 0), "stop": (stop, 0), "workers": (workers, 0)})
         for arrays in made_ahead(self.arrays, range(start, stop), workers=workers, pin=pin):
             yield self._batch(arrays)
 
@@ -158,5 +192,25 @@ class JointBatches:
         return Batch(images, [self._task.target(*map(torch.from_numpy, target)) for target in targets], pseudo)
 
 
-def _opened(version: Path | Version) -> Version:
-    return version if isinstance(version, Version) else Version.open(version)
+def _check_numbers(least: Mapping[str, tuple[object, int]]) -> None:
+    """Raises LoaderError unless each value, given with its least by its name, is a whole number of at least that."""
+    for name, (value, smallest) in least.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < smallest:
+            raise LoaderError(f"{name} {value!r} is out of range: give a whole number of at least {smallest}")
+
+
+def _opened(versions: Iterable[Path | str | Version]) -> list[Version]:
+    if isinstance(versions, Path | str | Version) or not isinstance(versions, Iterable):
+        named = versions.ref if isinstance(versions, Version) else repr(versions)
+        raise LoaderError(f"versions is a list of folders or of open versions, not {brief(named)}: put it into a list")
+    return [version if isinstance(version, Version) else _in_folder(version) for version in versions]
+
+
+def _in_folder(folder: Path | str) -> Version:
+    if not isinstance(folder, Path | str):
+        raise LoaderError(f"{brief(repr(folder))} is no version: give its folder, or what open_version returns")
+    if not Path(folder).is_dir():
+        raise LoaderError(
+            f"{folder} is no folder: open a version by its name with open_version({str(folder)!r}, store)"
+        )
+    return Version.open(Path(folder))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 
 from builder.errors import BuildError
+from builder.store.version import Version
 from builder.truth.coco import read_coco
 from builder.truth.records import Truth, TruthError, read_pixels
 from students.augment.scene import FIT, Augment
@@ -215,6 +218,55 @@ def test_data_that_cannot_be_trained_on_is_refused(labelled: Truth, version: Pat
         JointBatches(labelled, [none], size=64, batch_size=2)
     with pytest.raises(BuildError, match=r"no manifest\.json"):
         JointBatches(labelled, [tmp_path], size=64, batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"truth": "labels.json"}, "truth 'labels.json' is no labelled set: give what read_truth returns"),
+        ({"versions": "x"}, "versions is a list of folders or of open versions, not 'x': put it into a list"),
+        ({"versions": None}, "versions is a list of folders or of open versions, not None: put it into a list"),
+        ({"versions": ["street@v1"]}, "open a version by its name with open_version('street@v1', store)"),
+        ({"versions": ["hf://org/street@v1"]}, "open_version('hf://org/street@v1', store)"),
+        ({"versions": [Path("gone")]}, "gone is no folder"),
+        ({"versions": [7]}, "7 is no version: give its folder, or what open_version returns"),
+        ({"task": "detection"}, "task 'detection' is no Task: give students.tasks.choose.task_of('fcos')"),
+        ({"augment": "S4"}, "augment 'S4' is no Augment: give S1, S2, S3 or S4 of students.augment.scene"),
+        ({"augment": None}, "augment None is no Augment"),
+        *(({"size": size}, f"size {size!r} is out of range") for size in (0, -64, 64.0, "64", None, True)),
+        *(({"batch_size": size}, f"batch_size {size!r} is out of range") for size in (0, -2, 2.0, "2")),
+        ({"rank": 1}, "rank 1 is not below world 1"),
+        ({"rank": -1, "world": 2}, "rank -1 is out of range: give a whole number of at least 0"),
+        ({"world": 0}, "world 0 is out of range: give a whole number of at least 1"),
+        ({"seed": -1}, "seed -1 is out of range"),
+    ],
+    ids=str,
+)
+def test_arguments_that_are_wrong_are_named(labelled: Truth, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(LoaderError) as error:
+        JointBatches(**{"truth": labelled, "size": 64, "batch_size": 2, **options})
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_versions_are_folders_in_any_form_or_open(labelled: Truth, version: Path) -> None:
+    opened = Version.open(version)
+    batches = [JointBatches(labelled, [form], size=64, batch_size=2) for form in (version, str(version), opened)]
+    for other in batches[1:]:
+        assert_equal(other[0], batches[0][0])
+    with pytest.raises(LoaderError, match="not scenes@v1: put it into a list"):
+        JointBatches(labelled, opened, size=64, batch_size=2)  # type: ignore[arg-type]
+
+
+def test_steps_are_counted_from_0_without_end(labelled: Truth) -> None:
+    batches = JointBatches(labelled, size=64, batch_size=2)
+    for step, batch in enumerate(islice(batches, 4)):  # more than an epoch
+        assert_equal(batch, batches[np.int64(step)])
+    for wrong, kind in ((-1, IndexError), ("a", TypeError), (1.0, TypeError), (slice(2), TypeError), (None, TypeError)):
+        with pytest.raises(kind, match=r"^(step -1 is negative|a step is a whole number)"):
+            batches[wrong]  # type: ignore[index]
+    for start, stop in ((-1, 3), ("a", 3), (0, None)):
+        with pytest.raises(LoaderError, match="is out of range: give a whole number"):
+            list(batches.stream(start, stop))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
