@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from builder.engine import Track, silent
-from builder.errors import BuildError
-from builder.export.as_truth import read_labels
+from builder.errors import BuildError, brief
+from builder.export.as_truth import read_labels, version_truth
 from builder.label.load import load_model
 from builder.recipe.recipe import load_recipe, parse_teacher
 from builder.store.files import canonical_json, sha256_file, write_file
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.truth.records import Truth, TruthKind
 from students.evaluate.base import KindMeasure, Measured, Progress
 from students.evaluate.boxes import BOXES
@@ -42,12 +44,12 @@ class Evaluation:
 
 def evaluate(
     model: Teacher | Path | str,
-    truth: Truth | Path | str,
-    images: Path | None = None,
+    truth: Truth | Version | Path | str,
+    images: Path | str | None = None,
     *,
     options: Sequence[str] = (),
     masks: bool = False,
-    results: Path | None = None,
+    results: Path | str | None = None,
     batch_size: int | None = None,
     allow_code: bool = False,
     store: Store | None = None,
@@ -61,13 +63,13 @@ def evaluate(
     Args:
         model: a run folder, a teacher's spec (`onnx:model.onnx`), a build recipe (`.yaml`), whose teacher may be an
             ensemble, or a teacher that is loaded.
-        truth: labels that builder.truth.read.read_truth reads, a version (its folder, `NAME@v3`, `hf://ORG/NAME@v3`),
-            or labels that are read.
+        truth: labels that builder.truth.read.read_truth reads, a version (open, its folder, `NAME@v3`,
+            `hf://ORG/NAME@v3`), or labels that are read.
         images: the folder of the labels' image files, where they lie elsewhere.
-        options: `key=value` of a teacher that is loaded here (`nms_iou=0.6`), or a recipe's keys.
+        options: a list of `key=value` of a teacher that is loaded here (`nms_iou=0.6`), or a recipe's keys.
         masks: measure the masks, too: read the outlines of a COCO JSON. Of labels that are read: where they have them.
         results: a file for the detections, as COCO results.
-        batch_size: images given to the teacher at a time; its own by default.
+        batch_size: images given to the teacher at a time, at least 1; its own by default.
         allow_code: whether a teacher `python:…`, which runs code of yours, may be loaded.
         store: where versions are looked up; `./store` by default.
         track: shows how far it is (builder.engine.Track).
@@ -78,12 +80,11 @@ def evaluate(
     Raises:
         TruthError: for labels that cannot be used, of another kind than the teacher's, or without a class in common.
         TeacherError: for a teacher that cannot be loaded or has not what is to be measured.
-        BuildError: for a version, a recipe or options that cannot be used; `results` of labels that are no boxes.
+        BuildError: for a version, a recipe, options or another argument that cannot be used; `results` of labels that
+            are no boxes.
     """
-    if isinstance(truth, Truth):
-        named, labelled = "truth", truth
-    else:
-        named, labelled = str(truth), read_labels(str(truth), images, store or Store("store"), track, outlines=masks)
+    _check(model, options, batch_size)
+    named, labelled = _labelled(truth, images and Path(images), masks, store or Store("store"), track)
     kind = kind_measure(labelled.kind)
     if results and kind is not BOXES:
         raise BuildError(f"results are boxes, but {named} holds {labelled.kind} labels: leave results out")
@@ -92,8 +93,35 @@ def evaluate(
         measured = measure(teacher, labelled, batch_size, advance)
     detections = measured.per_image if kind is BOXES else ()
     if results:
-        write_file(results, canonical_json(write_results(labelled, detections)))
+        write_file(Path(results), canonical_json(write_results(labelled, detections)))
     return Evaluation(measured.metrics, kind.of_class, detections, labelled, trained_on(teacher, labelled))
+
+
+def _check(model: object, options: object, batch_size: object) -> None:
+    """Raises BuildError for an argument of another type or out of its range."""
+    if not (isinstance(model, Path | str) or hasattr(model, "predict")):
+        raise BuildError(
+            f"model {brief(repr(model))} is no teacher: give a run folder, a spec or what load_teacher returns"
+        )
+    if isinstance(options, str) or not isinstance(options, Iterable):
+        raise BuildError(f"options {options!r} is no list: give a list of key=value, such as ['nms_iou=0.6']")
+    is_size = not isinstance(batch_size, bool) and isinstance(batch_size, Integral) and batch_size >= 1
+    if batch_size is not None and not is_size:
+        raise BuildError(f"batch_size {batch_size!r} is out of range: give a whole number of at least 1")
+
+
+def _labelled(
+    truth: Truth | Version | Path | str, images: Path | None, outlines: bool, store: Store, track: Track
+) -> tuple[str, Truth]:
+    """What an error calls the labels, and these."""
+    match truth:
+        case Truth():
+            return "truth", truth
+        case Version():
+            return truth.ref, version_truth(truth, store, track)
+        case Path() | str():
+            return str(truth), read_labels(str(truth), images, store, track, outlines=outlines)
+    raise BuildError(f"truth {brief(repr(truth))} is no labels: give their path, a version or what read_truth returns")
 
 
 def _loaded(model: Teacher | Path | str, options: Sequence[str], floor: float | None, allow_code: bool) -> Teacher:

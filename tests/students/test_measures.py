@@ -21,6 +21,9 @@ from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from builder.cli.main import main
+from builder.store.store import Store
+from builder.store.version import Version
+from builder.truth.coco import read_coco
 from builder.truth.read import read_truth
 from builder.truth.records import Truth, TruthError, truth_digest
 from students.evaluate.boxes import evaluate_boxes, evaluate_masks
@@ -35,6 +38,7 @@ from teachers.masks import area, decode, encode
 from teachers.networks.build import build_network
 from teachers.networks.checkpoints import load_checkpoint, save_checkpoint
 from teachers.networks.config import NetworkConfig
+from tests.helpers.rectangles import RectangleFinder, write_rectangles, write_version
 
 TINY = NetworkConfig(
     backbone="timm:test_resnet", classes=("a", "b", "c"), size=64, channels=16, head_depth=1, levels=(8, 16)
@@ -390,10 +394,37 @@ def test_evaluate_takes_runs_teachers_and_labels_in_any_form(tmp_path: Path) -> 
         (partial(evaluate, loaded, path, options=("nms_iou=0.6",)), "nms_iou=0.6 come too late"),
         (partial(evaluate, linear, folders, results=tmp_path / "none.json"), "results are boxes"),
         (partial(evaluate, "nothing:x", path), "unknown teacher"),
+        (partial(evaluate, None, path), "model None is no teacher: give a run folder, a spec or what load_teacher"),
+        (partial(evaluate, run, None), "truth None is no labels: give their path, a version or what read_truth"),
+        (partial(evaluate, run, path, options="nms_iou=0.6"), "options 'nms_iou=0.6' is no list: give a list of"),
+        (partial(evaluate, run, path, options=None), "options None is no list: give a list of"),
+        *(
+            (partial(evaluate, run, path, batch_size=size), f"batch_size {size!r} is out of range: give a whole number")
+            for size in (0, -1, 2.0, "2")
+        ),
     ):
         with pytest.raises(TutelageError, match=words):
             call()
     assert not (tmp_path / "none.json").exists()
+
+
+def test_evaluate_takes_paths_as_text_and_an_open_version(tmp_path: Path) -> None:
+    labelled = read_coco(write_rectangles(tmp_path / "labelled", 3))
+    version = Version.open(write_version(tmp_path / "version", labelled, ["red", "green", "blue"]))
+    teacher, results = RectangleFinder(("red", "green", "blue")), tmp_path / "results.json"
+    of_open, of_folder = (
+        evaluate(teacher, truth, results=str(results), batch_size=2, store=Store(tmp_path / "store"))
+        for truth in (version, version.folder)
+    )
+    assert of_open.metrics == of_folder.metrics and len(of_open.truth.images) == 3
+    assert len(json.loads(results.read_text())) == sum(map(len, of_open.detections)) > 0
+    path = outlined_coco(tmp_path / "boxes")
+    run = save_run(tmp_path / "run", "maskrcnn", classes=("a", "cell", "cat"))
+    images = tmp_path / "elsewhere"
+    images.mkdir()
+    for image in read_truth(path).images:
+        image.path.rename(images / image.path.name)
+    assert len(evaluate(run, path, str(images)).truth.images) == 2
 
 
 def test_measure_refuses_masks_of_a_detector(tmp_path: Path) -> None:
