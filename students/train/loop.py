@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
+from builder.errors import brief
 from builder.store.files import locked
 from builder.store.store import Store
 from students.data.loader import JointBatches
@@ -51,10 +52,10 @@ def train(
         The run folder, `out`; `checkpoint:OUT` is the network as a teacher.
 
     Raises:
-        TrainError: for a recipe that cannot be carried out here, or that gives no finite loss.
+        TrainError: for what is no recipe, one that cannot be carried out here, or one that gives no finite loss.
         TruthError, LoaderError, TeacherError: for labels, versions or a network that cannot be used.
     """
-    recipe = recipe if isinstance(recipe, TrainRecipe) else load_train_recipe(Path(recipe))
+    recipe = _recipe(recipe)
     out, store = Path(out), store or Store("store")
     accelerator, plan = _accelerator(recipe), make_plan(recipe, store)
     with _claimed(out, plan, store, accelerator) as done:
@@ -94,6 +95,17 @@ def learning_rate(recipe: Schedule, step: int) -> float:
     if step < rise:
         return recipe.lr * (step + 1) / rise
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / (recipe.steps - rise)))
+
+
+def _recipe(recipe: TrainRecipe | Path | str) -> TrainRecipe:
+    match recipe:
+        case TrainRecipe():
+            return recipe
+        case Path() | str():
+            return load_train_recipe(Path(recipe))
+    raise TrainError(
+        f"{brief(repr(recipe))} is no training recipe: give a TrainRecipe(...), or the path of the YAML file of one"
+    )
 
 
 def _set_rate(optimizer: AcceleratedOptimizer, rate: float) -> float:

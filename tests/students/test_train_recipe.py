@@ -11,7 +11,7 @@ import yaml
 
 from builder.errors import BuildError
 from students.train.errors import TrainError
-from students.train.loop import learning_rate
+from students.train.loop import learning_rate, train
 from students.train.recipe import TrainRecipe, load_train_recipe
 
 
@@ -75,3 +75,10 @@ def test_a_file_that_is_no_recipe_is_one_sentence(tmp_path: Path, content: str |
     with pytest.raises(BuildError, match="recipe") as caught:
         load_train_recipe(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 3}, None, 7])
+def test_what_is_no_recipe_is_refused(tmp_path: Path, wrong: Any) -> None:
+    with pytest.raises(TrainError, match="is no training recipe: give a TrainRecipe") as error:
+        train(wrong, tmp_path / "run")
+    assert str(wrong) in str(error.value) and not (tmp_path / "run").exists()
