@@ -237,7 +237,7 @@ class JointLoss:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
 
 
 def _terms(loss: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
