@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +134,7 @@ class JointBatches:
     def __getitem__(self, step: int) -> Batch:
         """The batch of step 0, 1, …, made here and now. Raises IndexError for a negative step, TypeError for what is no
         whole number."""
-        if isinstance(step, bool) or not isinstance(step, Integral):
+        if isinstance(step, bool) or not isinstance(step, int | np.integer):
             raise TypeError(f"a step is a whole number from 0 on, not {step!r}")
         if step < 0:
             raise IndexError(f"step {step} is negative: there is no last batch to count from")
@@ -195,7 +194,7 @@ class JointBatches:
 def _check_numbers(least: Mapping[str, tuple[object, int]]) -> None:
     """Raises LoaderError unless each value, given with its least by its name, is a whole number of at least that."""
     for name, (value, smallest) in least.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < smallest:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < smallest:
             raise LoaderError(f"{name} {value!r} is out of range: give a whole number of at least {smallest}")
 
 

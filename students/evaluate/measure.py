@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from builder.engine import Track, silent
 from builder.errors import BuildError, brief
@@ -84,7 +85,7 @@ def evaluate(
             are no boxes.
     """
     _check(model, options, batch_size)
-    named, labelled = _labelled(truth, images and Path(images), masks, store or Store("store"), track)
+    named, labelled = _labelled(truth, None if images is None else Path(images), masks, store or Store("store"), track)
     kind = kind_measure(labelled.kind)
     if results and kind is not BOXES:
         raise BuildError(f"results are boxes, but {named} holds {labelled.kind} labels: leave results out")
@@ -105,8 +106,9 @@ def _check(model: object, options: object, batch_size: object) -> None:
         )
     if isinstance(options, str) or not isinstance(options, Iterable):
         raise BuildError(f"options {options!r} is no list: give a list of key=value, such as ['nms_iou=0.6']")
-    is_size = not isinstance(batch_size, bool) and isinstance(batch_size, Integral) and batch_size >= 1
-    if batch_size is not None and not is_size:
+    if batch_size is None:
+        return
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise BuildError(f"batch_size {batch_size!r} is out of range: give a whole number of at least 1")
 
 
