@@ -199,12 +199,16 @@ def pull(
             from builder.browse.answers import read_app_answers
 
             returned = read_app_answers(reviewed, store, author)
-        taken = take_over(returned, reviewed, store, build=not no_build, dry_run=dry_run, workers=workers, track=bar)
-        if taken.lost_masks:
-            masks = "1 mask is" if taken.lost_masks == 1 else f"{taken.lost_masks} masks are"
-            click.echo(f"{masks} lost: boxes that people moved or drew have none, and become ignore regions", err=True)
-        if taken.overrides and taken.overrides.changed:
-            click.echo(f"{taken.overrides.changed} verdicts differ from earlier ones: the later ones apply", err=True)
+        taken = take_over(
+            returned,
+            reviewed,
+            store,
+            build=not no_build,
+            dry_run=dry_run,
+            workers=workers,
+            track=bar,
+            note=lambda sentence: click.echo(sentence, err=True),
+        )
         text = rows(*_taken_lines(taken, build=not no_build and not dry_run))
         emit(as_json, _taken_value(taken), text + ("\nnothing written" if dry_run else ""))
 

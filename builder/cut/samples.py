@@ -40,7 +40,9 @@ from builder.store.version import DATA, WORK, Version
 from teachers.images import ImageError, encode_upright
 
 FORMAT = 5
-"""Raised whenever the same inputs would give other bytes, so that an old claim is not taken for a new build."""
+"""Raised whenever the same inputs might give other files, so that an old claim is not taken for a new build."""
+SHARD_FORMAT = 4
+"""Raised only when the same inputs would give other bytes of a shard: then none of an older version serves again."""
 WRITTEN, EMPTY, TOMBSTONE = "written", "empty", "tombstone"
 
 
@@ -86,7 +88,7 @@ class Writing:
         sides = [
             np.where(np.isfinite(side), side, -1).tolist() for side in (self.thresholds.keep, self.thresholds.ignore)
         ]
-        decisive = [FORMAT, self.labelled.predictions.name, keep, sides, self.thresholds.top_box, self.drop_empty]
+        decisive = [SHARD_FORMAT, self.labelled.predictions.name, keep, sides, self.thresholds.top_box, self.drop_empty]
         decisive += [self.extension, calibrate.model_dump() if calibrate else None]
         if self.balance is not None and self.labelled.keep.balance:
             decisive.append([self.labelled.keep.balance.images, list(self.balance)])

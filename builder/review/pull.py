@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,6 +85,7 @@ def take_over(
     dry_run: bool = False,
     workers: int | None = None,
     track: Track = silent,
+    note: Callable[[str], None] = lambda sentence: None,
 ) -> TakenOver:
     """Keep people's corrections of a version for later builds of its dataset, and build a new version with them.
 
@@ -96,6 +97,7 @@ def take_over(
         dry_run: check it all, and write nothing.
         workers: threads; None for one a core.
         track: reports progress.
+        note: is given, before the build, a sentence for each thing that people should know of their corrections.
 
     Returns:
         What came back, and what became of it.
@@ -125,12 +127,18 @@ def take_over(
     judged = _judge_audits(store, manifest, returned, write=not dry_run)
     is_news = not dry_run and _is_news(manifest, read_overrides(store, manifest.name))
     actions = Counter(change.action for change in changes)
+    lost_masks = actions["move"] + actions["add"] if kind_of(manifest.kind).outlines else 0
+    if lost_masks:
+        masks = "1 mask is" if lost_masks == 1 else f"{lost_masks} masks are"
+        note(f"{masks} lost: boxes that people moved or drew have none, and become ignore regions")
+    if added and added.changed:
+        note(f"{added.changed} verdicts differ from earlier ones: the later ones apply")
     return TakenOver(
         version,
         images=len(returned.images),
         changed_images=len({change.sha256 for change in changes}),
         actions={action: actions[action] for action in ACTIONS},
-        lost_masks=actions["move"] + actions["add"] if kind_of(manifest.kind).outlines else 0,
+        lost_masks=lost_masks,
         overrides=added,
         audits=judged,
         is_news=is_news,

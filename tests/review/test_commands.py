@@ -287,6 +287,12 @@ def test_a_later_pull_may_contradict_an_earlier_one(store: Store, tmp_path: Path
     assert result.exit_code == 0 and "1 verdicts differ from earlier ones" in result.stderr
     actions = {one.box: one.action for one in read_overrides(store, "pets")}
     assert actions[chosen["accept"].box] == "reject"
+    choice["value"]["choices"] = ["accept"]
+    path.write_bytes(orjson.dumps(tasks))
+    shutil.rmtree(store.predictions)  # no version can be built of them, but they are kept, and that is said
+    failed = run(store, "pull", "pets", "--from", path)
+    assert failed.exit_code == 1 and "1 verdicts differ from earlier ones" in failed.stderr
+    assert {one.box: one.action for one in read_overrides(store, "pets")}[chosen["accept"].box] == "accept"
 
 
 def test_a_bad_file_changes_nothing(store: Store, tmp_path: Path) -> None:

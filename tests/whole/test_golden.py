@@ -2,8 +2,9 @@
 
 Small pools, labels and stored predictions are made here of `random.random` alone, and go through the command line, so
 that this file survives any move of modules. `golden.json` holds what came of them: `bytes`, the id and shards of each
-version, a promise to those who have such versions; `derived`, its other files (labels.parquet, card, report, …), which
-may change on purpose; `calibrated`, some calibrated scores, of which another solver may move the last bit.
+version, and the digests of what shards are made of, by which a child takes them over: a promise to those who have such
+versions; `derived`, its other files (labels.parquet, card, report, …), which may change on purpose; `calibrated`, some
+calibrated scores, of which another solver may move the last bit.
 
 `TUTELAGE_WRITE_GOLDEN=1 OMP_NUM_THREADS=1 python -m pytest tests/whole` (one process) writes it anew. Nothing may
 depend on `TUTELAGE_GOLDEN_WORKERS`, the threads that build.
@@ -242,7 +243,8 @@ class World:
         hashes = {at: hashlib.sha256(one.read_bytes()).hexdigest() for at, one in files.items()}
         self.manifests[name] = manifest = json.loads(files["manifest.json"].read_bytes())
         shards = {at: one for at, one in hashes.items() if at.endswith(".tar")}
-        self.found["bytes"][name] = {"id": manifest["id"]} | shards
+        made_of = {f"{shard['name']} is made of": shard["inputs"] for shard in manifest["shards"]}
+        self.found["bytes"][name] = {"id": manifest["id"]} | shards | made_of
         self.found["derived"][name] = {at: one for at, one in hashes.items() if at not in shards}
         if manifest["provenance"]["calibration"]:
             scores: Iterator[float] = (one for said in self.labels(name) for one in each(said, "calibrated"))
@@ -338,7 +340,7 @@ def test_versions_hold_what_they_are_there_to_show(world: World) -> None:
         assert not [one for one in wanted if not counts[one] and one not in NEVER.get(world.kind, "")], (name, counts)
         assert len(manifest["shards"]) == 3 + name.startswith(("grown", "reviewed"))
     first, grown = (world.found["bytes"][name] for name in ("first", "grown"))
-    assert all(grown[shard] == first[shard] for shard in first if shard != "id") and grown["id"] != first["id"]
+    assert all(grown[shard] == first[shard] for shard in first if shard.endswith(".tar")) and grown["id"] != first["id"]
     assert [key.partition("-")[0] for key in world.manifests["grown"]["tombstones"]] == [GONE.removesuffix(".png")]
     assert any(group["certified"] for group in world.manifests["isotonic"]["provenance"]["thresholds"])
     if world.kind == "classification":
