@@ -22,8 +22,8 @@ Row = Mapping[str, Any]
 """One row of labels.parquet."""
 BOX = ("x1", "y1", "x2", "y2")
 BY_TOP_BOX = "{it.score} is below {it.threshold}, but the best of its image, which lowers the threshold (top_box)"
-REFUSED = "{it.score} is above {it.threshold}, but %s (refused: {it.keep[refused]})"
-"""Before and after the sentence of a reason whose outcome is as `keep.refused` says."""
+REFUSED = "{it.score} is above {it.threshold}, but {why} (refused: {it.keep[refused]})"
+"""Around the sentence of a reason whose outcome is as `keep.refused` says."""
 
 
 class _Options(dict[str, Any]):
@@ -85,8 +85,8 @@ class Reasons:
         if reason == Reason.KEPT and it.is_below:
             return BY_TOP_BOX.format(it=it)
         if reason is None or reason.outcome is None:
-            sentence = f"refused by {row['reason']!r}" if reason is None else reason.sentence
-            return (REFUSED % sentence).format(it=it)
+            why = f"refused by {row['reason']!r}" if reason is None else reason.sentence.format(it=it)
+            return REFUSED.format(it=it, why=why)
         return reason.sentence.format(it=it)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 import numpy as np
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
@@ -283,6 +284,17 @@ def test_explain_names_the_rule_that_refused(made: Path, tmp_path: Path) -> None
     for reason, told in words.items():
         some = [o["why"] for o in found if o["reason"] == reason]
         assert some and all(told in why for why in some), reason
+
+
+def test_explain_quotes_a_reason_that_it_does_not_know(store: Path) -> None:
+    """Of a newer Tutelage, or of whoever wrote the file: it is a text, and no template."""
+    labels, strange = store / "datasets" / "pets" / "v1" / "labels.parquet", "{it.rules.keep} {x"
+    table = pq.read_table(labels)
+    reasons = pa.array([strange] * len(table), table.schema.field("reason").type)
+    pq.write_table(table.set_column(table.schema.get_field_index("reason"), "reason", reasons), labels)
+    key = table["key"][0].as_py()
+    objects = run_json("explain", "pets@v1", key, store=store)["objects"]
+    assert objects and all(f"refused by {strange!r}" in one["why"] for one in objects)
 
 
 def test_explain_says_why_an_image_is_not_in_the_version(made: Path) -> None:
