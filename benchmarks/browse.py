@@ -20,9 +20,10 @@ from recut import BOXES, CLASSES, write_inputs
 from builder.browse.app import connected
 from builder.browse.load import load
 from builder.build import build_pseudo
-from builder.hub.remote import Version, open_version
+from builder.hub.remote import open_version
 from builder.recipe.recipe import load_recipe
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.versions.media import extracted
 
 
