@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -128,11 +128,8 @@ def take_over(
     is_news = not dry_run and _is_news(manifest, read_overrides(store, manifest.name))
     actions = Counter(change.action for change in changes)
     lost_masks = actions["move"] + actions["add"] if kind_of(manifest.kind).outlines else 0
-    if lost_masks:
-        masks = "1 mask is" if lost_masks == 1 else f"{lost_masks} masks are"
-        note(f"{masks} lost: boxes that people moved or drew have none, and become ignore regions")
-    if added and added.changed:
-        note(f"{added.changed} verdicts differ from earlier ones: the later ones apply")
+    for remark in _remarks(lost_masks, added.changed if added else 0):
+        note(remark)
     return TakenOver(
         version,
         images=len(returned.images),
@@ -144,6 +141,14 @@ def take_over(
         is_news=is_news,
         cut=new_version(store, version, workers, track) if build and is_news else None,
     )
+
+
+def _remarks(lost_masks: int, changed: int) -> Iterator[str]:
+    if lost_masks:
+        masks = "1 mask is" if lost_masks == 1 else f"{lost_masks} masks are"
+        yield f"{masks} lost: boxes that people moved or drew have none, and become ignore regions"
+    if changed:
+        yield f"{changed} verdicts differ from earlier ones: the later ones apply"
 
 
 def login_name() -> str:
