@@ -48,18 +48,18 @@ PLACES = [(x, y) for x in range(0, 60, 15) for y in range(0, 45, 15)]
 
 def grid(changed: bool, masks: bool, image: np.ndarray, rng: np.random.Generator) -> Detections:
     """12 objects; changed: four of them a pixel off, four of another class, four gone, and one that scores too low."""
-    label_pool = rng.integers(0, 3, 12)
+    label = rng.integers(0, 3, 12)
     xyxy = np.array([[x, y, x + 10, y + 10] for x, y in PLACES], float)
     score = np.full(12, 0.9)
     if changed:
         xyxy[:4, [0, 2]] += 1
-        label_pool[4:8] = 3
+        label[4:8] = 3
         score[8:] = [0.2, 0.2, 0.2, 0.6]
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     planes = [(x >= a) & (x < c) & (y >= b) & (y < d) for a, b, c, d in xyxy]
     codes = encode(np.stack(planes)) if masks else None
     boxes = bounds(codes, HEIGHT, WIDTH) if codes else xyxy
-    return Detections.of(boxes, score, label_pool, width=WIDTH, height=HEIGHT, masks=codes)
+    return Detections.of(boxes, score, label, width=WIDTH, height=HEIGHT, masks=codes)
 
 
 def sure(changed: bool, image: np.ndarray, rng: np.random.Generator) -> ClassProbabilities:

@@ -234,13 +234,11 @@ def test_masks_are_yolos_polygons(tmp_path: Path) -> None:
         for folder in ("labels", "predictions"):
             lines = (tmp_path / "out" / folder / f"{key}.txt").read_text().splitlines()
             for line, n, plane in zip(lines, kept, planes, strict=True):
-                label_pool, *numbers = line.split()
+                label, *numbers = line.split()
                 if folder == "predictions":
                     assert float(numbers.pop()) == pytest.approx(objects["score"][n], abs=1e-6)
                 corners = np.array(numbers, float).reshape(-1, 2) * sides
-                assert int(label_pool) == objects["category"][n] and corners == pytest.approx(
-                    np.rint(corners), abs=1e-4
-                )
+                assert int(label) == objects["category"][n] and corners == pytest.approx(np.rint(corners), abs=1e-4)
                 assert np.array_equal(crossings(np.rint(corners).astype(int), plane.shape), plane)
     words = [str(done.folder), str(tmp_path / "voc"), "--format", "voc", "--store", str(tmp_path / "store")]
     assert "voc holds only the boxes of masks" in CliRunner().invoke(main, ["export", *words]).stderr
