@@ -6,14 +6,13 @@ import errno
 import glob
 import os
 import tarfile
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
 from builder.errors import BuildError, brief
+from builder.store.names import Folder, canonical
+from builder.store.text import open_text, read_json
 
 EXTENSIONS = frozenset("jpg jpeg jpe jfif png webp bmp tif tiff gif ppm pgm pbm pnm".split())
 
@@ -136,33 +135,35 @@ def _glob(pattern: str) -> Iterator[Entry]:
 def _list(path: Path) -> Iterator[Entry]:
     """One path a line, relative to the list's folder; empty lines and lines that begin with # are left out. An image's
     name is its line as a relative path (`../` becomes `up/`)."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            stripped = (line.strip() for line in file)
-            lines = (os.path.normpath(line) for line in stripped if line and not line.startswith("#"))
-            yield from _files((name.lstrip("/").replace("../", "up/"), path.parent / name) for name in lines)
-    except UnicodeDecodeError as error:
-        raise BuildError(f"list {path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
+    folder = Folder(path.parent)
+    with open_text(path) as file:
+        stripped = (line.strip() for line in file)
+        lines = (os.path.normpath(line) for line in stripped if line and not line.startswith("#"))
+        yield from _files(
+            (name.lstrip("/").replace("../", "up/"), folder.find(name) or path.parent / name) for name in lines
+        )
 
 
 def _coco(path: Path, images: Path | None) -> Iterator[Entry]:
+    content = read_json(path)
     try:
-        names = [str(image["file_name"]) for image in orjson.loads(path.read_bytes())["images"]]
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        names = [str(image["file_name"]) for image in content["images"]]
+    except (KeyError, TypeError) as error:
         raise BuildError(f"{path} is no COCO JSON with images and file names ({error})") from None
-    root = find_image_root(path, names, images)
-    return _files((name, root / name) for name in dict.fromkeys(names))
+    places = dict(zip(names, find_images(path, names, images), strict=True))
+    return _files(places.items())
 
 
-def find_image_root(path: Path, file_names: Sequence[str], images: Path | None = None) -> Path:
-    """The folder that has all `file_names` of the label file `path`: `images` where told, else the file's own folder,
+def find_images(path: Path, file_names: Sequence[str], images: Path | None = None) -> list[Path]:
+    """Where the `file_names` of the label file `path` lie, all in one folder: `images` where told, else the file's own,
     else `images/` beside it. Raises BuildError if none has all."""
     candidates = [images] if images else [path.parent, path.parent / "images"]
     missing: list[str] = []
-    for folder in candidates:
-        absent = [name for name in file_names if not os.path.isfile(folder / name)]
+    for folder in map(Folder, candidates):
+        places = [folder.find(name) for name in file_names]
+        absent = [name for name, place in zip(file_names, places, strict=True) if place is None]
         if not absent:
-            return folder
+            return [place for place in places if place is not None]
         if not missing or len(absent) < len(missing):
             missing = absent
     where = " nor in ".join(map(str, candidates))
@@ -207,4 +208,4 @@ def _text(name: str) -> str:
         name.encode()
     except UnicodeEncodeError:
         raise BuildError(f"image name {os.fsencode(name)!r} is not UTF-8: rename it") from None
-    return unicodedata.normalize("NFC", name)
+    return canonical(name)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
+
+from builder.store.names import canonical
 
 COPY = re.compile(r"-r[1-9][0-9]{0,2}$")
 """How the key of a copy ends; no other key does, since all end with twelve hexadecimal digits."""
@@ -29,7 +30,7 @@ def make_key(name: str) -> str:
 
     Only `[A-Za-z0-9_/-]`, at most 90 characters, no doubled `_` or `/` (webdataset skips members named `__x__/…`).
     """
-    name = unicodedata.normalize("NFC", name)
+    name = canonical(name)
     suffix = hashlib.sha256(name.encode()).hexdigest()[:12]
     stem = name.rpartition(".")[0] or name
     slug = re.sub(r"_*/[_/]*", "/", re.sub(r"[^A-Za-z0-9/-]+", "_", stem))[-77:].strip("/-_")

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from builder.errors import BuildError, brief
-from builder.scan.sources import find_image_root
+from builder.scan.sources import find_images
+from builder.store.names import first_repeated
+from builder.store.text import read_json
+from builder.truth.ids import Id, as_numbers, read_id
 from builder.truth.records import LARGEST, NO_CLASSES, Marks, Truth, TruthError, assemble
 from teachers.base import TeacherError
 
 
 def read_coco(path: Path, images: Path | None = None, outlines: bool = False) -> Truth:
-    """Detection labels from a COCO JSON; the images lie where `find_image_root` says. Outlines (`segmentation`) are
-    read only if asked for; `ignore` marks difficult objects.
+    """Detection labels from a COCO JSON; the images lie where `find_images` says. Outlines (`segmentation`) are
+    read only if asked for; `ignore` marks difficult objects. Ids are numbers or text (`read_id`).
 
     Raises TruthError for a file that is missing, no JSON or no COCO labels, an annotation without a finite box or of an
     unknown image or category, a category or image that stands twice, and images that are not found.
@@ -28,11 +30,11 @@ def read_coco(path: Path, images: Path | None = None, outlines: bool = False) ->
         ids, classes = read_categories(content["categories"], path)
         records: list[dict[str, Any]] = content["images"]
         names = [str(record["file_name"]) for record in records]
-        image_ids = [int(record["id"]) for record in records]
+        image_ids = [read_id(record["id"]) for record in records]
         sizes = [(int(record["width"]), int(record["height"])) for record in records]
         notes: list[dict[str, Any]] = content["annotations"]
-        places = _positions([note["image_id"] for note in notes], image_ids, "image_id", path)
-        categories = _positions([note["category_id"] for note in notes], ids, "category_id", path)
+        places = _positions([read_id(note["image_id"]) for note in notes], image_ids, "image_id", path)
+        categories = _positions([read_id(note["category_id"]) for note in notes], ids, "category_id", path)
         boxes = _boxes(notes, path)
         crowd = np.array([note.get("iscrowd", 0) for note in notes], bool)
         ignore = np.array([note.get("ignore", 0) for note in notes], bool)
@@ -43,19 +45,16 @@ def read_coco(path: Path, images: Path | None = None, outlines: bool = False) ->
         ) from None
     except (TypeError, ValueError, AttributeError) as error:
         raise TruthError(f"{path}: an entry has a value of the wrong type ({brief(error)}): correct the file") from None
-    for what, values in (("image id", image_ids), ("image file", names)):
-        value, count = Counter(values).most_common(1)[0] if values else (None, 0)
-        if count > 1:
-            raise TruthError(f"{path}: {what} {brief(repr(value))} stands {count} times: keep one")
+    _check_repeated(image_ids, names, path)
     try:
-        root = find_image_root(path, names, images)
+        files = find_images(path, names, images)
     except BuildError as error:
         raise TruthError(str(error)) from None
     codes = None
     if outlines:
         codes = read_outlines(notes, places, sizes, path)
     marks = Marks(places, categories, boxes, crowd, ignore & ~crowd, area, codes)
-    return assemble(names, [root / name for name in names], sizes, marks, classes, ids, image_ids)
+    return assemble(names, files, sizes, marks, classes, as_numbers(ids), as_numbers(image_ids))
 
 
 def read_outlines(
@@ -84,19 +83,27 @@ def read_outlines(
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = orjson.loads(path.read_bytes())
-    except OSError as error:
-        raise TruthError(f"label file {path} cannot be read ({error.strerror}): check its path") from None
-    except orjson.JSONDecodeError as error:
-        raise TruthError(f"label file {path} is not JSON: {error}") from None
+        content = read_json(path)
+    except BuildError as error:
+        raise TruthError(f"label file {error}") from None
     if not isinstance(content, dict):
         raise TruthError(f"label file {path} is no COCO object with images, annotations and categories")
     return content
 
 
-def read_categories(records: list[dict[str, Any]], path: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Ids and names of a COCO file's `categories`, in its order. Raises TruthError if one stands twice."""
-    ids = tuple(int(record["id"]) for record in records)
+def _check_repeated(ids: Sequence[Id], names: Sequence[str], path: Path) -> None:
+    """Raises TruthError for an image that stands twice."""
+    id, count = Counter(ids).most_common(1)[0] if ids else (None, 0)
+    if count > 1:
+        raise TruthError(f"{path}: image id {brief(repr(id))} stands {count} times: keep one")
+    if (name := first_repeated(names)) is not None:
+        raise TruthError(f"{path}: image file {brief(repr(name))} stands twice: keep one")
+
+
+def read_categories(records: list[dict[str, Any]], path: Path) -> tuple[tuple[Id, ...], tuple[str, ...]]:
+    """Ids and names of a COCO file's `categories`, in its order. Raises TruthError if one stands twice, ValueError for
+    an id that is none."""
+    ids = tuple(read_id(record["id"]) for record in records)
     names = tuple(str(record["name"]) for record in records)
     for what, values in (("id", ids), ("name", tuple(name for name in names if name not in NO_CLASSES))):
         repeated = [value for value, count in Counter(values).items() if count > 1]
@@ -122,13 +129,14 @@ def _boxes(notes: list[dict[str, Any]], path: Path) -> np.ndarray:
     return boxes
 
 
-def _positions(values: list[Any], known: Sequence[int], what: str, path: Path) -> np.ndarray:
+def _positions(values: list[Id], known: Sequence[Id], what: str, path: Path) -> np.ndarray:
     """Where each value stands in `known`; int64. Raises TruthError for one that does not."""
     table = {value: position for position, value in enumerate(known)}
     try:
         return np.array([table[value] for value in values], np.int64)
     except KeyError as error:
         count = sum(value not in table for value in values)
+        there = f" (there are such as {brief(repr(known[0]))})" if known else ""
         raise TruthError(
-            f"{path}: {count} annotations have an unknown {what}, {brief(error)} first: correct them"
+            f"{path}: {count} annotations have an unknown {what}, {brief(error)} first{there}: correct them"
         ) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from builder.errors import BuildError
 from builder.scan.sources import Entry
 from builder.store.files import digest, sha256_file
+from builder.store.names import canonical
 from teachers.images import ImageError, decode_rgb
 
 TruthKind = Literal["detection", "classification", "semantic"]
@@ -38,7 +38,8 @@ class LabelledImage:
     says, else those of the upright image.
     boxes: float32 (N, 4) `xyxy`, pixels of the upright image, possibly reaching out of it; labels: int16 (N,),
     positions in the truth's `classes`; crowd: bool (N,), regions full of uncounted objects; area: float32 (N,), COCO's
-    `area` (of the outline, where there is one), else the box's; image_id: `id` in a COCO file, else 1, 2, …
+    `area` (of the outline, where there is one), else the box's; image_id: `id` in a COCO file whose ids are numbers,
+    else 1, 2, …
     difficult: bool (N,), single objects that count neither as found nor as missed (VOC's `difficult`, COCO's `ignore`).
     unit: the group it belongs to (a sequence, a patient); "": it stands alone.
     label: position in `classes` of a classification image, None where it shows none of them. mask: PNG of a semantic
@@ -206,9 +207,10 @@ def assemble(
     for n, (name, path, (width, height), number) in enumerate(zip(names, paths, sizes, numbers, strict=True)):
         rows = slice(starts[n], ends[n])
         objects = (boxes[rows], labels[rows], crowd[rows], area[rows])
-        name = unicodedata.normalize("NFC", name)
         codes = None if marks.codes is None else tuple(marks.codes[row] for row in order[rows])
-        images.append(LabelledImage(name, path, width, height, *objects, number, difficult[rows], masks=codes))
+        images.append(
+            LabelledImage(canonical(name), path, width, height, *objects, number, difficult[rows], masks=codes)
+        )
     known = [(name, number) for name, number in zip(classes, ids, strict=True) if name not in NO_CLASSES]
     return Truth(tuple(n for n, _ in known), images, tuple(i for _, i in known), dropped_boxes=len(good) - len(order))
 

@@ -11,6 +11,7 @@ import yaml
 
 from builder.errors import brief
 from builder.truth.coco import read_categories
+from builder.truth.ids import as_numbers
 from builder.truth.listing import YAML, by_stem, list_images, read_lines, upright_sizes
 from builder.truth.records import Marks, Truth, TruthError, assemble
 
@@ -97,7 +98,8 @@ def read_names(file: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not names or not all(str(number).isdecimal() for number in names):
         raise TruthError(f"{file} has no names, a list or a mapping from numbers to classes: add them")
-    return read_categories([{"id": number, "name": name} for number, name in names.items()], file)
+    ids, classes = read_categories([{"id": number, "name": name} for number, name in names.items()], file)
+    return tuple(as_numbers(ids)), classes
 
 
 def _label_file(name: str) -> PurePosixPath:

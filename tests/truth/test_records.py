@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from builder.errors import BuildError
-from builder.scan.sources import find_image_root
+from builder.scan.sources import find_images
 from builder.truth.coco import read_coco
 from builder.truth.read import read_detection, read_truth
 from builder.truth.records import (
@@ -128,7 +128,7 @@ def without(key: str, index: int, name: str) -> dict[str, Any]:
         (changed("categories", 2, name="cat"), "two categories have the name 'cat'"),
         (changed("categories", 2, id=90), "two categories have the id 90"),
         (changed("images", 1, id=7), "image id 7 stands 2 times"),
-        (changed("images", 1, file_name="b.png"), "image file 'b.png' stands 2 times"),
+        (changed("images", 1, file_name="b.png"), "image file 'b.png' stands twice"),
         (changed("images", 1, file_name="gone.png"), "1 of 2 images, 'gone.png' first"),
         (changed("annotations", 0, image_id=[7]), "wrong type"),
         (labels(images={"a": 1}), "wrong type"),
@@ -151,18 +151,18 @@ def test_missing_label_file(tmp_path: Path) -> None:
 
 def test_where_images_are_looked_for(tmp_path: Path) -> None:
     path = write(tmp_path, labels(), images="images")
-    assert find_image_root(path, ["a.png", "b.png"]) == tmp_path / "images"
+    assert find_images(path, ["a.png", "b.png"]) == [tmp_path / "images" / name for name in ("a.png", "b.png")]
     other = tmp_path / "other"
     other.mkdir()
     (tmp_path / "images" / "a.png").rename(other / "a.png")
-    assert find_image_root(path, ["a.png"], other) == other
+    assert find_images(path, ["a.png"], other) == [other / "a.png"]
     with pytest.raises(BuildError, match=r"1 of 2 images, 'a\.png' first.*--images DIR"):
-        find_image_root(path, ["a.png", "b.png"])
+        find_images(path, ["a.png", "b.png"])
     with pytest.raises(BuildError, match=r"1 of 2 images, 'b\.png' first"):
-        find_image_root(path, ["a.png", "b.png"], other)
+        find_images(path, ["a.png", "b.png"], other)
     (tmp_path / "a.png").touch()
     (tmp_path / "b.png").touch()
-    assert find_image_root(path, ["a.png", "b.png"]) == tmp_path  # before images/
+    assert find_images(path, ["a.png", "b.png"]) == [tmp_path / "a.png", tmp_path / "b.png"]  # before images/
 
 
 def test_pixels_are_refused_unless_they_are_of_the_stated_size(tmp_path: Path) -> None:

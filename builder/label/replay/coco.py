@@ -14,6 +14,7 @@ from builder.errors import BuildError, brief
 from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, load_json, objects
 from builder.store.files import sha256_file
 from builder.truth.coco import read_categories
+from builder.truth.ids import Id
 from builder.truth.records import NO_CLASSES
 from teachers.base import TeacherError, TeacherOptions
 
@@ -71,7 +72,7 @@ def _listed(records: list[dict[str, Any]], path: Path) -> dict[str, tuple[int, S
 
 
 def _by_image(
-    path: Path, records: list[Any], sizes: Mapping[int, Size], label: Mapping[int, int], masked: bool
+    path: Path, records: list[Any], sizes: Mapping[int, Size], label: Mapping[Id, int], masked: bool
 ) -> dict[int, StoredObjects]:
     rows: dict[int, list[list[float]]] = {}
     codes: dict[int, list[bytes]] = {}
