@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from students.train.recipe import TrainRecipe as TrainRecipe
     from teachers.base import TeacherOptions as TeacherOptions
     from teachers.errors import TutelageError as TutelageError
+    from teachers.errors import TutelageWarning as TutelageWarning
     from teachers.load import load_teacher as load_teacher
 
 _HOMES = {
@@ -60,6 +61,7 @@ _HOMES = {
     "TrainRecipe": "students.train.recipe",
     "Truth": "builder.truth.records",
     "TutelageError": "teachers.errors",
+    "TutelageWarning": "teachers.errors",
     "Version": "builder.store.version",
     "build_pseudo": "builder.build",
     "calibrate": "builder.measure",

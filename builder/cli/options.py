@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -38,11 +39,13 @@ class Failed(click.ClickException):
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Turn errors that a user can fix into one sentence and exit code 1; others stay tracebacks."""
+    """Turn errors that a user can fix into one sentence and exit code 1, and warnings into one on stderr; others stay
+    as they are."""
     from teachers.errors import TutelageError
 
     try:
-        yield
+        with _spoken():
+            yield
     except TutelageError as error:
         raise Failed(" ".join(str(error).split())) from None
     except ModuleNotFoundError as error:
@@ -59,6 +62,27 @@ def sentences() -> Iterator[None]:
         ) from None
     except KeyboardInterrupt:
         raise Failed("interrupted: finished work is kept; run the same command again to continue") from None
+
+
+@contextmanager
+def _spoken() -> Iterator[None]:
+    """Print Tutelage's own warnings on stderr, each once."""
+    from teachers.errors import TutelageWarning
+
+    spoken: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TutelageWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if not issubclass(category, TutelageWarning):
+                others(message, category, *place, **more)
+            elif str(message) not in spoken:
+                spoken.add(str(message))
+                click.echo(f"warning: {message}", err=True)
+
+        warnings.showwarning = show
+        yield
 
 
 store_option = click.option(
