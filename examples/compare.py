@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from builder.truth.read import read_detection
-from students.evaluate.coco import evaluate_detections, paired_bootstrap, precision_recall, read_kept
+from students.evaluate.bootstrap import paired_bootstrap
+from students.evaluate.coco import evaluate_detections, precision_recall, read_kept
 from students.evaluate.measure import evaluate
 from teachers import load_teacher
 from teachers.base import Detections, TeacherOptions

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from builder.versions.health import verify as verify
     from students.data.loader import JointBatches as JointBatches
     from students.evaluate.measure import evaluate as evaluate
+    from students.evaluate.pictures import write_evaluation as write_evaluation
     from students.train.loop import train as train
     from students.train.losses import JointLoss as JointLoss
     from students.train.recipe import TrainRecipe as TrainRecipe
@@ -84,6 +85,7 @@ _HOMES = {
     "take_over": "builder.review.pull",
     "train": "students.train.loop",
     "verify": "builder.versions.health",
+    "write_evaluation": "students.evaluate.pictures",
     "write_queue": "builder.review.queues",
 }
 """Public name -> the module that has it. Type checkers read the imports above; a test holds that both say the same."""

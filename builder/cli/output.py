@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from builder.engine import Advance
+    from students.evaluate.measure import Evaluation
 
 
 @contextmanager
@@ -63,6 +64,7 @@ def rows(*pairs: tuple[str, object]) -> str:
 
 NARROW, ROOMY, WIDE = 100, 120, 140
 """Characters of tables that go to a file or pipe."""
+PRECISION_RECALL = ("precision", "recall", "F1")
 MOST_CLASSES = 20
 """Rows of a table of classes; the others are counted."""
 
@@ -102,16 +104,37 @@ def class_table(columns: Sequence[str], lines: Sequence[Sequence[object]], *, wi
         click.echo(f"and {len(lines) - MOST_CLASSES} more classes: --json shows all")
 
 
-def show_metrics(metrics: Mapping[str, Any], of_class: str = "AP") -> None:
-    """The summary figures, then the classes from best to worst by what `of_class` names; -1, pycocotools' "no such
+def show_evaluation(evaluation: Evaluation) -> None:
+    """What was measured on what, the summary figures, and the classes from best to worst; -1, pycocotools' "no such
     object", as a dash."""
 
-    def figure(value: float) -> str:
-        return f"{value:.3f}" if value >= 0 else "-"
+    def figure(value: float | None) -> str:
+        return f"{value:.3f}" if value is not None and value >= 0 else "-"
 
+    stored, metrics, of_class = evaluation.stored(), evaluation.metrics, evaluation.of_class
+    of = "" if evaluation.noun == "images" else f", {stored['objects']:,} labelled {evaluation.noun}"
+    click.echo(f"{stored['images']:,} images{of}, {len(stored['classes'])} classes")
+    for name, classes in (("labels", stored["only_in_labels"]), ("teacher", stored["only_in_teacher"])):
+        if classes:
+            more = f" and {len(classes) - 5} more" if len(classes) > 5 else ""
+            fate = "count as missed" if name == "labels" else "are not measured"
+            click.echo(f"only in the {name}: {', '.join(classes[:5])}{more}, which {fate}")
     click.echo("  ".join(f"{name} {figure(value)}" for name, value in metrics.items() if name != "per_class"))
+    whose = f"of all {evaluation.noun}" if evaluation.truth.kind == "detection" else "mean over the classes"
+    at = f" at score >= {evaluation.score:.3g}" if evaluation.score else ""
+    chosen = " (the best F1 on these labels: on others a little less)" if evaluation.chosen else ""
+    named = "  ".join(f"{name} {figure(value)}" for name, value in evaluation.figures().items())
+    click.echo(f"{named}  {whose}{at}{chosen}")
+    if mixed := evaluation.confusion.worst():
+        click.echo("most mixed up: " + ", ".join(f"{is_} called {called} ({n:,})" for is_, called, n in mixed))
+    by_class = stored["by_class"]
     ranked = sorted(((value, name) for name, value in metrics["per_class"].items() if value >= 0), reverse=True)
-    class_table(("class", of_class), [(name, figure(value)) for value, name in ranked])
+    lines = [
+        (name, by_class[name]["objects"], figure(value), *(figure(by_class[name][key]) for key in PRECISION_RECALL))
+        for value, name in ranked
+    ]
+    noun = "objects" if evaluation.noun == "boxes" else evaluation.noun
+    class_table(("class", noun, of_class, *PRECISION_RECALL), lines)
 
 
 @contextmanager

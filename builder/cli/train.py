@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from builder.cli.options import allow_code_option, json_option, open_store, sentences, store_option
-from builder.cli.output import ROOMY, bar, emit, rows, show_metrics, step_bar, table
+from builder.cli.output import ROOMY, bar, emit, rows, show_evaluation, step_bar, table
 
 if TYPE_CHECKING:
     from students.train.recipe import TrainRecipe
@@ -143,6 +143,16 @@ def pretrain(
 @click.option(
     "--results", type=click.Path(path_type=Path, dir_okay=False), help="Write the detections as COCO results."
 )
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the figures, the confusion matrix and the precision-recall curves (CSV and PNG).",
+)
+@click.option(
+    "--score",
+    type=click.FloatRange(0, 1),
+    help="Work out precision and recall from this score on.  [default: of boxes the best F1's, else 0]",
+)
 @click.option("--masks", is_flag=True, help="Measure masks, too; the teacher and the COCO labels must have them.")
 @allow_code_option
 @store_option
@@ -153,6 +163,8 @@ def evaluate(
     images: Path | None,
     overrides: tuple[str, ...],
     results: Path | None,
+    out: Path | None,
+    score: float | None,
     masks: bool,
     allow_code: bool,
     store_root: str,
@@ -160,26 +172,32 @@ def evaluate(
 ) -> None:
     """Evaluate a run or any teacher on labelled images.
 
-    Give a run folder, the spec of a teacher (onnx:…) or the recipe of an ensemble. Boxes and masks: COCO's metrics
-    (pycocotools). Maps: mean intersection over union and pixel accuracy. Classes of images: accuracy and expected
-    calibration error. It warns of images that a run was trained on.
+    Give a run folder, the spec of a teacher (onnx:…), predictions of another tool (replay:…) or the recipe of an
+    ensemble. Boxes and masks: COCO's metrics (pycocotools), and precision, recall and F1 at an IoU of .5. Maps: mean
+    intersection over union and pixel accuracy. Classes of images: accuracy and expected calibration error. It warns of
+    images that a run was trained on.
     """
     with sentences():
         from students.evaluate.measure import evaluate as evaluate_teacher
+        from students.evaluate.pictures import write_evaluation
 
         evaluation = evaluate_teacher(
-            ref, truth, images, options=overrides, masks=masks, results=results, allow_code=allow_code,
-            store=open_store(store_root), track=bar,
+            ref, truth, images, options=overrides, masks=masks, results=results, score=score,
+            allow_code=allow_code, store=open_store(store_root), track=bar,
         )  # fmt: skip
         seen, total = evaluation.trained_on, len(evaluation.truth.images)
         if seen:
             click.echo(
                 f"warning: the teacher was trained on {seen} of these {total} images: evaluate it on others", err=True
             )
+        if out:
+            write_evaluation(evaluation, out)
         if as_json:
-            emit(True, {**evaluation.metrics, **({"trained_on": seen} if seen else {})}, "")
+            emit(True, evaluation.stored(), "")
         else:
-            show_metrics(evaluation.metrics, evaluation.of_class)
+            show_evaluation(evaluation)
+            if out:
+                click.echo(f"confusion matrix and curves: {out}")
 
 
 @click.command("preview-augment")

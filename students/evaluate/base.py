@@ -14,21 +14,33 @@ import numpy as np
 
 from builder.truth.records import LabelledImage, Truth, TruthError, read_pixels
 from students.evaluate.coco import align_classes
+from students.evaluate.scored import Confusion, Scored
+from students.evaluate.stored import StoredPredictions
 from teachers.base import Prediction, Teacher, TeacherError
 
 READERS = 4
 """Threads that read and decode; both release the GIL."""
+Source = Teacher | StoredPredictions
+"""Where predictions come from."""
 Progress = Callable[[int], None]
 """Called with the number of images done since its last call."""
+
+
+class Judged(NamedTuple):
+    """Every prediction, right or wrong, and what is called what at a score and above."""
+
+    scored: Scored
+    confusion: Callable[[float], Confusion]
 
 
 class Measured(NamedTuple):
     """metrics: by name, in [0, 1], -1 where there is nothing to measure, and `per_class`, a mapping of class names to
     one of them. per_image: what it is made of, one for each image that is measured: Detections in the truth's classes;
-    of maps an Overlap; of classes whether the likeliest one is right."""
+    of maps an Overlap; of classes whether the likeliest one is right. judge: works out the rest."""
 
     metrics: Mapping[str, Any]
     per_image: Sequence[Any]
+    judge: Callable[[], Judged]
 
 
 @dataclass(frozen=True)
@@ -36,17 +48,21 @@ class KindMeasure:
     """How predictions of one kind are measured on labels of one kind.
 
     metric: the name of the figure that decides; of_class: of what `per_class` holds. floor: the lowest score of a
-    detection that is measured, None where there is none. measure: (teacher, truth, batch size, progress) -> the
+    detection that is measured, None where there is none. noun: what is predicted; best: whether precision and recall
+    are those at the score with the best F1 and of all predictions together, else of every prediction and the mean over
+    the classes. measure: (teacher, truth, batch size, progress) -> the
     figures; raises TruthError or TeacherError.
     """
 
     metric: str
     of_class: str
     floor: float | None
-    measure: Callable[[Teacher, Truth, int | None, Progress | None], Measured]
+    noun: str
+    best: bool
+    measure: Callable[[Source, Truth, int | None, Progress | None], Measured]
 
 
-def shared_classes(teacher: Teacher, truth: Truth, kind: str) -> np.ndarray:
+def shared_classes(teacher: Source, truth: Truth, kind: str) -> np.ndarray:
     """Where the teacher's classes stand in the truth's (align_classes). Raises TruthError or TeacherError unless both
     are of this kind."""
     if truth.kind != kind:
@@ -59,9 +75,16 @@ def shared_classes(teacher: Teacher, truth: Truth, kind: str) -> np.ndarray:
 
 
 def predictions(
-    teacher: Teacher, images: Sequence[LabelledImage], batch_size: int | None, progress: Progress | None
+    teacher: Source, images: Sequence[LabelledImage], batch_size: int | None, progress: Progress | None
 ) -> Iterator[tuple[LabelledImage, Prediction]]:
-    """What the teacher predicts on each image, in order; batch_size: the teacher's own by default."""
+    """What the teacher predicts on each image, in order; batch_size: the teacher's own by default. Of stored
+    predictions the images are not read."""
+    if isinstance(teacher, StoredPredictions):
+        for image, answer in zip(images, teacher.answers(images), strict=True):
+            yield image, answer
+            if progress:
+                progress(1)
+        return
     size = batch_size or teacher.batch_size
     with closing(_read_ahead(images, 2 * size)) as pixels:
         for first in range(0, len(images), size):

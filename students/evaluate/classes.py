@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TypedDict
 
 import numpy as np
 
 from builder.truth.records import Truth
-from students.evaluate.base import KindMeasure, Measured, Progress, predictions, shared_classes
-from teachers.base import ClassProbabilities, Teacher
+from students.evaluate.base import Judged, KindMeasure, Measured, Progress, Source, predictions, shared_classes
+from students.evaluate.scored import Confusion, Scored
+from teachers.base import ClassProbabilities
 
 BINS = 15
 """Of the calibration error, as in Guo et al."""
@@ -25,13 +27,22 @@ class ClassMetrics(TypedDict):
 
 
 def evaluate_classes(
-    teacher: Teacher, truth: Truth, batch_size: int | None = None, progress: Progress | None = None
+    teacher: Source, truth: Truth, batch_size: int | None = None, progress: Progress | None = None
 ) -> tuple[ClassMetrics, np.ndarray]:
     """How often a classifier's likeliest class is right, and how well its probability tells; and of each image with a
     label (the others are left out) whether it is right, bool (N,). Classes are matched by name.
 
     Raises TruthError or TeacherError for another kind, no class in common, or an image that cannot be used.
     """
+    wanted, label, score = _answers(teacher, truth, batch_size, progress)
+    return class_metrics(wanted, label, score, truth.classes), wanted == label
+
+
+def _answers(
+    teacher: Source, truth: Truth, batch_size: int | None, progress: Progress | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each image with a label: its class and the likeliest one, int64 (N,), -1 for one that the labels do not know,
+    and the probability of this one, float64 (N,)."""
     positions = shared_classes(teacher, truth, "classification")
     images = [image for image in truth.images if image.label is not None]
     labels, scores = [], []
@@ -40,8 +51,7 @@ def evaluate_classes(
             best = int(answer.probabilities.argmax())
             labels.append(int(positions[best]))
             scores.append(float(answer.probabilities[best]))
-    wanted, label = np.array([image.label for image in images], np.int64), np.array(labels, np.int64)
-    return class_metrics(wanted, label, np.array(scores), truth.classes), wanted == label
+    return np.array([image.label for image in images], np.int64), np.array(labels, np.int64), np.array(scores)
 
 
 def class_metrics(truth: np.ndarray, label: np.ndarray, score: np.ndarray, classes: Sequence[str]) -> ClassMetrics:
@@ -67,9 +77,30 @@ def calibration_error(right: np.ndarray, score: np.ndarray, bins: int = BINS) ->
     return float(np.abs(gap).sum() / len(score))
 
 
-def _measure(teacher: Teacher, truth: Truth, batch_size: int | None, progress: Progress | None) -> Measured:
-    metrics, right = evaluate_classes(teacher, truth, batch_size, progress)
-    return Measured(metrics, right.tolist())
+def _measure(teacher: Source, truth: Truth, batch_size: int | None, progress: Progress | None) -> Measured:
+    wanted, label, score = _answers(teacher, truth, batch_size, progress)
+    metrics = class_metrics(wanted, label, score, truth.classes)
+    return Measured(metrics, (wanted == label).tolist(), partial(judge, wanted, label, score, truth.classes))
 
 
-CLASSES = KindMeasure(metric="accuracy", of_class="accuracy", floor=None, measure=_measure)
+def judge(wanted: np.ndarray, label: np.ndarray, score: np.ndarray, classes: Sequence[str]) -> Judged:
+    """Each image's likeliest class, as `class_metrics` takes them; one that no label knows is called "other"."""
+    count = len(classes)
+    scored = Scored(
+        tuple(classes),
+        label,
+        score.astype(np.float32),
+        wanted == label,
+        np.ones(len(label), np.int64),
+        np.bincount(wanted, minlength=count),
+    )
+
+    def confusion(least: float) -> Confusion:
+        called = np.where(scored.score < np.float32(least), count + 1, np.where(label < 0, count, label))
+        counts = np.bincount(wanted * (count + 2) + called, minlength=count * (count + 2)).reshape(count, count + 2)
+        return Confusion(tuple(classes), counts, more_columns=("other", "no answer")).without_empty()
+
+    return Judged(scored, confusion)
+
+
+CLASSES = KindMeasure(metric="accuracy", of_class="accuracy", floor=None, noun="images", best=False, measure=_measure)

@@ -27,8 +27,6 @@ STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs
 ALL = (0.0, 1e10)
 """The area range that holds every object."""
 MAX_DETECTIONS = 100
-CHUNK = 1 << 22
-"""Numbers of one array of the bootstrap: 32 MiB."""
 
 
 class Metrics(TypedDict):
@@ -147,23 +145,34 @@ def precision_recall(truth: Truth, kept: Sequence[Detections], iou: float = 0.5)
     return right / counted if counted else np.nan, right / objects if objects else np.nan
 
 
-def paired_bootstrap(
-    truth: Truth, a: Sequence[Detections], b: Sequence[Detections], draws: int = 1000, seed: int = 0, level: float = 0.9
-) -> tuple[float, float]:
-    """Percentile interval of AP(b) - AP(a), resampling the truth's images with replacement, the same ones for a and b.
+@dataclass(frozen=True)
+class Pairs:
+    """The detections that COCOeval looked at, and what it matched them to within their class and image.
 
-    AP is COCOeval's, exactly; an image drawn twice counts as two. The interval speaks of test images only, not of
-    training seeds. Draws without any object have no AP and are left out. Raises TruthError if the truth has no objects.
+    image: int64 (D,), position in the truth; detection: int64 (D,), row of the image's detections; object: int64 (D,),
+    row of the image's objects, -1 for none; counted: bool (D,), right or wrong, not matched to a crowd or a difficult
+    object.
     """
-    thresholds = np.linspace(0.5, 0.95, 10)
-    matches = [match_classes(truth, predictions, thresholds, MAX_DETECTIONS) for predictions in (a, b)]
-    if not any(match.objects.any() for match in matches[0]):
-        raise TruthError("the truth holds no objects: there is no AP to compare")
-    count = len(truth.images)
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
-    gain = average_precision(matches[1], weights) - average_precision(matches[0], weights)
-    low, high = np.nanquantile(gain, [(1 - level) / 2, (1 + level) / 2]).tolist()
-    return low, high
+
+    image: np.ndarray
+    detection: np.ndarray
+    object: np.ndarray
+    counted: np.ndarray
+
+
+def match_pairs(truth: Truth, predictions: Sequence[Detections], iou: float) -> Pairs:
+    """Which detection found which object, at one overlap of boxes; at most 100 detections of a class in an image."""
+    cells = _cells(truth, predictions, np.array([iou]), MAX_DETECTIONS)
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([np.zeros(0, np.int64), *(np.asarray(cell[name], np.int64).ravel() for cell in cells)])
+
+    ids, matched = column("dtIds") - 1, column("dtMatches") - 1  # records count from 1, 0 is "no match"
+    ends = np.cumsum([0, *(len(each) for each in predictions)])
+    starts = np.cumsum([0, *(len(image.labels) for image in truth.images)])
+    image = np.searchsorted(ends, ids, side="right") - 1
+    objects = np.where(matched >= 0, matched - starts[image], -1)
+    return Pairs(image, ids - ends[image], objects, column("dtIgnore") == 0)
 
 
 @dataclass(frozen=True)
@@ -185,71 +194,23 @@ def match_classes(
     truth: Truth, predictions: Sequence[Detections], thresholds: np.ndarray, limit: int
 ) -> list[ClassMatches]:
     """One ClassMatches per class; `limit`: best detections of a class in an image that are looked at."""
+    by_class: dict[int, list[dict[str, Any]]] = {number: [] for number in truth.category_ids}
+    for cell in _cells(truth, predictions, thresholds, limit):
+        by_class[cell["category_id"]].append(cell)
+    place = {image.image_id: position for position, image in enumerate(truth.images)}
+    return [_class_matches(cells, place, len(thresholds)) for cells in by_class.values()]
+
+
+def _cells(truth: Truth, predictions: Sequence[Detections], thresholds: np.ndarray, limit: int) -> list[dict[str, Any]]:
+    """COCOeval's records of each class and image, whatever the objects' area, in order of image id, which settles ties
+    as COCOeval does."""
     evaluation = _evaluation(truth, predictions)
     evaluation.params.iouThrs = thresholds
     evaluation.params.areaRng, evaluation.params.areaRngLbl = [list(ALL)], ["all"]
     evaluation.params.maxDets = [limit]
     with _silence():
         evaluation.evaluate()
-    by_class: dict[int, list[dict[str, Any]]] = {number: [] for number in truth.category_ids}
-    for cell in evaluation.evalImgs:  # in order of image id, which settles ties as COCOeval does
-        if cell is not None:
-            by_class[cell["category_id"]].append(cell)
-    place = {image.image_id: position for position, image in enumerate(truth.images)}
-    return [_class_matches(cells, place, len(thresholds)) for cells in by_class.values()]
-
-
-def average_precision(matches: Sequence[ClassMatches], weights: np.ndarray) -> np.ndarray:
-    """COCOeval's AP over all areas, for each row of `weights`, int (draws, images): how often an image counts.
-
-    float64 (draws,), NaN where no image with an object has a weight.
-    """
-    total = np.zeros(len(weights))
-    classes = np.zeros(len(weights))
-    for match in matches:
-        step = max(1, CHUNK // max(1, len(match.image)))
-        for first in range(0, len(weights), step):
-            part = slice(first, first + step)
-            objects = weights[part] @ match.objects
-            total[part] += np.where(objects > 0, _class_average_precision(match, weights[part], objects), 0.0)
-            classes[part] += objects > 0
-    return np.divide(total, classes, out=np.full(len(weights), np.nan), where=classes > 0)
-
-
-def _class_average_precision(match: ClassMatches, weights: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """AP of one class, float64 (draws,); `objects`: int (draws,), the weighted number of true objects.
-
-    Precision matters only where recall rises, so that it is worked out at right detections alone.
-    """
-    recalls = np.linspace(0.0, 1.0, 101)
-    draws = np.arange(len(weights))[:, None]
-    needed = _least_count(objects, recalls)
-    weight = weights[:, match.image]  # (draws, D)
-    average = np.zeros(len(weights))
-    for right, counted in zip(match.right, match.counted, strict=True):
-        places = np.flatnonzero(right)
-        if not len(places):
-            continue
-        hits = np.cumsum(weight[:, places], axis=1)
-        seen = np.cumsum(weight * counted, axis=1)[:, places]
-        precision = hits / (seen + np.spacing(1))
-        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]  # at this recall or a higher one
-        # First place of each row where enough objects are found: one search in all rows, kept apart by an offset.
-        apart = draws * (int(objects.max(initial=0)) + 2)
-        reached_at = np.searchsorted((hits + apart).ravel(), (needed + apart).ravel()).reshape(needed.shape)
-        reached_at -= draws * len(places)
-        reached = reached_at < len(places)
-        average += np.where(reached, precision[draws, np.minimum(reached_at, len(places) - 1)], 0.0).mean(axis=1)
-    return average / len(match.right)
-
-
-def _least_count(objects: np.ndarray, recalls: np.ndarray) -> np.ndarray:
-    """The least n with n / objects >= recall, in the floating point COCOeval compares in; int (draws, recalls)."""
-    total = np.maximum(objects, 1)[:, None]
-    count = np.ceil(recalls * total)
-    count -= (count - 1) / total >= recalls
-    count += count / total < recalls
-    return np.maximum(count, 0).astype(np.int64)
+    return [cell for cell in evaluation.evalImgs if cell is not None]
 
 
 def _class_matches(cells: list[dict[str, Any]], place: dict[int, int], thresholds: int) -> ClassMatches:

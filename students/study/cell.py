@@ -157,7 +157,7 @@ def measure_run(run: Path, truth: Truth, per_image: Path) -> tuple[str, float]:
     """The metric of a run on labelled images, by its name, and what became of each image as a Parquet."""
     kind = kind_measure(truth.kind)
     options = TeacherOptions() if kind.floor is None else TeacherOptions(floor=kind.floor)
-    metrics, outcomes = kind.measure(CheckpointTeacher(run, options), truth, None, None)
+    metrics, outcomes, _ = kind.measure(CheckpointTeacher(run, options), truth, None, None)
     study_kind(truth.kind).write_outcomes(per_image, truth, outcomes)
     return kind.metric, metrics[kind.metric]
 

@@ -14,12 +14,11 @@ from pycocotools.cocoeval import COCOeval
 
 from builder.truth.coco import read_coco
 from builder.truth.records import LabelledImage, Truth, TruthError
+from students.evaluate.bootstrap import average_precision, paired_bootstrap
 from students.evaluate.coco import (
     align_classes,
-    average_precision,
     evaluate_detections,
     match_classes,
-    paired_bootstrap,
     precision_recall,
     relabel,
     write_results,
@@ -232,7 +231,7 @@ def test_average_precision_in_pieces_and_without_objects(
     matches = match_classes(truth, predictions, THRESHOLDS, 100)
     weights = np.random.default_rng(0).integers(0, 3, (20, len(truth.images)))
     whole = average_precision(matches, weights)
-    monkeypatch.setattr("students.evaluate.coco.CHUNK", 500)
+    monkeypatch.setattr("students.evaluate.bootstrap.CHUNK", 500)
     np.testing.assert_array_equal(average_precision(matches, weights), whole)
     assert np.isnan(average_precision(matches, np.zeros((1, len(truth.images)), int))).all()
     once = average_precision(matches, np.ones((1, len(truth.images)), int))

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from builder.engine import Advance, worker_count
 from builder.kinds import kind_of
 from builder.label.labeller import Result
@@ -65,12 +63,12 @@ class Replay:
 
     def results(self, chunks: Iterable[Chunk], advance: Advance) -> Iterator[list[Result]]:
         for chunk, decoded in decode_ahead(chunks, self._workers, AHEAD):
-            yield [self._result(image, pixels) for image, pixels in zip(chunk.images, decoded, strict=True)]
+            pairs = zip(chunk.images, decoded, strict=True)
+            yield [pixels if isinstance(pixels, Failure) else self.answer(image) for image, pixels in pairs]
             advance(len(chunk))
 
-    def _result(self, image: PoolImage, pixels: np.ndarray | Failure) -> Result:
-        if isinstance(pixels, Failure):
-            return pixels
+    def answer(self, image: PoolImage) -> Result:
+        """What is stored of an image, which need not be scanned: its name, path and size tell."""
         listed, stored = self._find(image), self._stored
         if listed is None:
             return Failure(f"not among the images of {stored.listing}{stored.hint}", UNLISTED)

@@ -11,7 +11,8 @@ import numpy as np
 
 from builder.store.files import canonical_json
 from builder.truth.records import Truth
-from students.evaluate.coco import MAX_DETECTIONS, ClassMatches, average_precision, match_classes
+from students.evaluate.bootstrap import average_precision
+from students.evaluate.coco import MAX_DETECTIONS, ClassMatches, match_classes
 from students.study.kinds.base import Named, StudyKind, labels_kept, write_columns
 from teachers.base import Detections
 
