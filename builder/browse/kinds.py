@@ -33,8 +33,10 @@ from builder.browse.views import (
     wrong_objects,
     wrong_pixels,
 )
+from builder.evidence.claims import claims
 from builder.kinds import kind_of
 from builder.review.objects import Edited, Shown
+from builder.store.manifest import Manifest
 from builder.truth.records import LabelledImage, Truth
 
 LISTS = {"Detections": "detections", "Classifications": "classifications"}
@@ -119,6 +121,17 @@ def _attributed(kind: ShownKind, names: Names) -> list[str]:
     """Where single labels lie that have attributes: maps have none."""
     types = {names(field): type for field, (type, _) in kind.fields.items() if type in (*LISTS, "Classification")}
     return [f"{path}.{LISTS[type]}" if type in LISTS else path for path, type in types.items()]
+
+
+def below_target(dataset: Any, kind: ShownKind, names: Names, manifest: Manifest) -> list[View]:
+    """A view of the kept labels of classes that look worse than was asked for (builder.evidence.claims), if any does
+    and labels can be told apart by class."""
+    flagged = claims(manifest).flagged
+    if not flagged or not (paths := _attributed(kind, names)):
+        return []
+    view = dataset.match({f"{paths[0]}.label": {"$in": [claim.name for claim in flagged]}})
+    listed = ", ".join(claim.name for claim in flagged)
+    return [("below target", view, f"Images with labels of classes below {flagged[0].target:g} on tune: {listed}.")]
 
 
 def name_pixels(dataset: Any, names: Names, classes: Sequence[str], theirs: Sequence[str]) -> None:

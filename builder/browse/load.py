@@ -22,7 +22,7 @@ from builder.browse.documents import (
     fields_of,
 )
 from builder.browse.images import pictures
-from builder.browse.kinds import ShownKind, declare, declare_more, evaluate, name_pixels, shown_kind
+from builder.browse.kinds import ShownKind, below_target, declare, declare_more, evaluate, name_pixels, shown_kind
 from builder.browse.maps import pool_planes
 from builder.browse.samples import INFO, Change, Entry, Samples, samples_of, untested
 from builder.browse.truth import Labelled, truth_pictures
@@ -31,6 +31,8 @@ from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.report.colours import DROPPED, HUMAN, IGNORED, KEPT
+from builder.report.headline import headline
+from builder.report.quality import expected_quality
 from builder.store.files import digest
 from builder.store.store import Store
 from builder.store.version import LABELS, LEFT_OUT, Version
@@ -44,6 +46,8 @@ MOST_CHANGED = 500
 """Images, at most, in the view of those with most changes."""
 COLOURS = {"pseudo": KEPT, "ignored": IGNORED, "teacher": DROPPED, TRUTH_FIELD: HUMAN}
 """What of `teacher` is seen, beside what `pseudo` and `ignored` hold, was dropped."""
+QUALITY = "quality"
+"""Key of `dataset.info`: by version, what may be said of its precision, in a line and in paragraphs."""
 HIDDEN = ("teacher", "confidence")
 """Fields that are not drawn until they are asked for."""
 
@@ -91,6 +95,7 @@ def load(
         known = dict(dataset.info.get(INFO) or {})
         if not reload and {**known, **cache} == {**info, **cache}:
             _relocate(samples_of(fo, dataset), known, cache["cache"])
+            _describe(dataset, versions)
             return name
         fo.delete_dataset(name)
     dataset = fo.Dataset(name, persistent=True)
@@ -108,9 +113,11 @@ def load(
             agree = dataset.has_sample_field(Names(suffix)(AGREEMENT[0]))
             borderline = kind.borderline(dataset, Names(suffix))
             labelled = dataset.match_tags("truth")
-            errors = kind.errors(labelled, Names(suffix)) if len(labelled) else []
+            errors = [*kind.errors(labelled, Names(suffix))] if len(labelled) else []
+            errors += below_target(dataset, kind, Names(suffix), version.manifest)
             save_views(dataset, Names(suffix), borderline, errors, agree=agree, changed=changed)
         _dress(fo, dataset, kind, suffixes)
+        _describe(dataset, versions)
         samples.finish()
         dataset.info[INFO] = info | cache  # last: a dataset without it is not complete
         dataset.save()
@@ -118,6 +125,14 @@ def load(
         fo.delete_dataset(name)
         raise
     return name
+
+
+def _describe(dataset: Any, versions: Sequence[Version]) -> None:
+    """Say what may be said of the precision of these versions, in the dataset's description and its info."""
+    quality = {version.ref: [headline(version.manifest), *expected_quality(version.manifest)] for version in versions}
+    dataset.description = " ".join(f"{ref}: {words[0]}." for ref, words in quality.items())
+    dataset.info[QUALITY] = quality
+    dataset.save()
 
 
 def _check_alike(versions: Sequence[Version]) -> None:

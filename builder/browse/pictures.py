@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from builder.report.quality import groups, thresholds
+from builder.evidence.claims import claims
+from builder.report.quality import thresholds
 from builder.store.manifest import Manifest
 
 LIKELY = 5
@@ -65,7 +66,7 @@ class Objects:
 @dataclass(frozen=True)
 class Picture:
     """An image with its objects. reasons: why objects are not kept; highest: score of all objects; lowest: of the kept
-    ones; expected_precision: of the kept ones, mean calibrated score, else what certification saw of their groups;
+    ones; expected_precision: of the kept ones, mean calibrated score, else what the tune half says of their classes;
     distance: of the object closest to its threshold, in score; agreement: the fewest teachers that agree on a kept or
     ignored object. Of maps: scores are means over the pixels of a class; taught, unsure: shares of the image's pixels
     that are kept and ignored; planes: the maps."""
@@ -100,18 +101,16 @@ class Columns:
 
 class Evidence:
     """What a version's manifest says of its classes. classes: names; threshold: float64 (C,), NaN where nothing is
-    kept; precision: float64 (C,), right by kept on the certify half, NaN where that is not known."""
+    kept; precision: float64 (C,), of each class by itself on the tune half, NaN where that is not known: not that of
+    its group, which is of several classes together, nor that on the certify half, which chose the threshold."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.classes = np.array(manifest.classes, object)
         self.threshold = thresholds(manifest).kept_from
-        seen = {
-            name: group.correct / group.kept
-            for group in groups(manifest)
-            if group.certified and group.kept and group.correct is not None
-            for name in group.classes
-        }
-        self.precision = np.array([seen.get(name, np.nan) for name in manifest.classes])
+        judged = claims(manifest)
+        seen = {claim.name: claim.estimate.precision for claim in judged.classes if claim.estimate}
+        known = [np.nan if (value := seen.get(name)) is None else value for name in manifest.classes]
+        self.precision = np.array(known, np.float64)
 
 
 def pictures_of(media: Sequence[Media], columns: Columns, evidence: Evidence) -> list[Picture]:

@@ -109,6 +109,8 @@ def build_text(built: Built) -> str:
 
 
 def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
+    from builder.evidence.claims import claims
+    from builder.report.headline import headline
     from builder.report.quality import expected_quality
     from builder.rules.fates import describe
 
@@ -120,6 +122,8 @@ def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
     why = ", ".join(
         f"{n} {reason}" for reason, n in manifest.objects.items() if n and reason not in ("kept", "predicted")
     )
+    quality = headline(manifest)
+    quality = quality if claims(manifest).holding else expected_quality(manifest)[0]
     return [
         ("version", f"{manifest.name}@{manifest.version}  id {manifest.id[:12]}"),
         ("images", f"{manifest.samples} written" + "".join(f", {text}" for text in left_out)),
@@ -129,7 +133,7 @@ def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
             + (f" ({why})" if why else ""),
         ),
         *([("review", describe(overrides))] if (overrides := manifest.provenance.overrides) else []),
-        ("quality", expected_quality(manifest)[0]),
+        ("quality", quality),
         *((finding.name, f"{finding.status}: {finding.message}") for finding in findings),
     ]
 

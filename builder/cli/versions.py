@@ -53,7 +53,7 @@ def _print_log(entries: Sequence[Entry]) -> None:
             entry.teacher or "-",
             "-" if entry.samples is None else entry.samples,
             "-" if entry.kept is None else entry.kept,
-            _certified(entry),
+            entry.certificate,
             ", ".join(entry.tags) or "-",
             size_text(entry.bytes),
         )
@@ -63,13 +63,6 @@ def _print_log(entries: Sequence[Entry]) -> None:
     for entry in entries:
         if entry.note:
             click.echo(entry.note)
-
-
-def _certified(entry: Entry) -> str:
-    if entry.certified is None:
-        return "unknown" if entry.id else "-"
-    partly = "" if entry.certified_groups == entry.groups else f" ({entry.certified_groups} of {entry.groups} groups)"
-    return f"{entry.certified:g}{partly}"
 
 
 @click.command()
@@ -98,6 +91,9 @@ def _print_diff(difference: Diff, a: str, b: str) -> None:
     images = difference.images
     if difference.empty:
         click.echo(f"{a} and {b} hold the same objects on the same {images['common']} images")
+    if len(set(difference.quality)) > 1:
+        click.echo(rows(*((f"quality of {ref}", words) for ref, words in zip((a, b), difference.quality, strict=True))))
+    if difference.empty:
         return
     click.echo(
         rows(

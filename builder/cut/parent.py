@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from builder.cut.left_out import LeftOut, read_left_out, settle
 from builder.errors import BuildError
+from builder.recipe.recipe import ShardOptions
 from builder.scan.duplicates import Settled
 from builder.scan.pool import Pool, read_pool
 from builder.store.provenance import SOLVED_AGAIN, TAKEN_OVER, Inputs, ParentRecord
@@ -74,3 +76,24 @@ def settled_by(parent: ParentVersion, pool: Pool, near: int | None) -> Settled |
     if near is None or parent.inputs.images.near_duplicates != near:
         return None
     return settle(pool, parent.pool, parent.read_left_out())
+
+
+def ranges(pool: Pool, options: ShardOptions, parent: ParentVersion | None) -> Iterator[range]:
+    """The chunks of each shard: the parent's shards where its pool's chunks are the first of this one's, then whole
+    consecutive chunks, as many as fit into original image bytes and images, at least one."""
+    start = 0
+    if parent:
+        plan = parent.manifest.provenance.plan
+        last = plan[-1][1] if plan else 0
+        before, now = ([chunk.digest for chunk in side.index[:last]] for side in (parent.pool, pool))
+        if before == now:
+            yield from (range(first, stop) for first, stop in plan)
+            start = last
+    size = images = 0
+    for n, chunk in enumerate(pool.index[start:], start):
+        size, images = size + chunk.bytes, images + chunk.images
+        if n > start and (size > options.max_mb * 1_000_000 or images > options.max_images):
+            yield range(start, n)
+            start, size, images = n, chunk.bytes, chunk.images
+    if start < len(pool.index):
+        yield range(start, len(pool.index))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version as installed_version
@@ -17,12 +17,13 @@ from builder.cut.samples import FORMAT
 from builder.engine import Track
 from builder.errors import BuildError
 from builder.evidence import gates
+from builder.evidence.claims import decide_claims
 from builder.evidence.holdout import Halves, Labels, count_use, halves
 from builder.evidence.matching import Matches
 from builder.evidence.thresholds import Evidence, solve
 from builder.kinds import kind_of
 from builder.label.predictions import read_failures, read_meta
-from builder.recipe.recipe import Recipe, ShardOptions
+from builder.recipe.recipe import Recipe
 from builder.rules.calibrator import Calibrator
 from builder.rules.keep import Keep, class_map, version_classes
 from builder.rules.labelled import LabelledPool, Tally, pool_kept, pool_scores, tally
@@ -215,13 +216,13 @@ def decide_all(basis: Basis, store: Store, inputs: Inputs, workers: int | None, 
     thresholds = _thresholds(basis, labelled, scores, split, workers)
     shared = split.tune.shared if split else np.ones(len(basis.classes), bool)
     counted = tally(labelled, thresholds, shared, workers, track)
-    findings += _findings(basis, counted, scores, thresholds, split)
-    gates.stop_at_failure(findings)
     truth = None
     if split and not basis.takes_over:
         truth = split.used(uses, thresholds)
     if basis.takes_over and basis.parent:  # the evidence for its thresholds is the parent's
         truth = basis.parent.manifest.provenance.truth
+    findings += _findings(basis, counted, scores, thresholds, split, truth)
+    gates.stop_at_failure(findings)
     return Plan(
         labelled,
         thresholds,
@@ -310,15 +311,22 @@ def _thresholds(
 
 
 def _findings(
-    basis: Basis, counted: Tally, scores: PoolScores, thresholds: Thresholds, split: Halves | None
+    basis: Basis,
+    counted: Tally,
+    scores: PoolScores,
+    thresholds: Thresholds,
+    split: Halves | None,
+    truth: TruthRecord | None,
 ) -> list[Finding]:
     options, classes, noun = basis.options.gates, basis.classes, kind_of(basis.kind).noun
+    asked = basis.options.keep.precision
     kept = dict(zip(classes, counted.per_class["kept"].tolist(), strict=True))
     refused = int(counted.reasons[Reason.WHERE_FALSE :].sum())  # after the threshold, which is as far as evidence goes
     images = counted.images.get("ok", 0)
     wanted = [c for n, c in enumerate(classes) if split is None or split.objects[n] > 0]
+    judged = decide_claims(thresholds.groups, kept, truth, asked.model_dump() if asked else None)
     findings = [
-        gates.min_precision(options, thresholds.groups, kept, refused, noun),
+        gates.min_precision(options, judged, refused, noun),
         gates.coverage(options, kept, wanted, noun) if images else None,
     ]
     if split:
@@ -327,24 +335,3 @@ def _findings(
         findings.append(gates.density(options, classes, per_class, images, expected, split.objects, noun, size))
         findings.append(gates.shift(options, counted.sample, split.sample(thresholds)))
     return [finding for finding in findings if finding]
-
-
-def ranges(pool: Pool, options: ShardOptions, parent: ParentVersion | None) -> Iterator[range]:
-    """The chunks of each shard: the parent's shards where its pool's chunks are the first of this one's, then whole
-    consecutive chunks, as many as fit into original image bytes and images, at least one."""
-    start = 0
-    if parent:
-        plan = parent.manifest.provenance.plan
-        last = plan[-1][1] if plan else 0
-        before, now = ([chunk.digest for chunk in side.index[:last]] for side in (parent.pool, pool))
-        if before == now:
-            yield from (range(first, stop) for first, stop in plan)
-            start = last
-    size = images = 0
-    for n, chunk in enumerate(pool.index[start:], start):
-        size, images = size + chunk.bytes, images + chunk.images
-        if n > start and (size > options.max_mb * 1_000_000 or images > options.max_images):
-            yield range(start, n)
-            start, size, images = n, chunk.bytes, chunk.images
-    if start < len(pool.index):
-        yield range(start, len(pool.index))

@@ -9,10 +9,11 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from builder.errors import BuildError
+from builder.evidence.claims import Claims
 from builder.evidence.estimate import shift as measure_shift
 from builder.rules.scores import PoolSample
 from builder.sections import Section
-from builder.store.provenance import Finding, Group
+from builder.store.provenance import Finding
 from builder.words import percent
 
 Level = Annotated[
@@ -36,8 +37,9 @@ class Gates(Section):
     on_leak: what becomes of pool images that are also in labelled, truth or test: left out and listed, or a failure.
     leak_distance: bits in which the hashes of an image and its near-duplicate may differ; null: equal bytes only.
     teacher_overlap: truth or test images that the teacher was trained on. density: see Density. min_precision: lowest
-    certified precision that every class with kept boxes must have; a warning where rules after the threshold, which no
-    certificate covers, refuse some. coverage: a class of which nothing is kept.
+    precision that every class with kept boxes must be certified for, by itself (keep.precision.over: class); a warning
+    where rules after the threshold, which no certificate covers, refuse some. coverage: a class of which nothing is
+    kept.
     shift: the teacher's predictions on the labelled images are unlike those on the pool.
     """
 
@@ -128,30 +130,35 @@ def density(
     return Finding("density", "fail" if fail else "warn", f"{len(far)} classes differ from the labels ({listed}{more})")
 
 
-def min_precision(
-    gates: Gates, groups: Sequence[Group], kept: Mapping[str, int], refused: int, noun: str = "boxes"
-) -> Finding | None:
-    """kept: boxes by class; refused: boxes that `where`, size or uncertainty took from those above their threshold."""
+def min_precision(gates: Gates, claims: Claims, refused: int, noun: str = "boxes") -> Finding | None:
+    """Whether each class of which something is kept is certified by itself: what was certified of a group of several
+    says nothing of one of them. refused: boxes that `where`, size or uncertainty took from those above their
+    threshold."""
     if gates.min_precision is None:
         return None
     short = [
-        name
-        for group in groups
-        for name in group.classes
-        if kept[name] and not (group.certified and (group.target or 0) >= gates.min_precision)
+        claim
+        for claim in claims.classes
+        if claim.kept and not (claim.certified == "alone" and (claim.target or 0) >= gates.min_precision)
     ]
     if not short:
-        stated = f"every class with kept {noun} is certified for {gates.min_precision:g}"
+        stated = f"every class with kept {noun} is certified by itself for {gates.min_precision:g}"
         if refused:
             stated += f" at its threshold, but where, min_size or uncertainty then refused {refused} {noun}"
             return Finding("min_precision", "warn", f"{stated}, and no certificate covers the mix that is left")
         return Finding("min_precision", "ok", stated)
-    return Finding(
-        "min_precision",
-        "fail",
-        f"{len(short)} classes with kept {noun} are not certified for {gates.min_precision:g} ({_listed(short)}): "
-        "set keep.precision, add labels, or drop these classes",
-    )
+    together = [claim.name for claim in short if claim.certified == "together"]
+    solved = all(claim.group.rule == "precision" and len(claim.group.classes) == 1 for claim in short)
+    way = f"{'' if solved else 'set keep.precision with over: class, '}add labels, or drop these classes"
+    if claims.standing == "adaptive":
+        why, way = f"the certify half has been used {claims.uses} times", "certify on freshly labelled images"
+    elif len(together) == len(short):
+        why = "only together, as a group"
+    else:
+        why = f"{len(together)} of them only together with others" if together else ""
+    stated = f"{len(short)} classes with kept {noun} are not certified by themselves for {gates.min_precision:g}"
+    listed = f"{_listed([claim.name for claim in short])}{'; ' if why else ''}{why}"
+    return Finding("min_precision", "fail", f"{stated} ({listed}): {way}")
 
 
 def coverage(gates: Gates, kept: Mapping[str, int], wanted: Sequence[str], noun: str = "boxes") -> Finding | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -27,7 +28,7 @@ from builder.scan.duplicates import shared
 from builder.scan.pool import Pool
 from builder.scan.scanner import scan_entries
 from builder.store.files import canonical_json, digest, locked, sync_folder, write_file
-from builder.store.provenance import Measured, TruthRecord
+from builder.store.provenance import ClassMeasured, Measured, TruthRecord
 from builder.store.store import Store
 from builder.truth.options import LabelOptions
 from builder.truth.read import read_truth
@@ -99,8 +100,8 @@ class Halves:
 
     def used(self, uses: int, thresholds: Thresholds) -> TruthRecord:
         """What the manifest says of the labels. uses: of the certify half, where the thresholds were solved on it
-        (`count_use`), else 0: others are measured on the tune half, so that certify stays unseen for the recipe that
-        needs it."""
+        (`count_use`), else 0. All are measured on the tune half, on which no threshold but those of `density` are
+        solved."""
         return TruthRecord(
             source=self.labels.source,
             images=len(self.labels.truth.images),
@@ -109,7 +110,7 @@ class Halves:
             left_out=self.tune.left_out + self.certify.left_out,
             digest=self.digest,
             uses=uses,
-            measured=None if uses else measure(self.tune, thresholds, IOUS[0]),
+            measured=measure(self.tune, thresholds, next((g.iou for g in thresholds.groups if g.iou), IOUS[0])),
         )
 
 
@@ -146,31 +147,80 @@ def _limits(matches: Matches, thresholds: Thresholds, image: np.ndarray, label: 
 
 
 def measure(matches: Matches, thresholds: Thresholds, iou: float, level: float = 0.9) -> Measured:
-    """Precision of what thresholds keep, with the two-sided interval for thresholds that were not chosen on these
-    labels, and recall of the teacher's classes; None where nothing is kept, or there is nothing to find."""
+    """Precision of what thresholds keep, and recall of the teacher's classes, of all classes together and of each by
+    itself, with the two-sided intervals for thresholds that were not chosen on these labels."""
     row = IOUS.index(iou)
     kept = (matches.score >= _limits(matches, thresholds, matches.image, matches.label)) & matches.counted[row]
-    units = int(matches.unit.max(initial=-1)) + 1
-    per_unit = [
-        counted(matches.unit[matches.image[rows]], matches.weights(rows), units)
-        for rows in (kept, kept & matches.right[row])
-    ]
-    total, right = (int(counts.sum()) for counts in per_unit)
     known = matches.object_counts & (matches.object_label >= 0)
     image, label = matches.object_image[known], matches.object_label[known]
     hit = matches.object_score[row][known] >= _limits(matches, thresholds, image, label)  # NaN: not found
-    weight = matches.object_weights(known)
-    low, high = interval(per_unit[0], per_unit[1], level)
+    predicted = matches.unit[matches.image[kept]], matches.right[row][kept], matches.weights(kept)
+    objects = matches.unit[image], hit, matches.object_weights(known)
+    classes = np.flatnonzero(matches.shared).tolist()
+    precisions = _shares(matches.label[kept], *predicted, classes, level)
+    recalls = _shares(label, *objects, classes, level)
+    (precision,), (recall,) = (_shares(np.zeros(len(of[0]), int), *of, [0], level) for of in (predicted, objects))
     return Measured(
         iou=iou,
         level=level,
-        kept=total,
-        correct=right,
-        precision=right / total if total else None,
-        low=low,
-        high=high,
-        recall=float(np.average(hit, weights=weight)) if len(hit) else None,
+        classes={
+            matches.classes[c]: ClassMeasured(**_fields(*shares))
+            for c, *shares in zip(classes, precisions, recalls, strict=True)
+        },
+        **_fields(precision, recall),
     )
+
+
+@dataclass(frozen=True)
+class _Share:
+    """How many of so many, and the interval of the share."""
+
+    of: int
+    hits: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float | None:
+        return self.hits / self.of if self.of else None
+
+
+def _shares(
+    label: np.ndarray,
+    unit: np.ndarray,
+    hit: np.ndarray,
+    weight: np.ndarray | None,
+    classes: Sequence[int],
+    level: float,
+) -> list[_Share]:
+    """Which share of the rows of each class are hits. Units without a row of a class have no say in its interval, so
+    that only pairs of class and unit that occur are counted."""
+    order = np.lexsort((unit, label))
+    label, unit, hit = label[order], unit[order], hit[order]
+    weight = np.ones(len(order), np.int64) if weight is None else weight[order]
+    new = (np.diff(label, prepend=-1) != 0) | (np.diff(unit, prepend=-1) != 0)
+    pair, pairs = np.cumsum(new) - 1, int(new.sum())
+    whole, part = counted(pair, weight, pairs), counted(pair[hit], weight[hit], pairs)
+    ends = np.searchsorted(label[new], [(c, c + 1) for c in classes]).tolist()
+    return [
+        _Share(int(whole[a:b].sum()), int(part[a:b].sum()), *interval(whole[a:b], part[a:b], level)) for a, b in ends
+    ]
+
+
+def _fields(precision: _Share, recall: _Share) -> dict[str, Any]:
+    """Of ClassMeasured."""
+    return {
+        "kept": precision.of,
+        "correct": precision.hits,
+        "precision": precision.value,
+        "low": precision.low,
+        "high": precision.high,
+        "objects": recall.of,
+        "hits": recall.hits,
+        "recall": recall.value,
+        "recall_low": recall.low,
+        "recall_high": recall.high,
+    }
 
 
 def count_use(store: Store, images: Collection[str], use: str) -> int:

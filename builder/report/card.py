@@ -1,6 +1,6 @@
 """The dataset card of a version: YAML that `datasets` obeys, and what a reader should know before using it.
 
-What may be said of its precision is builder.report.quality's to say.
+What may be said of its precision is decided in builder.evidence.claims.
 """
 
 from __future__ import annotations
@@ -11,19 +11,11 @@ from typing import Any
 
 import yaml
 
+from builder.evidence.claims import claims, groups, keep_section
 from builder.kinds import kind_of
-from builder.report.card_features import features
-from builder.report.card_terms import licence_terms, size_category
-from builder.report.quality import (
-    certificate,
-    expected_quality,
-    groups,
-    keep_section,
-    licences,
-    short_members,
-    used,
-    uses,
-)
+from builder.report.card_terms import features, licence_terms, size_category
+from builder.report.headline import certificate, class_certificate, class_note, headline, interval_text, short_members
+from builder.report.quality import expected_quality, licences, used
 from builder.rules.fates import describe
 from builder.rules.reasons import BY_ACTION
 from builder.store.manifest import Manifest
@@ -51,7 +43,8 @@ def card(manifest: Manifest) -> str:
     sections = [
         f"# {_text(manifest.name)} {_text(manifest.version)}\n\n{intro}",
         "\n".join(_origin(manifest)),
-        "## Expected quality\n" + "\n\n".join(_text(paragraph) for paragraph in expected_quality(manifest)),
+        "## Expected quality\n" + "\n\n".join(_quality(manifest)),
+        *_classes(manifest),
         "## Thresholds\n" + _threshold_table(manifest),
         "## Rules\n" + _rules(manifest),
         f"## Counts\n![{kind.noun.capitalize()} of each class that are kept, ignored and dropped]({CHART})\n\n"
@@ -109,21 +102,46 @@ def _origin(manifest: Manifest) -> Iterator[str]:
         yield f"- licence of the {name}: {_text(terms[what])}{flag}"
 
 
+def _quality(manifest: Manifest) -> Iterator[str]:
+    title = headline(manifest)
+    yield f"**{_text(title)}.**"
+    for paragraph in expected_quality(manifest):
+        text = paragraph.removeprefix(f"{title}: ")
+        yield _text(text[:1].upper() + text[1:])
+
+
+def _classes(manifest: Manifest) -> Iterator[str]:
+    """Each class by itself, beside what is certified of groups of them."""
+    truth, every = manifest.provenance.truth, claims(manifest)
+    if truth is None or truth.measured is None or every.level is None:
+        return
+    rows = ["| class | kept | certified | precision | recall | labelled |", "|" + "---|" * 6]
+    for claim in sorted(every.classes, key=lambda claim: (not claim.flagged, -claim.kept, claim.name)):
+        cells = [_text(claim.name), str(claim.kept), class_certificate(claim), "-", "-", "-"]
+        if found := claim.estimate:
+            below = f" **below {claim.target:g}**" if claim.flagged else ""
+            cells[3] = interval_text(found.precision, found.low, found.high) + below
+            cells[4:] = interval_text(found.recall, found.recall_low, found.recall_high), str(found.objects)
+        rows.append("| " + " | ".join(cells) + " |")
+    yield f"## Each class by itself\n{class_note(manifest)}\n\n" + "\n".join(rows)
+
+
 def _threshold_table(manifest: Manifest) -> str:
     rows = ["| classes | rule | keep from | certified | n | K | C | n* | p | lower bound |", "|" + "---|" * 10]
+    every = claims(manifest)
     for group in groups(manifest):
         cells = [
             _text(short_members(group.classes)),
             group.rule,
             _number(group.threshold),
-            certificate(manifest, group),
+            certificate(manifest, every, group),
         ]
         cells += [_number(v) for v in (group.units, group.kept, group.correct, group.effective)]
         cells += [_number(group.p_value), _number(group.lower)]
         rows.append("| " + " | ".join(cells) + " |")
     notes = (
         f"\n\nn: labelled images or units; K, C: {kind_of(manifest.kind).noun} kept and right on them; n\\*: their "
-        f"effective number; p and lower bound: of the certified step. Uses of the certify half: {uses(manifest)}."
+        f"effective number; p and lower bound: of the certified step. Uses of the certify half: {every.uses}."
     )
     return "\n".join(rows) + (notes if manifest.provenance.truth else "")
 
@@ -162,7 +180,7 @@ def _gates(manifest: Manifest) -> Iterator[str]:
 def _known_limits(manifest: Manifest) -> Iterator[str]:
     kind = kind_of(manifest.kind)
     yield from kind.limits
-    if not any(group.certified for group in groups(manifest)):
+    if not claims(manifest).holding:
         yield f"No precision is certified: look at some {kind.noun} before you train on them."
     empty = [name for name, counts in manifest.per_class.items() if not counts["kept"]]
     if empty:

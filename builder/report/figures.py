@@ -8,13 +8,14 @@ import numpy as np
 from markupsafe import Markup
 
 from builder.evidence.calibrate import curve, outcomes, reliability
+from builder.evidence.claims import keep_section
 from builder.evidence.matching import Matches
 from builder.kinds import kind_of
 from builder.report.borderline import Close, Tile, closest, crops
 from builder.report.charts import histogram, quality
 from builder.report.page import bar, joined, more, picture, section, table
 from builder.report.paint import map_legend, map_pictures
-from builder.report.quality import keep_section, thresholds
+from builder.report.quality import thresholds
 from builder.rules.scores import PoolScores, counted
 from builder.store.manifest import Manifest
 from builder.store.version import Version

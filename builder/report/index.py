@@ -7,27 +7,26 @@ from collections.abc import Iterator, Sequence
 import yaml
 from markupsafe import Markup
 
+from builder.evidence.claims import Claims, ClassClaim, claims, groups
 from builder.evidence.matching import Matches
 from builder.kinds import kind_of
 from builder.report.figures import balance_section, curves_section, scores_section
+from builder.report.headline import (
+    certificate,
+    class_certificate,
+    class_note,
+    headline,
+    interval_text,
+    short_members,
+)
 from builder.report.kinds import report_kind
 from builder.report.page import joined, more, page, section, table
-from builder.report.quality import (
-    certificate,
-    certified_share,
-    expected_quality,
-    groups,
-    licences,
-    measured,
-    short_members,
-    used,
-    uses,
-)
+from builder.report.quality import expected_quality, licences, used
 from builder.rules.reasons import BY_KEY, Reason
 from builder.rules.scores import PoolScores
 from builder.store.files import write_file
 from builder.store.manifest import Manifest
-from builder.store.provenance import UNKNOWN
+from builder.store.provenance import UNKNOWN, Group
 from builder.store.version import Version
 from builder.words import count, percent
 
@@ -42,6 +41,16 @@ IMAGES = {
     "removed": "left the pool",
 }
 ID = Markup('<span class="id">{}</span>')
+LOOKS = {
+    "certified": ("certified", "✓"),
+    "partly": ("partly", "◐"),
+    "adaptive": ("adaptive", "!"),
+    "measured": ("unknown", "≈"),
+    "unknown": ("unknown", "?"),
+}
+"""Of a version's standing (builder.evidence.claims.Standing): the style of its card, and its sign."""
+CLASSES = 20
+"""Rows of the table of classes; those below the target are all shown, and the rest is folded away."""
 SIGNS = {"ok": "✓", "warn": "!", "fail": "✗"}
 
 
@@ -58,6 +67,7 @@ def write_report(version: Version, scores: PoolScores, tune: Matches | None) -> 
         _verdict(manifest),
         _tiles(manifest, tune),
         *_gates(manifest),
+        *_classes(manifest),
         scores_section(manifest, scores),
         *curves,
         _evidence(manifest),
@@ -101,24 +111,39 @@ def _header(manifest: Manifest) -> Markup:
 
 
 def _verdict(manifest: Manifest) -> Markup:
-    certified = [group for group in groups(manifest) if group.certified]
-    target = min((group.target for group in certified if group.target is not None), default=0.0)
-    kind, sign, title = "unknown", "?", "Precision unknown"
-    if measured(manifest):
-        sign, title = "≈", "Precision not certified"
-    if certified:
-        classes, share = sum(len(group.classes) for group in certified), certified_share(manifest)
-        kind, sign = ("certified", "✓") if share == 1 else ("partly", "◐")
-        title = f"Precision of at least {target:g} certified for {classes} of {len(manifest.classes)} classes"
-        title += "" if share == 1 else f", {percent(share)} of the kept {kind_of(manifest.kind).noun}"
-        if uses(manifest) > 1:
-            kind, sign, title = "adaptive", "!", "Adaptive, no guarantee"
+    every, title = claims(manifest), headline(manifest)
+    look, sign = LOOKS[every.standing]
     paragraphs = [paragraph.removeprefix(f"{title}: ") for paragraph in expected_quality(manifest)]
     body = joined(Markup("<p>{}</p>").format(text[:1].upper() + text[1:]) for text in paragraphs)
     return Markup(
         '<section class="card verdict {}"><div class="sign" aria-hidden="true">{}</div>'
         '<div><div class="eyebrow">Expected quality</div><h2>{}</h2></div><div class="body">{}</div></section>'
-    ).format(kind, sign, title, body)
+    ).format(look, sign, title, body)
+
+
+def _classes(manifest: Manifest) -> Iterator[Markup]:
+    """Each class by itself, those below the target first."""
+    every = claims(manifest)
+    if every.level is None:
+        return
+    order = sorted(every.classes, key=lambda claim: (not claim.flagged, -claim.kept, claim.name))
+    columns = [("class", ""), ("kept", "num"), ("certified", ""), ("precision", "num"), ("recall", "num")]
+    columns += [("labelled", "num"), ("", "")]
+    first = max(CLASSES, len(every.flagged))
+    body = [table(columns, map(_class_row, order[:first]))]
+    if order[first:]:
+        body.append(more(f"{len(order) - first} more classes", table(columns, map(_class_row, order[first:]))))
+    yield section("Each class by itself", class_note(manifest), body)
+
+
+def _class_row(claim: ClassClaim) -> list[str]:
+    cells = [claim.name, count(claim.kept), class_certificate(claim)]
+    if (found := claim.estimate) is None:
+        return [*cells, "-", "-", "-", "no labels"]
+    mark = _status("warn", f"below {claim.target:g}") if claim.flagged else ""
+    precision = interval_text(found.precision, found.low, found.high)
+    recall = interval_text(found.recall, found.recall_low, found.recall_high)
+    return [*cells, precision, recall, count(found.objects), mark]
 
 
 def _tiles(manifest: Manifest, tune: Matches | None) -> Markup:
@@ -165,7 +190,7 @@ def _status(status: str, text: str = "") -> Markup:
 
 
 def _evidence(manifest: Manifest) -> Markup:
-    every, kind = groups(manifest), kind_of(manifest.kind)
+    every, judged, kind = groups(manifest), claims(manifest), kind_of(manifest.kind)
     noun, support = kind.noun, "images" if kind.pixels else kind.noun
     figures = [
         ("expected support", [_number(group.support) for group in every]),
@@ -182,7 +207,7 @@ def _evidence(manifest: Manifest) -> Markup:
     rows = []
     for n, group in enumerate(every):
         members = Markup('<span title="{}">{}</span>').format(", ".join(group.classes), short_members(group.classes))
-        verdict = _status("ok", certificate(manifest, group)) if group.certified else Markup("no")
+        verdict = _group_verdict(manifest, judged, group)
         verdict += Markup("<br><small>{}</small>").format(group.reason) if group.reason else ""
         cells = [
             members,
@@ -198,13 +223,20 @@ def _evidence(manifest: Manifest) -> Markup:
                 '<p class="note below">Expected support: labelled {} to expect by the scores of the pool. n: '
                 "labelled images or units; K and C: {} kept and right on them; n*: how many independent ones they are "
                 "worth; p and lower bound: of the certified step. Uses of the certify half: <b>{}</b>.</p>"
-            ).format(support, noun, uses(manifest))
+            ).format(support, noun, judged.uses)
         )
     return section(
         "Thresholds and their evidence",
         f"From which score on {kind_of(manifest.kind).noun} are kept, and what says so.",
         body,
     )
+
+
+def _group_verdict(manifest: Manifest, judged: Claims, group: Group) -> Markup:
+    words = certificate(manifest, judged, group)
+    if judged.certificate(group):
+        return _status("ok", words)
+    return _status("warn", words) if words != "no" else Markup("no")
 
 
 def _number(value: float | int | None) -> str:

@@ -1,11 +1,13 @@
-"""What may be said of the precision of a version: one place for the card, the report and the command line."""
+"""What may be said of the precision of a version (builder.evidence.claims), in words: for the card, the report and the
+command line."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
+from builder.evidence.claims import Certificate, Claims, claims, groups, keep_section
 from builder.kinds import kind_of
+from builder.report.headline import at_iou, interval_text
 from builder.rules.limits import limits
 from builder.rules.objects import Thresholds
 from builder.rules.reasons import BY_ACTION
@@ -28,20 +30,8 @@ SOURCES = {
 """Rule -> whence its thresholds, after "the thresholds"."""
 LATER = ("where", "min_size", "uncertainty")
 """Rules that come after the threshold, so that no certificate covers what they do."""
-NAMED = 4
-"""Class names of a group that a table row shows; the rest are counted."""
-
-
-def groups(manifest: Manifest) -> list[Group]:
-    """The thresholds of a version with their evidence; by rule `score` for a manifest that holds none."""
-    if manifest.provenance.thresholds:
-        return manifest.provenance.thresholds
-    score = keep_section(manifest).get("score", 0.5)
-    by_class = {
-        name: score.get(name, score.get("*")) if isinstance(score, dict) else score for name in manifest.classes
-    }
-    values = sorted({value for value in by_class.values() if value is not None})
-    return [Group(classes=[c for c in by_class if by_class[c] == v], rule="score", threshold=v) for v in values]
+MOST_BELOW = 12
+"""Classes below the target that are named; the others are counted."""
 
 
 def thresholds(manifest: Manifest) -> Thresholds:
@@ -56,27 +46,15 @@ def licences(manifest: Manifest) -> dict[str, str]:
     return {"source": provenance.licences.source or UNKNOWN, "teacher": teacher or UNKNOWN}
 
 
-def uses(manifest: Manifest) -> int:
-    """How many uses had looked at images of the certify half when the version was built, its own included; 0 if its
-    thresholds were not solved on them."""
-    return manifest.provenance.truth.uses if manifest.provenance.truth else 0
-
-
 def used(manifest: Manifest) -> str:
     """The same in words, after "the certify half"."""
-    return f"used {times(uses(manifest))}" if uses(manifest) else "not used by this version"
+    uses = claims(manifest).uses
+    return f"used {times(uses)}" if uses else "not used by this version"
 
 
 def times(n: int) -> str:
     """How often, in words."""
     return {1: "once", 2: "twice"}.get(n, f"{n} times")
-
-
-def certified_share(manifest: Manifest) -> float:
-    """Share of what is kept that are of certified classes."""
-    names = {name for group in groups(manifest) if group.certified for name in group.classes}
-    kept = {name: counts["kept"] for name, counts in manifest.per_class.items()}
-    return sum(kept.get(name, 0) for name in names) / max(1, sum(kept.values()))
 
 
 def expected_quality(manifest: Manifest) -> list[str]:
@@ -85,21 +63,21 @@ def expected_quality(manifest: Manifest) -> list[str]:
     The words are those of the statistics behind builder.evidence.certify, no stronger: conditional, asymptotic unless
     `bound: exact`, each group separately unless `family: all`.
     """
-    every = groups(manifest)
-    certified = [group for group in every if group.certified]
-    if not certified:
-        paragraphs = [_nothing_certified(manifest, every), *_measured(manifest), *_uncertified(manifest, every)]
-        return [*paragraphs, *_by_people(manifest)]
+    every = claims(manifest)
+    if not every.certificates:
+        paragraphs = [_nothing_certified(manifest), *_measured(manifest), *_below(manifest, every)]
+        return [*paragraphs, *_uncertified(manifest, every), *_by_people(manifest)]
     paragraphs = []
-    if uses(manifest) > 1:
+    if every.standing == "adaptive":
         paragraphs.append(
             "Adaptive, no guarantee: the certify half of the truth, or a part of it, has been used "
-            f"{times(uses(manifest))}, builds that failed included, so this recipe may have been chosen on it, which "
+            f"{times(every.uses)}, builds that failed included, so this recipe may have been chosen on it, which "
             "the condition below excludes."
         )
-    for claim in sorted({_claim(group) for group in certified}, reverse=True):
-        paragraphs.append(_statement(manifest, [group for group in certified if _claim(group) == claim]))
-    paragraphs.append(_meaning(manifest, certified))
+    for alike in sorted({_alike(certified) for certified in every.certificates}, reverse=True):
+        paragraphs.append(_statement([certified for certified in every.certificates if _alike(certified) == alike]))
+    paragraphs.append(_meaning(manifest, every))
+    paragraphs += [*_of_one_class(manifest, every), *_below(manifest, every)]
     parent = manifest.provenance.parent
     if parent and parent.taken_over:
         paragraphs.append(
@@ -118,22 +96,18 @@ def _by_people(manifest: Manifest) -> Iterator[str]:
         )
 
 
-def _claim(group: Group) -> tuple[float, float, float, str]:
-    return group.target or 0.0, group.delta or 0.0, group.iou or 0.0, group.bound or "clustered"
+def _alike(certified: Certificate) -> tuple[float, float, float, bool]:
+    return certified.target, certified.delta, certified.group.iou or 0.0, certified.exact
 
 
-def _statement(manifest: Manifest, certified: Sequence[Group]) -> str:
+def _statement(certified: Sequence[Certificate]) -> str:
     """The certified statement about groups with the same claim."""
-    target, delta, _, bound = _claim(certified[0])
-    options = keep_section(manifest).get("precision")
-    options = options if isinstance(options, dict) else {}
-    together = options.get("family") == "all" and len(certified) > 1
-    if options.get("family") == "all":  # a group's own delta may be its share of the whole
-        delta = float(options.get("delta", delta))
-    kind = "exact, not asymptotic" if bound == "exact" else "asymptotic"
-    about = "" if bound == "exact" else "about "
+    target, delta, _, exact = _alike(certified[0])
+    together = certified[0].family and len(certified) > 1
+    kind = "exact, not asymptotic" if exact else "asymptotic"
+    about = "" if exact else "about "
     count = len(certified)
-    listed = "; ".join(_members(group.classes) for group in certified)
+    listed = "; ".join(_members(each.group.classes) for each in certified)
     if together:
         whose, scope = "every one of these groups", "all groups together"
     else:
@@ -147,8 +121,43 @@ def _statement(manifest: Manifest, certified: Sequence[Group]) -> str:
     return words
 
 
-def _meaning(manifest: Manifest, certified: Sequence[Group]) -> str:
+def _of_one_class(manifest: Manifest, every: Claims) -> Iterator[str]:
+    """What the certificate of several classes does not say, and how to have it said."""
+    joint = [certified for certified in every.holding if not certified.alone]
+    if joint:
+        yield (
+            f"Of a group of several classes that is the precision of its {_noun(manifest)} together: it says nothing "
+            "of one class among them. keep.precision.over: class tests each class by itself, where the labels suffice."
+        )
+    for certified in joint:
+        absent = [name for name in certified.group.classes if name not in certified.kept]
+        if absent:
+            yield f"Nothing is kept, and so nothing certified, of {_members(absent)}."
+
+
+def _below(manifest: Manifest, every: Claims) -> Iterator[str]:
+    """The classes whose own estimate lies below what was asked for."""
+    truth = manifest.provenance.truth
+    if not every.flagged or truth is None or every.level is None:
+        return
+    worst = sorted(every.flagged, key=lambda claim: (claim.estimate.precision or 0.0) if claim.estimate else 0.0)
+    listed = "; ".join(
+        f"{claim.name} {interval_text(claim.estimate.precision, claim.estimate.low, claim.estimate.high)}"
+        for claim in worst[:MOST_BELOW]
+        if claim.estimate
+    )
+    more = f"; and {len(worst) - MOST_BELOW} more" if len(worst) > MOST_BELOW else ""
+    target = max(claim.target or 0.0 for claim in worst)
+    yield (
+        f"Below {target:g} by {'itself' if len(worst) == 1 else 'themselves'} on the {truth.tune} labelled images of "
+        f"the tune half ({every.level:.0%} interval, each class's own, which warns of a class and certifies none): "
+        f"{listed}{more}."
+    )
+
+
+def _meaning(manifest: Manifest, every: Claims) -> str:
     """What the certified precision is the precision of, and what the evidence was."""
+    certified = [each.group for each in every.certificates]
     ious = ", ".join(f"{iou:g}" for iou in sorted({group.iou for group in certified if group.iou is not None}))
     units = sorted({group.units for group in certified if group.units is not None})
     spread = f"{units[0]} to {units[-1]}" if len(units) > 1 else f"{units[0]}" if units else "the"
@@ -176,16 +185,12 @@ def _right(manifest: Manifest, ious: str) -> str:
     return f"{'An' if kind.singular[0] in 'aeiou' else 'A'} {kind.singular} counts as right{when}."
 
 
-def _at(manifest: Manifest, iou: float) -> str:
-    return f" at IoU {iou:g}" if kind_of(manifest.kind).overlaps else ""
-
-
 def _later(manifest: Manifest) -> str:
     return " and ".join(name for name in LATER if keep_section(manifest).get(name) is not None)
 
 
-def _nothing_certified(manifest: Manifest, every: Sequence[Group]) -> str:
-    rules = sorted({group.rule for group in every}) or ["score"]
+def _nothing_certified(manifest: Manifest) -> str:
+    rules = sorted({group.rule for group in groups(manifest)}) or ["score"]
     whence = "; ".join(SOURCES[rule] for rule in rules)
     truth = manifest.provenance.truth
     if truth and measured(manifest):
@@ -225,7 +230,7 @@ def _measured(manifest: Manifest) -> Iterator[str]:
         more += f" It is the precision at the threshold, before {later} refused some of these {_noun(manifest)}."
     yield (
         f"Measured on the {truth.tune} labelled images of the tune half: {measure.correct} of {measure.kept} "
-        f"{_noun(manifest)} that these thresholds keep are right{_at(manifest, measure.iou)}, precision "
+        f"{_noun(manifest)} that these thresholds keep are right{at_iou(manifest, measure.iou)}, precision "
         f"{measure.precision:.2f} ({measure.level:.0%} interval {measure.low:.2f} to {measure.high:.2f}){recall}, "
         f"all classes together. {condition}{more}"
     )
@@ -235,47 +240,32 @@ def _calibrated(manifest: Manifest) -> bool:
     return manifest.provenance.calibration is not None
 
 
-def _uncertified(manifest: Manifest, every: Sequence[Group]) -> Iterator[str]:
+def _uncertified(manifest: Manifest, every: Claims) -> Iterator[str]:
     """The classes without a certificate, by the reason why."""
-    kept = {name: counts["kept"] for name, counts in manifest.per_class.items()}
+    kept = {claim.name: claim.kept for claim in every.classes}
     total = max(1, sum(kept.values()))
-    left = [group for group in every if not group.certified]
+    certified = [certificate.group for certificate in every.certificates]
+    left = [group for group in groups(manifest) if group not in certified]
     if all(group.rule != "precision" for group in left):
-        if left and any(group.certified for group in every):
+        if left and certified:
             yield f"Not certified, precision unknown: {_members([c for group in left for c in group.classes])}."
         return
     for reason in sorted({group.reason for group in left}):
-        for dropped in (False, True):
-            names = [c for g in left if g.reason == reason and (g.threshold is None) == dropped for c in g.classes]
+        for empty in (False, True):
+            names = [c for g in left if g.reason == reason and _is_empty(g, kept) == empty for c in g.classes]
             if not names:
                 continue
             share = sum(kept.get(name, 0) for name in names) / total
             fate = (
-                "nothing is kept of them"
-                if dropped
-                else f"precision unknown, {share:.0%} of the kept {_noun(manifest)}"
+                "nothing is kept of them" if empty else f"precision unknown, {share:.0%} of the kept {_noun(manifest)}"
             )
             why = f" ({reason})" if reason else ""
             yield f"Not certified, {fate}: {_members(names)}{why}."
 
 
+def _is_empty(group: Group, kept: Mapping[str, int]) -> bool:
+    return group.threshold is None or (group.certified and not any(kept.get(name) for name in group.classes))
+
+
 def _members(classes: Sequence[str]) -> str:
     return classes[0] if len(classes) == 1 else f"{len(classes)} classes ({', '.join(classes)})"
-
-
-def short_members(classes: Sequence[str]) -> str:
-    """The classes of a group as a table row shows them: the first few by name."""
-    more = f" and {len(classes) - NAMED} more" if len(classes) > NAMED else ""
-    return ", ".join(classes[:NAMED]) + more
-
-
-def keep_section(manifest: Manifest) -> Mapping[str, Any]:
-    """The `keep` section that the version was cut with."""
-    return manifest.provenance.inputs.keep
-
-
-def certificate(manifest: Manifest, group: Group) -> str:
-    """`≥ 0.8 at IoU 0.5`, or `no`; without IoU where overlaps play no part."""
-    if not group.certified:
-        return "no"
-    return f"≥ {group.target:g}" + (_at(manifest, group.iou) if group.iou is not None else "")

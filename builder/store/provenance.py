@@ -97,26 +97,40 @@ class Licences(Record):
     teacher: str | None = None
 
 
-class Measured(Record):
-    """The precision of what thresholds keep on labels that they were not solved on (builder.evidence.holdout.measure).
+class ClassMeasured(Record):
+    """What thresholds keep of one class on labels that they were not solved on, in objects, of maps in pixels.
 
-    iou: overlap that makes a prediction right. low, high: the interval of this two-sided `level`. precision, recall:
-    None where nothing is kept, or there is nothing to find."""
+    kept, correct: predictions that count, and those that are right; precision with the interval low to high. objects,
+    hits: what is labelled, and what of it is found; recall with the interval recall_low to recall_high. precision,
+    recall: None where nothing is kept, or there is nothing to find; an interval that says nothing is 0 to 1."""
 
-    iou: float
-    level: float
     kept: int
     correct: int
     precision: float | None = None
     low: float
     high: float
+    objects: int = 0
+    hits: int = 0
     recall: float | None = None
+    recall_low: float = 0.0
+    recall_high: float = 1.0
+
+
+class Measured(ClassMeasured):
+    """The same of all classes together (builder.evidence.holdout.measure). iou: overlap that makes a prediction right.
+    level: of every interval, two-sided, each by itself. classes: those that teacher and labels share, each by itself;
+    empty in versions of older tools."""
+
+    iou: float
+    level: float
+    classes: dict[str, ClassMeasured] = Field(default_factory=dict)
 
 
 class TruthRecord(Record):
     """The human labels that served. source: as the recipe names them. images: labelled ones; tune, certify: of them
     with predictions, in either half; left_out: without. digest: of the certify half; uses: of it so far, this one
-    included, 0 where nothing was solved on it. measured: on the tune half, None if `uses`."""
+    included, 0 where nothing was solved on it. measured: on the tune half; None in versions of older tools with
+    `uses`."""
 
     source: str = ""
     images: int

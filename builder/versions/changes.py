@@ -66,7 +66,8 @@ NAMES = tuple(f.name for f in fields(Changes))
 class Diff:
     """total, classes (by name, those with changes only); images: how many only B has (added), only A has (removed),
     both have (common), and how many of these changed; added_images, removed_images: the first few keys; most_changed:
-    the few images of both with most changes; people: what people decided, reason -> objects in A and in B."""
+    the few images of both with most changes; people: what people decided, reason -> objects in A and in B; quality:
+    what may be said of the precision of A and of B, "" where that is not known."""
 
     total: Changes
     classes: dict[str, Changes]
@@ -75,6 +76,7 @@ class Diff:
     removed_images: list[str]
     most_changed: dict[str, Changes]
     people: dict[str, tuple[int, int]]
+    quality: tuple[str, str] = ("", "")
 
     @property
     def empty(self) -> bool:
@@ -92,6 +94,7 @@ class Diff:
             self.added_images,
             {key: changes.mirrored() for key, changes in self.most_changed.items()},
             {reason: (b, a) for reason, (a, b) in self.people.items()},
+            (self.quality[1], self.quality[0]),
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 
 from builder.errors import BuildError
 from builder.kinds import kind_of
+from builder.report.headline import headline
 from builder.store.keys import is_copy
 from builder.store.shards import ShardError, read_samples
 from builder.store.version import Version, check_version
@@ -54,13 +56,15 @@ def diff(a: Version, b: Version, *, limit: int = 10) -> Diff:
         if kind_of(kind).pixels:
             from builder.versions.diff_maps import compare_maps
 
-            return compare_maps(_side(a), _side(b), limit=limit)
-        return compare(_side(a), _side(b), limit=limit)
+            difference = compare_maps(_side(a), _side(b), limit=limit)
+        else:
+            difference = compare(_side(a), _side(b), limit=limit)
     except (duckdb.Error, OSError, ShardError) as error:
         reason = str(error).partition("\n")[0]
         raise BuildError(
             f"{a.folder} and {b.folder} cannot be compared ({reason}): run `tutelage verify` on both"
         ) from None
+    return replace(difference, quality=(headline(a.manifest), headline(b.manifest)))
 
 
 def _side(version: Version) -> Side:

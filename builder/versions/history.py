@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import BuildError
+from builder.evidence.claims import claims
+from builder.report.headline import headline, short_headline
 from builder.store.manifest import MANIFEST, Manifest, read_manifest
 from builder.store.store import NAME, Store, Tag, tags_of
 from builder.store.version import Version
@@ -18,10 +20,11 @@ COMPLETE, UNFINISHED, DAMAGED = "complete", "unfinished", "damaged"
 @dataclass(frozen=True)
 class Entry:
     """One version. state: complete, unfinished (claimed by a build that has not ended) or damaged (`note` says how);
-    what is not known of it is "" or None. parent: the version it was built on, "" for none. certified: the lowest
-    certified precision of its groups of classes; None: unknown, nothing is certified. certified_groups of groups: how
-    many that holds for. samples, kept: without tombstones, images that still lie in the shards, to be skipped. bytes:
-    of all its files."""
+    what is not known of it is "" or None. parent: the version it was built on, "" for none.
+    standing, certified, alone, together, flagged: what may be said of its precision (builder.evidence.claims.Claims):
+    certified is the lowest guaranteed one, None for none, alone and together the classes it holds for; quality: the
+    same as a headline, certificate: in a few characters. samples, kept: without tombstones, images that still lie in
+    the shards, to be skipped. bytes: of all its files."""
 
     dataset: str
     version: str
@@ -34,9 +37,13 @@ class Entry:
     samples: int | None = None
     kept: int | None = None
     tombstones: int = 0
+    standing: str = ""
+    quality: str = ""
+    certificate: str = "-"
     certified: float | None = None
-    certified_groups: int = 0
-    groups: int = 0
+    alone: tuple[str, ...] = ()
+    together: tuple[str, ...] = ()
+    flagged: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     note: str = ""
 
@@ -80,8 +87,7 @@ def _entries(store: Store, name: str) -> Iterator[Entry]:
 
 def _entry(manifest: Manifest, name: str, version: str, size: int, tags: list[Tag]) -> Entry:
     provenance = manifest.provenance
-    groups = provenance.thresholds
-    certified = [group.target for group in groups if group.certified and group.target is not None]
+    judged = claims(manifest)
     return Entry(
         name,
         version,
@@ -94,9 +100,13 @@ def _entry(manifest: Manifest, name: str, version: str, size: int, tags: list[Ta
         samples=manifest.samples,
         kept=manifest.kept,
         tombstones=len(manifest.tombstones),
-        certified=min(certified, default=None),
-        certified_groups=len(certified),
-        groups=len(groups),
+        standing=judged.standing,
+        quality=headline(manifest),
+        certificate=short_headline(judged),
+        certified=judged.target,
+        alone=judged.alone,
+        together=judged.together,
+        flagged=tuple(claim.name for claim in judged.flagged),
         tags=tuple(tags_of(tags, version, manifest.id)),
     )
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from builder.evidence.claims import groups, keep_section
 from builder.kinds import LabelKind, kind_of
-from builder.report.quality import groups, keep_section, thresholds
+from builder.report.quality import thresholds
 from builder.rules.overrides import Box, Override, overlaps, who
 from builder.rules.reasons import BY_KEY, Reason
 from builder.store.manifest import Manifest

@@ -104,8 +104,9 @@ def test_coverage_names_the_class_of_which_nothing_is_kept(world: Path) -> None:
 
 def test_min_precision_wants_certificates(world: Path) -> None:
     result = run(world, "keep={score: 0.9}", "gates.min_precision=0.7")
-    assert result.exit_code == 1 and "are not certified for 0.7" in result.output
-    assert gates(built(world, "keep={precision: 0.75}", "gates.min_precision=0.7")[0])["min_precision"] == "ok"
+    assert result.exit_code == 1 and "are not certified by themselves for 0.7" in result.output
+    keep = "keep={precision: {target: 0.75, over: class}}"
+    assert gates(built(world, keep, "gates.min_precision=0.7")[0])["min_precision"] == "ok"
 
 
 @pytest.mark.parametrize(

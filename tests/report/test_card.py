@@ -16,9 +16,10 @@ from click.testing import CliRunner
 from datasets import load_dataset
 
 from builder.cli.main import main
+from builder.evidence.claims import claims
 from builder.report.card import card
-from builder.report.card_features import features
-from builder.report.quality import certified_share, expected_quality, thresholds
+from builder.report.card_terms import features
+from builder.report.quality import expected_quality, thresholds
 from builder.store.manifest import Manifest, ShardRecord, read_manifest
 from tests.helpers.pools import write_world
 
@@ -164,8 +165,8 @@ def test_every_rule_says_where_its_thresholds_come_from() -> None:
 
 
 def test_the_certified_share_counts_kept_boxes() -> None:
-    assert certified_share(manifest(group("cat", certified=True), group("dog"))) == pytest.approx(4 / 7)
-    assert certified_share(manifest(group("cat"))) == 0
+    assert claims(manifest(group("cat", certified=True), group("dog"))).share == pytest.approx(4 / 7)
+    assert claims(manifest(group("cat"))).share == 0
 
 
 @pytest.mark.parametrize(

@@ -194,5 +194,5 @@ def test_large_random_versions_agree_with_the_slow_one(tmp_path: Path, monkeypat
 
 def test_a_diff_has_every_figure_once() -> None:
     assert {f.name for f in fields(Diff)} == {
-        *("total", "classes", "images", "added_images", "removed_images", "most_changed", "people")
+        *("total", "classes", "images", "added_images", "removed_images", "most_changed", "people", "quality")
     }

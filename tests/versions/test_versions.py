@@ -104,10 +104,10 @@ def test_log_lists_versions_with_their_lineage(store: Path) -> None:
         "replay:results.json",
     )
     assert one["pool"] == manifest.provenance.inputs.pool and one["bytes"] > manifest.shards[0].bytes
-    assert (two["parent"], two["certified"], two["certified_groups"], two["groups"]) == ("pets@v1", 0.8, 1, 2)
+    assert (two["parent"], two["certified"], two["alone"], two["together"]) == ("pets@v1", 0.8, ["cat"], [])
     assert (three["state"], three["id"]) == ("unfinished", "")
     text = run("log", store=store).output
-    assert all(word in text for word in ("pets@v1", "unknown", "first", "0.8 (1 of 2 groups)", "unfinished"))
+    assert all(word in text for word in ("pets@v1", "unknown", "first", "0.8: cat (", "unfinished"))
     assert len(text.splitlines()) == 4
     assert run_json("log", store=store) == run_json("log", "pets", store=store)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from builder.cli.main import main
-from builder.cut.plan import ranges
+from builder.cut.parent import ranges
 from builder.errors import BuildError
 from builder.label.replay.replay import Replay
 from builder.recipe.recipe import ShardOptions, load_recipe
