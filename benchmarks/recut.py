@@ -25,7 +25,7 @@ from _compare import in_turns, machine, ratios, scratch, show, timed, verdict
 from PIL import Image
 
 from builder.build import Built, build_pseudo
-from builder.cut.plan import Basis
+from builder.cut.basis import Basis
 from builder.cut.version import cut_version
 from builder.engine import worker_count
 from builder.recipe.recipe import Recipe, load_recipe

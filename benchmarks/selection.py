@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 
 from builder.evidence.thresholds import Evidence, solve
 from builder.label.predictions import write_chunk
+from builder.rules.counting import pool_scores
 from builder.rules.keep import Keep
-from builder.rules.labelled import LabelledPool, pool_scores, tally
+from builder.rules.labelled import LabelledPool, tally
 from builder.rules.reasons import REASONS
 from builder.scan.pool import SCHEMA, Chunk, ChunkFacts, Pool
 from teachers.base import Detections

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from builder.cut.basis import Basis
 from builder.cut.parent import find_parent
-from builder.cut.plan import Basis
 from builder.cut.version import Cut, cut_version
 from builder.engine import Track, silent
 from builder.errors import BuildError, brief

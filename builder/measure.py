@@ -25,8 +25,9 @@ from builder.label.load import load_labeller
 from builder.label.predictions import find_predictions, read_meta
 from builder.recipe.recipe import PoolOptions, load_recipe, parse_teacher
 from builder.rules.calibrator import Calibrator
+from builder.rules.counting import pool_scores
 from builder.rules.keep import Keep
-from builder.rules.labelled import LabelledPool, pool_scores
+from builder.rules.labelled import LabelledPool
 from builder.scan.pool import Pool
 from builder.sections import Section
 from builder.store.store import Store, check_store
@@ -237,10 +238,10 @@ def sweep(
     tune, calibration = tune_half.calibrated(tune_half.match(options.iou), options.iou)
     labelled = LabelledPool(swept, tune_half.folder, tune.classes, tune_half.keep, calibration)
     scores = pool_scores(labelled, workers, track)
-    chosen: dict[str, list[int] | None] = {TOGETHER: None}
+    groups: dict[str, list[int] | None] = {TOGETHER: None}
     if options.per_class:
-        chosen |= {tune.classes[n]: [n] for n in occurring(tune, options.iou)}
-    points = {name: sweep_points(tune, scores, labels, iou=options.iou) for name, labels in chosen.items()}
+        groups |= {tune.classes[n]: [n] for n in occurring(tune, options.iou)}
+    points = dict(zip(groups, sweep_points(tune, scores, list(groups.values()), iou=options.iou), strict=True))
     figures = tune_half.describe(tune, options.iou) | {
         "pool": swept.id,
         "pool_images": scores.images,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from builder.build import build_pseudo as build_pseudo
-    from builder.cut.plan import Basis as Basis
+    from builder.cut.basis import Basis as Basis
     from builder.cut.version import cut_version as cut_version
     from builder.export.export import export_version as export_version
     from builder.hub.publish import publish as publish
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from teachers.load import load_teacher as load_teacher
 
 _HOMES = {
-    "Basis": "builder.cut.plan",
+    "Basis": "builder.cut.basis",
     "JointBatches": "students.data.loader",
     "JointLoss": "students.train.losses",
     "LabelOptions": "builder.truth.options",

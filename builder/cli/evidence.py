@@ -248,13 +248,20 @@ def _show_sweep(figures: Mapping[str, Any], points: Mapping[str, Sequence[Point]
         click.echo(f"= as many {figures['of']} per image of the pool as the labels have per image")
 
 
+def _as_given(threshold: float) -> str:
+    """A threshold with the digits that give the same in a recipe: the fewest that are this float32."""
+    import numpy as np
+
+    return str(np.format_float_positional(np.float32(threshold), min_digits=3))
+
+
 def _show_points(name: str, points: Sequence[Point], level: float) -> None:
     interval = f"{level:.0%} interval"
     miou = ["mIoU"] if any(point.miou is not None for point in points) else []
     columns = ("score", "kept in pool", "per image", "(truth)", "precision", interval, "recall", interval, *miou)
     lines = [
         (
-            f"{'= ' if point.is_density else ''}{point.threshold:.3f}",
+            f"{'= ' if point.is_density else ''}{_as_given(point.threshold)}",
             point.pool_boxes,
             _count(point.per_image),
             _count(point.objects_per_image),

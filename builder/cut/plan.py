@@ -2,147 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version as installed_version
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from builder.cut.basis import Basis, overlap
 from builder.cut.left_out import LeftOut, find_left_out
-from builder.cut.parent import OF, ParentVersion, settled_by
-from builder.cut.samples import FORMAT
+from builder.cut.parent import settled_by
 from builder.engine import Track
 from builder.errors import BuildError
 from builder.evidence import gates
 from builder.evidence.claims import decide_claims
-from builder.evidence.holdout import Halves, Labels, count_use, halves
+from builder.evidence.holdout import Halves, count_use, halves
 from builder.evidence.matching import Matches
 from builder.evidence.thresholds import Evidence, solve
 from builder.kinds import kind_of
-from builder.label.predictions import read_failures, read_meta
 from builder.recipe.recipe import Recipe
 from builder.rules.calibrator import Calibrator
-from builder.rules.keep import Keep, class_map, version_classes
-from builder.rules.labelled import LabelledPool, Tally, pool_kept, pool_scores, tally
+from builder.rules.counting import pool_kept, pool_scores
+from builder.rules.keep import Keep, class_map
+from builder.rules.labelled import LabelledPool, Tally, tally
 from builder.rules.objects import Thresholds
-from builder.rules.overrides import Override, check_labels, overrides_digest
+from builder.rules.overrides import check_labels
 from builder.rules.reasons import Reason
 from builder.rules.scores import PoolScores
-from builder.scan.pool import Pool
 from builder.store.files import digest
 from builder.store.provenance import (
     Finding,
-    GateInputs,
-    ImageInputs,
     Inputs,
     Licences,
     Provenance,
-    ShardInputs,
     TeacherRecord,
     TruthRecord,
 )
 from builder.store.store import Store
-from teachers.base import Kind
 
 UNSEEN = {"format", "shards", "licenses", "overrides"}
 """Inputs of a version that have no say in what is seen of the labels."""
-
-
-@dataclass(frozen=True)
-class Basis:
-    """What a version is made from.
-
-    Args:
-        pool: its images.
-        predictions: the folder of a teacher's predictions of them and of human labels.
-        options: the recipe; of it the rules, gates and what becomes of images and shards.
-        spec: what names the teacher, for people to read.
-        truth: human labels to calibrate and certify on.
-        references: the sets that must stay out of the pool, by name (labelled, truth, test).
-        parent: the version that this one goes on from.
-        trained_on: SHA-256, hex, of the images that the teacher says it was trained on.
-        overrides: what people said of the dataset's objects, sorted.
-    """
-
-    pool: Pool
-    predictions: Path
-    options: Recipe
-    spec: str
-    truth: Labels | None = None
-    references: Mapping[str, Pool] = field(default_factory=dict)
-    parent: ParentVersion | None = None
-    trained_on: frozenset[str] = frozenset()
-    overrides: tuple[Override, ...] = ()
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        return read_meta(self.predictions)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return version_classes(self.options.keep, self.meta["description"])
-
-    @property
-    def kind(self) -> Kind:
-        kind: Kind = self.meta["description"]["kind"]
-        return kind
-
-    @property
-    def floor(self) -> float:
-        return float(self.meta["description"]["floor"])
-
-    @property
-    def takes_over(self) -> bool:
-        """Whether thresholds are the parent's."""
-        return self.parent is not None and not self.options.resolve
-
-    @property
-    def guarded(self) -> dict[str, Pool]:
-        """All sets that must stay out: `references`, and those behind thresholds that are taken over."""
-        known = {pool.id for pool in self.references.values()}
-        inherited = self.parent.references if self.parent and self.takes_over else {}
-        return {**self.references, **{name: pool for name, pool in inherited.items() if pool.id not in known}}
-
-    def inputs(self) -> Inputs:
-        """All that decides a version.
-
-        Raises BuildError if chunks of the pool have no predictions.
-        """
-        missing = sum(not (self.predictions / chunk.digest).is_dir() for chunk in self.pool.index)
-        if missing:
-            raise BuildError(
-                f"{missing} chunks of pool {self.pool.id[:12]} have no predictions of {self.predictions.name[:12]}: "
-                "label it first"
-            )
-        absent = [
-            [chunk.digest, [failed.position for failed in read_failures(self.predictions / chunk.digest)]]
-            for chunk in self.pool.index
-        ]
-        options = self.options
-        unset = {"classes"} if options.keep.classes is None else set[str]()  # so that older versions are found
-        return Inputs(
-            format=FORMAT,
-            pool=self.pool.id,
-            predictions=self.predictions.name,
-            keep=options.keep.model_dump(exclude=unset),
-            images=ImageInputs.model_validate(options.images.model_dump()),
-            shards=ShardInputs.model_validate(options.shards.model_dump()),
-            gates=GateInputs.model_validate(options.gates.model_dump()),
-            licenses=[options.pool.license, options.teacher.license],
-            unlabelled=digest([[chunk, positions] for chunk, positions in absent if positions]),
-            truth=self.truth.digest if self.truth else self._parents_truth,
-            references={name: pool.id for name, pool in sorted(self.guarded.items())},
-            parent=self.parent.manifest.id if self.parent else None,
-            resolve=options.resolve,
-            overrides=overrides_digest(self.overrides),
-        )
-
-    @property
-    def _parents_truth(self) -> str | None:
-        return self.parent.inputs.truth if self.parent and self.takes_over else None
 
 
 @dataclass(frozen=True)
@@ -266,15 +165,6 @@ def check_parent(basis: Basis) -> None:
             f"{changed[0]} differs from that of parent {ref}, whose thresholds are taken over: "
             "set resolve: true to solve them again, or restore it"
         )
-
-
-def overlap(basis: Basis) -> dict[str, list[str]]:
-    """truth or test -> names of its images that the teacher says it was trained on."""
-    return {
-        name: [image.name for image in pool.images() if image.sha256 in basis.trained_on]
-        for name, pool in basis.guarded.items()
-        if name.partition(OF)[0] in ("truth", "test")
-    }
 
 
 def _calibration(basis: Basis, tune: Matches | None) -> Calibrator | None:

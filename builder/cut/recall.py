@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.cut.basis import Basis
 from builder.cut.left_out import LeftOut, find_left_out, read_left_out
 from builder.cut.parent import ParentVersion, find_parent, settled_by
-from builder.cut.plan import Basis
 from builder.cut.samples import Writing
 from builder.cut.version import Cut, cut_version, parent_shards
 from builder.engine import Track, silent

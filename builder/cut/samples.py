@@ -39,7 +39,7 @@ from builder.store.shards import ShardError, ShardFile, read_samples, write_shar
 from builder.store.version import DATA, WORK, Version
 from teachers.images import ImageError, encode_upright
 
-FORMAT = 5
+FORMAT = 6
 """Raised whenever the same inputs might give other files, so that an old claim is not taken for a new build."""
 SHARD_FORMAT = 4
 """Raised only when the same inputs would give other bytes of a shard: then none of an older version serves again."""

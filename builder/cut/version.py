@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from builder.cut.basis import Basis
 from builder.cut.label_table import join_labels
 from builder.cut.parent import ranges
-from builder.cut.plan import Basis, Plan, decide_all
+from builder.cut.plan import Plan, decide_all
 from builder.cut.samples import EMPTY, WRITTEN, Parent, ShardJob, Writing, write_job
 from builder.engine import Track, run, silent
 from builder.errors import BuildError

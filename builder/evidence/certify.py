@@ -18,7 +18,7 @@ import numpy as np
 from builder.evidence.bounds import Bound, bets, effective_units, fewest_units, korn_graubard, needed
 from builder.evidence.matching import Matches
 from builder.rules.keep import Precision
-from builder.rules.scores import BINS, PoolScores, counted
+from builder.rules.scores import BINS, PoolScores, Tail, cells_at, counted
 from builder.store.provenance import Group
 
 STEP = 1.15
@@ -48,9 +48,14 @@ def solve(matches: Matches, scores: PoolScores, options: Precision, floor: float
     order = np.lexsort((-matches.score[rows], group))
     rows, ends = rows[order], np.searchsorted(group[order], np.arange(len(shares) + 1))
     groups = []
-    for position, labels in enumerate(shares):
+    for position, (labels, thresholds) in enumerate(
+        zip(shares, sequences(matches, scores, shares, needed(options.target, delta), floor), strict=True)
+    ):
         rows_of = rows[ends[position] : ends[position + 1]]
-        groups.append(_solve_group(matches, rows_of, scores, labels, options, delta, floor, pool_kept))
+        pool = pool_kept(labels, thresholds) if options.bound == "exact" else None
+        groups.append(
+            _solve_group(matches, rows_of, labels, thresholds, support(matches, scores, labels), options, delta, pool)
+        )
     unknown = [name for name, shared in zip(matches.classes, matches.shared, strict=True) if not shared]
     if unknown:
         groups.append(_group(unknown, options, reason="no human labels for it"))
@@ -79,37 +84,49 @@ def support(matches: Matches, scores: PoolScores, labels: Sequence[int]) -> floa
     return matches.images * float(scores.total[list(labels)].sum()) / max(1, scores.images)
 
 
-def sequence(above: np.ndarray, images: float, expected: float, b: int, floor: float) -> np.ndarray:
-    """Thresholds to try, float32 (J,) falling, from the pool alone.
+def sequences(
+    matches: Matches, scores: PoolScores, shares: Sequence[list[int]], b: int, floor: float
+) -> list[np.ndarray]:
+    """The fixed sequence of each group, float32 (J,) falling: from the pool's scores alone. Of the labels only the
+    number of images counts."""
+    images = matches.images / max(1, scores.images)
+    counts = [steps(int(scores.above(labels)[0]), images, support(matches, scores, labels), b) for labels in shares]
+    cells = [cells_at(scores.above(labels), wanted) for labels, wanted in zip(shares, counts, strict=True)]
+    tails = scores.tails(shares, cells)
+    return [sequence(tail, wanted, floor) for tail, wanted in zip(tails, counts, strict=True)]
 
-    above: int (BINS + 1,), pool objects from score k / BINS on. images: truth images over pool images. The j-th keeps
-    k0 1.15^j objects of the truth in expectation, k0 = expected / 3 within [1.3 b, 3 b]; the last is the floor, the
-    first edge at or above it.
+
+def steps(number: int, images: float, expected: float, b: int) -> np.ndarray:
+    """How many of the pool's objects the steps of a fixed sequence are to keep, float64 (J,) rising, from the pool
+    alone; the step that keeps all comes after them.
+
+    number: of the pool's objects; images: truth images over pool images. The j-th step keeps k0 1.15^j objects of the
+    truth in expectation, k0 = expected / 3 within [1.3 b, 3 b].
     """
-    last = min(BINS, math.ceil(np.float32(floor) * BINS))
-    counts = above[last:] * images
-    start = min(max(expected / 3, 1.3 * b), 3 * b)
-    steps = max(0, math.ceil(math.log(counts[0] / start) / math.log(STEP))) if counts[0] > start else 0
-    wanted = start * STEP ** np.arange(steps)
-    reached = np.searchsorted(-counts, -wanted, side="right") - 1  # the highest edge that keeps so many
-    edges = np.unique(np.append(np.maximum(reached, 0), 0))[::-1] + last
-    return (edges / BINS).astype(np.float32)
+    start, most = min(max(expected / 3, 1.3 * b), 3 * b), number * images
+    count = max(0, math.ceil(math.log(most / start) / math.log(STEP))) if most > start else 0
+    return start * STEP ** np.arange(count) / images if images else np.zeros(0)
+
+
+def sequence(tail: Tail, counts: np.ndarray, floor: float) -> np.ndarray:
+    """Thresholds to try, float32 (J,) falling: the highest scores of the pool that so many reach (`steps`), and last
+    the floor, where all are kept. tail: exact where these counts are reached."""
+    return np.unique(np.append(np.maximum(tail.highest(counts), np.float32(floor)), np.float32(floor)))[::-1]
 
 
 def _solve_group(
     matches: Matches,
     rows: np.ndarray,
-    scores: PoolScores,
     labels: list[int],
+    thresholds: np.ndarray,
+    expected: float,
     options: Precision,
     delta: float,
-    floor: float,
-    pool_kept: PoolKept,
+    pool: list[np.ndarray] | None,
 ) -> Group:
-    """The group of these classes; `rows`: its counted predictions by falling score."""
-    b, expected = needed(options.target, delta), support(matches, scores, labels)
-    thresholds = sequence(scores.above(labels), matches.images / max(1, scores.images), expected, b, floor)
-    pool = pool_kept(labels, thresholds) if options.bound == "exact" else None
+    """The group of these classes; `rows`: its counted predictions by falling score. pool: for bets, what PoolKept says
+    of these thresholds."""
+    b = needed(options.target, delta)
     walked = _walk(matches, rows, thresholds, pool, options, delta)
     names = [matches.classes[label] for label in labels]
     facts: dict[str, Any] = {"delta": delta, "units": len(np.unique(matches.unit)), "support": expected, "needed": b}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from builder.evidence.calibrate import iou_place
 from builder.evidence.estimate import interval
 from builder.evidence.matching import Matches
-from builder.rules.scores import BINS, PoolScores, counted
+from builder.rules.scores import PoolScores, Tail, cell, cells_at, counted
 
 LADDER = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
 """Scores that are looked at, beside the one at which the pool has as many boxes an image as the truth has objects."""
@@ -48,46 +49,93 @@ class Point:
 def sweep(
     tune: Matches,
     pool: PoolScores,
-    labels: Sequence[int] | None = None,
+    groups: Sequence[Sequence[int] | None] = (None,),
     *,
     ladder: Sequence[float] = LADDER,
     iou: float = 0.5,
     level: float = LEVEL,
-) -> list[Point]:
-    """Operating points by rising threshold, for these classes taken together (by default all that teacher and labels
-    share). Thresholds are moved to the nearest multiple of 1 / BINS, so that the pool's boxes count exactly.
+) -> list[list[Point]]:
+    """Operating points by rising threshold, for each of these groups of classes taken together (None: all that teacher
+    and labels share). Thresholds are those of the ladder, and a score of the pool; both count as the rules compare.
 
     Raises BuildError for an overlap that was not matched at.
     """
     row = iou_place(tune, iou)
-    chosen = np.flatnonzero(tune.shared) if labels is None else np.asarray(labels, np.int64)
-    above = pool.above(chosen)
-    units = int(tune.unit.max(initial=-1)) + 1
-    count = tune.counted[row] & np.isin(tune.label, chosen)
-    to_find = tune.object_counts & np.isin(tune.object_label, chosen)
-    object_unit = tune.unit[tune.object_image[to_find]]
-    weight = tune.object_weights(to_find)
-    objects = counted(object_unit, weight, units)
-    object_score = tune.object_score[row][to_find]
-    density = float(objects.sum()) / max(1, tune.images)
-    if tune.weight is not None:  # of maps the same share of a pool image, which may have another size
-        every = tune.object_weights(tune.object_counts)
-        density = float(objects.sum()) / max(1, 0 if every is None else int(every.sum())) * pool.per_image
-    steps = {round(threshold * BINS): False for threshold in ladder}
-    if (same := density_step(above, density * pool.images)) is not None:
-        steps[same] = True
+    chosen = [np.flatnonzero(tune.shared) if labels is None else np.asarray(labels, np.int64) for labels in groups]
+    findable = [_Findable.of(tune, labels, row) for labels in chosen]
+    boxes = [_objects_per_image(tune, pool, these) * pool.images for these in findable]
+    cells = [
+        np.append(cell(np.array(ladder, np.float32)), cells_at(pool.above(labels), np.array([count])))
+        for labels, count in zip(chosen, boxes, strict=True)
+    ]
+    tails = pool.tails(chosen, cells)
+    return [
+        _points(tune, pool, tail, labels, these, _thresholds(tail, ladder, count), row, level)
+        for tail, labels, these, count in zip(tails, chosen, findable, boxes, strict=True)
+    ]
+
+
+class _Findable(NamedTuple):
+    """The objects of some classes that are there to be found. rows: bool (M,), of all; unit, score, weight: of these,
+    as in Matches; objects: int64 (U,), by unit."""
+
+    rows: np.ndarray
+    unit: np.ndarray
+    score: np.ndarray
+    weight: np.ndarray | None
+    objects: np.ndarray
+
+    @classmethod
+    def of(cls, tune: Matches, labels: np.ndarray, row: int) -> _Findable:
+        rows = tune.object_counts & np.isin(tune.object_label, labels)
+        unit, weight = tune.unit[tune.object_image[rows]], tune.object_weights(rows)
+        return cls(rows, unit, tune.object_score[row][rows], weight, counted(unit, weight, _units(tune)))
+
+
+def _units(tune: Matches) -> int:
+    return int(tune.unit.max(initial=-1)) + 1
+
+
+def _objects_per_image(tune: Matches, pool: PoolScores, these: _Findable) -> float:
+    """True objects on a labelled image; of maps the same share of a pool image, which may have another size."""
+    if tune.weight is None:
+        return float(these.objects.sum()) / max(1, tune.images)
+    every = tune.object_weights(tune.object_counts)
+    return float(these.objects.sum()) / max(1, 0 if every is None else int(every.sum())) * pool.per_image
+
+
+def _thresholds(tail: Tail, ladder: Sequence[float], boxes: float) -> dict[float, bool]:
+    """By rising threshold, whether it is the least score of the pool that at most so many boxes reach. There is no such
+    point where all the pool's boxes are no more, the truth has none, or the best score alone has more."""
+    thresholds = {float(threshold): False for threshold in ladder}
+    if 0 < boxes < tail.above[0] and (density := tail.lowest(boxes)) is not None:
+        same = [threshold for threshold in thresholds if np.float32(threshold) == np.float32(density)]
+        thresholds[same[0] if same else density] = True
+    return dict(sorted(thresholds.items()))
+
+
+def _points(
+    tune: Matches,
+    pool: PoolScores,
+    tail: Tail,
+    labels: np.ndarray,
+    these: _Findable,
+    thresholds: Mapping[float, bool],
+    row: int,
+    level: float,
+) -> list[Point]:
+    count, unit, units = tune.counted[row] & np.isin(tune.label, labels), tune.unit[tune.image], _units(tune)
+    density = _objects_per_image(tune, pool, these)
     points = []
-    for step, is_density in sorted(steps.items()):
-        threshold = step / BINS
+    for threshold, is_density in thresholds.items():
         rows = count & (tune.score >= np.float32(threshold))
-        unit = tune.unit[tune.image]
         kept, correct = (
             counted(unit[chosen_rows], tune.weights(chosen_rows), units)
             for chosen_rows in (rows, rows & tune.right[row])
         )
-        hit = object_score >= np.float32(threshold)  # NaN: not found
-        hits = counted(object_unit[hit], None if weight is None else weight[hit], units)
-        boxes = int(above[step])
+        hit = these.score >= np.float32(threshold)  # NaN: not found
+        hits = counted(these.unit[hit], None if these.weight is None else these.weight[hit], units)
+        boxes = tail.reach(threshold)
         points.append(
             Point(
                 threshold,
@@ -97,11 +145,11 @@ def sweep(
                 int(correct.sum()),
                 _share(correct, kept),
                 *interval(kept, correct, level),
-                _share(hits, objects),
-                *interval(objects, hits, level),
+                _share(hits, these.objects),
+                *interval(these.objects, hits, level),
                 density,
                 is_density,
-                None if tune.weight is None else _mean_iou(tune, rows, rows & tune.right[row], to_find),
+                None if tune.weight is None else _mean_iou(tune, rows, rows & tune.right[row], these.rows),
             )
         )
     return points
@@ -114,14 +162,6 @@ def _mean_iou(tune: Matches, kept: np.ndarray, right: np.ndarray, to_find: np.nd
     there = counted(tune.object_label[to_find], tune.object_weights(to_find), classes)
     union = predicted + there - hits
     return float((hits[union > 0] / union[union > 0]).mean()) if union.any() else None
-
-
-def density_step(above: np.ndarray, boxes: float) -> int | None:
-    """The least k at which at most so many boxes of the pool score k / BINS or more; None if all of them are no more,
-    or the truth has none. above: see PoolScores.above."""
-    if boxes <= 0 or above[0] <= boxes:
-        return None
-    return int(np.argmax(above <= boxes)) if (above <= boxes).any() else BINS
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> float | None:

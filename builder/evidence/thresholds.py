@@ -1,8 +1,7 @@
 """Where thresholds come from: the rules of self-training's papers, each a pure function of the same evidence.
 
 Which of them a recipe uses is `Keep.rule`. All act on confidences, that is on calibrated scores where the recipe asks
-for calibration. Thresholds that come from the pool's scores lie on edges of builder.rules.scores, so that they count
-exactly.
+for calibration. Thresholds are scores that occur in the pool, or numbers of the recipe: float32, as the rules compare.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from builder.evidence.matching import Matches
 from builder.rules.keep import Density, Keep, Mixture
 from builder.rules.limits import per_class
 from builder.rules.objects import Thresholds
-from builder.rules.scores import BINS, PoolScores
+from builder.rules.scores import BINS, PoolScores, Tail, cell, cells_at
 from builder.store.provenance import Group
 
 STEP = 0.01
@@ -116,18 +115,22 @@ def density(keep: Keep, evidence: Evidence) -> list[Group]:
     if evidence.per_image is None:
         raise BuildError("keep.density takes its counts from labels, and the recipe names none: add truth: LABELS")
     low = max(options.min, evidence.floor)
+    wanted = np.nan_to_num(evidence.per_image) * scores.images
+    counts = np.stack([options.share * wanted, wanted], axis=1)
+    single = [[label] for label in range(len(evidence.classes))]
+    cells = [cells_at(scores.above(labels), count) for labels, count in zip(single, counts, strict=True)]
     groups = []
-    for label, name in enumerate(evidence.classes):
-        expected = evidence.per_image[label] * scores.images
+    for label, tail in enumerate(scores.tails(single, cells)):
+        name, expected = evidence.classes[label], evidence.per_image[label] * scores.images
         if not expected > 0:
             why = "no human labels for it" if np.isnan(expected) else "the labels hold no such object"
             groups.append(Group(classes=[name], rule="density", threshold=None, reason=why))
             continue
-        above = scores.above([label])
-        threshold, ignore = (_at_count(above, n, low) for n in (options.share * expected, expected))
-        groups.append(
-            Group(classes=[name], rule="density", threshold=threshold, ignore=ignore, support=float(expected))
-        )
+        threshold, ignore = (_at_count(tail, count, low) for count in counts[label])
+        few = f"its best {tail.number[:1].sum()} score the same, and {counts[label][0]:.1f} are to be kept"
+        reason = few if threshold is None else ""
+        group = Group(classes=[name], rule="density", threshold=threshold, ignore=ignore, reason=reason)
+        groups.append(group.model_copy(update={"support": float(expected)}))
     return groups
 
 
@@ -137,31 +140,34 @@ def balance(keep: Keep, evidence: Evidence) -> list[Group]:
     options, scores = keep.balance, _scores(evidence, "balance")
     if options is None:
         raise BuildError("keep.balance.images is missing: say how many images a class needs")
+    lowest = max(options.min, evidence.floor)
+    steps = np.arange(round(1 / STEP), int(np.floor(lowest / STEP)) - 1, -1) / round(1 / STEP)
+    walk = np.unique(np.maximum(steps, lowest).astype(np.float32))[::-1]
+    single = [[label] for label in range(len(evidence.classes))]
     groups = []
-    for label, name in enumerate(evidence.classes):
-        images = np.cumsum(scores.best[label][::-1])[::-1]
-        lowest = max(options.min, evidence.floor)
-        steps = np.arange(round(1 / STEP), int(np.floor(lowest / STEP)) - 1, -1) * STEP
-        edges = np.ceil(np.maximum(steps, lowest) * BINS).astype(np.int64)
-        enough = np.flatnonzero(images[edges] >= options.images)
-        edge = edges[enough[0]] if len(enough) else edges[-1]
-        reason = "" if len(enough) else f"{images[edge]} of {options.images} images at the lowest threshold"
-        groups.append(Group(classes=[name], rule="balance", threshold=edge / BINS, reason=reason))
+    for name, tail in zip(evidence.classes, scores.tails(single, [cell(walk)] * len(single), best=True), strict=True):
+        images = np.array([tail.reach(threshold) for threshold in walk])
+        enough = np.flatnonzero(images >= options.images)
+        place = enough[0] if len(enough) else len(walk) - 1
+        reason = "" if len(enough) else f"{images[place]} of {options.images} images at the lowest threshold"
+        groups.append(Group(classes=[name], rule="balance", threshold=float(walk[place]), reason=reason))
     return groups
 
 
 def mixture(keep: Keep, evidence: Evidence) -> list[Group]:
     """`mixture` (Consistent-Teacher, arXiv 2209.01589): two Gaussians over a class's scores."""
     options, scores = keep.mixture or Mixture(), _scores(evidence, "mixture")
+    edges = [high_component(counts) for counts in scores.objects]
+    cells = [np.array([] if edge is None else [edge]) for edge in edges]
+    tails = scores.tails([[label] for label in range(len(edges))], cells)
     groups = []
-    for label, name in enumerate(evidence.classes):
-        edge = high_component(scores.objects[label])
+    for label, (name, edge, tail) in enumerate(zip(evidence.classes, edges, tails, strict=True)):
         if edge is None and options.few == "fail":
             raise BuildError(
                 f"keep.mixture finds no two components in the {scores.objects[label].sum()} scores of class {name!r}: "
                 "give keep.score for it, or set keep.mixture.few=drop"
             )
-        threshold = None if edge is None else max(edge / BINS, float(np.ceil(evidence.floor * BINS)) / BINS)
+        threshold = None if edge is None else max(float(tail.score[-1]), _float32(evidence.floor))
         reason = "too few scores for two components" if edge is None else ""
         groups.append(Group(classes=[name], rule="mixture", threshold=threshold, reason=reason))
     return groups
@@ -204,11 +210,11 @@ def _scores(evidence: Evidence, rule: str) -> PoolScores:
     return evidence.scores
 
 
-def _at_count(above: np.ndarray, count: float, low: float) -> float:
-    """The lowest edge, not below `low`, at which at most `count` predictions are left; ties stay together."""
-    enough = np.flatnonzero(above <= count)
-    edge = enough[0] if len(enough) else BINS
-    return max(int(edge), int(np.ceil(low * BINS))) / BINS
+def _at_count(tail: Tail, count: float, low: float) -> float | None:
+    """The lowest score of the pool, but not below `low`, that at most `count` predictions reach; equal scores stay
+    together, so that none may be left."""
+    lowest = _float32(low) if tail.above[0] <= count else tail.lowest(count)
+    return None if lowest is None else max(lowest, _float32(low))
 
 
 def _float32(value: float) -> float:

@@ -23,13 +23,13 @@ from builder.label.predictions import (
     read_meta,
     read_probabilities,
 )
-from builder.rules.apply import alive, decide
+from builder.rules.apply import decide
 from builder.rules.calibrator import Calibrator
 from builder.rules.class_map import Mapped
 from builder.rules.keep import Keep, class_map
 from builder.rules.objects import Objects, Thresholds
 from builder.rules.reasons import IGNORED, KEPT, REASONS, Reason
-from builder.rules.scores import BINS, PoolSample, PoolScores, cell, counted
+from builder.rules.scores import PoolSample, counted
 from builder.scan.pool import OK, REMOVED, UNREADABLE, Chunk, Pool
 
 BLOCK = 16
@@ -150,70 +150,6 @@ def _joined(parts: Sequence[ChunkPredictions], name: str) -> np.ndarray | None:
             for part, column in zip(parts, columns, strict=True)
         ]
     )
-
-
-def pool_scores(labelled: LabelledPool, workers: int | None = None, track: Track = silent) -> PoolScores:
-    """The scores of a whole pool, in one pass over its stored predictions."""
-    classes = len(labelled.classes)
-    images, total = 0, np.zeros(classes)
-    objects, best = (np.zeros(classes * (BINS + 1), np.int64) for _ in range(2))
-    with track("scores", len(labelled.pool)) as advance:
-        for counts, part_best, part_total, usable, seen in run(
-            partial(_scores_of, labelled), labelled.blocks(), workers
-        ):
-            for whole, part in ((objects, counts), (best, part_best)):
-                whole[part[0]] += part[1]
-            total += part_total
-            images += usable
-            advance(seen)
-    return PoolScores(images, objects.reshape(classes, -1), best.reshape(classes, -1), total)
-
-
-def _scores_of(
-    labelled: LabelledPool, block: range, stop: Event
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], np.ndarray, int, int]:
-    """Cells that occur and how often, of all objects and of the best of each image and class; sums; images."""
-    objects, states = labelled.load(list(labelled.pool.chunks(block.start, block.stop)), labelled.looks_at_boxes)
-    left = alive(objects, labelled.keep, len(labelled.classes))
-    label, score = objects.label[left].astype(np.int64), objects.confidence[left]
-    pixels = None if objects.pixels is None else objects.pixels[left]
-    cells = label * (BINS + 1) + cell(score)
-    highest = np.full(len(states) * len(labelled.classes), -1, np.int64)  # by image and class
-    np.maximum.at(highest, objects.image[left] * len(labelled.classes) + label, cells)
-    total = np.bincount(label, score if pixels is None else score * pixels, minlength=len(labelled.classes))
-    best = np.unique(highest[highest >= 0], return_counts=True)
-    if pixels is None:
-        return np.unique(cells, return_counts=True), best, total, states.count(OK), len(states)
-    occurring, place = np.unique(cells, return_inverse=True)
-    return (occurring, counted(place, pixels, len(occurring))), best, total, states.count(OK), len(states)
-
-
-def pool_kept(
-    labelled: LabelledPool, labels: Sequence[int] | np.ndarray, thresholds: np.ndarray, workers: int | None = None
-) -> list[np.ndarray]:
-    """For each threshold, int64: how many usable images have exactly k predictions of these classes from it on."""
-    totals = [np.zeros(1, np.int64) for _ in thresholds]
-    work = partial(_kept_of, labelled, np.isin(np.arange(len(labelled.classes)), labels), thresholds)
-    for part in run(work, labelled.blocks(), workers):
-        totals = [_added(total, counts) for total, counts in zip(totals, part, strict=True)]
-    return totals
-
-
-def _kept_of(
-    labelled: LabelledPool, wanted: np.ndarray, thresholds: np.ndarray, block: range, stop: Event
-) -> list[np.ndarray]:
-    objects, states = labelled.load(list(labelled.pool.chunks(block.start, block.stop)), labelled.looks_at_boxes)
-    usable = np.array([state == OK for state in states], bool)
-    rows = alive(objects, labelled.keep, len(labelled.classes)) & wanted[objects.label]
-    image, score = objects.image[rows], objects.confidence[rows]
-    return [np.bincount(np.bincount(image[score >= t], minlength=len(states))[usable]) for t in thresholds]
-
-
-def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    out = np.zeros(max(len(a), len(b)), np.int64)
-    out[: len(a)] += a
-    out[: len(b)] += b
-    return out
 
 
 @dataclass(frozen=True)

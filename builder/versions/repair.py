@@ -15,8 +15,8 @@ from builder.engine import Track, run, silent
 from builder.errors import BuildError
 from builder.report.card import card
 from builder.report.card_chart import classes_chart
+from builder.rules.counting import pool_scores
 from builder.rules.fates import settled
-from builder.rules.labelled import pool_scores
 from builder.rules.overrides import dump_overrides
 from builder.rules.scores import PoolScores
 from builder.store.files import TEMPORARY, discard, sha256_file, sync_folder, write_file

@@ -35,7 +35,7 @@ from builder.label.labelling import label_pool
 from builder.label.model import ModelLabeller
 from builder.rules.keep import IOUS, Keep, Precision
 from builder.rules.objects import Thresholds
-from builder.rules.scores import BINS, PoolScores, cell
+from builder.rules.scores import PoolScores, Scored
 from builder.scan.scanner import scan_entries, scan_pool
 from builder.store.manifest import read_manifest
 from builder.store.store import Store
@@ -168,16 +168,8 @@ def test_certified_classes_are_an_exact_binomial() -> None:
 
 def pool_of(matches: Matches) -> PoolScores:
     """The scores of a pool that is the labelled images themselves."""
-    count = len(matches.classes)
-    objects, best = np.zeros((2, count, BINS + 1), np.int64)
-    weight = np.ones(len(matches.score), np.int64) if matches.weight is None else matches.weight
-    np.add.at(objects, (matches.label, cell(matches.score)), weight)
-    highest = np.full((matches.images, count), -1, np.int64)
-    np.maximum.at(highest, (matches.image, matches.label), cell(matches.score))
-    for label in range(count):
-        np.add.at(best[label], highest[:, label][highest[:, label] >= 0], 1)
-    total = np.bincount(matches.label, matches.score * weight, count)
-    return PoolScores(matches.images, objects, best, total)
+    rows = Scored(matches.image, matches.label.astype(np.int64), matches.score, matches.weight)
+    return PoolScores.of(rows, matches.images, len(matches.classes))
 
 
 def mapped(folder: Path, seed: int, images: int = 5) -> tuple[Truth, list[SemanticMap], np.ndarray]:
@@ -211,10 +203,10 @@ def test_pixels_agree_with_scikit_learn(tmp_path: Path, seed: int, threshold: fl
             pytest.approx(table[label, label] / kept),
             pytest.approx(table[label, label] / table[label].sum()),
         )
-    (point,) = sweep(found, pool_of(found), ladder=[threshold])[:1]
+    ((point, *_),) = sweep(found, pool_of(found), ladder=[threshold])
     known = np.isin(guesses, [0, 1, 2]) | np.isin(human, [0, 1, 2])
     wanted = jaccard_score(human[known], guesses[known], labels=[0, 1, 2], average="macro")
-    if point.threshold == round(threshold * BINS) / BINS and not point.is_density:
+    if point.threshold == threshold:
         assert point.miou == pytest.approx(wanted)
     assert found.weight is not None and found.weight.sum() == np.isin(said, [0, 1, 2]).sum()
     assert found.object_weight is not None and found.object_weight.sum() == len(human)
@@ -242,7 +234,7 @@ def test_a_row_with_a_weight_is_that_many_rows(tmp_path: Path, seed: int) -> Non
     assert occurring(found, 0.5) == occurring(single, 0.5)
     limits = Thresholds(np.full(4, 0.5, np.float32), np.full(4, 0.5, np.float32))
     assert measure(found, limits, 0.5).stored() == pytest.approx(measure(single, limits, 0.5).stored())
-    ours, theirs = sweep(found, pool_of(found)), sweep(single, pool_of(single))
+    (ours,), (theirs,) = sweep(found, pool_of(found)), sweep(single, pool_of(single))
     known = {point.threshold for point in ours} & {point.threshold for point in theirs}  # density: of images alone
     ours, theirs = (
         [replace(p, miou=None, objects_per_image=0, is_density=False) for p in some if p.threshold in known]

@@ -15,11 +15,12 @@ from pydantic import ValidationError
 from scipy import stats
 
 from builder.evidence.bounds import Bound, bets, effective_size, korn_graubard, needed
-from builder.evidence.certify import STEP, sequence, solve, support
+from builder.evidence.certify import solve, support
 from builder.evidence.matching import Matches
 from builder.rules.keep import Precision
-from builder.rules.scores import BINS, PoolScores, cell
+from builder.rules.scores import PoolScores, Scored
 from builder.store.provenance import Group
+from tests.helpers.matched import sequence_of
 
 TARGET, DELTA = 0.8, 0.1
 
@@ -53,10 +54,7 @@ class Pool:
     """Images with predictions, as their scores and as counts per image."""
 
     def __init__(self, image: np.ndarray, label: np.ndarray, score: np.ndarray, images: int, classes: int) -> None:
-        objects = np.zeros((classes, BINS + 1), np.int64)
-        np.add.at(objects, (label, cell(score)), 1)
-        total = np.bincount(label, score, minlength=classes)
-        self.scores = PoolScores(images, objects, np.zeros_like(objects), total)
+        self.scores = PoolScores.of(Scored(image, label.astype(np.int64), score), images, classes)
         self.image, self.label, self.score, self.images = image, label, score, images
 
     def kept(self, labels: Sequence[int] | np.ndarray, thresholds: np.ndarray) -> list[np.ndarray]:
@@ -240,37 +238,10 @@ def test_bets_are_fair_on_average() -> None:
 # The fixed sequence
 
 
-def test_sequence_comes_from_the_pool_alone() -> None:
-    pool = pool_of(1000, 0)
-    above = pool.scores.above([0])
-    thresholds = sequence(above, 0.2, expected=200.0, b=11, floor=0.05)
-    assert thresholds.dtype == np.float32
-    assert (np.diff(thresholds) < 0).all()
-    assert thresholds[-1] == np.float32(math.ceil(0.05 * BINS) / BINS)
-    edges = (thresholds * BINS).astype(int)
-    assert (edges == thresholds * BINS).all()
-    for step, edge in enumerate(edges[:-1]):
-        wanted = 33 * STEP**step  # clip(200 / 3, 14.3, 33)
-        assert above[edge] * 0.2 >= wanted * (1 - 1e-12) > above[edge + 1] * 0.2
-
-
-@pytest.mark.parametrize(("expected", "first"), [(1.0, 14.3), (60.0, 20.0), (1e6, 33.0)])
-def test_first_step_lies_between_bounds(expected: float, first: float) -> None:
-    above = np.arange(BINS, -1, -1)
-    thresholds = sequence(above, 1.0, expected, b=11, floor=0.0)
-    assert above[int(thresholds[0] * BINS)] == math.ceil(first)
-
-
-@pytest.mark.parametrize("objects", [0, 1, 12])
-def test_a_small_pool_has_one_step(objects: int) -> None:
-    above = np.full(BINS + 1, objects)
-    assert sequence(above, 1.0, 5.0, 11, 0.05).tolist() == [math.ceil(0.05 * BINS) / BINS]
-
-
 def slow_solve(matches: Matches, pool: Pool, delta: float = DELTA) -> tuple[float | None, int, int]:
     """The fixed sequence of one class, from scratch at each step: threshold, kept, correct."""
     expected = matches.images * float(pool.score.sum(dtype=np.float64)) / pool.images
-    thresholds = sequence(pool.scores.above([0]), matches.images / pool.images, expected, needed(TARGET, delta), 0.05)
+    thresholds = sequence_of(pool.score, matches.images / pool.images, expected, needed(TARGET, delta), 0.05)
     found: tuple[float | None, int, int] = (None, 0, 0)
     for threshold in thresholds:
         units: dict[int, list[int]] = {}

@@ -20,15 +20,16 @@ from builder.rules.apply import decide
 from builder.rules.keep import Keep
 from builder.rules.objects import Objects
 from builder.rules.reasons import IGNORED, KEPT
-from builder.rules.scores import BINS, PoolScores, cell
+from builder.rules.scores import BINS, PoolScores, Scored, cell
 from builder.store.manifest import Manifest, read_manifest
 from tests.helpers.pools import CLASSES, write_world
 
 
 def pool_scores(*scores: list[float], images: int = 10) -> PoolScores:
     """One list a class; each object on an image of its own."""
-    objects = np.stack([np.bincount(cell(np.array(s, np.float32)), minlength=BINS + 1) for s in scores])
-    return PoolScores(images, objects, objects, np.array([sum(s) for s in scores]))
+    score = np.concatenate([np.zeros(0), *scores]).astype(np.float32)
+    label = np.repeat(np.arange(len(scores)), [len(s) for s in scores])
+    return PoolScores.of(Scored(np.arange(len(score)), label, score), images, len(scores))
 
 
 def thresholds(keep: dict[str, Any], *scores: list[float], per_image: list[float] | None = None) -> list[float]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from builder.evidence.certify import sequence, steps
 from builder.evidence.matching import Matches
+from builder.rules.scores import PoolScores, Scored, cells_at
 
 CLASSES = ("cat", "dog", "bird")
 
@@ -40,3 +42,12 @@ def some_matches(seed: int, images: int = 60, per_image: int = 8, grid: int = 0,
         object_counts=np.ones(len(rows) + len(missed), bool),
         object_score=np.concatenate([found, np.full((2, len(missed)), np.nan, np.float32)], axis=1),
     )
+
+
+def sequence_of(score: np.ndarray, images: float, expected: float, b: int, floor: float) -> np.ndarray:
+    """The fixed sequence of one class of a pool with these scores. images: truth images over pool images."""
+    rows = Scored(np.arange(len(score)), np.zeros(len(score), np.int64), score.astype(np.float32))
+    scores = PoolScores.of(rows, len(score), 1)
+    counts = steps(int(scores.above([0])[0]), images, expected, b)
+    (tail,) = scores.tails([[0]], [cells_at(scores.above([0]), counts)])
+    return sequence(tail, counts, floor)

@@ -24,7 +24,7 @@ from builder.report.index import write_report
 from builder.report.page import bar
 from builder.report.pictures import contact_sheet, draw_image
 from builder.report.quality import expected_quality, thresholds
-from builder.rules.scores import BINS, PoolScores, cell
+from builder.rules.scores import PoolScores, Scored
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.provenance import Group
 from builder.store.shards import read_bytes, read_samples
@@ -93,8 +93,7 @@ def scores_of(version: Version) -> PoolScores:
     manifest, table = version.manifest, pq.read_table(version.labels)
     label, score = table["label"].to_numpy().astype(np.int64), table["score"].to_numpy()
     classes = len(manifest.classes)
-    counts = np.bincount(label * (BINS + 1) + cell(score), minlength=classes * (BINS + 1)).reshape(classes, -1)
-    return PoolScores(manifest.samples, counts, counts, np.bincount(label, score, classes))
+    return PoolScores.of(Scored(np.arange(len(label)), label, score), manifest.samples, classes)
 
 
 @pytest.fixture(scope="module")
@@ -211,8 +210,9 @@ def test_many_classes_and_nothing_kept_still_make_a_page(plain: Path) -> None:
     wide = manifest.model_copy(
         update={"classes": classes, "per_class": dict.fromkeys(classes, none), "provenance": provenance}
     )
-    counts = np.ones((len(classes), BINS + 1), np.int64)
-    write_report(Version(plain, wide), PoolScores(1, counts, counts, counts.sum(axis=1).astype(float)), None)
+    label = np.arange(len(classes))
+    scores = PoolScores.of(Scored(label, label, np.full(len(label), 0.5, np.float32)), 1, len(classes))
+    write_report(Version(plain, wide), scores, None)
     page = read_page(plain)
     assert f"{len(classes) - 12} more classes" in page.said and "nothing kept" in page.said
     assert len(page.pictures("image/svg+xml")) == 12 and "Borderline" not in page.said

@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 from builder.cli.main import main
-from builder.cut.plan import Basis
+from builder.cut.basis import Basis
 from builder.cut.version import Cut, cut_version
 from builder.errors import BuildError
 from builder.label.labelling import label_pool

@@ -22,11 +22,12 @@ from builder.label.predictions import read_chunk, read_probabilities
 from builder.recipe.recipe import load_recipe
 from builder.rules.apply import decide
 from builder.rules.class_map import ClassMap
+from builder.rules.counting import pool_kept, pool_scores
 from builder.rules.keep import Keep, version_classes
-from builder.rules.labelled import LabelledPool, pool_kept, pool_scores, tally
+from builder.rules.labelled import LabelledPool, tally
 from builder.rules.objects import Objects, Thresholds
 from builder.rules.reasons import DROPPED, IGNORED, KEPT, REASONS
-from builder.rules.scores import BINS
+from builder.rules.scores import cell
 from builder.scan.pool import Pool
 from teachers.base import ClassProbabilities, Detections, SemanticMap, TeacherError
 from teachers.masks import decode
@@ -268,7 +269,11 @@ def test_what_was_predicted_is_kept_ignored_or_dropped(tmp_path: Path, kind: str
     assert counted.per_class["kept"].sum() == told["kept"]
     scores = pool_scores(labelled)
     assert scores.objects.sum(axis=1).tolist() == counted.per_class["predicted"].tolist()
-    assert scores.above(range(len(names)))[BINS // 2] == told["kept"]
+    decimals = np.array([0.1, 0.3, 0.5, 0.9], np.float32)
+    (tail,) = scores.tails([range(len(names))], [cell(decimals)])
+    for threshold in decimals.tolist():
+        kept = tally(labelled, at(threshold, len(names)), np.ones(len(names), bool)).per_class["kept"].sum()
+        assert tail.reach(threshold) == kept
     some = pool_kept(labelled, range(len(names)), np.array([0.5], np.float32))[0]
     assert some.sum() == len(said) and (kind == "semantic" or some @ np.arange(len(some)) == told["kept"])
 

@@ -26,8 +26,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from builder.cli.main import main
+from builder.cut.basis import Basis
 from builder.cut.parent import find_parent
-from builder.cut.plan import Basis
 from builder.cut.version import Cut, cut_version
 from builder.errors import BuildError
 from builder.export.as_truth import version_truth
