@@ -11,7 +11,7 @@ from builder.cut.parent import find_parent
 from builder.cut.version import Cut, cut_version
 from builder.engine import Track, silent
 from builder.errors import BuildError, brief
-from builder.evidence.holdout import load_references, with_outlines
+from builder.evidence.holdout import Labels, load_references, with_outlines
 from builder.label.labelling import Labelled, check_failures, check_labelled, label_pools
 from builder.label.load import load_labeller
 from builder.recipe.recipe import Recipe
@@ -72,7 +72,7 @@ def build_pseudo(
         pool = rooted.pool.scan(store, workers=workers, track=track)
         if only == "scan":
             return Built(pool)
-        references = load_references(rooted.references, recipe.references, store, workers=workers, track=track)
+        references = _references(recipe, rooted, store, workers, track)
         labeller = load_labeller(rooted.teacher, workers, allow_code)
         if rooted.truth:
             references["truth"] = with_outlines(references["truth"], rooted.truth, labeller.description["kind"])
@@ -96,6 +96,12 @@ def build_pseudo(
         )
         cut = cut_version(basis, store, name=recipe.name, written=recipe, workers=workers, report=report, track=track)
         return Built(pool, labelled, cut)
+
+
+def _references(recipe: Recipe, rooted: Recipe, store: Store, workers: int | None, track: Track) -> dict[str, Labels]:
+    """The recipe's labelled, truth and test sets, scanned."""
+    most, written = rooted.pool.max_pixels, recipe.references
+    return load_references(rooted.references, written, store, max_pixels=most, workers=workers, track=track)
 
 
 def _check(recipe: object, store: object, only: object) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 FORMATS = {
     "JPEG": "jpg",
@@ -20,9 +24,15 @@ FORMATS = {
     "TIFF": "tif",
     "GIF": "gif",
     "PPM": "ppm",
+    "JPEG2000": "jp2",
+    "AVIF": "avif",
+    "HEIF": "heic",
 }
 """Pillow's name of each format that is read -> its extension in shards. (MPO: a JPEG of a camera or a phone
-with more of them behind it; the first is the image.)"""
+with more of them behind it; the first is the image. HEIF: where the package pillow-heif is installed.)"""
+MAX_PIXELS = 178_956_970
+"""Pixels of an image above which Pillow refuses it (twice PIL.Image.MAX_IMAGE_PIXELS), and we by default: a file of
+20 kB can say that it has 4 billion. It holds for all formats, those that Pillow does not decode among them."""
 LONGEST = 8
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {
@@ -36,6 +46,9 @@ UPRIGHT = {
 }
 """EXIF orientation -> the operation that makes the image upright (EXIF 2.32, tag 274)."""
 
+MAX_SIDE = {"jpg": 65_500, "png": 2**31 - 1, "webp": 16_383}
+"""Formats that are written -> pixels that a side may have (libjpeg, PNG 1.2, WebP)."""
+
 
 class ImageError(Exception):
     """An image that cannot be read. The message says why, in one clause."""
@@ -44,7 +57,7 @@ class ImageError(Exception):
 @dataclass(frozen=True)
 class ImageHeader:
     """width, height: pixels, upright (after EXIF orientation). format: an extension in FORMATS. orientation:
-    EXIF, 1 to 8."""
+    EXIF, 1 to 8, as the file says."""
 
     width: int
     height: int
@@ -52,8 +65,22 @@ class ImageHeader:
     orientation: int
 
 
+@cache
+def file_extensions() -> frozenset[str]:
+    """What the names of files end in that can be read here, lower case: some formats depend on how Pillow was built, or
+    on a plugin of it."""
+    names = set("jpg jpeg jpe jfif mpo png webp bmp tif tiff gif ppm pgm pbm pnm".split())
+    if features.check("jpg_2000"):
+        names |= {"jp2", "j2k", "jpx", "jpf", "j2c", "jpc"}
+    if "avif" in features.modules and features.check("avif"):
+        names |= {"avif"}
+    if find_spec("pillow_heif"):
+        names |= {"heic", "heif", "hif"}
+    return frozenset(names)
+
+
 def read_header(data: bytes) -> ImageHeader:
-    """Size, format and orientation without decoding pixels. Raises ImageError."""
+    """Size, format and orientation without decoding pixels, whatever the size. Raises ImageError."""
     if _plain_jpeg(data):
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
@@ -62,22 +89,33 @@ def read_header(data: bytes) -> ImageHeader:
             pass  # Pillow reads some headers that simplejpeg refuses, and words the others' error
     with _opened(data) as image:
         orientation = _orientation(image)
-        width, height = image.size if orientation < 5 else image.size[::-1]
+        width, height = _stored_size(image) if orientation < 5 else _stored_size(image)[::-1]
         return ImageHeader(width, height, FORMATS[str(image.format)], orientation)
 
 
-def decode_rgb(data: bytes) -> np.ndarray:
+def decode_rgb(data: bytes, known_pixels: int = 0) -> np.ndarray:
     """Upright RGB pixels, uint8 (H, W, 3). Grey, palette, CMYK, 16-bit and transparent images become RGB (transparency
-    is dropped, 16 bits become their high 8). Raises ImageError for what is broken, truncated or of no known format."""
+    is dropped, 16 bits become their high 8). Raises ImageError for what is broken, truncated, of no known format, or,
+    before anything of it is decoded, of more than MAX_PIXELS pixels; a scan may have allowed more (`known_pixels`)."""
     if _plain_jpeg(data):
         try:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            check_pixels(width, height, max(MAX_PIXELS, known_pixels))
             return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
         except ValueError:
             pass  # CMYK, or damaged: Pillow decides
     with _opened(data) as image:
-        turn = UPRIGHT.get(_orientation(image))
+        check_pixels(*_stored_size(image), max(MAX_PIXELS, known_pixels))
+        image.load()
+        turn = UPRIGHT.get(_orientation(image))  # asked now: Pillow turns TIFFs when it loads them
         rgb = _to_rgb(image)
         return np.asarray(rgb if turn is None else rgb.transpose(turn))
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raise ImageError for an image of more than `max_pixels`."""
+    if width * height > max_pixels:
+        raise ImageError(f"has {width} x {height} pixels, more than pool.max_pixels: {max_pixels}")
 
 
 def middle(pixels: np.ndarray) -> np.ndarray:
@@ -92,7 +130,8 @@ def middle(pixels: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class GreyImage:
     """A reduced grey image as it is stored, uint8 (H, W), not turned upright. width, height: its true extent in eighths
-    of these pixels, since the last column and row may lie partly outside it. orientation: EXIF."""
+    of these pixels, since the last column and row may lie partly outside it. orientation: EXIF, of what is still to be
+    turned."""
 
     pixels: np.ndarray
     width: int
@@ -100,13 +139,14 @@ class GreyImage:
     orientation: int
 
 
-def decode_grey(data: bytes, side: int, orientation: int | None = None) -> GreyImage:
+def decode_grey(data: bytes, side: int, orientation: int | None = None, known_pixels: int = 0) -> GreyImage:
     """A reduced grey image, for hashing: each side has at least `side` pixels, or as many as the image itself. A JPEG
-    is decoded at an eighth of its size or more, in half the time of decoding it whole. `orientation`: EXIF, if it is
-    known already, since looking for it takes a tenth of the time. Raises ImageError."""
+    is decoded at an eighth of its size or more, in half the time of decoding it whole. `orientation`: EXIF, of the
+    file, if it is known already, since looking for it takes a tenth of the time. Raises ImageError as `decode_rgb`."""
     if data[:3] == b"\xff\xd8\xff":
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            check_pixels(width, height, max(MAX_PIXELS, known_pixels))
             pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY", min_height=side, min_width=side)[:, :, 0]
         except ValueError:
             pass  # CMYK, or damaged: Pillow decides
@@ -115,25 +155,30 @@ def decode_grey(data: bytes, side: int, orientation: int | None = None) -> GreyI
             scale = next(made, 8)
             return GreyImage(pixels, width * scale, height * scale, orientation or _orientation_of(data))
     with _opened(data) as image:
+        check_pixels(*_stored_size(image), max(MAX_PIXELS, known_pixels))
+        image.load()
         orientation, grey = _orientation(image), _to_rgb(image).convert("L")
         reduced = grey.resize((min(grey.width, 2 * side), min(grey.height, 2 * side)), Image.Resampling.BOX)
         return GreyImage(np.asarray(reduced), 8 * reduced.width, 8 * reduced.height, orientation)
 
 
-def encode_upright(data: bytes, format: str) -> bytes:
+def encode_upright(data: bytes, format: str, known_pixels: int = 0) -> bytes:
     """The image as upright RGB in `format` (jpg: quality 95, 4:4:4; png and webp: lossless), without metadata, so that
-    no reader can turn it a second time. Raises ImageError; ValueError for a format it does not write."""
-    pixels = np.ascontiguousarray(decode_rgb(data))
+    no reader can turn it a second time. Raises ImageError, also for sides that the format cannot have; ValueError for a
+    format it does not write."""
+    pixels = np.ascontiguousarray(decode_rgb(data, known_pixels))
+    if format not in MAX_SIDE:
+        raise ValueError(f"images are re-encoded as jpg, png or webp, not {format!r}")
+    if max(pixels.shape) > MAX_SIDE[format]:
+        raise ImageError(f"has {pixels.shape[1]} x {pixels.shape[0]} pixels, and no side of a {format} is that long")
     out = io.BytesIO()
     match format:
         case "jpg":
             return simplejpeg.encode_jpeg(pixels, quality=95, colorspace="RGB", colorsubsampling="444")
         case "png":
             Image.fromarray(pixels).save(out, "PNG")
-        case "webp":
-            Image.fromarray(pixels).save(out, "WEBP", lossless=True)
         case _:
-            raise ValueError(f"images are re-encoded as jpg, png or webp, not {format!r}")
+            Image.fromarray(pixels).save(out, "WEBP", lossless=True)
     return out.getvalue()
 
 
@@ -154,9 +199,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     """Pillow's image over `data`. Whatever opening or decoding inside the block raises becomes an ImageError:
     Pillow's plugins raise almost anything on damaged data."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.format not in FORMATS:
-                raise ImageError(f"format {image.format} is not supported")
+        with _identified(data) as image:
             yield image
     except ImageError:
         raise
@@ -168,7 +211,39 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise ImageError(f"cannot be decoded ({error})") from error
 
 
+def _identified(data: bytes) -> Image.Image:
+    """What PIL.Image.open does, among the formats that are read, and without its limit of pixels: that one is the
+    process's, warns from half of it on, and is not asked of JPEGs that Pillow does not decode."""
+    _load_plugins()
+    for name in FORMATS:
+        open_as, accepts = Image.OPEN.get(name, (None, None))
+        if open_as and (accepts is None or accepts(data[:16]) is True):
+            try:
+                return open_as(io.BytesIO(data), "")
+            except (SyntaxError, IndexError, TypeError, struct.error):
+                continue  # as in Pillow: it is of another format after all
+    with Image.open(io.BytesIO(data)) as image:
+        raise ImageError(f"format {image.format} is not supported")
+
+
+@cache
+def _load_plugins() -> None:
+    Image.init()
+    if find_spec("pillow_heif"):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height as the file has them. (Pillow 13 gives those of an unread TIFF upright, older ones do not.)"""
+    if isinstance(image, TiffImageFile):
+        return int(image.tag_v2[IMAGEWIDTH]), int(image.tag_v2[IMAGELENGTH])
+    return image.size
+
+
 def _orientation(image: Image.Image) -> int:
+    """What EXIF, or XMP, says of an image as it is now."""
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:  # a broken EXIF block makes an image unrotated, not unreadable

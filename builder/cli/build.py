@@ -8,8 +8,8 @@ from typing import Literal
 import click
 
 from builder.cli.options import allow_code_option, json_option, open_store, sentences, store_option, workers_option
-from builder.cli.output import bar, emit, rows
-from builder.cli.show import build_text, describe_built, describe_label
+from builder.cli.output import bar, emit
+from builder.cli.show import build_text, describe_built, describe_label, pool_text
 
 
 @click.command()
@@ -18,6 +18,8 @@ from builder.cli.show import build_text, describe_built, describe_label
     "--images", type=click.Path(path_type=Path), help="Folder of the files of a COCO JSON, if they are not beside it."
 )
 @click.option("--limit", type=click.IntRange(1), help="Scan only N images: a smaller pool with its own id.")
+@click.option("--member", help="Extension of a sample's image in tars (jpg, image.png), or all; recognised by default.")
+@click.option("--max-pixels", type=click.IntRange(1), help="Do not read images with more pixels (default 178956970).")
 @store_option
 @workers_option
 @json_option
@@ -26,6 +28,8 @@ def scan(
     source: str,
     images: Path | None,
     limit: int | None,
+    member: str | None,
+    max_pixels: int | None,
     store_root: str,
     workers: int | None,
     as_json: bool,
@@ -37,17 +41,30 @@ def scan(
     into new chunks, so nothing is labelled twice.
     """
     with sentences():
-        if dry_run:
-            from builder.scan.scanner import list_size
-
-            count, size = list_size(source, open_store(store_root), images, limit)
-            emit(as_json, {"images": count, "bytes": size}, f"{count} images, {size / 1e6:.1f} MB; nothing written")
-            return
+        from builder.scan.entries import Listing, passed_over_text
         from builder.scan.pool import describe
-        from builder.scan.scanner import scan_pool
+        from builder.scan.scanner import list_size, scan_pool
+        from teachers.images import MAX_PIXELS
 
-        pool = scan_pool(source, open_store(store_root), images=images, limit=limit, workers=workers, track=bar)
-        emit(as_json, value := describe(pool), rows(*value.items()))
+        if dry_run:
+            listing = Listing(member)
+            count, size = list_size(source, open_store(store_root), images, limit, listing)
+            others = dict(sorted(listing.passed_over.items()))
+            text = f"{count} images, {size / 1e6:.1f} MB; nothing written"
+            text += f"\npassed over {passed_over_text(others)}" if others else ""
+            emit(as_json, {"images": count, "bytes": size, "passed_over": others}, text)
+            return
+        pool = scan_pool(
+            source,
+            open_store(store_root),
+            images=images,
+            limit=limit,
+            member=member,
+            max_pixels=max_pixels or MAX_PIXELS,
+            workers=workers,
+            track=bar,
+        )
+        emit(as_json, value := describe(pool), pool_text(value))
 
 
 @click.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ def show(ref: str, picture: Path | None, store_root: str, as_json: bool) -> None
         store = open_store(store_root)
         shown = look_up(ref, store)
         if shown.version is None:
-            emit(as_json, dict(shown.facts), rows(*shown.facts.items()))
+            emit(as_json, dict(shown.facts), pool_text(shown.facts))
             return
         if picture:
             from builder.report.pictures import contact_sheet
@@ -55,6 +55,16 @@ def show(ref: str, picture: Path | None, store_root: str, as_json: bool) -> None
         show_version(shown.version, audit)
 
 
+def pool_text(facts: Mapping[str, Any]) -> str:
+    """What a pool, or predictions, say of themselves, as lines."""
+    from builder.scan.entries import passed_over_text
+
+    shown = dict(facts)
+    if others := shown.pop("passed_over", None):
+        shown["passed over"] = passed_over_text(others)
+    return rows(*shown.items())
+
+
 def describe_label(done: Labelled) -> str:
     did = (
         f"{done.images_labelled} of {done.images} images labelled now"
@@ -66,6 +76,8 @@ def describe_label(done: Labelled) -> str:
 
 def describe_built(built: Built) -> dict[str, Any]:
     value: dict[str, Any] = {"pool": built.pool.id, "images": len(built.pool)}
+    if built.pool.passed_over:
+        value["passed_over"] = dict(built.pool.passed_over)
     if built.labelled:
         value |= {
             "predictions": built.labelled.predictions,
@@ -90,7 +102,11 @@ def describe_built(built: Built) -> dict[str, Any]:
 
 
 def build_text(built: Built) -> str:
+    from builder.scan.entries import hides_images, passed_over_text
+
     lines: list[tuple[str, object]] = [("pool", f"{built.pool.id[:12]}  {len(built.pool)} images")]
+    if hides_images(built.pool.passed_over):
+        lines.append(("passed over", passed_over_text(built.pool.passed_over)))
     if built.labelled:
         done = built.labelled
         now = f"{done.images_labelled or 'none'} labelled now, {done.failed} unreadable"

@@ -311,7 +311,7 @@ def described(image: PoolImage, extension: str) -> tuple[dict[str, Any], bytes]:
     reencoded = "format" if image.format != extension else "upright" if image.orientation != 1 else "none"
     if reencoded != "none":
         try:
-            data = encode_upright(data, extension)
+            data = encode_upright(data, extension, image.pixels)
         except ImageError as error:
             raise BuildError(f"{image.uri} cannot be re-encoded: it {error}") from None
     label = {

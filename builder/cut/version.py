@@ -39,6 +39,8 @@ from builder.store.version import CARD, CHART, DATA, LABELS, LEFT_OUT, OVERRIDES
 
 WRITABLE = {"jpg", "png", "webp"}
 """Formats that an image can be brought to."""
+RARE = {"heic", "avif", "jp2"}
+"""Formats that few readers of shards know: their images are brought to another one."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def parent_shards(version: Version, pool: Pool) -> Parent:
 
 def _extension(basis: Basis) -> str:
     """The extension of all images of the version: the parent's, whose shards are to serve, or the pool's own format if
-    it has one (that can be written upright)."""
+    it has one that readers know (and that can be written upright)."""
     parent, asked = basis.parent, basis.options.shards.image_format
     if parent and basis.takes_over and parent.inputs.shards.image_format == asked:
         inherited = parent.manifest.features[0]
@@ -154,7 +156,7 @@ def _extension(basis: Basis) -> str:
             return inherited
     formats = {format for format, _ in basis.pool.formats}
     rotated = any(is_rotated for _, is_rotated in basis.pool.formats)
-    if len(formats) == 1 and (not rotated or formats <= WRITABLE):
+    if len(formats) == 1 and not formats <= RARE and (not rotated or formats <= WRITABLE):
         return formats.pop()
     return asked
 

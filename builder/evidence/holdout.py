@@ -33,6 +33,7 @@ from builder.store.store import Store
 from builder.truth.options import LabelOptions
 from builder.truth.read import read_truth
 from builder.truth.records import Truth, entries, split, truth_digest
+from teachers.images import MAX_PIXELS
 
 IMAGES = "images.json"
 
@@ -266,13 +267,16 @@ def load_references(
     written: Mapping[str, LabelOptions],
     store: Store,
     *,
+    max_pixels: int = MAX_PIXELS,
     workers: int | None = None,
     track: Track = silent,
 ) -> dict[str, Labels]:
     """The labelled, truth and test sets by name, scanned. written: as the recipe has them, whose paths may not lead
-    from here. Raises BuildError if two of them share an image."""
+    from here. max_pixels: as of a pool. Raises BuildError if two of them share an image."""
     references = {
-        name: load_labels(section, store, written=written[name].source, workers=workers, track=track)
+        name: load_labels(
+            section, store, written=written[name].source, max_pixels=max_pixels, workers=workers, track=track
+        )
         for name, section in options.items()
     }
     common = shared({name: labels.pool for name, labels in references.items()}) if len(references) > 1 else []
@@ -282,13 +286,27 @@ def load_references(
     return references
 
 
-def load_labels(options: LabelOptions, store: Store, *, written: str, workers: int | None, track: Track) -> Labels:
+def load_labels(
+    options: LabelOptions,
+    store: Store,
+    *,
+    written: str,
+    max_pixels: int = MAX_PIXELS,
+    workers: int | None,
+    track: Track,
+) -> Labels:
     """Read human labels and scan their images into a pool of their own. written: the source as the recipe has it."""
     truth = _read(options)
     if not truth.images:
         raise BuildError(f"labels {written} name no image: give labels with images, or leave them out")
     key = {"labels": os.path.abspath(options.source), "images": options.images and os.path.abspath(options.images)}
     pool = scan_entries(
-        entries(truth), {**key, "format": options.format}, store, source=options.source, workers=workers, track=track
+        entries(truth),
+        {**key, "format": options.format},
+        store,
+        source=options.source,
+        max_pixels=max_pixels,
+        workers=workers,
+        track=track,
     )
     return Labels(truth, pool, written)

@@ -88,7 +88,7 @@ def _decode(image: PoolImage) -> np.ndarray | Failure:
     if image.state == REMOVED:
         return Failure("removed from its source before it was labelled", REMOVED_STATUS)
     try:
-        return decode_rgb(image.read())
+        return decode_rgb(image.read(), image.pixels)
     except ImageChanged as error:
         return Failure(error.reason)
     except ImageError as error:

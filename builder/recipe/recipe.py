@@ -19,15 +19,19 @@ from builder.scan.scanner import scan_pool
 from builder.sections import Section
 from builder.store.store import NAME, Store
 from builder.truth.options import LabelOptions
+from teachers.images import MAX_PIXELS
 
 
 class PoolOptions(Section):
     """The `pool` section, or just its `source`. images: the folder of a COCO JSON's files. limit: a smaller pool.
-    license: of the images."""
+    member: the extension of a sample's image in tars, or `all`. max_pixels: an image with more is not read, labelled
+    ones neither. license: of the images."""
 
     source: str
     images: str | None = None
     limit: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    member: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = None
+    max_pixels: Annotated[int, Field(ge=1, lt=2**40)] = MAX_PIXELS
     chunk: Annotated[int, Field(ge=1, le=2**20)] = 512
     license: str = "unknown"
 
@@ -39,6 +43,8 @@ class PoolOptions(Section):
             store,
             images=images,
             limit=self.limit,
+            member=self.member,
+            max_pixels=self.max_pixels,
             chunk_size=self.chunk,
             workers=workers,
             track=track,

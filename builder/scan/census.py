@@ -16,18 +16,13 @@ from typing import Any
 import orjson
 
 from builder.errors import BuildError
+from builder.scan.entries import Entry
 from builder.scan.pool import FIELDS, REMOVED, UNREADABLE
-from builder.scan.sources import Entry
+from teachers.images import MAX_PIXELS
 
 Row = tuple[Any, ...]
 ENTRY = ("name", "uri", "offset", "bytes", "mtime_ns")
 CACHE_KB = 4096
-
-_KNOWN = (
-    " AND ".join(f"b.{field} = f.{field}" for field in ENTRY)
-    + " AND b.state <> 'removed' AND b.sha256 <> '' AND b.dhash IS NOT NULL"
-)
-"""A file that was read before (with all that is read of a file now) and has not changed since."""
 
 
 def _columns(table: str, **other: str) -> str:
@@ -37,10 +32,16 @@ def _columns(table: str, **other: str) -> str:
 class Census:
     """The tables of one scan. Call `enlist` and `remember`, read and `add` what is `unread`, then `arrange`.
 
-    Raises BuildError if the system's temporary folder has no room for them. Not for use by several threads.
+    max_pixels: an image that was readable before and has more is read again, to say so. Raises BuildError if the
+    system's temporary folder has no room for them. Not for use by several threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
+        self._known = (  # a file that was read before (with all that is read of a file now) and has not changed since
+            " AND ".join(f"b.{field} = f.{field}" for field in ENTRY)
+            + " AND b.state <> 'removed' AND b.sha256 <> '' AND b.dhash IS NOT NULL"
+            + f" AND b.width * b.height <= {int(max_pixels)}"
+        )
         self._db = sqlite3.connect("", isolation_level=None)
         fields = ", ".join(FIELDS)
         for statement in (
@@ -108,14 +109,18 @@ class Census:
         """Give up what `remember` took in, of a pool that turned out to be damaged."""
         self._do("DELETE FROM before")
 
+    def doubt_turned_tiffs(self) -> None:
+        """Have TIFFs with an orientation read again, which older scans turned twice."""
+        self._do("UPDATE before SET dhash = NULL WHERE format = 'tif' AND orientation <> 1")
+
     def known(self) -> int:
         """How many of the listed images need not be read again."""
-        return int(self._one(f"SELECT count(*) FROM found f JOIN before b ON {_KNOWN}"))
+        return int(self._one(f"SELECT count(*) FROM found f JOIN before b ON {self._known}"))
 
     def unread(self) -> Iterator[Entry]:
         """The listed images that must be read, by name."""
         columns = ", ".join(f"f.{field}" for field in ENTRY)
-        missing = f"NOT EXISTS (SELECT 1 FROM before b WHERE {_KNOWN})"
+        missing = f"NOT EXISTS (SELECT 1 FROM before b WHERE {self._known})"
         for row in self._do(f"SELECT {columns} FROM found f WHERE {missing} ORDER BY f.name"):
             yield Entry(*row)
 
@@ -142,7 +147,9 @@ class Census:
         state, error = f"CASE WHEN {was} THEN 'ok' ELSE b.state END", f"CASE WHEN {was} THEN '' ELSE b.error END"
         known = _columns("b", chunk="-1", state=state, error=error)
         names = ", ".join(FIELDS)
-        self._do(f"INSERT INTO now ({names}) SELECT {known} FROM found f JOIN before b ON {_KNOWN} ORDER BY f.name")
+        self._do(
+            f"INSERT INTO now ({names}) SELECT {known} FROM found f JOIN before b ON {self._known} ORDER BY f.name"
+        )
         first = "row_number() OVER (PARTITION BY n.sha256 ORDER BY b.key IS NOT n.key, n.name)"
         self._do(
             f"INSERT INTO holder SELECT sha256, name FROM (SELECT n.sha256, n.name, {first} AS place FROM now n "

@@ -22,14 +22,14 @@ MIN_SLOPES = BITS // 4
 gets no hash, and is like another only if its bytes are the same."""
 
 
-def dhash(data: bytes, orientation: int | None = None) -> str:
+def dhash(data: bytes, orientation: int | None = None, known_pixels: int = 0) -> str:
     """The hash of an image's bytes, 32 hex digits; "" for an image that is nearly flat or cannot be decoded.
-    `orientation`: EXIF, if it is known already.
+    `orientation`: EXIF, if it is known already; `known_pixels`: as of teachers.images.decode_rgb.
 
     The same on every machine that decodes to the same pixels: all sums are whole numbers below 2^53.
     """
     try:
-        return hash_grey(decode_grey(data, SIDE, orientation))
+        return hash_grey(decode_grey(data, SIDE, orientation, known_pixels))
     except ImageError:
         return ""
 

@@ -73,6 +73,11 @@ class PoolImage:
     state: str = OK
     error: str = ""
 
+    @property
+    def pixels(self) -> int:
+        """As many as the scan found; 0 where it could not tell."""
+        return self.width * self.height
+
     def read(self) -> builtins.bytes:
         """The image's bytes, as they were scanned. The hash is computed again only if the file's size or time is not
         that of the scan. Raises ImageChanged."""
@@ -134,6 +139,7 @@ class Pool:
         index: what is known of each chunk, in order.
         formats: of the readable images, removed ones left out: (format, whether its EXIF orientation is not 1).
         lost: unreadable images that are in no chunk.
+        passed_over: files of the source that were not taken for images, by what their names end in.
     """
 
     id: str
@@ -143,6 +149,7 @@ class Pool:
     index: tuple[ChunkFacts, ...] = field(repr=False)
     formats: frozenset[tuple[str, bool]]
     lost: int
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(self.counts.values())
@@ -222,6 +229,7 @@ def read_pool(store: Store, id: str) -> Pool:
         tuple(ChunkFacts(*facts) for facts in summary["chunks"]),
         frozenset((format, rotated) for format, rotated in summary["formats"]),
         summary["lost"],
+        summary.get("passed_over", {}),
     )
 
 
@@ -229,6 +237,8 @@ def describe(pool: Pool) -> dict[str, Any]:
     """Counts of a pool, and of what cannot be used of it, with the first few reasons."""
     value: dict[str, Any] = {"pool": pool.id, "source": pool.source, "images": len(pool), "chunks": len(pool.index)}
     value |= pool.counts
+    if pool.passed_over:
+        value["passed_over"] = dict(pool.passed_over)
     if pool.count(UNREADABLE):
         rows = (
             row

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, astuple, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,16 @@ from builder.engine import Track, in_order, silent, worker_count
 from builder.errors import BuildError
 from builder.scan.census import Census, Row
 from builder.scan.dhash import dhash
+from builder.scan.entries import Entry, Listing, passed_over_text, read_entry
 from builder.scan.pool import CHUNK_SIZE, FIELDS, ROWS, SCHEMA, SUMMARY, UNREADABLE, Pool, PoolImage, read_pool
-from builder.scan.sources import Entry, list_source, read_entry
+from builder.scan.sources import list_source
 from builder.store.files import canonical_json, digest, locked, new_file, write_file
 from builder.store.keys import make_key
 from builder.store.store import Store, check_store
-from teachers.images import ImageError, read_header
+from teachers.images import MAX_PIXELS, ImageError, check_pixels, read_header
+
+READER = 1
+"""Raised when images are read in another way than by an older scan."""
 
 
 def scan_pool(
@@ -38,6 +43,8 @@ def scan_pool(
     *,
     images: Path | str | None = None,
     limit: int | None = None,
+    member: str | None = None,
+    max_pixels: int = MAX_PIXELS,
     chunk_size: int = CHUNK_SIZE,
     workers: int | None = None,
     track: Track = silent,
@@ -50,6 +57,9 @@ def scan_pool(
         images: the folder of a COCO JSON's files, where it is elsewhere.
         limit: only that many images, those with the smallest hash of their name: an unbiased sample, nested for growing
             limits, as a pool of its own.
+        member: which member of a sample in a tar is the image, by its extension (`jpg`, `image.png`), or `all` images;
+            recognised by default.
+        max_pixels: an image with more is unreadable; nothing of it is decoded.
         chunk_size: images in a new chunk.
         workers: threads that read; all cores by default. They change nothing in the pool.
         track: shows how far it is (builder.engine.Track).
@@ -58,15 +68,25 @@ def scan_pool(
         The pool. Its id is a hash of the images and their order.
 
     Raises:
-        BuildError: for a source that is missing, empty or of no known kind, or in which two images share a name; for a
-            limit, chunk size or number of workers below 1.
+        BuildError: for a source that is missing, empty or of no known kind, or in which two images share a name; for
+            a tar that is cut, or in which nobody can tell which members are images; for a limit, number of pixels,
+            chunk size or number of workers below 1.
     """
     check_store(store)
     source = os.fspath(source)
     key = {"source": os.path.abspath(source), "images": images and os.path.abspath(images), "limit": limit}
-    entries = list_source(source, None if images is None else Path(images), store.root)
+    listing = Listing(member)
     return scan_entries(
-        entries, key, store, source=source, limit=limit, chunk_size=chunk_size, workers=workers, track=track
+        list_source(source, None if images is None else Path(images), store.root, listing),
+        key if member is None else {**key, "member": member},
+        store,
+        source=source,
+        limit=limit,
+        max_pixels=max_pixels,
+        passed_over=listing.passed_over,
+        chunk_size=chunk_size,
+        workers=workers,
+        track=track,
     )
 
 
@@ -77,38 +97,51 @@ def scan_entries(
     *,
     source: str,
     limit: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    passed_over: Mapping[str, int] | None = None,
     chunk_size: int = CHUNK_SIZE,
     workers: int | None = None,
     track: Track = silent,
 ) -> Pool:
     """`scan` of the images that someone listed. `pointer_key`: JSON values that name the listing, so that the next scan
-    with an equal key builds on this one; `source`: what to call it in messages."""
-    for name, value in (("limit", limit), ("chunk_size", chunk_size)):
+    with an equal key builds on this one; `source`: what to call it in messages; `passed_over`: what the listing counts
+    while `entries` are taken."""
+    for name, value in (("limit", limit), ("max_pixels", max_pixels), ("chunk_size", chunk_size)):
         if value is not None and value < 1:
             raise BuildError(f"{name} = {value}: give at least 1")
     pointer = store.pools / "sources" / f"{digest(pointer_key)}.json"
     threads = worker_count(workers)
-    with store.in_use(), closing(Census()) as census:
+    with store.in_use(), closing(Census(max_pixels)) as census:
         total = census.enlist(entries, source, limit)
+        others = dict(sorted((passed_over or {}).items()))
         if not total:
-            raise BuildError(f"no images in {source}: give a folder, a glob, a list (.txt), a COCO JSON or tars")
+            instead = f", but {passed_over_text(others)}" if others else ""
+            raise BuildError(
+                f"no images in {source}{instead}: give a folder, a glob, a list (.txt), a COCO JSON or tars"
+            )
         before = _before(store, pointer, census)
         with track("scan", total) as advance:
             advance(census.known())
-            for row in in_order(_row, census.unread(), threads, 4 * threads):
+            for row in in_order(partial(_row, max_pixels), census.unread(), threads, 4 * threads):
                 census.add([row])
                 advance(1)
-        if before and before.source == source and census.is_unchanged():
+        if before and (before.source, before.passed_over) == (source, others) and census.is_unchanged():
             with _alone(store, before.path.parent, pointer):
                 return before
         census.arrange(chunk_size)
-        return _write(census, store, pointer, pointer_key, source)
+        return _write(census, store, pointer, pointer_key, source, others)
 
 
-def list_size(source: str, store: Store, images: Path | None = None, limit: int | None = None) -> tuple[int, int]:
+def list_size(
+    source: str,
+    store: Store,
+    images: Path | None = None,
+    limit: int | None = None,
+    listing: Listing | None = None,
+) -> tuple[int, int]:
     """How many images a scan would find, and their bytes; nothing is read of them. Raises BuildError as `scan` does."""
     with closing(Census()) as census:
-        return census.enlist(list_source(source, images, store.root), source, limit), census.size
+        return census.enlist(list_source(source, images, store.root, listing), source, limit), census.size
 
 
 def _before(store: Store, pointer: Path, census: Census) -> Pool | None:
@@ -118,9 +151,12 @@ def _before(store: Store, pointer: Path, census: Census) -> Pool | None:
         id = str(orjson.loads(pointer.read_bytes())["pool"])
         with pq.ParquetFile(store.pools / id / "pool.parquet") as file:
             old = "dhash" not in file.schema_arrow.names
+            reader = orjson.loads((file.metadata.metadata or {}).get(SUMMARY.encode(), b"{}")).get("reader", 0)
             columns = [name for name in FIELDS if name != "dhash" or not old]
             parts = (file.read_row_group(n, columns=columns, use_threads=False) for n in range(file.num_row_groups))
             census.remember(chain.from_iterable(map(_rows, parts)))
+        if reader < READER:
+            census.doubt_turned_tiffs()
     except (OSError, orjson.JSONDecodeError, pa.ArrowException, KeyError):
         census.forget()
         return None
@@ -135,7 +171,7 @@ def _rows(table: pa.Table) -> Iterator[Row]:
     return zip(*(table[name].to_pylist() if name in table.column_names else none for name in FIELDS), strict=True)
 
 
-def _row(entry: Entry) -> Row:
+def _row(max_pixels: int, entry: Entry) -> Row:
     row = PoolImage(make_key(entry.name), **asdict(entry), sha256="")
     try:
         data = read_entry(entry)
@@ -146,12 +182,24 @@ def _row(entry: Entry) -> Row:
         head = read_header(data)
     except ImageError as error:
         return astuple(replace(row, state=UNREADABLE, error=str(error)))
+    try:
+        check_pixels(head.width, head.height, max_pixels)
+    except ImageError as error:  # without its hash, so that it is read again when the limit is another one
+        return astuple(replace(row, sha256="", state=UNREADABLE, error=str(error)))
     size = replace(row, width=head.width, height=head.height, format=head.format, orientation=head.orientation)
-    return astuple(replace(size, dhash=dhash(data, head.orientation)))
+    return astuple(replace(size, dhash=dhash(data, head.orientation, size.pixels)))
 
 
-def _write(census: Census, store: Store, pointer: Path, pointer_key: Mapping[str, Any], source: str) -> Pool:
+def _write(
+    census: Census,
+    store: Store,
+    pointer: Path,
+    pointer_key: Mapping[str, Any],
+    source: str,
+    passed_over: Mapping[str, int],
+) -> Pool:
     id, summary = census.summary()
+    summary |= {"passed_over": passed_over, "reader": READER}
     folder = store.pools / id
     schema = SCHEMA.with_metadata({"source": source, SUMMARY: canonical_json(summary)})
     with _alone(store, folder, pointer):

@@ -5,90 +5,73 @@ from __future__ import annotations
 import errno
 import glob
 import os
-import tarfile
+import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import BuildError, brief
-from builder.store.names import Folder, canonical
+from builder.scan.entries import COMPRESSED, Entry, Listing, checked_text, is_hidden, is_image
+from builder.scan.tars import tar_images
+from builder.store.names import Folder
 from builder.store.text import open_text, read_json
 
-EXTENSIONS = frozenset("jpg jpeg jpe jfif png webp bmp tif tiff gif ppm pgm pbm pnm".split())
 
-
-@dataclass(frozen=True, order=True)
-class Entry:
-    """An image as a byte range of a file. name: path relative to the source, NFC, `/` between its parts."""
-
-    name: str
-    uri: str
-    offset: int
-    bytes: int
-    mtime_ns: int
-
-
-def read_entry(entry: Entry) -> bytes:
-    """The bytes of an image. Raises OSError, also when the file is shorter than when it was scanned."""
-    with open(entry.uri, "rb") as file:
-        file.seek(entry.offset)
-        data = file.read(entry.bytes)
-    if len(data) < entry.bytes:
-        raise OSError(f"{entry.uri} is shorter than when it was scanned")
-    return data
-
-
-def list_source(source: str, images: Path | None = None, store: Path | None = None) -> Iterator[Entry]:
-    """All images of a source, in no order; a `store` inside a folder is no part of it. Raises BuildError for a source
-    that is missing or of no known kind."""
+def list_source(
+    source: str, images: Path | None = None, store: Path | None = None, listing: Listing | None = None
+) -> Iterator[Entry]:
+    """All images of a source, in no order; a `store` inside a folder is no part of it. listing: how tars are listed,
+    and what gets the count of what is passed over. Raises BuildError for a source that is missing or of no known kind.
+    """
+    listing = listing or Listing()
     if "://" in source:
         raise BuildError(f"source {source!r} is remote: give a local folder, glob, list, COCO JSON or tars")
     path = Path(source)
     if path.is_dir():
-        return _folder(path, store)
+        return _folder(path, store, listing)
     if not path.exists():
         if not glob.has_magic(source):
             raise BuildError(
                 f"source {source} does not exist: give a folder, a glob, a list (.txt), a COCO JSON or tars"
             )
-        return _glob(source)
+        return _glob(source, listing)
     if path.suffix == ".txt":
-        return _list(path)
+        return _list(path, listing)
     if path.suffix == ".json":
-        return _coco(path, images)
-    if path.suffix == ".tar":
-        return _tar(path, path.name)
-    if _is_image(path.name):
-        return _files([(path.name, path)])
+        return _coco(path, images, listing)
+    if path.suffix == ".tar" or is_image(path.name):
+        return _files([(path.name, path)], listing)
+    if path.name.lower().endswith(COMPRESSED):
+        raise BuildError(f"source {source} is compressed, and its images are byte ranges of no file: unpack it first")
     raise BuildError(f"source {source} is no folder, image, list (.txt), COCO JSON (.json) or tar (.tar)")
 
 
-def _is_image(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in EXTENSIONS and not os.path.basename(name).startswith(".")
-
-
-def _files(named: Iterable[tuple[str, Path]]) -> Iterator[Entry]:
-    """Entries of whole files; one that cannot be looked at (a broken link) stays, and fails when it is read."""
+def _files(named: Iterable[tuple[str, Path]], listing: Listing) -> Iterator[Entry]:
+    """Entries of whole files, and of the images in tars."""
     for name, path in named:
-        if _is_image(name) or path.suffix != ".tar":
-            yield _entry(name, str(path.absolute()))
+        if path.suffix == ".tar" and not is_image(name) and path.is_file():
+            yield from tar_images(path, name, listing)
         else:
-            yield from _tar(path, name)
+            yield from _entry(name, str(path.absolute()), listing)
 
 
-def _entry(name: str, path: str) -> Entry:
-    _text(path)
+def _entry(name: str, path: str, listing: Listing) -> Iterator[Entry]:
+    """The entry of a whole file. One that cannot be looked at (a broken link) stays, and fails when it is read; pipes
+    and devices are passed over: nobody may be at the other end."""
+    checked_text(path)
     try:
         status = os.stat(path)
         size, mtime = status.st_size, status.st_mtime_ns
+        if not stat.S_ISREG(status.st_mode):
+            listing.passed_over["pipes and devices"] += 1
+            return
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise BuildError(f"{brief(repr(name))} is longer than a file's name can be: correct the list") from None
         size, mtime = 0, 0
-    return Entry(_text(name), path, 0, size, mtime)
+    yield Entry(checked_text(name), path, 0, size, mtime)
 
 
-def _folder(folder: Path, store: Path | None) -> Iterator[Entry]:
+def _folder(folder: Path, store: Path | None, listing: Listing) -> Iterator[Entry]:
     """All images below a folder, and all images inside tars below it; hidden files and folders are left out, and no
     folder is walked twice, however links lead there."""
     seen = {(s.st_dev, s.st_ino) for s in [os.stat(store)]} if store and store.exists() else set()
@@ -103,14 +86,16 @@ def _folder(folder: Path, store: Path | None) -> Iterator[Entry]:
         try:
             with os.scandir(place) as inside:
                 for entry in inside:  # a folder of a million images is never a list
-                    if entry.name.startswith("."):
+                    if is_hidden(entry.name):
                         continue
                     if _is_folder(entry):
                         below.append((entry.path, f"{prefix}{entry.name}/"))
-                    elif _is_image(entry.name):
-                        yield _entry(prefix + entry.name, entry.path)
+                    elif is_image(entry.name):
+                        yield from _entry(prefix + entry.name, entry.path, listing)
                     elif entry.name.endswith(".tar"):
-                        yield from _tar(Path(entry.path), prefix + entry.name)
+                        yield from _files([(prefix + entry.name, Path(entry.path))], listing)
+                    else:
+                        listing.pass_over(entry.name)
         except OSError as error:
             raise BuildError(f"folder {place} cannot be read ({error.strerror}): allow it, or move it away") from None
         waiting += sorted(below, reverse=True)  # which of two links to a folder names its images: the first by name
@@ -123,16 +108,21 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _glob(pattern: str) -> Iterator[Entry]:
+def _glob(pattern: str, listing: Listing) -> Iterator[Entry]:
     """Files and tars that match; names are relative to the part of the pattern before its first wildcard."""
     parts = Path(pattern).parts
     fixed = next(n for n, part in enumerate(parts) if glob.has_magic(part))
     base = Path(*parts[:fixed])
-    matches = (Path(m) for m in glob.iglob(pattern, recursive=True) if _is_image(m) or m.endswith(".tar"))
-    return _files((path.relative_to(base).as_posix(), path) for path in matches if path.is_file())
+    for match in glob.iglob(pattern, recursive=True):
+        path = Path(match)
+        if is_image(match) or (match.endswith(".tar") and path.is_file()):
+            if not path.is_dir():
+                yield from _files([(path.relative_to(base).as_posix(), path)], listing)
+        elif path.is_file() and not is_hidden(match):
+            listing.pass_over(match)
 
 
-def _list(path: Path) -> Iterator[Entry]:
+def _list(path: Path, listing: Listing) -> Iterator[Entry]:
     """One path a line, relative to the list's folder; empty lines and lines that begin with # are left out. An image's
     name is its line as a relative path (`../` becomes `up/`)."""
     folder = Folder(path.parent)
@@ -140,18 +130,19 @@ def _list(path: Path) -> Iterator[Entry]:
         stripped = (line.strip() for line in file)
         lines = (os.path.normpath(line) for line in stripped if line and not line.startswith("#"))
         yield from _files(
-            (name.lstrip("/").replace("../", "up/"), folder.find(name) or path.parent / name) for name in lines
+            ((name.lstrip("/").replace("../", "up/"), folder.find(name) or path.parent / name) for name in lines),
+            listing,
         )
 
 
-def _coco(path: Path, images: Path | None) -> Iterator[Entry]:
+def _coco(path: Path, images: Path | None, listing: Listing) -> Iterator[Entry]:
     content = read_json(path)
     try:
         names = [str(image["file_name"]) for image in content["images"]]
     except (KeyError, TypeError) as error:
         raise BuildError(f"{path} is no COCO JSON with images and file names ({error})") from None
     places = dict(zip(names, find_images(path, names, images), strict=True))
-    return _files(places.items())
+    return _files(places.items(), listing)
 
 
 def find_images(path: Path, file_names: Sequence[str], images: Path | None = None) -> list[Path]:
@@ -171,41 +162,3 @@ def find_images(path: Path, file_names: Sequence[str], images: Path | None = Non
         f"{path}: {len(missing)} of {len(file_names)} images, {brief(repr(missing[0]))} first, are not in {where}: "
         "say where they are with --images DIR, or `images` in a recipe"
     )
-
-
-def _tar(path: Path, name: str) -> Iterator[Entry]:
-    """The images inside an uncompressed tar, as byte ranges of it."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            place, mtime = _text_of(path), path.stat().st_mtime_ns
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # or it would keep every member it has passed
-                if member.isfile() and _is_image(member.name):
-                    inside = f"{name.removesuffix('.tar')}/{member.name.removeprefix('./')}"
-                    yield Entry(_text(inside), place, member.offset_data, member.size, mtime)
-            if not _ends_well(path, tar.offset):
-                raise tarfile.ReadError(f"damaged at byte {tar.offset}")
-    except (tarfile.TarError, OSError) as error:
-        raise BuildError(f"{path} cannot be read as an uncompressed tar ({error})") from None
-
-
-def _text_of(path: Path) -> str:
-    """The absolute path as text. Raises BuildError if its bytes are not UTF-8."""
-    _text(str(path.absolute()))
-    return str(path.absolute())
-
-
-def _ends_well(path: Path, offset: int) -> bool:
-    """Whether the archive ends at `offset`: tarfile takes a damaged header for the end, and images would be missing."""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return not file.read(512).strip(b"\0")
-
-
-def _text(name: str) -> str:
-    """A name as NFC. Raises BuildError if its bytes are not UTF-8."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise BuildError(f"image name {os.fsencode(name)!r} is not UTF-8: rename it") from None
-    return canonical(name)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from builder.scan.sources import EXTENSIONS
 from builder.truth.classes import read_classes, read_table
 from builder.truth.coco import read_coco
 from builder.truth.listing import LAYOUT, YAML
@@ -14,6 +13,7 @@ from builder.truth.masks import read_masks
 from builder.truth.records import Format, Truth, TruthError, check_detection, unit_of
 from builder.truth.voc import read_voc
 from builder.truth.yolo import read_yolo
+from teachers.images import file_extensions
 
 
 def read_truth(
@@ -146,4 +146,4 @@ def _signs_of_folder(source: Path) -> dict[Format, str]:
 
 
 def _has_image(folder: Path) -> bool:
-    return any(path.suffix[1:].lower() in EXTENSIONS for path in folder.rglob("*"))
+    return any(path.suffix[1:].lower() in file_extensions() for path in folder.rglob("*"))

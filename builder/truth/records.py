@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from builder.errors import BuildError
-from builder.scan.sources import Entry
+from builder.scan.entries import Entry
 from builder.store.files import digest, sha256_file
 from builder.store.names import canonical
 from teachers.images import ImageError, decode_rgb
@@ -219,7 +219,7 @@ def read_pixels(image: LabelledImage) -> np.ndarray:
     """The image as upright RGB, uint8 (H, W, 3). Raises TruthError if it cannot be read or is not of the stated size,
     since its boxes then belong to other pixels."""
     try:
-        pixels = decode_rgb(image.path.read_bytes())
+        pixels = decode_rgb(image.path.read_bytes(), image.width * image.height)
     except (OSError, ImageError) as error:
         raise TruthError(f"labelled image {image.path} cannot be used: {error}: replace it or take it out") from error
     height, width = pixels.shape[:2]

@@ -149,8 +149,8 @@ def _check_sample(path: Path, sample: Sample, job: _Job) -> str | Checked:
         return f"its members are {', '.join(sample.members)}, not {', '.join(job.features)}"
     try:
         image = read_bytes(path, sample.members[job.features[0]])
-        height, width, _ = decode_rgb(image).shape
         label = orjson.loads(read_bytes(path, sample.members["json"]))
+        height, width, _ = decode_rgb(image, label["width"] * label["height"]).shape
         if label["key"] != sample.key:
             return f"its label JSON is that of {label['key']}"
         if (label["width"], label["height"]) != (width, height):

@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from builder.errors import BuildError
 from builder.report.paint import SHOWN, class_colour, colour_strip
 from builder.report.pictures import MARGIN
-from builder.scan.sources import list_source, read_entry
+from builder.scan.entries import read_entry
+from builder.scan.sources import list_source
 from builder.store.files import new_file
 from builder.truth.read import read_truth
 from builder.truth.records import subset

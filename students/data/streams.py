@@ -135,7 +135,7 @@ class Pseudo:
         image, label, *members = (read_bytes(path, Member("", *place)) for place in places)
         record = orjson.loads(label)
         try:
-            pixels = decode_rgb(image)
+            pixels = decode_rgb(image, record["width"] * record["height"])
             marks = self._task.pseudo(record, members, shard.positions, self._classes)
         except ImageError as error:
             raise LoaderError(f"{path}: image {record['key']} cannot be used: {error}: verify the version") from error

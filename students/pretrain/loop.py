@@ -35,7 +35,6 @@ from builder.label.section import root
 from builder.recipe.reading import explain, read_yaml
 from builder.recipe.recipe import PoolOptions
 from builder.scan.pool import Pool, find_pool
-from builder.scan.scanner import scan_pool
 from builder.sections import Section
 from builder.store.files import locked, new_file, sha256_file, write_file
 from builder.store.store import Store
@@ -255,8 +254,7 @@ def _is_source(source: str) -> bool:
 def _pool(recipe: PretrainRecipe, store: Store) -> Pool:
     pool = recipe.pool
     if _is_source(pool.source):
-        images = Path(pool.images) if pool.images else None
-        return scan_pool(pool.source, store, images=images, limit=pool.limit, chunk_size=pool.chunk)
+        return pool.scan(store)
     return find_pool(store, pool.source)
 
 

@@ -107,7 +107,7 @@ class PoolImages(Sequence[np.ndarray]):
         row = self._rows.slice(index, 1).to_pylist()[0]
         image = PoolImage(key="", name="", **row)
         try:
-            return decode_rgb(image.read())
+            return decode_rgb(image.read(), image.pixels)
         except ImageError as error:
             raise TrainError(f"image {image.uri} cannot be used: {error}: remove it from the pool") from None
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.scan.entries import Listing
 from builder.scan.scanner import list_size
 from builder.store.store import Store
 from students.study.data import read_labelled
@@ -42,6 +43,6 @@ def plan_study(study: StudyRecipe, out: Path, only: Sequence[str] = ()) -> Study
     images = 0
     if pool := study.pool:
         folder = Path(pool.images) if pool.images else None
-        images, _ = list_size(pool.source, Store(out / "store"), folder, pool.limit)
+        images, _ = list_size(pool.source, Store(out / "store"), folder, pool.limit, Listing(pool.member))
     labelled = len(read_labelled(study.labelled).images)
     return StudyPlan(chosen, budget(study, chosen, images, labelled), estimate(study, out, chosen))

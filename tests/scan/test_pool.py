@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import BuildError
+from builder.scan.entries import read_entry
 from builder.scan.pool import Pool, find_pool
 from builder.scan.scanner import list_size, scan_entries, scan_pool
-from builder.scan.sources import list_source, read_entry
+from builder.scan.sources import list_source
 from builder.store.files import digest
 from builder.store.keys import make_key
 from builder.store.store import Store

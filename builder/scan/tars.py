@@ -1,0 +1,148 @@
+"""The images inside uncompressed tars, as byte ranges of them: which members of a sample are images, and whether the
+archive is whole.
+
+In a WebDataset members whose names agree up to the first dot are one sample (webdataset's `base_plus_ext`). One of them
+is the image; others may be image files too, such as the mask `KEY.seg.png`. Tars of plain photographs have names with
+dots as well.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+import orjson
+
+from builder.errors import BuildError, brief
+from builder.scan.entries import Entry, Listing, checked_text, is_hidden, is_image
+from builder.store.manifest import MANIFEST
+
+ALL = "all"
+"""What `Listing.member` says to take every image."""
+NUMBERED = re.compile(r"[0-9][0-9_T-]*")
+"""Between dots, a part of a photograph's own name (`IMG.2024-05-01.jpg`), which names no member of a sample."""
+BLOCK = 512
+AT_A_TIME = 1 << 20
+
+
+def tar_images(path: Path, name: str, listing: Listing) -> Iterator[Entry]:
+    """The images inside an uncompressed tar that is called `name` in its source.
+
+    Raises BuildError for a tar that is damaged or cut, and where nobody can tell which member of a sample is its image.
+    """
+    place = str(path.absolute())
+    checked_text(place)
+    taken, others = 0, ""
+    try:
+        _check_shard(path)
+        mtime = path.stat().st_mtime_ns
+        for sample, members in groupby(_members(path, listing), key=lambda member: _sample(member.name)):
+            images = []
+            for member in members:
+                if is_image(member.name):
+                    images.append(member)
+                elif not is_hidden(member.name):
+                    listing.pass_over(member.name)
+            chosen = _chosen(sample, images, listing.member, path)
+            for member in images:
+                inside = member.name.removeprefix("./")
+                if inside in chosen:
+                    taken += 1
+                    named = checked_text(f"{name.removesuffix('.tar')}/{inside}")
+                    yield Entry(named, place, member.offset_data, member.size, mtime)
+                else:
+                    others = _extension(inside)
+                    listing.passed_over[f".{others}"] += 1
+    except (tarfile.TarError, OSError, OverflowError, ValueError) as error:
+        raise BuildError(f"{path} cannot be read as an uncompressed tar ({brief(error)})") from None
+    if others and not taken:
+        raise BuildError(f"no image of {path} is a member .{listing.member}, but some are .{others}: correct `member`")
+
+
+def _members(path: Path, listing: Listing) -> Iterator[tarfile.TarInfo]:
+    """The files in a tar. Raises tarfile.ReadError if it is not whole."""
+    size = path.stat().st_size
+    with tarfile.open(path, "r:") as tar:
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # or it would keep every member it has passed
+            if member.issparse():
+                raise tarfile.ReadError(f"{member.name} is stored with holes: pack it without --sparse")
+            if member.islnk() or member.issym():
+                if is_image(member.name):
+                    listing.passed_over["links in tars"] += 1
+            elif member.isfile():
+                if not 0 <= member.size <= size - member.offset_data:
+                    raise tarfile.ReadError(f"cut inside {member.name}")
+                yield member
+        _check_end(path, tar.offset)
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """Raise tarfile.ReadError unless the archive ends at `offset`, and nothing follows. tarfile takes a damaged header,
+    the end of the file and the mark between two archives for the end, and images would be missing."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        block = file.read(BLOCK)
+        if not block:
+            raise tarfile.ReadError(
+                f"it ends at byte {offset} without the mark of an archive's end and may be cut: copy or pack it again"
+            )
+        if block.strip(b"\0"):
+            raise tarfile.ReadError(f"damaged at byte {offset}")
+        while block := file.read(AT_A_TIME):
+            if block.strip(b"\0"):
+                raise tarfile.ReadError(
+                    f"more follows behind its end at byte {offset}, as in two archives put one behind the other: "
+                    "unpack it with tar --ignore-zeros and pack it again"
+                )
+
+
+def _check_shard(path: Path) -> None:
+    """Raise BuildError for a shard of a version that has not the size its manifest states: one that was cut between two
+    samples, and got an end mark, is a whole tar otherwise."""
+    manifest = path.absolute().parent.parent / MANIFEST
+    if path.absolute().parent.name != "data" or not manifest.is_file():
+        return
+    try:
+        sizes = {shard["name"]: shard["bytes"] for shard in orjson.loads(manifest.read_bytes())["shards"]}
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return  # of somebody else
+    size = path.stat().st_size
+    if sizes.get(path.name, size) != size:
+        raise BuildError(
+            f"{path} has {size} bytes, not the {sizes[path.name]} that {manifest} states: check that version with "
+            "`tutelage verify`, or fetch it again"
+        )
+
+
+def _sample(name: str) -> str:
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
+
+
+def _extension(name: str) -> str:
+    return name.rpartition("/")[2].partition(".")[2].lower()
+
+
+def _chosen(sample: str, images: list[tarfile.TarInfo], member: str | None, path: Path) -> set[str]:
+    """The names of the members that are images, of those of one sample that may be. Raises BuildError to ask."""
+    names = [image.name.removeprefix("./") for image in images]
+    if member == ALL:
+        return set(names)
+    if member is not None:
+        return {name for name in names if _extension(name) == member.removeprefix(".").lower()}
+    if len(names) < 2:
+        return set(names)
+    parts = {name: _extension(name).split(".")[:-1] for name in names}
+    simple = [name for name in names if not parts[name]]
+    numbered = [name for name in names if parts[name] and all(map(NUMBERED.fullmatch, parts[name]))]
+    if len(simple) > 1 or not (simple or numbered):
+        first, second = (_extension(name) for name in (simple or names)[:2])
+        raise BuildError(
+            f"sample {sample} of {path} has the images .{first} and .{second}: say which of its members is the image "
+            f"with `member: {first}` in the recipe's pool (--member {first}), or `member: {ALL}` to take every image"
+        )
+    return {*simple, *numbered}
