@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -12,6 +13,7 @@ from builder.cut.version import Cut, cut_version
 from builder.engine import Track, silent
 from builder.errors import BuildError, brief
 from builder.evidence.holdout import Labels, load_references, with_outlines
+from builder.label.labeller import Labeller
 from builder.label.labelling import Labelled, check_failures, check_labelled, label_pools
 from builder.label.load import load_labeller
 from builder.recipe.recipe import Recipe
@@ -40,6 +42,7 @@ def build_pseudo(
     retry_failures: bool = False,
     workers: int | None = None,
     report: bool = True,
+    allow_empty: bool = False,
     allow_code: bool = False,
     track: Track = silent,
 ) -> Built:
@@ -53,6 +56,7 @@ def build_pseudo(
         retry_failures: label chunks with images that could not be read once more.
         workers: threads; None for one a core. No result depends on it.
         report: write the report page into the version.
+        allow_empty: write a version in which the rules keep nothing, too.
         allow_code: see teachers.load_teacher.
         track: reports progress.
 
@@ -61,8 +65,8 @@ def build_pseudo(
         label); its folder is `.cut.folder`, its manifest `.cut.manifest`.
 
     Raises:
-        BuildError: `only` is no stage, the recipe does not fit the data or the teacher, a gate failed, or too many
-            images are unreadable.
+        BuildError: `only` is no stage, the recipe does not fit the data or the teacher, a gate failed, too many images
+            are unreadable, or nothing would be kept.
         TypeError: for a path in place of a recipe or a store.
         TeacherError: the teacher failed. Finished chunks and shards stay for the next call.
     """
@@ -79,22 +83,20 @@ def build_pseudo(
         pools = [pool, references["truth"].pool] if rooted.truth else [pool]
         if only == "cut":
             check_labelled(pools, labeller, store, retry_failures)
-        labelled, *_ = label_pools(pools, labeller, store, recipe.teacher, retry_failures, track)
-        check_failures(labelled, recipe.max_failure_rate)
+        labelled = _label(pools, labeller, store, recipe, retry_failures, track)
         if only == "label":
             return Built(pool, labelled)
-        basis = Basis(
-            pool,
-            store.predictions / labelled.predictions,
-            rooted,
-            recipe.teacher.name,
-            truth=references.get("truth"),
-            references={name: labels.pool for name, labels in references.items()},
-            parent=find_parent(recipe.parent, store) if recipe.parent else None,
-            trained_on=labeller.trained_on,
-            overrides=tuple(read_overrides(store, recipe.name) if recipe.review else ()),
+        basis = _basis(recipe, rooted, store, pool, references, labelled, labeller.trained_on)
+        cut = cut_version(
+            basis,
+            store,
+            name=recipe.name,
+            written=recipe,
+            workers=workers,
+            report=report,
+            allow_empty=allow_empty,
+            track=track,
         )
-        cut = cut_version(basis, store, name=recipe.name, written=recipe, workers=workers, report=report, track=track)
         return Built(pool, labelled, cut)
 
 
@@ -102,6 +104,38 @@ def _references(recipe: Recipe, rooted: Recipe, store: Store, workers: int | Non
     """The recipe's labelled, truth and test sets, scanned."""
     most, written = rooted.pool.max_pixels, recipe.references
     return load_references(rooted.references, written, store, max_pixels=most, workers=workers, track=track)
+
+
+def _label(
+    pools: Sequence[Pool], labeller: Labeller, store: Store, recipe: Recipe, retry_failures: bool, track: Track
+) -> Labelled:
+    """What was labelled of the first of these pools, all of which are labelled then."""
+    labelled, *_ = label_pools(pools, labeller, store, recipe.teacher, retry_failures, track)
+    check_failures(labelled, recipe.max_failure_rate)
+    return labelled
+
+
+def _basis(
+    recipe: Recipe,
+    rooted: Recipe,
+    store: Store,
+    pool: Pool,
+    references: Mapping[str, Labels],
+    labelled: Labelled,
+    trained_on: frozenset[str],
+) -> Basis:
+    """What the version is made from. rooted: the recipe with paths that lead from here."""
+    return Basis(
+        pool,
+        store.predictions / labelled.predictions,
+        rooted,
+        recipe.teacher.name,
+        truth=references.get("truth"),
+        references={name: labels.pool for name, labels in references.items()},
+        parent=find_parent(recipe.parent, store) if recipe.parent else None,
+        trained_on=trained_on,
+        overrides=tuple(read_overrides(store, recipe.name)) if recipe.review else (),
+    )
 
 
 def _check(recipe: object, store: object, only: object) -> None:

@@ -153,6 +153,7 @@ def label(
 @click.option("--limit", type=click.IntRange(1), help="Use only N images of the pool.")
 @click.option("--retry-failures", is_flag=True, help="Label chunks with unreadable images again.")
 @click.option("--max-failure-rate", type=click.FloatRange(0, 1), help="Override max_failure_rate of the recipe.")
+@click.option("--allow-empty", is_flag=True, help="Write a version in which the rules keep nothing, too.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Write report/index.html into the version.")
 @allow_code_option
 @store_option
@@ -166,6 +167,7 @@ def build(
     limit: int | None,
     retry_failures: bool,
     max_failure_rate: float | None,
+    allow_empty: bool,
     report: bool,
     allow_code: bool,
     store_root: str,
@@ -196,6 +198,7 @@ def build(
             retry_failures=retry_failures,
             workers=workers,
             report=report,
+            allow_empty=allow_empty,
             allow_code=allow_code,
             track=bar,
         )

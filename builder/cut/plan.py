@@ -10,12 +10,13 @@ from importlib.metadata import version as installed_version
 import numpy as np
 
 from builder.cut.basis import Basis, overlap
+from builder.cut.emptiness import check_kept
+from builder.cut.findings import findings_of
 from builder.cut.left_out import LeftOut, find_left_out
 from builder.cut.parent import settled_by
 from builder.engine import Track
 from builder.errors import BuildError
 from builder.evidence import gates
-from builder.evidence.claims import decide_claims
 from builder.evidence.holdout import Halves, count_use, halves
 from builder.evidence.matching import Matches
 from builder.evidence.thresholds import Evidence, solve
@@ -27,8 +28,8 @@ from builder.rules.keep import Keep, class_map
 from builder.rules.labelled import LabelledPool, Tally, tally
 from builder.rules.objects import Thresholds
 from builder.rules.overrides import check_labels
-from builder.rules.reasons import Reason
 from builder.rules.scores import PoolScores
+from builder.scan.pool import OK
 from builder.store.files import digest
 from builder.store.provenance import (
     Finding,
@@ -80,10 +81,13 @@ class Plan:
         return provenance if self.balance is None else provenance.model_copy(update={"balance": self.balance})
 
 
-def decide_all(basis: Basis, store: Store, inputs: Inputs, workers: int | None, track: Track) -> Plan:
+def decide_all(
+    basis: Basis, store: Store, inputs: Inputs, workers: int | None, track: Track, allow_empty: bool = False
+) -> Plan:
     """Find what must stay out, solve the thresholds, count what they do to the whole pool, and ask the gates.
 
-    Raises BuildError for rules that do not fit the teacher or cannot be certified, and GateFailed.
+    Raises BuildError for rules that do not fit the teacher or cannot be certified, or keep nothing (unless
+    `allow_empty`), and GateFailed.
     """
     options = basis.options
     check_parent(basis)
@@ -120,8 +124,10 @@ def decide_all(basis: Basis, store: Store, inputs: Inputs, workers: int | None, 
         truth = split.used(uses, thresholds)
     if basis.takes_over and basis.parent:  # the evidence for its thresholds is the parent's
         truth = basis.parent.manifest.provenance.truth
-    findings += _findings(basis, counted, scores, thresholds, split, truth)
+    findings += findings_of(basis, counted, scores, thresholds, split, truth)
     gates.stop_at_failure(findings)
+    if not allow_empty and not basis.overrides:  # what people add or accept is known once they are applied
+        check_kept(options.name, kind_of(basis.kind), counted.images.get(OK, 0), counted.reasons, thresholds.groups)
     return Plan(
         labelled,
         thresholds,
@@ -198,30 +204,3 @@ def _thresholds(
             pool_kept=kept,
         ),
     )
-
-
-def _findings(
-    basis: Basis,
-    counted: Tally,
-    scores: PoolScores,
-    thresholds: Thresholds,
-    split: Halves | None,
-    truth: TruthRecord | None,
-) -> list[Finding]:
-    options, classes, noun = basis.options.gates, basis.classes, kind_of(basis.kind).noun
-    asked = basis.options.keep.precision
-    kept = dict(zip(classes, counted.per_class["kept"].tolist(), strict=True))
-    refused = int(counted.reasons[Reason.WHERE_FALSE :].sum())  # after the threshold, which is as far as evidence goes
-    images = counted.images.get("ok", 0)
-    wanted = [c for n, c in enumerate(classes) if split is None or split.objects[n] > 0]
-    judged = decide_claims(thresholds.groups, kept, truth, asked.model_dump() if asked else None)
-    findings = [
-        gates.min_precision(options, judged, refused, noun),
-        gates.coverage(options, kept, wanted, noun) if images else None,
-    ]
-    if split:
-        per_class, expected = counted.per_class["kept"], split.per_image(scores)
-        size = scores.per_image if kind_of(basis.kind).pixels else None
-        findings.append(gates.density(options, classes, per_class, images, expected, split.objects, noun, size))
-        findings.append(gates.shift(options, counted.sample, split.sample(thresholds)))
-    return [finding for finding in findings if finding]

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from builder.cut.basis import Basis
+from builder.cut.emptiness import check_kept
 from builder.cut.label_table import join_labels
 from builder.cut.parent import ranges
 from builder.cut.plan import Plan, decide_all
@@ -58,6 +59,7 @@ def cut_version(
     workers: int | None = None,
     written: Recipe | None = None,
     report: bool = True,
+    allow_empty: bool = False,
     track: Track = silent,
 ) -> Cut:
     """Make the version of a dataset that a basis leads to: built, finished where it was interrupted, or found complete.
@@ -69,6 +71,7 @@ def cut_version(
         workers: threads that read and write; None for one a core. They change no byte.
         written: the recipe as its author wrote it, where the basis's has other paths (`Recipe.rooted`).
         report: whether it gets a report page.
+        allow_empty: write a version in which the rules keep nothing, too.
         track: shows how far it is (builder.engine.Track).
 
     Returns:
@@ -76,7 +79,7 @@ def cut_version(
 
     Raises:
         BuildError: rules that do not fit the teacher or cannot be certified, unlabelled chunks, an image that changed
-            since its scan, or nothing to write.
+            since its scan, or nothing that is kept.
         GateFailed: before anything is written.
     """
     check_store(store)
@@ -89,7 +92,7 @@ def cut_version(
             shutil.rmtree(folder / WORK, ignore_errors=True)
             return Cut(folder, read_manifest(folder), 0)
         try:
-            plan = decide_all(basis, store, inputs, workers, track)
+            plan = decide_all(basis, store, inputs, workers, track, allow_empty)
         except BuildError:
             if not (folder / DATA).exists():  # the number is free again, for the recipe that mends it
                 discard(folder)
@@ -100,7 +103,7 @@ def cut_version(
             for images_done in run(write_job, pending, workers):
                 advance(images_done)
         provenance = plan.provenance(inputs, written or basis.options, [job.chunks for job in jobs])
-        manifest = _finish(folder, jobs, plan, provenance, report)
+        manifest = _finish(folder, jobs, plan, provenance, report, allow_empty)
         shutil.rmtree(folder / WORK)
     return Cut(folder, manifest, len(pending))
 
@@ -161,7 +164,9 @@ def _extension(basis: Basis) -> str:
     return asked
 
 
-def _finish(folder: Path, jobs: Sequence[ShardJob], plan: Plan, provenance: Provenance, report: bool) -> Manifest:
+def _finish(
+    folder: Path, jobs: Sequence[ShardJob], plan: Plan, provenance: Provenance, report: bool, allow_empty: bool
+) -> Manifest:
     """Join the shards' records: labels.parquet, card, report, and the manifest, which makes the version complete."""
     basis, pool, name = plan.basis, plan.basis.pool, folder.parent.name
     results = [job.result() for job in jobs]
@@ -169,17 +174,20 @@ def _finish(folder: Path, jobs: Sequence[ShardJob], plan: Plan, provenance: Prov
     images = sum((Counter(result.images) for result in results), Counter[str]())
     images[DUPLICATE] += pool.count(DUPLICATE)
     images[UNREADABLE] += pool.lost
-    if not shards:
-        discard(folder)
-        raise BuildError(
-            f"nothing to write for {name}: of {len(pool)} images "
-            + ", ".join(f"{n} are {s}" for s, n in images.items() if n)
-            + ": lower the thresholds, or give other images"
-        )
-    join_labels(folder / LABELS, [job.labels for job in jobs])
     kind, classes = jobs[0].writing.kind, list(basis.classes)
-    features = [jobs[0].writing.extension, "json", *([kind.member] if kind.member else [])]
     reasons = np.sum([result.reasons for result in results], axis=0)
+    try:
+        if not allow_empty:
+            check_kept(name, kind, images[WRITTEN] + images[EMPTY], reasons, plan.thresholds.groups)
+        if not shards:
+            listed = ", ".join(f"{n} are {s}" for s, n in images.items() if n)
+            advice = "lower the thresholds, or give other images"
+            raise BuildError(f"nothing to write for {name}: of {len(pool)} images {listed}: {advice}")
+    except BuildError:
+        discard(folder)
+        raise
+    join_labels(folder / LABELS, [job.labels for job in jobs])
+    features = [jobs[0].writing.extension, "json", *([kind.member] if kind.member else [])]
     totals = {o: np.sum([result.per_class[o] for result in results], axis=0) for o in ("predicted", "kept", "ignored")}
     tombstones = sorted(key for result in results for key in result.tombstones)
     states = [WRITTEN, EMPTY, UNREADABLE, DUPLICATE, REMOVED]

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 from builder.errors import BuildError
 from builder.evidence.claims import Claims
 from builder.evidence.estimate import shift as measure_shift
+from builder.kinds import DETECTION, LabelKind
 from builder.rules.scores import PoolSample
 from builder.sections import Section
 from builder.store.provenance import Finding
@@ -22,6 +23,8 @@ Level = Annotated[
 ]
 FEW = 10
 """Labelled objects of a class below which its density is not compared."""
+MANY = 0.01
+"""Share of the labelled objects from which on it is said what becomes of a class that is not kept."""
 
 
 class Density(Section):
@@ -161,16 +164,37 @@ def min_precision(gates: Gates, claims: Claims, refused: int, noun: str = "boxes
     return Finding("min_precision", "fail", f"{stated} ({listed}): {way}")
 
 
-def coverage(gates: Gates, kept: Mapping[str, int], wanted: Sequence[str], noun: str = "boxes") -> Finding | None:
-    """wanted: classes that should have boxes: those of the labels, else the teacher's."""
+def coverage(
+    gates: Gates,
+    kept: Mapping[str, int],
+    ignored: Mapping[str, int],
+    labelled: Mapping[str, int] | None,
+    kind: LabelKind = DETECTION,
+) -> Finding | None:
+    """Classes of which nothing is kept, and what of them a student then learns where the labels hold many.
+
+    kept, ignored: of the pool by class. labelled: objects of the labels by class; None without labels, where every
+    class of the teacher should have some.
+    """
     if gates.coverage == "off":
         return None
-    missing = [name for name in wanted if not kept.get(name)]
+    noun = kind.noun
+    wanted = [name for name in kept if labelled is None or labelled[name] > 0]
+    missing = [name for name in wanted if not kept[name]]
     if not missing:
         return Finding("coverage", "ok", f"all {len(wanted)} classes have kept {noun}")
-    return Finding(
-        "coverage", gates.coverage, f"{len(missing)} of {len(wanted)} classes have no kept {noun} ({_listed(missing)})"
-    )
+    stated = f"{len(missing)} of {len(wanted)} classes have no kept {noun} ({_listed(missing)})"
+    if labelled:
+        total = sum(labelled.values())
+        many = sorted(
+            (name for name in missing if labelled[name] >= max(FEW, MANY * total)), key=lambda n: -labelled[n]
+        )
+        background = [name for name in many if kind.overlaps and not ignored[name]]
+        untaught = [name for name in many if name not in background]
+        for names, what in ((background, "a student takes for background"), (untaught, "nothing is taught of")):
+            shares = [f"{name} ({percent(labelled[name] / total)} of the labelled {noun})" for name in names]
+            stated += f"; {what} {_listed(shares)}" if shares else ""
+    return Finding("coverage", gates.coverage, stated)
 
 
 def shift(gates: Gates, pool: PoolSample, truth: PoolSample) -> Finding | None:
