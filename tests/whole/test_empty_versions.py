@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from builder.cut.basis import Basis
 from builder.cut.emptiness import check_kept
 from builder.cut.parent import find_parent
-from builder.cut.basis import Basis
 from builder.cut.version import Cut, cut_version
 from builder.errors import BuildError
 from builder.kinds import DETECTION
