@@ -14,7 +14,7 @@ import orjson
 from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.kinds import SEMANTIC, kind_of
-from builder.label.labeller import Labeller, Result
+from builder.label.labeller import Labeller, PoolLabeller, Result
 from builder.label.maps import PackedMap, pack
 from builder.label.model import ModelLabeller
 from builder.label.predictions import MAX_ERRORS, UNLISTED, FailedImage, Failure, read_failures, write_chunk, write_meta
@@ -79,10 +79,11 @@ def label_pool(
 
     Raises:
         TeacherError: if the teacher fails, or gives what it does not announce; the chunks before stay.
-        BuildError: if another process labels with this teacher.
+        BuildError: if another process labels with this teacher, or stored results may be of several images.
     """
     check_store(store)
     labeller = ModelLabeller(teacher) if isinstance(teacher, Teacher) else teacher
+    of_pool = labeller.of(pool)
     name = fingerprint(labeller.description)
     folder = store.predictions / name
     with store.in_use(), locked(folder / ".lock", f"predictions {name[:12]}", sweep=[folder]):
@@ -90,12 +91,12 @@ def label_pool(
             folder,
             {"spec": spec, "license": license} | {k: dict(getattr(labeller, k)) for k in ("description", "runtime")},
         )
-        pending = pending_chunks(pool, labeller, store, retry_failures)
+        pending = _pending(pool, of_pool, folder, retry_failures)
         labelled = 0
         if pending:
             with track("label", sum(pool.index[number].images for number in pending)) as advance:
                 for chunk, results in zip(
-                    pool.pick(pending), labeller.results(pool.pick(pending), advance), strict=True
+                    pool.pick(pending), of_pool.results(pool.pick(pending), advance), strict=True
                 ):
                     _check(results, chunk, labeller)
                     discard(folder / chunk.digest)
@@ -141,8 +142,11 @@ def count_pending(pool: Pool, labeller: Labeller, store: Store, retry_failures: 
 def pending_chunks(pool: Pool, labeller: Labeller, store: Store, retry_failures: bool = False) -> list[int]:
     """The numbers of the chunks that `label` would label: new ones, those with an image that came back after it had
     been removed or is listed under its new name, and those with images that could not be read, if these are to be
-    tried again."""
-    folder = store.predictions / fingerprint(labeller.description)
+    tried again. Raises BuildError where stored results may be of several images."""
+    return _pending(pool, labeller.of(pool), store.predictions / fingerprint(labeller.description), retry_failures)
+
+
+def _pending(pool: Pool, labeller: PoolLabeller, folder: Path, retry_failures: bool) -> list[int]:
     done = set(os.listdir(folder)) if folder.is_dir() else set()
     new = {number for number, facts in enumerate(pool.index) if facts.digest not in done}
     again = {

@@ -58,15 +58,6 @@ def pack(prediction: SemanticMap) -> PackedMap:
     )
 
 
-def unpack(packed: PackedMap) -> SemanticMap:
-    """The map that was packed."""
-    planes = []
-    for content in (packed.labels, packed.confidence):
-        with Image.open(io.BytesIO(content)) as image:
-            planes.append(np.array(image))
-    return SemanticMap(*planes)
-
-
 def score(level: np.ndarray) -> np.ndarray:
     """The score that a confidence of 0 to 255 stands for; float32."""
     return (level / np.float32(LEVELS - 1)).astype(np.float32)

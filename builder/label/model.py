@@ -13,7 +13,7 @@ from builder.label.labeller import Result
 from builder.label.maps import pack
 from builder.label.predictions import REMOVED as REMOVED_STATUS
 from builder.label.predictions import Failure
-from builder.scan.pool import REMOVED, Chunk, ImageChanged, PoolImage
+from builder.scan.pool import REMOVED, Chunk, ImageChanged, Pool, PoolImage
 from teachers.base import Prediction, SemanticMap, Teacher, TeacherError
 from teachers.images import ImageError, decode_rgb
 
@@ -31,6 +31,9 @@ class ModelLabeller:
         self.runtime = dict(teacher.runtime) | {"batch_size": teacher.batch_size}
         self.trained_on = frozenset[str](getattr(teacher, "trained_on", ()))
         self.workers = worker_count(workers)
+
+    def of(self, pool: Pool) -> ModelLabeller:
+        return self
 
     def lists(self, image: PoolImage) -> bool:
         return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from builder.label.maps import PackedMap, unpack
 from builder.label.predictions import Failure
 from builder.label.replay.replay import Replay
 from builder.scan.pool import PoolImage
@@ -26,24 +25,22 @@ class StoredPredictions:
     def answers(self, images: Sequence[LabelledImage]) -> Iterator[Prediction]:
         """What is stored of each image, in order. Raises TeacherError for an image that is not among the stored ones,
         or is of another size there."""
-        missing = [reason for image in images if (reason := self._missing(image))]
+        pool_images = [_as_pool_image(image) for image in images]
+        replay = self._replay.among(pool_images)
+        missing = [
+            f"{image.name} {answer.error}"
+            for image in pool_images
+            if not replay.lists(image) and isinstance(answer := replay.answer(image), Failure)
+        ]
         if missing:
             raise TeacherError(
                 f"{len(missing)} of {len(images)} labelled images have no stored predictions: {missing[0]}: "
                 "give predictions of all of them, or labels of those that have some"
             )
-        for image in images:
-            answer = self._replay.answer(_as_pool_image(image))
+        for image in pool_images:
+            answer = replay.answer(image)
             assert not isinstance(answer, Failure)  # or it were missing
-            yield unpack(answer) if isinstance(answer, PackedMap) else answer
-
-    def _missing(self, image: LabelledImage) -> str:
-        """Why there is no answer; "" where there is one."""
-        pool_image = _as_pool_image(image)
-        if self._replay.lists(pool_image):
-            return ""
-        answer = self._replay.answer(pool_image)
-        return f"{image.name} {answer.error}" if isinstance(answer, Failure) else ""
+            yield answer
 
 
 def _as_pool_image(image: LabelledImage) -> PoolImage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from builder.errors import BuildError, brief
-from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, load_json, objects
+from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, objects
 from builder.store.files import sha256_file
+from builder.store.names import canonical
+from builder.store.text import read_json
 from builder.truth.coco import read_categories
 from builder.truth.ids import Id
 from builder.truth.records import NO_CLASSES
@@ -32,7 +33,7 @@ def read_coco_results(results: Path, records: Any, images: Path | None, options:
         raise BuildError(
             f"replay:{results} needs `images`, the COCO JSON that names the images and classes of the results"
         )
-    listing = load_json(images)
+    listing = read_json(images)
     try:
         ids, names = read_categories(listing["categories"], images)
         listed = _listed(listing["images"], images)
@@ -61,7 +62,7 @@ def _listed(records: list[dict[str, Any]], path: Path) -> dict[str, tuple[int, S
     """File name (NFC) -> id and size."""
     by_id: dict[str, tuple[int, Size]] = {}
     for record in records:
-        name = unicodedata.normalize("NFC", str(record["file_name"]))
+        name = canonical(str(record["file_name"]))
         if name in by_id:
             raise BuildError(f"{path}: image file {brief(repr(name))} stands twice: keep one")
         by_id[name] = int(record["id"]), (int(record["width"]), int(record["height"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import unicodedata
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 from builder.errors import BuildError, brief
 from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, label_places, objects
 from builder.store.files import sha256_file
+from builder.store.names import canonical
 from teachers.base import TeacherOptions
 
 
@@ -40,7 +40,7 @@ def read_fiftyone_field(folder: Path, content: Any, field: str, options: Teacher
             continue
         if not isinstance(sample.get("filepath"), str):
             raise BuildError(f"{path} has a sample without a filepath: export the dataset as FiftyOneDataset again")
-        name = unicodedata.normalize("NFC", sample["filepath"])
+        name = canonical(sample["filepath"])
         if not _is_detections(held):
             raise BuildError(
                 f"{path}: field {field} of {brief(name)} holds no Detections: name another as {folder}#FIELD"

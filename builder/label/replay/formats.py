@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from builder.errors import BuildError
-from builder.label.replay.stored import Stored, StoredFormat, load_json
+from builder.label.replay.stored import Stored, StoredFormat
+from builder.store.text import read_json
 from teachers.base import TeacherOptions
 
 
@@ -69,7 +70,7 @@ def _recognise(results: Path, stated: str | None) -> tuple[StoredFormat, Any]:
         raise BuildError(f"format = {stated!r} is none of {', '.join(get_args(StoredFormat))}: write one, or nothing")
     folder = results.is_dir()
     if folder and stated in (None, "fiftyone") and (results / "samples.json").is_file():
-        return "fiftyone", load_json(results / "samples.json")
+        return "fiftyone", read_json(results / "samples.json")
     if folder and stated in (None, "maps") and (results / "labels").is_dir() and (results / "confidence").is_dir():
         return "maps", None
     if folder and stated in (None, "yolo") and next(results.rglob("*.txt"), None):
@@ -81,7 +82,7 @@ def _recognise(results: Path, stated: str | None) -> tuple[StoredFormat, Any]:
         )
     if stated == "csv" or (stated is None and results.suffix.lower() == ".csv"):
         return "csv", None
-    content = load_json(results)
+    content = read_json(results)
     if stated in (None, "coco", "label_studio"):
         tasks = isinstance(content, list) and bool(content) and isinstance(content[0], dict) and "data" in content[0]
         return ("label_studio" if (tasks and stated is None) or stated == "label_studio" else "coco"), content

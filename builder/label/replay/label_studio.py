@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from builder.errors import BuildError, brief
 from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, label_places, objects
 from builder.store.files import sha256_file
+from builder.store.names import canonical
 from teachers.base import TeacherOptions
 
 UPLOADED = re.compile(r"/data/upload/(?:\d+/)?[0-9a-f]{8}-(?P<name>.+)")
@@ -111,13 +111,13 @@ def _name(task: Mapping[str, Any], where: str) -> str:
     data = data if isinstance(data, dict) else {}
     address = data.get("image") or next((value for value in data.values() if isinstance(value, str)), None)
     if isinstance(data.get("name"), str):
-        return unicodedata.normalize("NFC", data["name"])
+        return canonical(data["name"])
     if not isinstance(address, str) or not address:
         raise BuildError(f"{where} does not say of which image it is: give its data an image or a name")
     parts = urlsplit(address)
     path = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
     match = UPLOADED.fullmatch(path)
-    return unicodedata.normalize("NFC", match["name"] if match else path.lstrip("/"))
+    return canonical(match["name"] if match else path.lstrip("/"))
 
 
 def _region(result: Mapping[str, Any], prediction: Mapping[str, Any], where: str) -> tuple[Size | None, Region]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +24,16 @@ def read_maps(folder: Path, options: TeacherOptions) -> Stored:
     classes = tuple(read_lines(folder / "classes.txt"))
     if not 0 < len(classes) <= VOID or len(set(classes)) < len(classes):
         raise BuildError(f"{folder / 'classes.txt'} has {len(classes)} lines: give 1 to {VOID} different classes")
-    labels, confidence = (
-        {name.removesuffix(".png"): path for name, path in list_images(folder / part).items()}
-        for part in ("labels", "confidence")
-    )
+    labels, confidence = (_planes(folder / part) for part in ("labels", "confidence"))
     if lonely := sorted(labels.keys() ^ confidence.keys()):
         there, lacks = ("labels", "confidence") if lonely[0] in labels else ("confidence", "labels")
         raise BuildError(f"{folder / there} has {brief(lonely[0])}.png, but {lacks} has not: add it, or take it out")
 
     def read(name: str, width: int, height: int) -> SemanticMap:
-        planes = [_plane(paths[name], width, height) for paths in (labels, confidence)]
+        planes = [
+            _plane(labels[name], ("L", "P"), width, height),
+            _plane(confidence[name], ("L",), width, height),  # a palette's indices are no confidences
+        ]
         wrong = np.setdiff1d(planes[0], [*range(len(classes)), VOID])
         if len(wrong):
             raise BuildError(
@@ -41,14 +43,28 @@ def read_maps(folder: Path, options: TeacherOptions) -> Stored:
 
     files = [folder / "classes.txt", *labels.values(), *confidence.values()]
     digests = {"results": digest_files(folder, files), "images": None}
-    return Stored("semantic", classes, dict.fromkeys(labels), read, f"{folder.name}/labels", digests, stems=True)
+    listing = f"{folder.absolute().name}/labels"
+    return Stored("semantic", classes, dict.fromkeys(labels), read, listing, digests, stems=True)
 
 
-def _plane(path: Path, width: int, height: int) -> np.ndarray:
+def _planes(folder: Path) -> dict[str, Path]:
+    """The PNGs of a folder by their path without extension."""
+    planes: dict[str, Path] = {}
+    for name, path in list_images(folder).items():
+        stem, extension = os.path.splitext(name)
+        if extension.lower() != ".png":
+            raise BuildError(f"{folder / name} is no PNG: save maps as 8-bit grey PNGs, or take it out")
+        if stem in planes:
+            raise BuildError(f"{planes[stem]} and {path} are of one image: take one out")
+        planes[stem] = path
+    return planes
+
+
+def _plane(path: Path, modes: Sequence[str], width: int, height: int) -> np.ndarray:
     """uint8 (H, W)."""
     try:
         with Image.open(path) as file:
-            if file.mode not in ("L", "P"):
+            if file.mode not in modes:
                 raise BuildError(f"{path} has pixels of mode {file.mode}: save it as an 8-bit grey PNG")
             values = np.array(file)
     except (OSError, ValueError, SyntaxError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from builder.errors import BuildError, brief
 from builder.label.replay.stored import Stored
 from builder.store.files import sha256_file
+from builder.store.names import canonical
 from teachers.base import ClassProbabilities, TeacherOptions
 
 NAME = "name"
@@ -34,7 +34,7 @@ def read_probabilities(path: Path, options: TeacherOptions) -> Stored:
             for line in lines:
                 if not line:
                     continue
-                name = unicodedata.normalize("NFC", line[0])
+                name = canonical(line[0])
                 if name in places:
                     raise BuildError(f"{path}: line {lines.line_num} has {brief(repr(name))} again: keep one")
                 places[name] = len(rows)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from builder.engine import Advance, worker_count
+from builder.errors import brief
 from builder.kinds import kind_of
 from builder.label.labeller import Result
 from builder.label.model import decode_ahead
 from builder.label.predictions import UNLISTED, Failure
 from builder.label.replay.formats import read_stored
-from builder.scan.pool import Chunk, PoolImage
-from teachers.base import TeacherOptions
+from builder.label.replay.match import Matcher, identity
+from builder.label.replay.stored import Stored
+from builder.scan.pool import DUPLICATE, OK, Chunk, Pool, PoolImage
+from teachers.base import Prediction, TeacherOptions
 
 AHEAD = 64
 """Decoded images that may wait."""
@@ -35,8 +37,7 @@ class Replay:
         options.refuse("replay", *NO_MODEL, "task", "prompts")
         self._stored = stored = read_stored(results, images, options)
         self.classes = stored.classes
-        folder = os.path.commonpath([os.path.dirname(name) for name in stored.sizes]) if _alike(stored.sizes) else ""
-        self._prefix = f"{folder.rstrip('/')}/" if folder else ""
+        self._matcher = Matcher(stored)
         self._workers = worker_count(workers)
         self.description: Mapping[str, Any] = {
             "kind": stored.kind,
@@ -49,17 +50,32 @@ class Replay:
         self.runtime: Mapping[str, Any] = {}
         self.trained_on: frozenset[str] = frozenset()
 
+    def of(self, pool: Pool) -> PoolReplay:
+        """Raises BuildError where predictions may be of two of the pool's images."""
+        return self.among(image for image in pool.images() if image.state in (OK, DUPLICATE))
+
+    def among(self, images: Iterable[PoolImage]) -> PoolReplay:
+        """Of these images, which need not be scanned: their names, paths and sizes tell. Raises BuildError as `of`."""
+        return PoolReplay(self._stored, self._matcher.match(images), self._workers)
+
+
+class PoolReplay:
+    """A replay for some images. listed: what tells each that is listed (builder.label.replay.match.identity) -> its
+    name there."""
+
+    def __init__(self, stored: Stored, listed: Mapping[str, str], workers: int) -> None:
+        self._stored = stored
+        self._listed = listed
+        self._workers = workers
+        known = set(listed.values())
+        strange = [name for name in stored.sizes if name not in known]
+        names = f", which names {brief(repr(strange[0]))}" if strange else ""
+        self._unlisted = f"not among the images of {stored.listing}{names}{stored.hint}"
+
     def lists(self, image: PoolImage) -> bool:
         """Predictions are stored by the images' bytes, but listed by their names, which can be mended."""
-        listed = self._find(image)
+        listed = self._listed.get(identity(image))
         return listed is not None and self._stored.sizes[listed] in (None, (image.width, image.height))
-
-    def _find(self, image: PoolImage) -> str | None:
-        """Its name in the listing."""
-        names = [image.name, *([image.uri] if not image.offset else []), self._prefix + image.name]
-        if self._stored.stems:
-            names = [os.path.splitext(name)[0] for name in names]
-        return next((name for name in names if name in self._stored.sizes), None)
 
     def results(self, chunks: Iterable[Chunk], advance: Advance) -> Iterator[list[Result]]:
         for chunk, decoded in decode_ahead(chunks, self._workers, AHEAD):
@@ -67,18 +83,13 @@ class Replay:
             yield [pixels if isinstance(pixels, Failure) else self.answer(image) for image, pixels in pairs]
             advance(len(chunk))
 
-    def answer(self, image: PoolImage) -> Result:
-        """What is stored of an image, which need not be scanned: its name, path and size tell."""
-        listed, stored = self._find(image), self._stored
+    def answer(self, image: PoolImage) -> Prediction | Failure:
+        """What is stored of an image."""
+        listed, stored = self._listed.get(identity(image)), self._stored
         if listed is None:
-            return Failure(f"not among the images of {stored.listing}{stored.hint}", UNLISTED)
+            return Failure(self._unlisted, UNLISTED)
         size = stored.sizes[listed] or (image.width, image.height)
         if size != (image.width, image.height):
             reason = f"is {image.width}x{image.height}, but {size[0]}x{size[1]} in {stored.listing}"
             return Failure(reason, UNLISTED)
         return stored.read(listed, *size)
-
-
-def _alike(names: Iterable[str]) -> bool:
-    """Whether names can share a folder: there are some, all relative or all absolute."""
-    return len({name.startswith("/") for name in names}) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
-import orjson
 
 from builder.errors import BuildError, brief
 from builder.kinds import kind_of
@@ -26,9 +24,11 @@ Size = tuple[int, int]
 class Stored:
     """Predictions of others for the images they list.
 
-    sizes: of each listed image by its name, None where the format does not say; stems: the names have no extension.
+    sizes: of each listed image by its name, None where the format does not say; stems: names may have no extension.
     read: name, width, height -> its prediction; raises BuildError. listing: what lists the images, for errors; hint:
     what else to do about one that is not listed. digests: SHA-256 of what decides the predictions, by what it is.
+    guesses: the name of an image that is not listed by it -> the listed names that it may have become. remedy: what to
+    do where a listed name may be that of two images.
     """
 
     kind: Kind
@@ -39,6 +39,8 @@ class Stored:
     digests: Mapping[str, str | None]
     stems: bool = False
     hint: str = ""
+    guesses: Callable[[str], Sequence[str]] | None = None
+    remedy: str = "rename one"
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,6 @@ def objects(
     digests: Mapping[str, str | None],
     listing: str = "",
     relative: bool = False,
-    stems: bool = False,
-    hint: str = "",
 ) -> Stored:
     """Boxes or masks of the listed images. Raises BuildError for classes that are not different names, and for boxes
     that are not what they should be."""
@@ -111,7 +111,7 @@ def objects(
     else:  # an image without objects has masks, too: none
         objects_of = {name: StoredObjects(NOTHING.rows, ()) for name in sizes} | dict(objects_of)
     read = objects_reader(objects_of, options, path, relative=relative)
-    return Stored(kind, classes, sizes, read, listing or path.name, digests, stems, hint)
+    return Stored(kind, classes, sizes, read, listing or path.name, digests)
 
 
 def _check_boxes(
@@ -168,14 +168,5 @@ def label_places(seen: Iterable[str], options: TeacherOptions, path: Path) -> tu
 
 def digest_files(root: Path, files: Sequence[Path]) -> str:
     """SHA-256 of the names below `root` and the content of all these files, whatever their order."""
-    return digest(sorted([file.relative_to(root).as_posix(), sha256_file(file)] for file in files))
-
-
-def load_json(path: Path) -> Any:
-    """The content of a JSON file. Raises BuildError."""
-    try:
-        return orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
-    except OSError as error:
-        raise BuildError(f"{path} cannot be read ({error.strerror}): give an existing file") from None
-    except orjson.JSONDecodeError as error:
-        raise BuildError(f"{path} is not JSON ({error})") from None
+    root = root.absolute()  # which lists of files give, whatever `root` is relative to
+    return digest(sorted([file.absolute().relative_to(root).as_posix(), sha256_file(file)] for file in files))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from builder.errors import BuildError, brief
 from builder.label.replay.stored import Stored, StoredObjects, digest_files, objects
+from builder.scan.sources import EXTENSIONS
 from builder.store.files import sha256_file
+from builder.store.names import canonical
 from builder.truth.listing import read_lines
 from builder.truth.records import NO_CLASSES
 from builder.truth.yolo import NO_LABELS, SLACK, find_yaml, read_names
@@ -37,30 +39,48 @@ def read_yolo_predictions(folder: Path, images: Path | None, options: TeacherOpt
     if len(shapes) > 1:
         raise BuildError(f"{folder} has rows of boxes and rows of polygons: give predictions of one model")
     masked = shapes == {False}
-    rows_of = {stem: _objects(rows, masked) for stem, rows in parsed.items() if rows}
-    listed = [_stem(Path(line)) for line in read_lines(images)] if images else list(files)
-    if images and (lonely := sorted(set(files) - set(listed))):
+    stem_of = _listed(images) if images else {stem: stem for stem in files}
+    if images and (lonely := sorted(files.keys() - stem_of.values())):
         raise BuildError(f"{files[lonely[0]]} is of an image that {images} does not list: add it")
-    return objects(
+    stored = objects(
         "instance" if masked else "detection",
         classes,
-        dict.fromkeys(listed),
-        rows_of,
+        dict.fromkeys(stem_of),
+        {name: _objects(rows, masked) for name, stem in stem_of.items() if (rows := parsed.get(stem))},
         options,
         folder,
         digests={
             "results": digest_files(folder, list(files.values())),
             "images": sha256_file(images) if images else None,
         },
-        listing=images.name if images else folder.name,
+        listing=images.name if images else folder.absolute().name,
         relative=True,
+    )
+    if images:
+        return replace(stored, stems=True)
+    return replace(
+        stored,
         stems=True,
-        hint="" if images else " (if nothing was found there, list it in `images`)",
+        hint=" (if nothing was found there, list it in `images`)",
+        remedy="rename one, or list in `images` those that were looked at",
     )
 
 
+def _listed(images: Path) -> dict[str, str]:
+    """Each image of a list -> the stem of its label file. A line without an image's extension is a stem itself."""
+    stem_of: dict[str, str] = {}
+    by_stem: dict[str, str] = {}
+    for line in read_lines(images):
+        name = canonical(Path(line).as_posix())
+        stem = _stem(Path(line)) if Path(line).suffix[1:].lower() in EXTENSIONS else name
+        if by_stem.setdefault(stem, name) != name:
+            raise BuildError(f"{images}: {by_stem[stem]} and {name} would share a label file: rename one")
+        stem_of[name] = stem
+    return stem_of
+
+
 def _stem(path: Path) -> str:
-    return unicodedata.normalize("NFC", path.with_suffix("").as_posix())
+    return canonical(path.with_suffix("").as_posix())
 
 
 def _classes(folder: Path, options: TeacherOptions) -> tuple[tuple[str, ...], dict[int, int]]:

@@ -1,0 +1,168 @@
+"""Which image a stored prediction is of: however its files are named, and wherever a recipe is built from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from builder.cli.main import main
+from builder.errors import BuildError
+from builder.label.predictions import Failure
+from tests.helpers.replayed import (
+    HEIGHT,
+    NAMES,
+    WIDTH,
+    detection,
+    region,
+    replayed,
+    rows,
+    sample,
+    task,
+    write_coco,
+    write_maps,
+    write_pool,
+    write_samples,
+    write_tasks,
+    write_yolo,
+)
+
+BOX = "0 .5 .5 .2 .2"
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    return write_pool(tmp_path / "pool")
+
+
+def build(recipe: str, store: str) -> dict[str, Any]:
+    """What the command line says of a build."""
+    done = CliRunner().invoke(main, ["build", recipe, "--store", store, "--json", "--no-report"])
+    assert done.exit_code == 0, done.output
+    return dict(json.loads(done.stdout))
+
+
+# A writer for each format, all for the images of NAMES -> the teacher of a recipe beside what it wrote
+
+
+def coco(folder: Path) -> dict[str, Any]:
+    results = [{"image_id": n, "category_id": 7, "bbox": [10, 10, 20, 20], "score": 0.9} for n in range(2)]
+    write_coco(folder, results)
+    listing = json.loads((folder / "listing.json").read_text())
+    listing["images"].append({"id": 2, "file_name": NAMES[2], "width": WIDTH, "height": HEIGHT})
+    (folder / "listing.json").write_text(json.dumps(listing))
+    return {"spec": "replay:results.json", "images": "listing.json"}
+
+
+def yolo(folder: Path) -> dict[str, Any]:
+    write_yolo(folder / "labels", {"a.txt": f"{BOX} .9", "b.txt": "", "deep/er/c.txt": ""})
+    return {"spec": "replay:labels"}
+
+
+def listed_yolo(folder: Path) -> dict[str, Any]:
+    write_yolo(folder / "labels", {"a.txt": f"{BOX} .9"})
+    (folder / "looked_at.txt").write_text("\n".join(NAMES))
+    return {"spec": "replay:labels", "images": "looked_at.txt"}
+
+
+def label_studio(folder: Path) -> dict[str, Any]:
+    write_tasks(folder, *(task(name, region(score=0.9)) for name in NAMES))
+    return {"spec": "replay:export.json"}
+
+
+def fiftyone(folder: Path) -> dict[str, Any]:
+    write_samples(folder, *(sample(name, detection(confidence=0.9)) for name in NAMES))
+    return {"spec": "replay:export#predictions"}
+
+
+def probabilities(folder: Path) -> dict[str, Any]:
+    (folder / "p.csv").write_text("name,red,blue\n" + "".join(f"{name},.9,.1\n" for name in NAMES))
+    return {"spec": "replay:p.csv"}
+
+
+def maps(folder: Path) -> dict[str, Any]:
+    square = np.ones((HEIGHT, WIDTH), np.uint8)
+    write_maps(folder / "maps", labels=square, confidence=square * 250)
+    for part in ("labels", "confidence"):
+        Image.fromarray(square).save(folder / "maps" / part / "a.png")
+    return {"spec": "replay:maps"}
+
+
+FORMATS: tuple[Callable[[Path], dict[str, Any]], ...] = (
+    coco,
+    yolo,
+    listed_yolo,
+    label_studio,
+    fiftyone,
+    probabilities,
+    maps,
+)
+
+
+@pytest.mark.parametrize("write", FORMATS, ids=lambda write: write.__name__)
+def test_every_format_is_replayed_the_same_from_any_folder(
+    write: Callable[[Path], dict[str, Any]], pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = {"name": "same", "pool": "pool", "teacher": write(tmp_path), "keep": {"score": 0.5}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    (tmp_path / "elsewhere").mkdir()
+    ids = []
+    for number, (where, path) in enumerate(
+        ((".", "recipe.yaml"), ("elsewhere", "../recipe.yaml"), ("elsewhere", str(tmp_path / "recipe.yaml")))
+    ):
+        monkeypatch.chdir(tmp_path / where)
+        built = build(path, f"store{number}" if number else str(tmp_path / "store"))
+        assert (built["images"], built["failures"]) == (3, [])
+        ids.append((built["id"], built["predictions"]))
+    assert len(set(ids)) == 1
+
+
+# One label file, two images
+
+
+@pytest.mark.parametrize("write", [yolo, maps], ids=lambda write: write.__name__)
+def test_a_label_file_never_serves_two_images(write: Callable[[Path], dict[str, Any]], tmp_path: Path) -> None:
+    results = tmp_path / write(tmp_path)["spec"].removeprefix("replay:")
+    pool = write_pool(tmp_path / "pool", (*NAMES, "a.png"))
+    with pytest.raises(BuildError, match=r"a.jpg and a.png would share a label file, a of .*: rename one"):
+        replayed(pool, results)
+    (pool / "a.png").write_bytes((pool / "a.jpg").read_bytes())  # a copy, for which the predictions hold as well
+    assert not isinstance(replayed(pool, results)["a.jpg"], Failure)
+    (pool / "a.png").write_bytes(b"no image")  # so that nothing can have been predicted on it
+    assert not isinstance(replayed(pool, results)["a.jpg"], Failure)
+
+
+def test_a_list_says_which_of_two_images_a_label_file_is_of(tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool", (*NAMES, "a.png"))
+    listed_yolo(tmp_path)
+    found = replayed(pool, tmp_path / "labels", tmp_path / "looked_at.txt")
+    assert len(found["a.jpg"]) == 1 and found["a.png"] == Failure("not among the images of looked_at.txt", "unlisted")
+    (tmp_path / "looked_at.txt").write_text("\n".join([*NAMES, "a.png"]))
+    with pytest.raises(BuildError, match=r"looked_at.txt: a.jpg and a.png would share a label file: rename one"):
+        replayed(pool, tmp_path / "labels", tmp_path / "looked_at.txt")
+    (tmp_path / "looked_at.txt").write_text("a\nb\n")  # without extensions
+    with pytest.raises(BuildError, match=r"a.jpg and a.png would share a label file, a of looked_at.txt"):
+        replayed(pool, tmp_path / "labels", tmp_path / "looked_at.txt")
+
+
+def test_names_below_one_folder_are_not_mixed_with_names_of_the_pool(tmp_path: Path) -> None:
+    """All of a listing's names are read in one way: `imgs/b.jpg` is not the pool's `b.jpg` where `imgs/a.jpg` is there
+    under that very name."""
+    pool = write_pool(tmp_path / "pool", ("imgs/a.jpg", "b.jpg", "imgs/c.jpg"))
+    write_yolo(tmp_path / "labels", {"imgs/a.txt": f"{BOX} .9", "imgs/b.txt": f"{BOX} .8"}, None)
+    found = replayed(pool, tmp_path / "labels", classes=("cat",))
+    assert len(found["imgs/a.jpg"]) == 1
+    assert "not among the images of labels, which names 'imgs/b'" in found["b.jpg"].error
+
+
+def test_an_image_is_listed_under_the_name_of_its_copy(tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool", ("a.jpg",))
+    (pool / "b.jpg").write_bytes((pool / "a.jpg").read_bytes())
+    write_yolo(tmp_path / "labels", {"b.txt": f"{BOX} .9"}, None)
+    assert rows(replayed(pool, tmp_path / "labels", classes=("cat",))["a.jpg"]) == [[32, 24, 48, 36, 0.9, 0]]
