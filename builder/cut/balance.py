@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def balanced(
     outcome[gone], reason[gone] = DROPPED, Reason.THINNED
     places = made.objects.image[rows].tolist()
     repeats = {n: k for n, k in zip(places, number.tolist(), strict=True) if k > 1}
-    return Overruled(made.objects, Decision(outcome, reason), made.states), repeats
+    return replace(made, decision=Decision(outcome, reason)), repeats
 
 
 def _chances(keys: Sequence[str], seed: int) -> np.ndarray:

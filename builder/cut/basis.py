@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.cut.parent import OF, ParentVersion
+from builder.cut.left_out import LeftOut, find_left_out
+from builder.cut.parent import OF, ParentVersion, settled_by
 from builder.cut.samples import FORMAT
 from builder.errors import BuildError
 from builder.evidence.holdout import Labels
 from builder.label.predictions import read_failures, read_meta
 from builder.recipe.recipe import Recipe
+from builder.rules.calibrator import Calibrator
 from builder.rules.keep import version_classes
+from builder.rules.labelled import LabelledPool
 from builder.rules.overrides import Override, overrides_digest
 from builder.scan.pool import Pool
 from builder.store.files import digest
@@ -46,6 +49,11 @@ class Basis:
     parent: ParentVersion | None = None
     trained_on: frozenset[str] = frozenset()
     overrides: tuple[Override, ...] = ()
+
+    @property
+    def stored(self) -> bool:
+        """Whether the images lie in a version's shards, as they are to be written."""
+        return False
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -81,16 +89,6 @@ class Basis:
 
         Raises BuildError if chunks of the pool have no predictions.
         """
-        missing = sum(not (self.predictions / chunk.digest).is_dir() for chunk in self.pool.index)
-        if missing:
-            raise BuildError(
-                f"{missing} chunks of pool {self.pool.id[:12]} have no predictions of {self.predictions.name[:12]}: "
-                "label it first"
-            )
-        absent = [
-            [chunk.digest, [failed.position for failed in read_failures(self.predictions / chunk.digest)]]
-            for chunk in self.pool.index
-        ]
         options = self.options
         unset = {"classes"} if options.keep.classes is None else set[str]()  # so that older versions are found
         return Inputs(
@@ -102,13 +100,41 @@ class Basis:
             shards=ShardInputs.model_validate(options.shards.model_dump()),
             gates=GateInputs.model_validate(options.gates.model_dump()),
             licenses=[options.pool.license, options.teacher.license],
-            unlabelled=digest([[chunk, positions] for chunk, positions in absent if positions]),
+            unlabelled=self._unlabelled(),
             truth=self.truth.digest if self.truth else self._parents_truth,
-            references={name: pool.id for name, pool in sorted(self.guarded.items())},
+            references=self._reference_ids(),
             parent=self.parent.manifest.id if self.parent else None,
             resolve=options.resolve,
             overrides=overrides_digest(self.overrides),
         )
+
+    def _unlabelled(self) -> str:
+        """Digest of the images without predictions."""
+        missing = sum(not (self.predictions / chunk.digest).is_dir() for chunk in self.pool.index)
+        if missing:
+            raise BuildError(
+                f"{missing} chunks of pool {self.pool.id[:12]} have no predictions of {self.predictions.name[:12]}: "
+                "label it first"
+            )
+        absent = [
+            [chunk.digest, [failed.position for failed in read_failures(self.predictions / chunk.digest)]]
+            for chunk in self.pool.index
+        ]
+        return digest([[chunk, positions] for chunk, positions in absent if positions])
+
+    def _reference_ids(self) -> dict[str, str]:
+        """The pools that have to stay out, by name."""
+        return {name: pool.id for name, pool in sorted(self.guarded.items())}
+
+    def left_out(self) -> LeftOut:
+        """The images of the pool that may not be used."""
+        near, gates = self.options.images.near_duplicates, self.options.gates
+        settled = settled_by(self.parent, self.pool, near) if self.parent and self.takes_over else None
+        return find_left_out(self.pool, self.guarded, gates.leak_distance, near, settled)
+
+    def labelled(self, calibration: Calibrator | None, left_out: LeftOut) -> LabelledPool:
+        """The pool as the rules see it."""
+        return LabelledPool(self.pool, self.predictions, self.classes, self.options.keep, calibration, left_out.states)
 
     @property
     def _parents_truth(self) -> str | None:

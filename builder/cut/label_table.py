@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from builder.cut.kinds.kind import SOURCES
 from builder.kinds import LabelKind
 from builder.label.predictions import BOX
-from builder.rules.overruling import Overruled
+from builder.rules.overruling import Before, Overruled
 from builder.rules.reasons import OUTCOMES, REASONS
 from builder.store.files import new_file
 
@@ -32,12 +32,22 @@ SOMETIMES = {
 """Columns where there are any: the quality of a mask, how many teachers of an ensemble found the object, how uncertain
 its box is, and, with a class map, a position in the teacher's classes. What people added has none of the first three.
 """
-REPEATED = ["key", "label", "outcome", "reason", "source"]
+BOX_BEFORE = tuple(f"{side}_before" for side in BOX)
+BEFORE = {"label_before": pa.int16(), **dict.fromkeys(BOX_BEFORE, pa.float32()), "reason_before": pa.string()}
+"""Columns where people decided on any of these objects: the teacher's label and box of each of those, and what rules
+made of it, so that the next corrections can be taken over where the teacher's predictions are not. Null elsewhere."""
+RLE_BEFORE, SOFT_BEFORE = "rle_before", "probabilities_before"
+"""In the same way the teacher's mask, where people drew a box in its place, and its probabilities of the version's
+classes, where people named the class."""
+REPEATED = ["key", "label", "outcome", "reason", "source", "reason_before"]
 """Columns worth a dictionary: for the other numbers, hardly ever equal, looking for one takes most of the writing."""
 
 
-def write_labels(path: Path, kind: LabelKind, keys: Sequence[str], made: Overruled) -> None:
-    """A part of the table: the objects of images with these keys, in their order."""
+def write_labels(
+    path: Path, kind: LabelKind, keys: Sequence[str], made: Overruled, soft: Mapping[int, np.ndarray]
+) -> None:
+    """A part of the table: the objects of images with these keys, in their order. soft: by row, the probabilities of
+    SOFT_BEFORE."""
     objects, decision = made.objects, made.decision
     boxes = {side: np.ascontiguousarray(objects.boxes[:, n]) for n, side in enumerate(BOX)}
     schema, more = LABELS, dict[str, Any]()
@@ -50,6 +60,10 @@ def write_labels(path: Path, kind: LabelKind, keys: Sequence[str], made: Overrul
         if (optional := getattr(objects, name)) is not None:
             schema = schema.append(pa.field(name, type))
             more[name] = pa.array(optional, type, mask=np.isnan(optional)) if type == pa.float32() else optional
+    if made.before is not None and made.human.any():
+        before = _before(made, made.before, soft)
+        more |= before
+        schema = pa.schema([*schema, *(pa.field(name, column.type) for name, column in before.items())])
     table = pa.table(
         {
             "key": pa.array(keys, pa.string()).take(pa.array(objects.image)),
@@ -68,6 +82,29 @@ def write_labels(path: Path, kind: LabelKind, keys: Sequence[str], made: Overrul
     )
     with new_file(path) as file:
         pq.write_table(table, file, compression="zstd", use_dictionary=REPEATED)
+
+
+def _before(made: Overruled, before: Before, soft: Mapping[int, np.ndarray]) -> dict[str, pa.Array]:
+    """The columns of BEFORE, and of RLE_BEFORE and SOFT_BEFORE where there are any."""
+    there = made.human & (before.row >= 0)
+    row, null = np.maximum(before.row, 0), ~there
+    theirs = before.objects
+
+    def taken(column: np.ndarray, type: pa.DataType, null: np.ndarray = null) -> pa.Array:
+        values = column[row] if len(column) else np.zeros(len(row), column.dtype)  # all were added
+        return pa.array(values, type, mask=null)
+
+    columns = {"label_before": taken(theirs.label, BEFORE["label_before"])}
+    columns |= {name: taken(theirs.boxes[:, n], pa.float32()) for n, name in enumerate(BOX_BEFORE)}
+    columns["reason_before"] = taken(np.array(REASONS)[before.decision.reason], pa.string())
+    if theirs.rle is not None and made.objects.rle is not None:
+        lost = there & (made.objects.rle == b"") & (before.row >= 0)
+        if lost.any():
+            columns[RLE_BEFORE] = taken(theirs.rle, pa.binary(), ~lost)
+    if soft:
+        values = [soft[n].tolist() if n in soft else None for n in range(len(row))]
+        columns[SOFT_BEFORE] = pa.array(values, pa.list_(pa.float32()))
+    return columns
 
 
 def join_labels(path: Path, parts: Sequence[Path]) -> None:

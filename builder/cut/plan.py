@@ -12,8 +12,7 @@ import numpy as np
 from builder.cut.basis import Basis, overlap
 from builder.cut.emptiness import check_kept
 from builder.cut.findings import findings_of
-from builder.cut.left_out import LeftOut, find_left_out
-from builder.cut.parent import settled_by
+from builder.cut.left_out import LeftOut
 from builder.engine import Track
 from builder.errors import BuildError
 from builder.evidence import gates
@@ -97,10 +96,8 @@ def decide_all(
             f"dataset {basis.options.name} has {len(basis.overrides)} overrides of boxes, which say nothing of a map's "
             "pixels: set review: false, or give this dataset another name"
         )
-    near = options.images.near_duplicates
-    settled = settled_by(basis.parent, basis.pool, near) if basis.parent and basis.takes_over else None
-    left_out = find_left_out(basis.pool, basis.guarded, options.gates.leak_distance, near, settled)
-    findings = [gates.leak(options.gates, left_out.leaks)] if basis.guarded else []
+    left_out = basis.left_out()
+    findings = [gates.leak(options.gates, left_out.leaks)] if inputs.references else []
     if basis.trained_on and (finding := gates.teacher_overlap(options.gates, overlap(basis))):
         findings.append(finding)
     if options.keep.classes and (mapped := class_map(options.keep, basis.meta["description"])):
@@ -110,7 +107,7 @@ def decide_all(
     calibration = _calibration(basis, split.tune if split else None)
     if split and calibration:
         split = split.calibrated(calibration)
-    labelled = LabelledPool(basis.pool, basis.predictions, basis.classes, options.keep, calibration, left_out.states)
+    labelled = basis.labelled(calibration, left_out)
     scores = pool_scores(labelled, workers, track)
     uses = 0
     if split and options.keep.precision and not basis.takes_over:  # before: a build that fails now has looked, too

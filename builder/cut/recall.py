@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from builder.cut.basis import Basis
+from builder.cut.from_version import FromVersion
 from builder.cut.left_out import LeftOut, find_left_out, read_left_out
 from builder.cut.parent import ParentVersion, find_parent, settled_by
-from builder.cut.samples import Writing
+from builder.cut.restored import check_restorable, restore
+from builder.cut.samples import EMPTY, Writing
 from builder.cut.version import Cut, cut_version, parent_shards
 from builder.engine import Track, silent
 from builder.errors import BuildError
@@ -19,12 +24,19 @@ from builder.rules.calibrator import Calibrator
 from builder.rules.keep import Keep
 from builder.rules.labelled import LabelledPool
 from builder.rules.objects import Thresholds
-from builder.rules.overrides import Override, by_image, load_overrides, overrides_digest, read_overrides
+from builder.rules.overrides import (
+    Override,
+    adopt,
+    by_image,
+    load_overrides,
+    overrides_digest,
+    read_overrides,
+)
 from builder.scan.pool import Pool, read_pool
 from builder.store.manifest import Manifest
 from builder.store.provenance import ParentRecord
 from builder.store.store import Store
-from builder.store.version import LEFT_OUT, OVERRIDES, Version
+from builder.store.version import CLAIM, LEFT_OUT, OVERRIDES, Version
 
 
 @dataclass(frozen=True)
@@ -126,41 +138,91 @@ def new_version(
     store: Store, version: Version, workers: int | None, track: Track = silent, *, report: bool = True
 ) -> Cut:
     """The version that comes of a complete one with the overrides that are in force now: the same recipe, thresholds
-    taken over, shards that no override touches linked. Made from the manifest and the store alone.
+    taken over, shards that no override touches linked. Made from the manifest and the store; where the store lacks its
+    pool or predictions, as where it was pulled, from the version itself, which gives the same shards.
 
-    Raises BuildError if the version is not the store's own, or the store no longer holds what it was made of.
+    Raises BuildError if the version is not the store's own, and as `check_cut_again`.
     """
-    with store.in_use():
-        return _cut_again(store, version, workers, track, report)
+    with store.in_use(), basis_again(store, version, workers) as basis:
+        return cut_version(basis, store, name=version.dataset, workers=workers, report=report, track=track)
 
 
-def _cut_again(store: Store, version: Version, workers: int | None, track: Track, report: bool) -> Cut:
-    manifest, ref = version.manifest, version.ref
-    home = store.datasets / manifest.name / manifest.version
+def check_cut_again(store: Store, version: Version) -> None:
+    """Raise BuildError for a version of which corrections can make no other in this store: to be asked before people
+    begin."""
+    home = store.datasets / version.dataset / version.folder.resolve().name
     if version.folder.resolve() != home.resolve():
         raise BuildError(
-            f"{version.folder} is no version of {store.root}: build it there, then its overrides can make another"
+            f"{version.folder} is no version of {store.root}: build or pull it there, then its corrections can make "
+            "another"
         )
-    try:
-        parent = find_parent(ref, store, manifest.id)
-    except BuildError as error:
-        raise BuildError(
-            f"{ref} cannot be cut again here, since what it was made of is gone or was never here ({error}): the "
-            "overrides are kept for a build of its recipe"
-        ) from None
-    predictions = store.predictions / parent.inputs.predictions
-    if not predictions.is_dir():
-        raise BuildError(
-            f"{ref} cannot be cut again here, since the store lacks its predictions {predictions.name[:12]}: the "
-            "overrides are kept for a build of its recipe"
-        )
-    written = Recipe.model_validate({**manifest.provenance.recipe, "parent": ref, "resolve": False, "review": True})
-    basis = Basis(
-        parent.pool,
-        predictions,
-        written,
-        manifest.provenance.teacher.spec,
-        parent=parent,
-        overrides=tuple(read_overrides(store, manifest.name)),
+    if not is_at_home(store, version):
+        check_restorable(version)
+
+
+def adopt_overrides(store: Store, version: Version) -> None:
+    """Put what people said of a version elsewhere, before it was pulled, into force here, too; what people of this
+    store said of the same objects comes after it."""
+    if (version.folder / CLAIM).is_file() or not version.has(OVERRIDES):
+        return  # it was built here: they are in force already, as far as nobody took them back
+    adopt(store, version.dataset, load_overrides(version.overrides))
+
+
+def is_at_home(store: Store, version: Version) -> bool:
+    """Whether the store has what a version was made of: its pool, and the teacher's predictions of all of it."""
+    inputs = version.manifest.provenance.inputs
+    if not inputs.pool or inputs.pool not in store.match(store.pools, inputs.pool):
+        return False
+    predictions = store.predictions / inputs.predictions
+    return all((predictions / chunk.digest).is_dir() for chunk in read_pool(store, inputs.pool).index)
+
+
+def lacks(store: Store, version: Version) -> str:
+    """What nobody can correct of a version in a store that has not what it was made of, in one sentence; "" where all
+    can be."""
+    if is_at_home(store, version):
+        return ""
+    manifest = version.manifest
+    if kind_of(manifest.kind).pixels:
+        parts = ["what the teacher said of void pixels"]
+    else:
+        count = manifest.images.get(EMPTY, 0)
+        parts = [f"the pictures of {count} images on which nothing was kept"] if count else []
+    parts += ["the human labels behind its thresholds"] if manifest.provenance.truth else []
+    if not parts:
+        return ""
+    return (
+        f"{version.ref} was made elsewhere: corrections are cut from its own shards, in which {' and '.join(parts)} "
+        "are not"
     )
-    return cut_version(basis, store, name=manifest.name, workers=workers, report=report, track=track)
+
+
+@contextmanager
+def basis_again(store: Store, version: Version, workers: int | None = None, **changes: Any) -> Iterator[Basis]:
+    """What a complete version is made from again, with the overrides that are in force now, while the block is open.
+    changes: of its recipe. Raises BuildError as `check_cut_again`."""
+    check_cut_again(store, version)
+    manifest, ref = version.manifest, version.ref
+    options = {**manifest.provenance.recipe, "parent": ref, "resolve": False, "review": True, **changes}
+    recipe, spec = Recipe.model_validate(options), manifest.provenance.teacher.spec
+    predictions = store.predictions / manifest.provenance.inputs.predictions
+    adopt_overrides(store, version)
+    overrides = tuple(read_overrides(store, version.dataset))
+    if is_at_home(store, version):
+        parent = find_parent(ref, store, manifest.id)
+        yield Basis(parent.pool, predictions, recipe, spec, parent=parent, overrides=overrides)
+        return
+    left_out = read_left_out(version.file(LEFT_OUT)) if version.has(LEFT_OUT) else LeftOut({}, {})
+    with TemporaryDirectory(prefix="tutelage-") as folder:
+        restored = restore(version, left_out, Path(folder), workers)
+        parent = ParentVersion(version.folder, manifest, restored.pool, store)
+        yield FromVersion(
+            restored.pool,
+            predictions,
+            recipe,
+            spec,
+            parent=parent,
+            overrides=overrides,
+            restored=restored,
+            restored_left_out=left_out,
+        )

@@ -17,6 +17,7 @@ import numpy as np
 import orjson
 
 from builder.cut.balance import balanced
+from builder.cut.images import described, not_here
 from builder.cut.kinds.choose import cut_kind
 from builder.cut.kinds.kind import Kind
 from builder.cut.label_table import write_labels
@@ -37,7 +38,6 @@ from builder.store.keys import copy_key
 from builder.store.manifest import ShardRecord
 from builder.store.shards import ShardError, ShardFile, read_samples, write_shard
 from builder.store.version import DATA, WORK, Version
-from teachers.images import ImageError, encode_upright
 
 FORMAT = 6
 """Raised whenever the same inputs might give other files, so that an old claim is not taken for a new build."""
@@ -73,6 +73,7 @@ class Writing:
     overrides: Mapping[str, Sequence[Override]] = field(default_factory=dict)
     kind: LabelKind = DETECTION
     balance: tuple[int, ...] | None = None
+    stored: bool = False
 
     @property
     def writer(self) -> Kind:
@@ -143,16 +144,19 @@ def write_job(job: ShardJob, stop: Event) -> int:
             chosen, written = with_gone, ShardFile(shard.samples, shard.bytes, shard.sha256)
             break
     if chosen.places and not written:
+        if writing.stored:
+            _check_stored(writing.parents, job)
         samples = _samples(writing, chunks, images, chosen)
         written = write_shard(writing.folder / DATA / job.name, until(stop, samples))
-    write_labels(job.labels, writing.kind, [image.key for image in images], chosen.made)
+    soft = writing.writer.remember(chosen.labelled, chunks, chosen.made)
+    write_labels(job.labels, writing.kind, [image.key for image in images], chosen.made, soft)
     objects = chosen.made.objects
     there = ~np.isin(objects.image, chosen.tombstones)
     ShardResult(
         shard=_shard_record(job, written, chosen) if written else None,
         tombstones=[key for n in chosen.tombstones for key in chosen.keys(n, images)],
         images=Counter(chosen.fate),
-        overrides=[(asdict(override), state) for override, state in _settled(chosen, images)],
+        overrides=_settled(chosen, images),
         reasons=_number(chosen.made.decision.reason, there, objects.pixels, len(REASONS)),
         per_class=_per_class(chosen, there, len(writing.labelled.classes)),
     ).write(job.record)
@@ -214,10 +218,16 @@ def _choose(writing: Writing, chunks: Sequence[Chunk], images: Sequence[PoolImag
     return _Chosen(made, objects.label, objects.image, objects.pixels, labelled, repeats, gone, fate, places, inputs)
 
 
-def _settled(chosen: _Chosen, images: Sequence[PoolImage]) -> list[tuple[Override, str]]:
-    """What became of the overrides of these images, tombstoned ones left out."""
+def _settled(chosen: _Chosen, images: Sequence[PoolImage]) -> list[tuple[dict[str, Any], str]]:
+    """The overrides of these images, tombstoned ones left out, JSON-ready, with the image's key; and what became of
+    each."""
     gone = {images[n].sha256 for n in chosen.tombstones}
-    return [(override, state) for override, state in chosen.made.states.items() if override.sha256 not in gone]
+    keys = {image.sha256: image.key for image in images}
+    return [
+        (asdict(override) | {"key": keys[override.sha256]}, state)
+        for override, state in chosen.made.states.items()
+        if override.sha256 not in gone
+    ]
 
 
 def _still_there(parent: Parent, job: ShardJob, images: Sequence[PoolImage]) -> frozenset[str]:
@@ -230,6 +240,14 @@ def _still_there(parent: Parent, job: ShardJob, images: Sequence[PoolImage]) -> 
     except (ShardError, OSError):
         return frozenset()  # damaged: `_take` will not have it
     return frozenset(removed[key] for key in keys if key in removed and key not in parent.renewed)
+
+
+def _check_stored(parents: Sequence[Parent], job: ShardJob) -> None:
+    """Raise BuildError if the shard that a job's images are taken from is not what its manifest says."""
+    for parent in parents:
+        path = parent.version.data / job.name
+        if not path.is_file() or sha256_file(path) != parent.shards[job.name].sha256:
+            raise BuildError(f"{path} is missing or damaged: put {parent.version.ref} there again from where it came")
 
 
 def _take(parent: Parent, job: ShardJob, record: ShardRecord) -> bool:
@@ -296,30 +314,11 @@ def _samples(
     kind = writing.kind
     labels = writing.writer.samples(chosen.labelled, chunks, writing.thresholds, chosen.made, chosen.places)
     for place, (fields, rest) in zip(chosen.places, labels, strict=True):
-        head, data = described(images[place], writing.extension)
+        if writing.stored and not images[place].bytes:
+            raise not_here(images[place].key, writing.parents[0].version.ref)
+        head, data = described(images[place], writing.extension, writing.stored)
         more = [(kind.member, rest)] if kind.member else []
         for number, key in enumerate(chosen.keys(place, images)):
             label = head | {"key": key} | ({"copy": number} if kind.single else {}) | fields
             members = [(writing.extension, data), ("json", orjson.dumps(label, option=orjson.OPT_SERIALIZE_NUMPY))]
             yield key, members + more
-
-
-def described(image: PoolImage, extension: str) -> tuple[dict[str, Any], bytes]:
-    """What every label JSON says of an image, and the bytes that are written of it. Raises
-    BuildError if it is not what was scanned, or cannot be re-encoded."""
-    data = image.read()
-    reencoded = "format" if image.format != extension else "upright" if image.orientation != 1 else "none"
-    if reencoded != "none":
-        try:
-            data = encode_upright(data, extension, image.pixels)
-        except ImageError as error:
-            raise BuildError(f"{image.uri} cannot be re-encoded: it {error}") from None
-    label = {
-        "key": image.key,
-        "name": image.name,
-        "sha256": image.sha256,
-        "width": image.width,
-        "height": image.height,
-        "reencoded": reencoded,
-    }
-    return label, data

@@ -28,7 +28,7 @@ from builder.kinds import kind_of
 from builder.recipe.recipe import Recipe
 from builder.report.card import card
 from builder.report.card_chart import classes_chart
-from builder.rules.fates import settled, summary
+from builder.rules.fates import image_keys, settled, summary
 from builder.rules.overrides import by_image, dump_overrides
 from builder.rules.reasons import REASONS, Reason
 from builder.scan.pool import DUPLICATE, REMOVED, UNREADABLE, Pool
@@ -130,6 +130,7 @@ def shard_jobs(basis: Basis, plan: Plan, folder: Path) -> list[ShardJob]:
         overrides=by_image(basis.overrides),
         kind=kind_of(basis.kind),
         balance=plan.balance,
+        stored=basis.stored,
     )
     plan_of_chunks = ranges(basis.pool, options.shards, basis.parent)
     return [ShardJob(number, chunks, writing) for number, chunks in enumerate(plan_of_chunks)]
@@ -193,8 +194,9 @@ def _finish(
     states = [WRITTEN, EMPTY, UNREADABLE, DUPLICATE, REMOVED]
     states += sorted(set(images) - {*states}) if tombstones or plan.labelled.excluded else []
     if basis.overrides:
-        fates = settled(basis.overrides, [row for result in results for row in result.overrides])
-        write_file(folder / OVERRIDES, dump_overrides(basis.overrides, fates))
+        rows = [row for result in results for row in result.overrides]
+        fates = settled(basis.overrides, rows)
+        write_file(folder / OVERRIDES, dump_overrides(basis.overrides, fates, image_keys(rows)))
         provenance = provenance.model_copy(update={"overrides": summary(fates)})
     manifest = Manifest(
         name=name,

@@ -75,9 +75,14 @@ def decide(objects: Objects, keep: Keep, thresholds: Thresholds, classes: Sequen
         reason[(reason == Reason.KEPT) & (sides.min(axis=1, initial=np.inf) < keep.min_size)] = Reason.SIZE
     if keep.uncertainty is not None and objects.uncertainty is not None:
         reason[(reason == Reason.KEPT) & ~(objects.uncertainty <= keep.uncertainty)] = Reason.UNCERTAIN
+    return Decision(outcomes(reason, keep), reason)
+
+
+def outcomes(reason: np.ndarray, keep: Keep) -> np.ndarray:
+    """What becomes of objects with these reasons: uint8 (N,)."""
     refused = IGNORED if keep.refused == "ignore" else DROPPED
     outcome = np.array([refused if each.outcome is None else each.outcome for each in Reason], np.uint8)
-    return Decision(outcome[reason], reason)
+    return outcome[reason]
 
 
 def _best_of_image(objects: Objects, among: np.ndarray) -> np.ndarray:

@@ -18,6 +18,11 @@ def settled(overrides: Iterable[Override], rows: Sequence[tuple[Mapping[str, Any
     return {override: fates.get(override, ELSEWHERE) for override in overrides}
 
 
+def image_keys(rows: Sequence[tuple[Mapping[str, Any], str]]) -> dict[str, str]:
+    """The keys of the images that the overrides in these rows (see `settled`) are about, by SHA-256."""
+    return {row["sha256"]: row["key"] for row, _ in rows}
+
+
 def summary(fates: Mapping[Override, str]) -> OverrideSummary:
     """What a version's provenance says of the overrides in force. fates: what became of each."""
     states = Counter(fates.values())

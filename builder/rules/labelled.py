@@ -25,9 +25,9 @@ from builder.label.predictions import (
 )
 from builder.rules.apply import decide
 from builder.rules.calibrator import Calibrator
-from builder.rules.class_map import Mapped
+from builder.rules.class_map import ASIDE, Mapped
 from builder.rules.keep import Keep, class_map
-from builder.rules.objects import Objects, Thresholds
+from builder.rules.objects import Decision, Objects, Thresholds
 from builder.rules.reasons import IGNORED, KEPT, REASONS, Reason
 from builder.rules.scores import PoolSample, counted
 from builder.scan.pool import OK, REMOVED, UNREADABLE, Chunk, Pool
@@ -79,6 +79,25 @@ class LabelledPool:
         names = [name for chunk in chunks for name in chunk.rows["name"].to_pylist()] if self.keep.where else []
         calibrated = self.calibrate(rows["label"], rows["score"]) if self.calibrate else None
         return Objects(image[usable], image_size=sizes, name=names, calibrated=calibrated, **rows), states
+
+    def decided(
+        self, chunks: Sequence[Chunk], thresholds: Thresholds, boxes: bool = True
+    ) -> tuple[Objects, Decision, list[str]]:
+        """The objects of these chunks' images, what rules make of each, and the images' states. boxes: as of `load`."""
+        objects, states = self.load(chunks, boxes)
+        return objects, decide(objects, self.keep, thresholds, self.classes), states
+
+    def probabilities(self, chunk: Chunk, positions: Sequence[int]) -> np.ndarray:
+        """What a teacher of image classes gave these images of a chunk, as probabilities of the version's classes;
+        what is set aside is in none. float32 (N, C)."""
+        teacher = self.mapped.teacher if self.mapped else self.classes
+        rows = read_probabilities(self.predictions / chunk.digest, len(teacher))[list(positions)]
+        if self.mapped is None:
+            return rows
+        sums = np.zeros((len(rows), len(self.classes)), np.float32)
+        for theirs in np.flatnonzero(self.mapped.label != ASIDE):
+            sums[:, self.mapped.label[theirs]] += rows[:, theirs]
+        return sums.clip(0, 1)
 
     @cached_property
     def mapped(self) -> Mapped | None:
@@ -194,8 +213,8 @@ def tally(
 def _tally_of(
     labelled: LabelledPool, thresholds: Thresholds, shared: np.ndarray, every: int, block: range, stop: Event
 ) -> tuple[dict[str, int], np.ndarray, np.ndarray, np.ndarray]:
-    objects, states = labelled.load(list(labelled.pool.chunks(block.start, block.stop)), labelled.looks_at_boxes)
-    decision = decide(objects, labelled.keep, thresholds, labelled.classes)
+    chunks = list(labelled.pool.chunks(block.start, block.stop))
+    objects, decision, states = labelled.decided(chunks, thresholds, labelled.looks_at_boxes)
     ours = np.flatnonzero(objects.ours)
     label, outcome = objects.label[ours], decision.outcome[ours]
     weight = None if objects.pixels is None else objects.pixels[ours]

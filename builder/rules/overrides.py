@@ -127,10 +127,24 @@ def load_fates(path: Path) -> dict[Override, str]:
     return {override: fates[override] for override in overrides}
 
 
-def dump_overrides(overrides: Iterable[Override], states: Mapping[Override, str] | None = None) -> bytes:
-    """The bytes of such a file: canonical JSON, sorted. states: what became of each in a version, for its copy."""
+def load_keys(path: Path) -> dict[str, str]:
+    """The keys of the images that the overrides in a version's copy are about, by SHA-256, as far as it says them."""
+    load_overrides(path)
+    rows = orjson.loads(path.read_bytes())["overrides"]
+    return {str(row["sha256"]): str(row["key"]) for row in rows if "key" in row}
+
+
+def dump_overrides(
+    overrides: Iterable[Override],
+    states: Mapping[Override, str] | None = None,
+    keys: Mapping[str, str] | None = None,
+) -> bytes:
+    """The bytes of such a file: canonical JSON, sorted. For a version's copy: states, what became of each, and keys, of
+    the images in its chunks, by SHA-256."""
     rows = [
-        asdict(override) | ({"state": states[override]} if states is not None else {})
+        asdict(override)
+        | ({"state": states[override]} if states is not None else {})
+        | ({"key": keys[override.sha256]} if keys and override.sha256 in keys else {})
         for override in sorted(overrides, key=BY_ORDER)
     ]
     return canonical_json({"format": FORMAT, "overrides": rows}) + b"\n"
@@ -165,10 +179,22 @@ def add_overrides(
         return Added(0, 0, 0, len(read_overrides(store, name)))
     with locked(path.parent / ".lock", f"the reviews of {name}", sweep=[path.parent], wait=True):
         merged, counts = merge(read_overrides(store, name), batch, known)
-        data = dump_overrides(merged)
-        if not path.exists() or path.read_bytes() != data:
-            write_file(path, data)
+        _write(path, merged)
     return Added(counts["added"], counts["changed"], counts["same"], len(merged))
+
+
+def adopt(store: Store, name: str, earlier: Iterable[Override]) -> None:
+    """Put overrides that people gave elsewhere into force for dataset `name`, as if they had come before all others."""
+    path = overrides_path(store, name)
+    with locked(path.parent / ".lock", f"the reviews of {name}", sweep=[path.parent], wait=True):
+        merged, _ = merge(earlier, read_overrides(store, name))
+        _write(path, merged)
+
+
+def _write(path: Path, overrides: Iterable[Override]) -> None:
+    data = dump_overrides(overrides)
+    if not path.exists() or path.read_bytes() != data:
+        write_file(path, data)
 
 
 def check_labels(overrides: Iterable[Override], classes: Sequence[str], advice: str) -> None:

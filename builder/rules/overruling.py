@@ -15,13 +15,25 @@ from teachers.boxes import iou_matrix
 
 
 @dataclass(frozen=True)
+class Before:
+    """What an object was before people changed anything: the teacher's objects, what rules made of each, and for each
+    object after the changes its row among them, int64 (N,), -1 for an added one."""
+
+    objects: Objects
+    decision: Decision
+    row: np.ndarray
+
+
+@dataclass(frozen=True)
 class Overruled:
     """objects: with the labels and boxes that people gave them; added ones stand last of their image. decision: of
-    each. states: what became of each override (builder.rules.overrides.APPLIED, ORPHANED or WAITING)."""
+    each. states: what became of each override (builder.rules.overrides.APPLIED, ORPHANED or WAITING). before: None
+    where nobody said anything."""
 
     objects: Objects
     decision: Decision
     states: Mapping[Override, str]
+    before: Before | None = None
 
     @property
     def human(self) -> np.ndarray:
@@ -80,7 +92,8 @@ def overrule_classes(
             same = label[row] == classes.index(override.label)
             outcome[row], reason[row] = KEPT, Reason.ACCEPTED if same else Reason.RELABELLED
             label[row] = classes.index(override.label)
-    return Overruled(replace(objects, label=label), Decision(outcome, reason), states)
+    before = Before(objects, decision, np.arange(len(label))) if by_position else None
+    return Overruled(replace(objects, label=label), Decision(outcome, reason), states, before)
 
 
 class _Work:
@@ -139,12 +152,14 @@ class _Work:
 
     def done(self) -> Overruled:
         old, decision = self.old, Decision(self.outcome, self.reason)
-        objects = replace(old, label=self.label, boxes=self.boxes)
+        objects, row = replace(old, label=self.label, boxes=self.boxes), np.arange(len(self.label))
         if self.added:
-            objects, decision = self._with_added(objects, decision)
-        return Overruled(objects, decision, self.states)
+            objects, decision, row = self._with_added(objects, decision, row)
+        return Overruled(objects, decision, self.states, Before(old, self.was, row))
 
-    def _with_added(self, objects: Objects, decision: Decision) -> tuple[Objects, Decision]:
+    def _with_added(
+        self, objects: Objects, decision: Decision, row: np.ndarray
+    ) -> tuple[Objects, Decision, np.ndarray]:
         count = len(self.added)
         ones = np.ones(count, np.float32)
         image = np.concatenate([objects.image, [image for image, _, _ in self.added]]).astype(objects.image.dtype)
@@ -152,7 +167,7 @@ class _Work:
         boxes = np.array([box for _, _, box in self.added], np.float32)
         label = np.array([label for _, label, _ in self.added], objects.label.dtype)
         code = np.full(count, Reason.ADDED, np.uint8)
-        return replace(
+        with_added = replace(
             objects,
             image=image[order],
             label=np.concatenate([objects.label, label])[order],
@@ -160,10 +175,10 @@ class _Work:
             boxes=np.concatenate([objects.boxes, boxes])[order],
             calibrated=None if objects.calibrated is None else np.concatenate([objects.calibrated, ones])[order],
             **self._optional(count, order),
-        ), Decision(
-            np.concatenate([decision.outcome, np.full(count, KEPT, np.uint8)])[order],
-            np.concatenate([decision.reason, code])[order],
         )
+        outcome = np.concatenate([decision.outcome, np.full(count, KEPT, np.uint8)])[order]
+        decided = Decision(outcome, np.concatenate([decision.reason, code])[order])
+        return with_added, decided, np.concatenate([row, np.full(count, -1)])[order]
 
     def _optional(self, count: int, order: np.ndarray) -> dict[str, Any]:
         """The columns that only some teachers give; what people added has none of it."""

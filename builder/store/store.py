@@ -15,7 +15,7 @@ from builder.errors import BuildError, brief
 from builder.store.files import canonical_json, locked, new_folder, write_file
 from builder.store.locks import take_lock
 from builder.store.manifest import MANIFEST
-from builder.store.version import CLAIM, Version
+from builder.store.version import CLAIM, DATASETS, Version
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 VERSION = re.compile(r"v[1-9][0-9]*")
@@ -43,7 +43,7 @@ class Store:
         self.root = Path(root)
         self.pools = self.root / "pools"
         self.predictions = self.root / "predictions"
-        self.datasets = self.root / "datasets"
+        self.datasets = self.root / DATASETS
         self.tagged = self.root / "tags"
         self.lock = self.root / ".lock"
 

@@ -11,6 +11,8 @@ from builder.store.manifest import Manifest, ShardRecord, read_manifest
 
 DATA, LABELS, CARD, CHART = "data", "labels.parquet", "README.md", "report/classes.svg"
 REPORT, OVERRIDES, LEFT_OUT = "report/index.html", "overrides.json", "left_out.csv"
+DATASETS = "datasets"
+"""The folder of a store's versions: DATASETS/NAME/vN."""
 CLAIM, WORK = "claim", ".work"
 """The digest of the inputs, by which a build finds its version again, and what an unfinished build has made of it."""
 
@@ -38,9 +40,16 @@ class Version:
         return f"{type(self).__name__}(folder={str(self.folder)!r}, ref={self.ref!r}, id={self.manifest.id[:12]!r})"
 
     @property
+    def dataset(self) -> str:
+        """The dataset that it belongs to in its store, which may have pulled it under another name than its own."""
+        folder = self.folder.resolve()
+        in_store = folder.parent.parent.name == DATASETS and folder.name == self.manifest.version
+        return folder.parent.name if in_store else self.manifest.name
+
+    @property
     def ref(self) -> str:
-        """What it is called: NAME@vN."""
-        return f"{self.manifest.name}@{self.manifest.version}"
+        """What it is called in its store: NAME@vN."""
+        return f"{self.dataset}@{self.manifest.version}"
 
     @property
     def is_remote(self) -> bool:

@@ -16,7 +16,7 @@ from builder.errors import BuildError
 from builder.report.card import card
 from builder.report.card_chart import classes_chart
 from builder.rules.counting import pool_scores
-from builder.rules.fates import settled
+from builder.rules.fates import image_keys, settled
 from builder.rules.overrides import dump_overrides
 from builder.rules.scores import PoolScores
 from builder.store.files import TEMPORARY, discard, sha256_file, sync_folder, write_file
@@ -52,8 +52,9 @@ def repair(
             join_labels(scratch.labels, [job.labels for job in jobs])
             _put(scratch.labels, version.labels, manifest.files[LABELS])
         if overrides_bad:
-            fates = settled(recalled.overrides, [row for job in jobs for row in job.result().overrides])
-            write_file(scratch.overrides, dump_overrides(recalled.overrides, fates))
+            rows = [row for job in jobs for row in job.result().overrides]
+            fates = settled(recalled.overrides, rows)
+            write_file(scratch.overrides, dump_overrides(recalled.overrides, fates, image_keys(rows)))
             _put(scratch.overrides, version.overrides, manifest.files[OVERRIDES])
         texts = {CARD: card(scratch.manifest).encode(), LEFT_OUT: recalled.left_out.table().encode()}
         for name, text in (texts | {CHART: classes_chart(scratch.manifest)}).items():

@@ -13,7 +13,6 @@ import numpy as np
 
 from builder.cut.kinds.kind import HUMAN, SOURCES, Checked, Kind, mixed
 from builder.label.predictions import BOX
-from builder.rules.apply import decide
 from builder.rules.columns import mask_areas
 from builder.rules.labelled import LabelledPool
 from builder.rules.objects import Decision, Objects, Thresholds
@@ -32,8 +31,7 @@ def decided(
     labelled: LabelledPool, chunks: Sequence[Chunk], thresholds: Thresholds
 ) -> tuple[Objects, Decision, list[str]]:
     """The objects of these chunks' images, what rules make of each, and the images' states."""
-    objects, states = labelled.load(chunks)
-    return objects, decide(objects, labelled.keep, thresholds, labelled.classes), states
+    return labelled.decided(chunks, thresholds)
 
 
 def _overrule_masks(
@@ -44,7 +42,7 @@ def _overrule_masks(
     drawn, rle = np.isin(made.decision.reason, (Reason.MOVED, Reason.ADDED)), made.objects.rle
     objects = made.objects if rle is None else replace(made.objects, rle=np.where(drawn, b"", rle))
     outcome = np.where(drawn & (made.decision.outcome == KEPT), IGNORED, made.decision.outcome).astype(np.uint8)
-    return Overruled(objects, Decision(outcome, made.decision.reason), made.states)
+    return replace(made, objects=objects, decision=Decision(outcome, made.decision.reason))
 
 
 def _samples(

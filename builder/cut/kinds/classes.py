@@ -10,8 +10,7 @@ import numpy as np
 
 from builder.cut.kinds.boxes import decided
 from builder.cut.kinds.kind import SOURCES, Checked, Kind, mixed
-from builder.label.predictions import MANY, TOP, read_probabilities
-from builder.rules.class_map import ASIDE
+from builder.label.predictions import MANY, TOP
 from builder.rules.labelled import LabelledPool
 from builder.rules.objects import Thresholds
 from builder.rules.overruling import Overruled, overrule_classes
@@ -37,15 +36,12 @@ def _samples(
     objects, decision = made.objects, made.decision
     row_of = {int(objects.image[row]): int(row) for row in np.flatnonzero(decision.outcome == KEPT)}
     start, count = 0, len(labelled.classes)
-    theirs = len(labelled.mapped.teacher) if labelled.mapped else count
     for chunk in chunks:
         mine = places[bisect_left(places, start) : bisect_left(places, start + len(chunk))]
-        if mine:
-            stored = read_probabilities(labelled.predictions / chunk.digest, theirs)
-        for place in mine:
+        probabilities = labelled.probabilities(chunk, [place - start for place in mine]) if mine else ()
+        for place, soft in zip(mine, probabilities, strict=True):
             row = row_of[place]
             label = int(objects.label[row])
-            soft = _ours(labelled, stored[place - start])
             if decision.reason[row] == Reason.RELABELLED:
                 soft = np.zeros(count, np.float32)
                 soft[label] = 1
@@ -57,14 +53,17 @@ def _samples(
         start += len(chunk)
 
 
-def _ours(labelled: LabelledPool, stored: np.ndarray) -> np.ndarray:
-    """The teacher's probabilities as those of the version's classes; what is set aside is in none."""
-    if labelled.mapped is None:
-        return stored
-    sums = np.zeros(len(labelled.classes), np.float32)
-    ours = labelled.mapped.label != ASIDE
-    np.add.at(sums, labelled.mapped.label[ours], stored[ours])
-    return sums.clip(0, 1)
+def _remembered(labelled: LabelledPool, chunks: Sequence[Chunk], made: Overruled) -> dict[int, np.ndarray]:
+    """The teacher's probabilities, by row, of images whose class people named: their samples lack them."""
+    rows = np.flatnonzero(made.decision.reason == Reason.RELABELLED)
+    images, start, soft = made.objects.image[rows], 0, dict[int, np.ndarray]()
+    for chunk in chunks:
+        mine = (images >= start) & (images < start + len(chunk))
+        if mine.any():
+            there = labelled.probabilities(chunk, (images[mine] - start).tolist())
+            soft |= dict(zip(rows[mine].tolist(), there, strict=True))
+        start += len(chunk)
+    return soft
 
 
 def _soft(probabilities: np.ndarray) -> dict[str, Any]:
@@ -120,4 +119,5 @@ CLASSES = Kind(
     check=_check,
     columns=COLUMNS,
     row_sums=_row_sums,
+    remember=_remembered,
 )

@@ -37,6 +37,8 @@ class Kind:
     overrule: (objects, decision, overrides by position of their image, classes) -> what people make of that.
     samples: (pool, chunks, thresholds, what was made of them, positions of images, rising) -> for each of these images
     what the kind adds to its label JSON, and the bytes of the kind's member (LabelKind.member; b"" without one).
+    remember: (pool, chunks, what was made of them) -> by row of the objects, the probabilities that they had before
+    people named another class (builder.cut.label_table.SOFT_BEFORE).
     check: (label JSON, bytes of the member, number of classes) -> what is wrong with the sample, in words, or what is
     in it. Raises KeyError, TypeError and ValueError for a label that is not of this form.
     columns: of labels.parquet, from which `row_sums` is made: uint64 (N,), what each row adds to its image's checksum.
@@ -50,6 +52,9 @@ class Kind:
     check: Callable[[Mapping[str, Any], bytes, int], str | Checked]
     columns: tuple[str, ...]
     row_sums: Callable[[Mapping[str, np.ndarray]], np.ndarray]
+    remember: Callable[[LabelledPool, Sequence[Chunk], Overruled], Mapping[int, np.ndarray]] = (
+        lambda labelled, chunks, made: {}
+    )
 
 
 def mixed(columns: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,0 +1,186 @@
+"""A version as all that its corrections are cut from: the same shards as where it was built."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from builder.cut.basis import Basis
+from builder.cut.parent import find_parent
+from builder.cut.recall import is_at_home, new_version
+from builder.cut.version import Cut, cut_version
+from builder.errors import BuildError
+from builder.label.labelling import label_pool
+from builder.label.model import ModelLabeller
+from builder.recipe.recipe import load_recipe
+from builder.review.objects import shown_objects
+from builder.rules.overrides import Override, add_overrides
+from builder.scan.scanner import scan_pool
+from builder.store.manifest import write_manifest
+from builder.store.store import Store
+from builder.store.version import LABELS, OVERRIDES, Version
+from builder.versions.media import images_of
+from builder.versions.verify import problems
+from tests.helpers.kinds import SIZE, Says, boxes, instances, probabilities
+from tests.helpers.pools import tree, write_images, write_recipe
+
+SAYS = {"detection": boxes, "instance": instances, "classification": probabilities}
+
+
+def built(folder: Path, kind: str, *, mixed: bool = False, **sections: Any) -> Cut:
+    """A version of this kind of 14 images, in chunks of 3 and shards of about 5."""
+    store = Store(folder / "store")
+    write_images(folder / "pool", 14, size=SIZE)
+    if mixed:
+        write_images(folder / "pool", 3, start=50, size=SIZE, suffix=".png")
+        for n in (60, 61):
+            turned = Image.fromarray(np.random.default_rng(n).integers(0, 255, (SIZE[0], SIZE[1], 3), np.uint8))
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            turned.save(folder / "pool" / f"turned_{n}.jpg", exif=exif)
+    pool = scan_pool(str(folder / "pool"), store, chunk_size=3)
+    done = label_pool(pool, ModelLabeller(Says(kind, SAYS[kind]), 2), store, spec="says")
+    recipe = load_recipe(
+        write_recipe(folder, **{"keep": {"score": 0.5, "ignore": 0.3}, "shards": {"max_images": 5}} | sections)
+    )
+    basis = Basis(pool, store.predictions / done.predictions, recipe, "says")
+    return cut_version(basis, store, name="pets", workers=2, report=False)
+
+
+def corrections(version: Version, seed: int, share: float = 0.5) -> list[Override]:
+    """What people may say of the objects on a version's images, at random: the same of equal versions."""
+    rng = np.random.default_rng(seed)
+    overrides: list[Override] = []
+    for objects in shown_objects(version):
+        for shown in objects:
+            if rng.random() > share:
+                continue
+            actions = ("accept", "reject", "relabel", "move", "add")
+            action = str(rng.choice(actions[: 3 if version.manifest.kind == "classification" else 5]))
+            label = str(rng.choice(version.manifest.classes)) if action in ("relabel", "move", "add") else shown.label
+            x, y, w, h = (float(v) for v in rng.uniform((0, 0, 4, 4), (40, 30, 24, 18)))
+            drawn = (x, y, x + w, y + h) if action in ("move", "add") else None
+            was = "" if label == shown.label or action == "add" else shown.label
+            if action == "relabel" and not was:
+                continue
+            box = drawn if action == "add" and drawn else shown.box
+            overrides.append(Override(shown.sha256, box, action, label, drawn, "ann", was))  # type: ignore[arg-type]
+    return overrides
+
+
+def elsewhere(version: Version, root: Path, name: str = "pets") -> Version:
+    """The version as a pull puts it into an empty store: its files alone."""
+    target = root / "datasets" / name / version.manifest.version
+    shutil.copytree(version.folder, target, ignore=shutil.ignore_patterns("claim", ".*"))
+    return Version.open(target)
+
+
+def corrected(version: Version, store: Store, overrides: Sequence[Override]) -> Cut:
+    add_overrides(store, version.dataset, overrides, version.manifest.classes)
+    return new_version(store, version, 2, report=False)
+
+
+SECTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("detection", {}),
+    ("detection", {"mixed": True}),
+    ("detection", {"images": {"drop_empty": True}, "keep": {"score": 0.9, "ignore": 0.8}}),
+    (
+        "detection",
+        {
+            "keep": {
+                "score": {"cat": 0.4, "*": 0.6},
+                "nms": 0.3,
+                "max_per_image": 3,
+                "where": "x1 > 5 and image_width > 10 and name like 'image%'",
+                "classes": {"map": {"bird": "cat"}, "ignore": ["car"]},
+            }
+        },
+    ),
+    ("instance", {}),
+    ("instance", {"images": {"drop_empty": True}, "keep": {"score": 0.9, "nms": 0.2, "top_box": None}}),
+    ("classification", {}),
+    ("classification", {"keep": {"score": 0.6, "classes": {"map": {"bird": "cat"}, "drop": ["car"]}}}),
+    ("classification", {"keep": {"balance": {"images": 4, "min": 0.4}}, "mixed": True}),
+]
+
+
+@pytest.mark.parametrize(("kind", "sections"), SECTIONS, ids=lambda value: value if isinstance(value, str) else "")
+def test_corrections_give_the_shards_that_the_home_store_gives(
+    tmp_path: Path, kind: str, sections: dict[str, Any]
+) -> None:
+    first, home, away = built(tmp_path, kind, **sections), Store(tmp_path / "store"), Store(tmp_path / "away")
+    pulled = elsewhere(first, away.root)
+    assert is_at_home(home, first) and not is_at_home(away, pulled)
+    said = list[Override]()
+    for seed in (1, 2, 3):  # each is of what the one before left
+        written = {image.sha256 for image in images_of(first)}  # people see no others of a pulled version
+        said = [override for override in corrections(first, seed) if override.sha256 in written]
+        here, there = corrected(first, home, said), corrected(pulled, away, said)
+        assert said and there.manifest.id == here.manifest.id != first.manifest.id
+        assert tree(there.data) == tree(here.data)
+        for name in (LABELS, OVERRIDES):
+            assert there.manifest.files[name] == here.manifest.files[name]
+        assert there.manifest.model_copy(update={"provenance": here.manifest.provenance}) == here.manifest
+        assert there.manifest.provenance.inputs == here.manifest.provenance.inputs
+        assert problems(there) == []
+        first, pulled = here, there
+
+
+def test_a_class_that_people_gave_and_took_back_has_the_teachers_probabilities_again(tmp_path: Path) -> None:
+    first, home, away = built(tmp_path, "classification"), Store(tmp_path / "store"), Store(tmp_path / "away")
+    written = {image.sha256 for image in images_of(first)}
+    shown = next(objects[0] for objects in shown_objects(first) if objects[0].sha256 in written)
+    other = next(name for name in first.manifest.classes if name != shown.label)
+    second = corrected(first, home, [Override(shown.sha256, shown.box, "relabel", other, None, "ann", shown.label)])
+    back = [Override(shown.sha256, shown.box, "relabel", shown.label, None, "bob", other)]
+    here, there = corrected(second, home, back), corrected(elsewhere(second, away.root), away, [])
+    assert there.manifest.id == second.manifest.id  # nothing said: the same again
+    there = corrected(there, away, back)
+    assert there.manifest.id == here.manifest.id and tree(there.data) == tree(here.data)
+    assert pq.read_table(there.labels)["reason"].to_pylist().count("accepted") == 1
+
+
+def test_removed_images_stay_tombstones_until_their_shard_is_written_again(tmp_path: Path) -> None:
+    first, home, away = built(tmp_path, "detection"), Store(tmp_path / "store"), Store(tmp_path / "away")
+    for image in [image for n, image in enumerate(images_of(first)) if n in (1, 8)]:
+        (tmp_path / "pool" / image.name).unlink()
+    pool = scan_pool(str(tmp_path / "pool"), home, chunk_size=3)
+    predictions = home.predictions / first.manifest.provenance.inputs.predictions
+    recipe = load_recipe(tmp_path / "recipe.yaml", ["parent=pets@v1"])
+    basis = Basis(pool, predictions, recipe, "says", parent=find_parent("pets@v1", home))
+    second = cut_version(basis, home, name="pets", workers=2, report=False)
+    assert len(second.manifest.tombstones) == 2
+    said = [o for o in corrections(second, 1) if o.sha256 == next(images_of(second)).sha256]
+    here, there = corrected(second, home, said), corrected(elsewhere(second, away.root), away, said)
+    assert len(here.manifest.tombstones) == 1 and there.manifest.images == here.manifest.images
+    assert there.manifest.id == here.manifest.id and tree(there.data) == tree(here.data)
+
+
+@pytest.mark.parametrize("harm", ["shard", "labels", "older"])
+def test_what_cannot_be_cut_again_is_said_and_leaves_no_version(tmp_path: Path, harm: str) -> None:
+    first, away = built(tmp_path, "detection"), Store(tmp_path / "away")
+    said = corrections(first, 1)
+    pulled = elsewhere(first, away.root)
+    shard = pulled.shard(pulled.manifest.shards[0])
+    if harm == "shard":
+        data = bytearray(shard.read_bytes())
+        data[1000] ^= 1
+        shard.write_bytes(data)
+    elif harm == "labels":
+        pulled.labels.write_bytes(b"no table")
+    else:
+        provenance = pulled.manifest.provenance.model_copy(update={"plan": []})
+        write_manifest(pulled.folder, pulled.manifest.model_copy(update={"provenance": provenance}))
+        pulled = Version.open(pulled.folder)
+    with pytest.raises(BuildError) as error:
+        corrected(pulled, away, said)
+    words = {"shard": "missing or damaged", "labels": "cannot be read", "older": "an older Tutelage"}
+    assert words[harm] in str(error.value) and "\n" not in str(error.value)
+    assert not (away.datasets / "pets" / "v2" / "manifest.json").exists()
