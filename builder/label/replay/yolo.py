@@ -10,7 +10,7 @@ import numpy as np
 
 from builder.errors import BuildError, brief
 from builder.label.replay.stored import Stored, StoredObjects, digest_files, objects
-from builder.scan.sources import EXTENSIONS
+from builder.scan.entries import file_extensions
 from builder.store.files import sha256_file
 from builder.store.names import canonical
 from builder.truth.listing import read_lines
@@ -72,7 +72,7 @@ def _listed(images: Path) -> dict[str, str]:
     by_stem: dict[str, str] = {}
     for line in read_lines(images):
         name = canonical(Path(line).as_posix())
-        stem = _stem(Path(line)) if Path(line).suffix[1:].lower() in EXTENSIONS else name
+        stem = _stem(Path(line)) if Path(line).suffix[1:].lower() in file_extensions() else name
         if by_stem.setdefault(stem, name) != name:
             raise BuildError(f"{images}: {by_stem[stem]} and {name} would share a label file: rename one")
         stem_of[name] = stem
