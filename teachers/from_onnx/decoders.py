@@ -7,17 +7,18 @@ model gives for an image. It raises TeacherError, with the shapes expected and f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from teachers.base import TeacherError, TeacherOptions
+from teachers.base import TeacherOptions
+from teachers.from_onnx.arrays import Candidates, as_text, best_per_level, corners, misfit, sigmoid, softmax
+from teachers.from_onnx.nms import after_nms
 from teachers.from_onnx.spec import (
     DetectorSpec,
     DetrSpec,
     NanodetSpec,
+    NmsSegSpec,
     NmsSpec,
-    SegSpec,
     YoloV5SegSpec,
     YoloV5Spec,
     YoloV8SegSpec,
@@ -25,25 +26,14 @@ from teachers.from_onnx.spec import (
     YoloxSpec,
 )
 
-
-class Candidates(NamedTuple):
-    """Boxes of a batch before NMS. image: int (N,), position in the batch, not falling; boxes: float32 (N, 4), `xyxy`
-    pixels; scores: float32 (N,); labels: int (N,); coefficients: float32 (N, M), of masks, where the model has them."""
-
-    image: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    coefficients: np.ndarray | None = None
-
-
+YoloSpec = YoloV5Spec | YoloV8Spec | YoloV5SegSpec | YoloV8SegSpec
 Decoder = Callable[[list[np.ndarray], int], Candidates]
 """A model's outputs for at least so many images, to candidates of that many, in pixels of its input, at or above the
 floor."""
 
 
-def make_decoder(spec: DetectorSpec, classes: int, options: TeacherOptions) -> Decoder:
-    """The decoder of a YAML file for a model with so many outputs (names)."""
+def make_decoder(spec: DetectorSpec, classes: int, options: TeacherOptions, batch: int | None) -> Decoder:
+    """The decoder of a YAML file for a model with so many outputs (names). batch: of a run, if the model fixes it."""
     match spec:
         case YoloxSpec():
             return yolox(spec, classes, options)
@@ -55,23 +45,26 @@ def make_decoder(spec: DetectorSpec, classes: int, options: TeacherOptions) -> D
             return nanodet(spec, classes, options)
         case DetrSpec():
             return detr(spec, classes, options)
-        case NmsSpec():
-            return after_nms(spec, classes, options)
+        case NmsSpec() | NmsSegSpec():
+            return after_nms(spec, classes, options, batch)
 
 
 def yolox(spec: YoloxSpec, classes: int, options: TeacherOptions) -> Decoder:
     """YOLOX's raw output (B, N, 5 + C), arXiv 2107.08430: for each cell of each level x, y, log w, log h in strides,
     then objectness and class scores after their sigmoid. A box's score is their product. A cell yields a candidate for
-    every class at or above the floor, as in YOLOX's class-aware export; each level of an image at most `top_k`."""
+    every class at or above the floor, as in YOLOX's class-aware export; each level of an image at most `top_k`. The
+    columns may come apart, such as x to h, objectness and classes: (B, N, 4), (B, N, 1), (B, N, C)."""
     size = spec.input.size
     cells, strides, level = _grid([[side // s for side in size] for s in spec.strides], spec.strides)
 
     def decode(outputs: list[np.ndarray], count: int) -> Candidates:
         expected = (len(cells), 5 + classes)
-        if len(outputs) != 1 or outputs[0].shape[1:] != expected or len(outputs[0]) < count:
-            raise _misfit("yolox", f"one output {_text('B', *expected)} for {_about(spec, classes)}", outputs)
-        output = outputs[0][:count]
-        image, cell, label, scores = _pick(output[..., 4:5] * output[..., 5:], level, options)
+        widths = [output.shape[-1] if output.shape[1:-1] == expected[:1] else -1 for output in outputs]
+        if sum(widths) != expected[1] or min(widths) < 0 or min(map(len, outputs)) < count:
+            raise misfit("yolox", f"one output {as_text('B', *expected)} for {_about(spec, classes)}", outputs)
+        output = np.concatenate([part[:count] for part in outputs], 2)
+        sure = sigmoid(output[..., 4:]) if spec.raw else output[..., 4:]
+        image, cell, label, scores = _pick(sure[..., :1] * sure[..., 1:], level, options)
         raw, stride = output[image, cell, :4], strides[cell]
         center = (raw[:, :2] + cells[cell]) * stride
         half = np.exp(raw[:, 2:]) * (stride / 2)
@@ -94,27 +87,28 @@ def yolov8(spec: YoloV8Spec | YoloV8SegSpec, classes: int, options: TeacherOptio
     return _yolo(spec, 4, classes, options)
 
 
-def _yolo(spec: YoloV5Spec | YoloV8Spec | SegSpec, first: int, classes: int, options: TeacherOptions) -> Decoder:
+def _yolo(spec: YoloSpec, first: int, classes: int, options: TeacherOptions) -> Decoder:
     """first: the column of the first class; columns are last, unless there is no objectness."""
-    masked = isinstance(spec, SegSpec)
+    masked = isinstance(spec, YoloV5SegSpec | YoloV8SegSpec)
 
     def decode(outputs: list[np.ndarray], count: int) -> Candidates:
         planes = outputs[1].shape[1] if masked and len(outputs) == 2 and outputs[1].ndim == 4 else 0
         columns = outputs[0].shape[2 if first == 5 else 1] if outputs[0].ndim == 3 else 0
         if len(outputs) != 1 + masked or columns != first + classes + planes or min(map(len, outputs)) < count:
             width = f"{first + classes} + M" if masked else first + classes
-            wanted = f"output {_text('B', 'N', width) if first == 5 else _text('B', width, 'N')}"
+            wanted = f"output {as_text('B', 'N', width) if first == 5 else as_text('B', width, 'N')}"
             wanted = f"the {wanted}, then (B, M, h, w)," if masked else f"one {wanted}"
             hint = (
                 f" (with masks: {spec.decoder}_seg)"
                 if len(outputs) == 2 and outputs[1].ndim == 4 and not masked
                 else ""
             )
-            raise _misfit(spec.decoder, f"{wanted} for {classes} classes{hint}", outputs)
+            raise misfit(spec.decoder, f"{wanted} for {classes} classes{hint}", outputs)
         output = outputs[0][:count] if first == 5 else outputs[0][:count].transpose(0, 2, 1)
         scores = output[..., first : first + classes]
+        scores = scores if spec.multi_label else _likeliest(scores)
         image, row, label, score = _pick(output[..., 4:5] * scores if first == 5 else scores, None, options)
-        boxes = _corners(output[image, row, :4], "cxcywh", spec.normalized, spec.input.size)
+        boxes = corners(output[image, row, :4], "cxcywh", spec.normalized, spec.input.size)
         return Candidates(image, boxes, score, label, output[image, row, first + classes :])
 
     return decode
@@ -132,9 +126,9 @@ def nanodet(spec: NanodetSpec, classes: int, options: TeacherOptions) -> Decoder
     def decode(outputs: list[np.ndarray], count: int) -> Candidates:
         shapes = [(len(cells), classes + 4 * bins)], [(len(cells), classes), (len(cells), 4 * bins)]
         if [output.shape[1:] for output in outputs] not in shapes or min(map(len, outputs)) < count:
-            together, apart = (", ".join(_text("B", *shape) for shape in shape_list) for shape_list in shapes)
+            together, apart = (", ".join(as_text("B", *shape) for shape in shape_list) for shape_list in shapes)
             about = f"{_about(spec, classes)} and reg_max {spec.reg_max}"
-            raise _misfit("nanodet", f"one output {together} or the two {apart} for {about}", outputs)
+            raise misfit("nanodet", f"one output {together} or the two {apart} for {about}", outputs)
         output = np.concatenate([part[:count] for part in outputs], 2)
         scores = output[..., :classes]
         if spec.activation == "sigmoid":
@@ -151,103 +145,39 @@ def nanodet(spec: NanodetSpec, classes: int, options: TeacherOptions) -> Decoder
 
 def detr(spec: DetrSpec, classes: int, options: TeacherOptions) -> Decoder:
     """DETR (arXiv 2005.12872) and its kin: logits (B, N, C), and boxes (B, N, 4), centre x, y, width, height as shares
-    of the input. With softmax there is one more logit, the last, for "no object", and a query yields its likeliest
-    class; with sigmoid a query yields every class at or above the floor. `top_k`: per image. No NMS of its own."""
+    of the input; or both in one, boxes first, (B, N, 4 + C) (Ultralytics' RT-DETR before 8.4). With softmax there is
+    one more logit, the last, for "no object", and a query yields its likeliest class; else every class at or above the
+    floor. `top_k`: per image. No NMS of its own."""
     width = classes + (spec.activation == "softmax")
 
     def decode(outputs: list[np.ndarray], count: int) -> Candidates:
+        if len(outputs) == 1 and outputs[0].ndim == 3 and outputs[0].shape[2] == 4 + width:
+            outputs = [outputs[0][..., 4:], outputs[0][..., :4]]
         shapes = [output.shape[2:] if output.ndim == 3 else None for output in outputs]
         if shapes != [(width,), (4,)] or outputs[0].shape[:2] != outputs[1].shape[:2] or len(outputs[0]) < count:
             wanted = (
-                f"logits {_text('B', 'N', width)}, then boxes (B, N, 4), for {classes} classes and {spec.activation}"
+                f"logits {as_text('B', 'N', width)}, then boxes (B, N, 4), for {classes} classes and {spec.activation}"
             )
-            raise _misfit("detr", wanted, outputs)
+            raise misfit("detr", wanted, outputs)
         logits = outputs[0][:count]
-        if spec.activation == "sigmoid":
-            scores = sigmoid(logits)
-        else:
-            scores = softmax(logits, 2)[..., :-1]
-            scores = np.where(np.arange(classes) == scores.argmax(2)[..., None], scores, np.float32(-1))
+        match spec.activation:
+            case "softmax":
+                scores = _likeliest(softmax(logits, 2)[..., :-1])
+            case "sigmoid":
+                scores = sigmoid(logits)
+            case _:
+                scores = logits
+        scores = scores if spec.multi_label else _likeliest(scores)
         image, row, label, score = _pick(scores, None, options)
-        boxes = _corners(outputs[1][image, row], "cxcywh", True, spec.input.size)
+        boxes = corners(outputs[1][image, row], "cxcywh", True, spec.input.size)
         return Candidates(image, boxes, score, label)
 
     return decode
 
 
-def after_nms(spec: NmsSpec, classes: int, options: TeacherOptions) -> Decoder:
-    """Models that end in NMS: boxes (B, N, 4), scores (B, N) and labels (B, N), perhaps the number of valid rows (B,)
-    or (B, 1); or one output (B, N, 6), or (N, 7) whose rows name their image. A model for one image may lack B. Rows
-    with a label below 0 are padding. `top_k`: per image."""
-
-    def decode(outputs: list[np.ndarray], count: int) -> Candidates:
-        image, boxes, scores, labels = _rows(spec, outputs, count)
-        good = (scores >= np.float32(options.floor)) & (labels >= 0) & (image >= 0) & (image < count)
-        image, boxes, scores, labels = image[good], boxes[good], scores[good], labels[good]
-        if ((labels % 1) != 0).any() or (labels >= classes).any():
-            wrong = labels[((labels % 1) != 0) | (labels >= classes)][0]
-            raise TeacherError(
-                f"decoder nms read the label {wrong:g}, but its YAML file names {classes} classes, 0 to {classes - 1}: "
-                "correct classes, or the order of outputs or columns"
-            )
-        order = np.argsort(image, kind="stable")
-        if options.top_k is not None:
-            order = order[_best_per_level(scores[order], image[order], np.zeros_like(image), options.top_k)]
-        corners = _corners(boxes[order].astype(np.float32), spec.boxes, spec.normalized, spec.input.size)
-        return Candidates(image[order], corners, scores[order], labels[order].astype(np.int64))
-
-    return decode
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)), without overflow."""
-    return (1 + np.tanh(logits / 2)) / 2
-
-
-def softmax(logits: np.ndarray, axis: int) -> np.ndarray:
-    """Softmax along an axis."""
-    powers = np.exp(logits - logits.max(axis, keepdims=True))
-    powers /= powers.sum(axis, keepdims=True)
-    return powers
-
-
-def _rows(spec: NmsSpec, outputs: list[np.ndarray], count: int) -> tuple[np.ndarray, ...]:
-    """Image int (N,), boxes (N, 4), scores (N,) and labels (N,), both float, of all rows of a batch."""
-    if len(outputs) == 1:
-        return _one_output(spec, outputs[0], count)
-    boxes, scores, labels, *number = outputs if len(outputs) in (3, 4) else [np.zeros(0)] * 3
-    if count == 1 and boxes.ndim == 2:
-        boxes, scores, labels = boxes[None], scores[None], labels[None]
-    fits = boxes.ndim == 3 and boxes.shape[2] == 4 and boxes.shape[:2] == scores.shape == labels.shape
-    if not fits or len(boxes) < count:
-        wanted = "boxes (B, N, 4), scores (B, N), labels (B, N) and perhaps the number of rows (B,), or one output"
-        raise _misfit("nms", wanted, outputs)
-    image, place = (index.ravel() for index in np.indices(scores.shape))
-    valid = np.ones(len(image), bool)
-    if number:
-        if number[0].size != len(scores):
-            raise _misfit("nms", f"for {len(scores)} images as many numbers of rows, last", outputs)
-        valid = place < number[0].reshape(-1)[image]
-    scores, labels = scores.reshape(-1)[valid].astype(np.float32), labels.reshape(-1)[valid].astype(np.float32)
-    return image[valid], boxes.reshape(-1, 4)[valid], scores, labels
-
-
-def _one_output(spec: NmsSpec, output: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
-    by_width = {6: ("box", "score", "label"), 7: ("image", "box", "label", "score")}
-    columns: Sequence[str] = spec.columns or by_width.get(output.shape[-1] if output.ndim else 0, ())
-    width = len(columns) + 3
-    rows = output[None] if output.ndim == 2 and "image" not in columns and count == 1 else output
-    rows = rows.reshape(1, -1, width) if "image" in columns and rows.shape[-1] == width else rows
-    if not columns or rows.ndim != 3 or rows.shape[2] != width or ("image" not in columns and len(rows) < count):
-        wanted = f"one output (B, N, {width}) with the columns {', '.join(columns)}" if columns else "6 or 7 columns"
-        raise _misfit("nms", f"{wanted}, or boxes, scores and labels apart", [output])
-    start = {name: n + (3 if "box" in columns[:n] else 0) for n, name in enumerate(columns)}
-    image = np.indices(rows.shape[:2])[0].ravel()
-    flat = rows.reshape(-1, width)
-    if "image" in start:
-        image = flat[:, start["image"]].astype(np.int64)
-    boxes = flat[:, start["box"] : start["box"] + 4]
-    return image, boxes, flat[:, start["score"]], flat[:, start["label"]]
+def _likeliest(scores: np.ndarray) -> np.ndarray:
+    """The scores (B, N, C) with all but the highest of each row (of equals the first) brought below any floor."""
+    return np.where(np.arange(scores.shape[2]) == scores.argmax(2)[..., None], scores, np.float32(-1))
 
 
 def _grid(sides: Sequence[list[int]], strides: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -270,41 +200,11 @@ def _pick(
     score = scores.ravel()[good] if scores.flags.c_contiguous else scores[image, row, label]
     if options.top_k is not None:
         group = np.zeros_like(image) if level is None else level[row]
-        best = _best_per_level(score, image, group, options.top_k)
+        best = best_per_level(score, image, group, options.top_k)
         image, row, label, score = image[best], row[best], label[best], score[best]
     return image, row, label, score
-
-
-def _best_per_level(scores: np.ndarray, image: np.ndarray, level: np.ndarray, limit: int) -> np.ndarray:
-    """Positions, rising, of the `limit` highest scores of each image and level."""
-    order = np.lexsort((-scores, level, image))
-    starts = np.flatnonzero(np.diff(image[order], prepend=-1) | np.diff(level[order], prepend=-1))
-    rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
-    return np.sort(order[rank < limit])
-
-
-def _corners(boxes: np.ndarray, order: str, normalized: bool, size: tuple[int, int]) -> np.ndarray:
-    """Boxes (N, 4) as `xyxy` pixels of an input of `size` (height, width)."""
-    if order == "yxyx":
-        boxes = boxes[:, [1, 0, 3, 2]]
-    if normalized:
-        boxes = boxes * np.asarray([*size[::-1], *size[::-1]], np.float32)
-    if order == "xywh":
-        return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
-    if order == "cxcywh":
-        return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)
-    return boxes
 
 
 def _about(spec: YoloxSpec | NanodetSpec, classes: int) -> str:
     height, width = spec.input.size
     return f"input size {height}x{width}, strides {', '.join(map(str, spec.strides))}, {classes} classes"
-
-
-def _text(*shape: str | int) -> str:
-    return f"({', '.join(map(str, shape))})"
-
-
-def _misfit(decoder: str, expected: str, outputs: Sequence[np.ndarray]) -> TeacherError:
-    shapes = ", ".join(_text(*output.shape) for output in outputs)
-    return TeacherError(f"decoder {decoder} expects {expected}, but the model gives {shapes}: correct its YAML file")

@@ -1,5 +1,6 @@
 """Exported models through ONNX Runtime: detectors, classifiers and segmenters. A YAML file beside the model says how to
-feed it and read its output (teachers.from_onnx.spec)."""
+feed it and read its output (teachers.from_onnx.spec), as far as neither the model itself nor its family does
+(teachers.from_onnx.families)."""
 
 from __future__ import annotations
 
@@ -12,16 +13,20 @@ import numpy as np
 from teachers import masks
 from teachers.base import Detections, Teacher, TeacherError, TeacherOptions
 from teachers.boxes import nms
-from teachers.from_onnx.decoders import Candidates, make_decoder
+from teachers.from_onnx.arrays import Candidates
+from teachers.from_onnx.decoders import make_decoder
+from teachers.from_onnx.families import check_scale, complete
 from teachers.from_onnx.pixels import OnnxClassifier, OnnxSegmenter, draw_masks, image_in_plane
-from teachers.from_onnx.session import Loaded
-from teachers.from_onnx.spec import ClassifierSpec, DetectorSpec, SegmenterSpec, SegSpec, locate
+from teachers.from_onnx.reading import locate, read_spec
+from teachers.from_onnx.session import Loaded, Network
+from teachers.from_onnx.spec import ClassifierSpec, DetectorSpec, SegmenterSpec, SegSpec
 
 
 def load_onnx(path: str | Path, options: TeacherOptions) -> Teacher:
     """An ONNX model as a Teacher of the kind its decoder is for.
 
-    path: the model, with a YAML file of the same stem beside it, or such a YAML file that names the model.
+    path: the model, with a YAML file of the same stem beside it, or such a YAML file that names the model. Exports of
+    Ultralytics' need none.
     `TeacherOptions.weights` overrides which model file is read. A model of a fixed batch size is run at that size. It
     runs on the CPU, or with `device: cuda` on a GPU. It is tried once on loading, so that a YAML file that does not fit
     it fails before any work.
@@ -31,8 +36,14 @@ def load_onnx(path: str | Path, options: TeacherOptions) -> Teacher:
     """
     family = "an ONNX model (its YAML file decides)"
     options.refuse(family, "min_size", "max_size", "upscale", "dtype", "classes", "masks", "jitter")
-    spec_path, spec, model = locate(Path(path), options.weights)
-    loaded = Loaded(spec_path, spec, model, options)
+    spec_path, content, model = locate(Path(path), options.weights)
+    network = Network(model, options)
+    whole = complete(content, network.signature)
+    if "decoder" not in whole and not spec_path.exists():
+        raise TeacherError(f"{spec_path} not found: write this YAML file with decoder, classes and input")
+    spec = read_spec(spec_path, whole)
+    check_scale(whole, str(spec_path))
+    loaded = Loaded(spec_path, spec, network, options)
     teacher: OnnxDetector | OnnxClassifier | OnnxSegmenter
     match spec:
         case ClassifierSpec():
@@ -46,8 +57,8 @@ def load_onnx(path: str | Path, options: TeacherOptions) -> Teacher:
 
 
 class OnnxDetector:
-    """A detector in ONNX format, as a Teacher: of the kind instance with the decoders `yolov5_seg` and `yolov8_seg`,
-    which leave out objects without a pixel. The option `nms_iou` (IoU of boxes) overrides the YAML file's; models that
+    """A detector in ONNX format, as a Teacher: of the kind instance with the decoders that end in `_seg`, which
+    leave out objects without a pixel. The option `nms_iou` (IoU of boxes) overrides the YAML file's; models that
     need no NMS get none unless it is set in one of the two. Without `top_k` and `max_detections` nothing is cut. See
     load_onnx."""
 
@@ -55,7 +66,7 @@ class OnnxDetector:
         self.classes, self.batch_size = loaded.classes, loaded.batch_size
         self._loaded, self._options, self._decoder = loaded, options, spec.decoder
         self._nms_iou = spec.nms_iou if options.nms_iou is None else options.nms_iou
-        self._decode = make_decoder(spec, len(loaded.position), options)
+        self._decode = make_decoder(spec, len(loaded.position), options, loaded.network.signature.batch)
         self._instances = isinstance(spec, SegSpec)
         self.description: Mapping[str, Any] = {
             "kind": "instance" if self._instances else "detection",

@@ -11,7 +11,7 @@ from PIL import Image
 
 from teachers import masks
 from teachers.base import VOID, ClassProbabilities, SemanticMap, TeacherError, TeacherOptions
-from teachers.from_onnx.decoders import sigmoid, softmax
+from teachers.from_onnx.arrays import misfit, sigmoid, softmax
 from teachers.from_onnx.session import Loaded
 from teachers.from_onnx.spec import ClassifierSpec, SegmenterSpec
 
@@ -44,7 +44,7 @@ class OnnxClassifier:
                 or outputs[0].size != len(outputs[0]) * len(position)
                 or len(outputs[0]) < len(batch)
             ):
-                raise _misfit("classifier", f"one output (B, {len(position)}), one number a class", outputs)
+                raise misfit("classifier", f"one output (B, {len(position)}), one number a class", outputs)
             values = outputs[0].reshape(-1, len(position))[: len(batch)].astype(np.float32)
             probabilities = _activate(values, self._activation)[:, position >= 0]
             predictions += [ClassProbabilities(row) for row in probabilities]
@@ -99,7 +99,7 @@ class OnnxSegmenter:
         if self._spec.activation == "ids":
             ids = outputs[0][:, None] if outputs[0].ndim == 3 else outputs[0]
             if len(outputs) != 1 or ids.ndim != 4 or ids.shape[1] != 1 or len(ids) < count or (ids % 1 != 0).any():
-                raise _misfit("segmenter", "one output (B, h, w) or (B, 1, h, w) of class ids", outputs)
+                raise misfit("segmenter", "one output (B, h, w) or (B, 1, h, w) of class ids", outputs)
             wrong = ids[((ids < 0) | (ids >= names)) & (ids != VOID)]
             if wrong.size:
                 raise TeacherError(
@@ -108,7 +108,7 @@ class OnnxSegmenter:
                 )
             return ids[:count]
         if len(outputs) != 1 or outputs[0].ndim != 4 or outputs[0].shape[1] != names or len(outputs[0]) < count:
-            raise _misfit("segmenter", f"one output (B, {names}, h, w) of {self._spec.activation} scores", outputs)
+            raise misfit("segmenter", f"one output (B, {names}, h, w) of {self._spec.activation} scores", outputs)
         return outputs[0][:count].astype(np.float32)
 
     def _map(self, planes: np.ndarray, box: Box, height: int, width: int) -> SemanticMap:
@@ -202,8 +202,3 @@ def _activate(values: np.ndarray, activation: str, axis: int = 1) -> np.ndarray:
                     "which are no probabilities: write activation: softmax or sigmoid"
                 )
             return values.clip(0, 1)
-
-
-def _misfit(decoder: str, expected: str, outputs: Sequence[np.ndarray]) -> TeacherError:
-    shapes = ", ".join(str(output.shape) for output in outputs)
-    return TeacherError(f"decoder {decoder} expects {expected}, but the model gives {shapes}: correct its YAML file")

@@ -7,6 +7,8 @@ import mmap
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import onnxruntime as ort
 import PIL
 
 from teachers.base import TeacherError, TeacherOptions
-from teachers.from_onnx.spec import InputSpec, ModelSpec, first_line, output_names
+from teachers.from_onnx.reading import output_names
+from teachers.from_onnx.spec import InputSpec, ModelSpec
 
 THREADS = 2
 """Threads per operator where `TeacherOptions.threads` is not set: a fixed number, since the order of a floating-point
@@ -27,24 +30,36 @@ LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff][\x01-\x7f]|[\x01-\x7f]
 """What stands before the name of a file with external data; the group is the length of that name, a varint."""
 
 
-class Network:
-    """An ONNX file, open. On the CPU, or with `device: cuda` on a GPU.
+@dataclass(frozen=True)
+class Signature:
+    """What a model file says of itself.
 
-    batch: the number of images of every run, if the model has it fixed. Raises TeacherError, on opening, for a model
-    that ONNX Runtime cannot load, whose input is no image, or that lacks one of the outputs named.
+    image, dtype: name and type of the input for images; shape: of it, B first, None for a side that is not fixed;
+    sizes: name of a second input for the images' sizes (`orig_target_sizes` of RT-DETR and its kin), int64 (B, 2),
+    width and height; outputs: name -> shape, as for the input; metadata: what its exporter wrote into it.
     """
 
-    def __init__(self, model: Path, spec: InputSpec, outputs: tuple[str, ...] | None, options: TeacherOptions) -> None:
+    image: str
+    dtype: type[Any]
+    shape: tuple[int | None, ...]
+    sizes: str | None
+    outputs: Mapping[str, tuple[int | None, ...]]
+    metadata: Mapping[str, str]
+
+    @property
+    def batch(self) -> int | None:
+        """The number of images of every run, if the model has it fixed."""
+        return self.shape[0] if self.shape else None
+
+
+class Network:
+    """An ONNX file, open. On the CPU, or with `device: cuda` on a GPU. Raises TeacherError for a model that ONNX
+    Runtime cannot load, or that takes anything but images (and their sizes)."""
+
+    def __init__(self, model: Path, options: TeacherOptions) -> None:
         self.model = model
         self._session = _open(model, options)
-        self._input, self._dtype, self.batch = _input_of(self._session, model)
-        if self._dtype == np.uint8 and (spec.scale, spec.mean, spec.std) != (1.0, (0.0,) * 3, (1.0,) * 3):
-            raise TeacherError(f"{model} takes pixels as whole numbers: remove scale, mean and std from its YAML file")
-        known = [output.name for output in self._session.get_outputs()]
-        for name in outputs or ():
-            if name not in known:
-                raise TeacherError(f"{model} has no output {name!r}: name some of {', '.join(known)}")
-        self._outputs = list(outputs or known)
+        self.signature = _signature(self._session, model)
         self.weights_sha256 = [_sha256(part) for part in _parts(model)]
         self.runtime: Mapping[str, Any] = {
             "providers": self._session.get_providers(),
@@ -53,30 +68,77 @@ class Network:
             "pillow": PIL.__version__,
         }
 
-    def run(self, tensor: np.ndarray) -> list[np.ndarray]:
-        """The outputs as they are, float16 as float32. Raises TeacherError if ONNX Runtime fails, for an output that is
-        no array of numbers, and for a NaN or infinite number in one."""
+    def check(self, spec: InputSpec, outputs: tuple[str | tuple[str, ...], ...] | None) -> None:
+        """Raise TeacherError where what a YAML file says cannot be of this model: other outputs, another size."""
+        if self.signature.dtype == np.uint8 and (spec.scale, spec.mean, spec.std) != (1.0, (0.0,) * 3, (1.0,) * 3):
+            raise TeacherError(
+                f"{self.model} takes pixels as whole numbers: remove scale, mean and std from its YAML file"
+            )
+        for name in _names(outputs or ()):
+            if name not in self.signature.outputs:
+                known = ", ".join(self.signature.outputs)
+                raise TeacherError(f"{self.model} has no output {name!r}: name some of {known}")
+        sides = (3, *spec.size) if spec.layout == "nchw" else (*spec.size, 3)
+        fixed = self.signature.shape[1:]
+        if len(fixed) == 3 and any(side not in (None, given) for side, given in zip(fixed, sides, strict=True)):
+            takes, gets = (" x ".join("?" if side is None else str(side) for side in shape) for shape in (fixed, sides))
+            raise TeacherError(
+                f"{self.model} takes images of {takes}, but its YAML file says {gets}: correct input.size or layout"
+            )
+
+    def run(
+        self, tensor: np.ndarray, spec: InputSpec, outputs: tuple[str | tuple[str, ...], ...] | None
+    ) -> list[np.ndarray]:
+        """The outputs as they are, float16 as float32, parts of a head joined. Raises TeacherError if ONNX Runtime
+        fails, for an output that is no array of numbers, and for a NaN or infinite number in one."""
+        feed = {self.signature.image: tensor.astype(self.signature.dtype, copy=False)}
+        if self.signature.sizes is not None:
+            feed[self.signature.sizes] = np.tile(np.array(spec.size[::-1], np.int64), (len(tensor), 1))
+        groups = outputs or tuple(self.signature.outputs)
         try:
-            outputs = self._session.run(self._outputs, {self._input: tensor.astype(self._dtype, copy=False)})
+            arrays = self._session.run(_names(groups), feed)
         except Exception as error:  # ONNX Runtime's errors share no narrower class
-            raise TeacherError(f"{self.model} failed in ONNX Runtime: {first_line(error)}") from error
-        if not all(isinstance(output, np.ndarray) and output.dtype.kind in "fiub" for output in outputs):
+            raise TeacherError(f"{self.model} failed in ONNX Runtime: {_reason(error)}") from error
+        if not all(isinstance(array, np.ndarray) and array.dtype.kind in "fiub" for array in arrays):
             raise TeacherError(
                 f"{self.model} gives outputs that are no arrays of numbers: name those to read (outputs)"
             )
-        outputs = [output.astype(np.float32) if output.dtype.kind == "f" else output for output in outputs]
-        if not all(np.isfinite(output).all() for output in outputs):
+        arrays = [array.astype(np.float32) if array.dtype.kind == "f" else array for array in arrays]
+        if not all(np.isfinite(array).all() for array in arrays):
             raise TeacherError(f"the output of {self.model} holds a NaN or infinite number")
-        return outputs
+        left = iter(arrays)
+        return [
+            next(left) if isinstance(group, str) else self._joined(list(islice(left, len(group))), spec.layout)
+            for group in groups
+        ]
+
+    def _joined(self, parts: list[np.ndarray], layout: str) -> np.ndarray:
+        """Parts of a head, a level each, as one array (B, N, K), cells in rows first: parts (B, N, K) or (B, K, N), or
+        planes, (B, K, h, w), or (B, h, w, K) of a model with the layout `nhwc`."""
+        flat = [
+            part.reshape(len(part), -1, part.shape[3]) if part.ndim == 4 and layout == "nhwc"
+            else part.reshape(*part.shape[:2], -1).transpose(0, 2, 1) if part.ndim == 4
+            else part
+            for part in parts
+        ]  # fmt: skip
+        if all(part.ndim == 3 for part in flat):
+            if len({(len(part), part.shape[2]) for part in flat}) == 1:
+                return np.concatenate(flat, 1)
+            if len({part.shape[:2] for part in flat}) == 1:
+                return np.concatenate(flat, 2).transpose(0, 2, 1)
+        shapes = ", ".join(str(part.shape) for part in parts)
+        raise TeacherError(
+            f"{self.model} gives {shapes}, which are no parts of one head: join outputs with as many columns (outputs)"
+        )
 
 
 class Loaded:
     """A model and what its YAML file says, whatever its kind. position: of each output among the classes, or -1."""
 
-    def __init__(self, spec_path: Path, spec: ModelSpec, model: Path, options: TeacherOptions) -> None:
-        self.input = spec.input
+    def __init__(self, spec_path: Path, spec: ModelSpec, network: Network, options: TeacherOptions) -> None:
+        self.input, self.network, self._outputs = spec.input, network, spec.outputs
         names, self.classes, self.position = output_names(spec_path, spec)
-        self.network = Network(model, spec.input, spec.outputs, options)
+        network.check(spec.input, spec.outputs)
         self.batch_size = options.batch_size
         self.description: dict[str, Any] = {
             "family": "onnx",
@@ -91,11 +153,12 @@ class Loaded:
 
     def run(self, images: Sequence[np.ndarray]) -> Iterator[tuple[Sequence[np.ndarray], list[np.ndarray], np.ndarray]]:
         """Batch by batch: the images, the model's outputs and each image's geometry (InputSpec.prepare)."""
-        size = self.network.batch or self.batch_size
+        fixed = self.network.signature.batch
+        size = fixed or self.batch_size
         for first in range(0, len(images), size):
             batch = images[first : first + size]
-            tensor, geometry = self.input.prepare(batch, self.network.batch or len(batch))
-            yield batch, self.network.run(tensor), geometry
+            tensor, geometry = self.input.prepare(batch, fixed or len(batch))
+            yield batch, self.network.run(tensor, self.input, self._outputs), geometry
 
 
 def _open(model: Path, options: TeacherOptions) -> ort.InferenceSession:
@@ -117,20 +180,44 @@ def _open(model: Path, options: TeacherOptions) -> ort.InferenceSession:
     try:
         session = ort.InferenceSession(str(model), settings, providers=providers)
     except Exception as error:  # ONNX Runtime's errors share no narrower class
-        raise TeacherError(f"{model} cannot be loaded by ONNX Runtime: {first_line(error)}") from error
+        raise TeacherError(f"{model} cannot be loaded by ONNX Runtime: {_reason(error)}") from error
     if session.get_providers()[0] != providers[0]:  # it falls back in silence where the driver or a library is missing
         raise TeacherError("device 'cuda' could not be opened by ONNX Runtime: check the driver, or write device: cpu")
     return session
 
 
-def _input_of(session: ort.InferenceSession, model: Path) -> tuple[str, type[Any], int | None]:
-    """Name, type and, if it is fixed, batch size of the model's one input."""
+def _signature(session: ort.InferenceSession, model: Path) -> Signature:
+    """Raises TeacherError for a model that takes more, or less, than images and their sizes."""
     inputs = session.get_inputs()
-    if len(inputs) != 1 or inputs[0].type not in DTYPES:
+    images = [entry for entry in inputs if entry.type in DTYPES and len(entry.shape) != 2]
+    sizes = [entry for entry in inputs if entry.type == "tensor(int64)" and len(entry.shape) == 2]
+    if len(images) != 1 or len(images) + len(sizes) != len(inputs) or len(sizes) > 1:
         listed = ", ".join(f"{entry.name} {entry.type}" for entry in inputs)
-        raise TeacherError(f"{model} has the inputs {listed}: a model with one image input (float or uint8) is needed")
-    batch = inputs[0].shape[0] if inputs[0].shape else None
-    return inputs[0].name, DTYPES[inputs[0].type], batch if isinstance(batch, int) else None
+        raise TeacherError(
+            f"{model} has the inputs {listed}: a model with one image input (float or uint8) is needed, and at most "
+            "one more, int64 (B, 2), for the images' sizes; or write a teacher of your own (python:)"
+        )
+    return Signature(
+        image=images[0].name,
+        dtype=DTYPES[images[0].type],
+        shape=_sides(images[0].shape),
+        sizes=sizes[0].name if sizes else None,
+        outputs={entry.name: _sides(entry.shape) for entry in session.get_outputs()},
+        metadata=session.get_modelmeta().custom_metadata_map,
+    )
+
+
+def _sides(shape: Sequence[Any] | None) -> tuple[int | None, ...]:
+    return tuple(side if isinstance(side, int) else None for side in shape or ())
+
+
+def _names(groups: Sequence[str | tuple[str, ...]]) -> list[str]:
+    return [name for group in groups for name in ([group] if isinstance(group, str) else group)]
+
+
+def _reason(error: Exception) -> str:
+    """All that ONNX Runtime says, in one line: what does not fit stands in its second."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _parts(model: Path) -> list[Path]:

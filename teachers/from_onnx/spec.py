@@ -1,17 +1,14 @@
-"""The YAML file beside an ONNX model: how an image becomes its input, what its outputs mean, what its classes are."""
+"""What a YAML file says of an ONNX model: how an image becomes its input, what its outputs and classes are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import yaml
-from PIL import Image
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
-from teachers.base import TeacherError
+from teachers.from_onnx.resize import resized
 from teachers.images import LONGEST, middle
 
 NO_CLASS = ("__background__", "N/A")
@@ -22,6 +19,17 @@ def _square(size: Any) -> Any:
     return (size, size) if isinstance(size, int) else size
 
 
+def _quotient(value: Any) -> Any:
+    """`1/255`, text to YAML, as the number it means."""
+    upper, slash, lower = value.partition("/") if isinstance(value, str) else ("", "", "")
+    try:
+        return float(upper) / float(lower) if slash else value
+    except (ValueError, ZeroDivisionError):
+        return value
+
+
+LATER: dict[str, Any] = {"multi_label": True, "raw": False}
+"""Options that came after predictions had been stored -> the value by which a description stays what it was."""
 Positive = Annotated[int, Field(gt=0)]
 Spread = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -50,16 +58,19 @@ class InputSpec(_Strict):
 
     fit: `letterbox` keeps the aspect ratio and pads; `stretch` does not keep it; `crop`, for classifiers, brings the
     shorter side to `shorter_side` pixels (without it: until the image fills the input) and cuts out the middle.
+    antialias: false takes of an image that is made smaller only the four pixels around each point, as OpenCV does, with
+    which most YOLOs were trained.
     """
 
     size: Annotated[tuple[Positive, Positive], BeforeValidator(_square)]
     color: Literal["rgb", "bgr"] = "rgb"
-    scale: float = 1.0
+    scale: Annotated[float, BeforeValidator(_quotient)] = 1.0
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[Spread, Spread, Spread] = (1.0, 1.0, 1.0)
     fit: Literal["letterbox", "stretch", "crop"] = "letterbox"
     letterbox: Letterbox = Letterbox()
     shorter_side: Positive | None = None
+    antialias: bool = True
     layout: Literal["nchw", "nhwc"] = "nchw"
 
     @model_validator(mode="after")
@@ -73,8 +84,9 @@ class InputSpec(_Strict):
     def described(self) -> dict[str, Any]:
         """What decides the pixels, JSON-ready, and nothing else."""
         unused = {"fit", "shorter_side"} if self.fit == "letterbox" else {"letterbox"}
-        unused |= {"layout"} if self.layout == "nchw" else set()
-        return {**self.model_dump(mode="json", exclude=unused), "resize": "bilinear, antialiased"}
+        unused |= {"layout", "antialias"} if self.layout == "nchw" else {"antialias"}
+        resize = "bilinear, antialiased" if self.antialias else "bilinear"
+        return {**self.model_dump(mode="json", exclude=unused), "resize": resize}
 
     def place(self, image: tuple[int, int]) -> tuple[int, int, int, int]:
         """Left, top, width and height, pixels of the input, of a whole image (height, width). What lies outside of the
@@ -99,7 +111,7 @@ class InputSpec(_Strict):
         strips = self.fit == "crop" and max(self.size) <= LONGEST * min(self.size)
         for i, image in enumerate(map(middle, images) if strips else images):
             left, top, width, height = self.place(image.shape[:2])
-            small = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+            small = resized(image, height, width, self.antialias)
             seen = small[max(0, -top) : self.size[0] - top, max(0, -left) : self.size[1] - left]
             y, x = max(0, top), max(0, left)
             canvas[i, y : y + seen.shape[0], x : x + seen.shape[1]] = seen
@@ -114,26 +126,28 @@ class InputSpec(_Strict):
         return tensor, geometry
 
 
-class _Model(_Strict):
-    """What every YAML file has. `model` and `classes_from` (a text file, one name a line) are relative to it; one of
-    `classes` and `classes_from` is given, with a name for every output: those in NO_CLASS are no classes. outputs: the
-    model's outputs that are read, by name, in the order the decoder expects; without it all, in the model's order."""
+class Model(_Strict):
+    """What every YAML file has. `model` and `classes_from` (a text file, one name a line, or a data.yaml with `names`)
+    are relative to it; one of `classes` and `classes_from` is given, with a name for every output: those in NO_CLASS
+    are no classes. outputs: the model's outputs that are read, by name, in the order the decoder expects; a list of
+    names in place of one joins parts of a head, level by level. Without it all are read, in the model's order."""
 
     model: str | None = None
     input: InputSpec
-    outputs: tuple[str, ...] | None = None
+    outputs: tuple[str | tuple[str, ...], ...] | None = None
     classes: tuple[str, ...] | None = None
     classes_from: str | None = None
     license: str | None = None
 
     def decoding(self) -> dict[str, Any]:
         """The decoder and its own options, JSON-ready."""
-        shared = {*_Model.model_fields, "nms_iou"}
-        read = {} if self.outputs is None else {"outputs": list(self.outputs)}
+        shared = {*Model.model_fields, "nms_iou"}
+        shared |= {name for name, neutral in LATER.items() if getattr(self, name, None) == neutral}
+        read = {} if self.outputs is None else {"outputs": self.model_dump(mode="json")["outputs"]}
         return {**self.model_dump(mode="json", exclude=shared), **read}
 
 
-class _Whole(_Model):
+class _Whole(Model):
     @model_validator(mode="after")
     def _sees_all(self) -> _Whole:
         if self.input.fit == "crop":
@@ -142,42 +156,49 @@ class _Whole(_Model):
 
 
 class YoloxSpec(_Whole):
-    """teachers.from_onnx.decoders.yolox. strides: pixels per cell of each feature level, in the order of the output."""
+    """teachers.from_onnx.decoders.yolox. strides: pixels per cell of each feature level, in the order of the output.
+    raw: objectness and class scores are logits, before their sigmoid."""
 
     decoder: Literal["yolox"]
     strides: tuple[Positive, ...] = (8, 16, 32)
+    raw: bool = False
     nms_iou: Share | None = 0.5
 
 
 class YoloV5Spec(_Whole):
-    """teachers.from_onnx.decoders.yolov5. normalized: boxes are shares of the input's size, not pixels."""
+    """teachers.from_onnx.decoders.yolov5. normalized: boxes are shares of the input's size, not pixels. multi_label:
+    whether a box may have several classes, or only its likeliest."""
 
     decoder: Literal["yolov5"]
     normalized: bool = False
+    multi_label: bool = True
     nms_iou: Share | None = 0.5
 
 
 class YoloV8Spec(_Whole):
-    """teachers.from_onnx.decoders.yolov8. normalized: as in YoloV5Spec."""
+    """teachers.from_onnx.decoders.yolov8. normalized, multi_label: as in YoloV5Spec."""
 
     decoder: Literal["yolov8"]
     normalized: bool = False
+    multi_label: bool = True
     nms_iou: Share | None = 0.5
 
 
 class YoloV5SegSpec(_Whole):
-    """teachers.from_onnx.decoders.yolov5, with masks. normalized: as in YoloV5Spec."""
+    """teachers.from_onnx.decoders.yolov5, with masks. normalized, multi_label: as in YoloV5Spec."""
 
     decoder: Literal["yolov5_seg"]
     normalized: bool = False
+    multi_label: bool = True
     nms_iou: Share | None = 0.5
 
 
 class YoloV8SegSpec(_Whole):
-    """teachers.from_onnx.decoders.yolov8, with masks. normalized: as in YoloV5Spec."""
+    """teachers.from_onnx.decoders.yolov8, with masks. normalized, multi_label: as in YoloV5Spec."""
 
     decoder: Literal["yolov8_seg"]
     normalized: bool = False
+    multi_label: bool = True
     nms_iou: Share | None = 0.5
 
 
@@ -196,32 +217,42 @@ class NanodetSpec(_Whole):
 
 class DetrSpec(_Whole):
     """teachers.from_onnx.decoders.detr. activation: `softmax` with a last output for "no object" (DETR), `sigmoid`
-    without (Deformable DETR, RT-DETR)."""
+    without (Deformable DETR, RT-DETR), `none` without for scores after it. multi_label: as in YoloV5Spec."""
 
     decoder: Literal["detr"]
-    activation: Literal["softmax", "sigmoid"] = "softmax"
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    multi_label: bool = True
     nms_iou: Share | None = None
 
 
-class NmsSpec(_Whole):
-    """teachers.from_onnx.decoders.after_nms. boxes: order of a box's four numbers. normalized: as in YoloV5Spec.
-    columns: of a model with one output; by default `[box, score, label]` for 6 and `[image, box, label, score]` for 7
-    columns."""
-
-    decoder: Literal["nms"]
+class _Rows(_Whole):
     boxes: Literal["xyxy", "yxyx", "xywh", "cxcywh"] = "xyxy"
     normalized: bool = False
     columns: tuple[Column, ...] | None = None
     nms_iou: Share | None = None
 
     @model_validator(mode="after")
-    def _complete(self) -> NmsSpec:
+    def _complete(self) -> _Rows:
         if self.columns and (sorted({*self.columns, "image"}) != ["box", "image", "label", "score"]):
             raise ValueError("columns names box, score, label and, if there is one, image")
         return self
 
 
-class ClassifierSpec(_Model):
+class NmsSpec(_Rows):
+    """teachers.from_onnx.nms.after_nms. boxes: order of a box's four numbers. normalized: as in YoloV5Spec.
+    columns: of a model with one output; by default `[box, score, label]` for 6 and `[image, box, label, score]` for 7
+    columns."""
+
+    decoder: Literal["nms"]
+
+
+class NmsSegSpec(_Rows):
+    """teachers.from_onnx.nms.after_nms, with masks: as NmsSpec, with one output, whose rows end in coefficients."""
+
+    decoder: Literal["nms_seg"]
+
+
+class ClassifierSpec(Model):
     """One output (B, C). activation: `none` if it is probabilities already."""
 
     decoder: Literal["classifier"]
@@ -236,92 +267,11 @@ class SegmenterSpec(_Whole):
     activation: Literal["softmax", "sigmoid", "none", "ids"] = "softmax"
 
 
-SegSpec = YoloV5SegSpec | YoloV8SegSpec
+SegSpec = YoloV5SegSpec | YoloV8SegSpec | NmsSegSpec
 DetectorSpec = YoloxSpec | YoloV5Spec | YoloV8Spec | SegSpec | NanodetSpec | DetrSpec | NmsSpec
 ModelSpec = DetectorSpec | ClassifierSpec | SegmenterSpec
-_READER: TypeAdapter[ModelSpec] = TypeAdapter(Annotated[ModelSpec, Field(discriminator="decoder")])
+READER: TypeAdapter[ModelSpec] = TypeAdapter(Annotated[ModelSpec, Field(discriminator="decoder")])
 DECODERS = (
-    *("yolox", "yolov5", "yolov8", "nanodet", "detr", "nms", "yolov5_seg", "yolov8_seg"),
+    *("yolox", "yolov5", "yolov8", "nanodet", "detr", "nms", "yolov5_seg", "yolov8_seg", "nms_seg"),
     *("classifier", "segmenter"),
 )
-
-
-def locate(path: Path, weights: str | None) -> tuple[Path, ModelSpec, Path]:
-    """The YAML file, its content and the model file, from a path to either and the option `weights`.
-    Raises TeacherError for a file that is missing or wrong."""
-    spec_path = path if path.suffix in (".yaml", ".yml") else path.with_suffix(".yaml")
-    model = Path(weights) if weights is not None else path
-    if model != spec_path and not model.is_file():
-        raise TeacherError(f"model file {model} not found")
-    spec = _read_spec(spec_path)
-    if model != spec_path:
-        return spec_path, spec, model
-    if spec.model is None:
-        raise TeacherError(f"{spec_path} lacks the key model: name the ONNX file there or in the option weights")
-    model = spec_path.parent / spec.model
-    if not model.is_file():
-        raise TeacherError(f"model file {model}, named in {spec_path}, not found: put it there or set option weights")
-    return spec_path, spec, model
-
-
-def output_names(spec_path: Path, spec: ModelSpec) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]:
-    """The name of each output, the classes among them, and each output's position in these: int (outputs,), -1 for one
-    that is no class. Raises TeacherError if there are none or two of one name."""
-    if (spec.classes is None) == (spec.classes_from is None):
-        raise TeacherError(f"{spec_path} must have one of the keys classes and classes_from")
-    if spec.classes is not None:
-        names = spec.classes
-    else:
-        source = spec_path.parent / str(spec.classes_from)
-        try:
-            names = tuple(line.strip() for line in source.read_text("utf-8").splitlines() if line.strip())
-        except (OSError, UnicodeDecodeError) as error:
-            raise TeacherError(f"classes_from in {spec_path} cannot be read: {first_line(error)}") from error
-    is_class = np.array([name not in NO_CLASS for name in names], bool)
-    classes = tuple(name for name in names if name not in NO_CLASS)
-    if not classes:
-        raise TeacherError(f"{spec_path} names no classes")
-    if not all(name.strip() for name in classes):
-        raise TeacherError(f"{spec_path} has a class without a name: write one for each output")
-    repeated = [name for name in classes if classes.count(name) > 1]
-    if repeated:
-        raise TeacherError(f"{spec_path} names the class {repeated[0]!r} more than once")
-    return names, classes, np.where(is_class, np.cumsum(is_class) - 1, -1)
-
-
-def first_line(error: Exception) -> str:
-    """An error's first line, or the name of its type."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _read_spec(path: Path) -> ModelSpec:
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise TeacherError(f"{path} not found: write this YAML file with input, decoder and classes") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TeacherError(f"{path} cannot be read as YAML: {first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise TeacherError(f"{path} must be a YAML mapping with the keys {', '.join(_Model.model_fields)}, decoder")
-    try:
-        return _READER.validate_python(content)
-    except ValidationError as error:
-        raise TeacherError(f"{path} {_reason(error)}") from error
-
-
-def _reason(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"][1:])  # the first part names the decoder
-    match first["type"]:
-        case "union_tag_not_found":
-            return f"lacks the key decoder: write one of {', '.join(DECODERS)}"
-        case "union_tag_invalid":
-            return f"has an unknown decoder {first['input']['decoder']!r}: write one of {', '.join(DECODERS)}"
-        case "missing":
-            return f"lacks the key {key}"
-        case "extra_forbidden":
-            return f"has an unknown key {key}: remove it or correct its name"
-        case "value_error":
-            return f"cannot be used: {first['msg'].removeprefix('Value error, ')}"
-        case _:
-            return f"has {key}: {first['input']!r}, but {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -35,7 +35,7 @@ def save(
     entry = helper.make_tensor_value_info("images", kind, images)
     made = helper.make_graph(nodes, "small", [entry], outputs, initializers)
     onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
-    content = {"input": {"size": SIZE}, "classes": CLASSES, **spec}
+    content = {"input": {"size": SIZE, "scale": 1}, "classes": CLASSES, **spec}
     path.with_suffix(".yaml").write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
     return path
 
@@ -405,7 +405,9 @@ def test_stretch_and_crop(tmp_path: Path) -> None:
     assert filled.shape == (1, 3, 20, 60)
     small, _ = InputSpec(size=SIZE, fit="crop").prepare([np.full((4, 8, 3), 7, np.uint8)], 1)
     assert (small == 7).all()  # enlarged
-    path = constant(tmp_path, {"output": f32([*BOX, 0.9, 2])}, decoder="nms", input={"size": SIZE, "fit": "stretch"})
+    path = constant(
+        tmp_path, {"output": f32([*BOX, 0.9, 2])}, decoder="nms", input={"size": SIZE, "scale": 1, "fit": "stretch"}
+    )
     assert_boxes(boxes_of(path, [white(64, 320)])[0], [([100, 8, 140, 32], 0.9, 2)])
 
 
@@ -415,14 +417,14 @@ def test_a_model_may_take_whole_pixels_channels_last(tmp_path: Path) -> None:
         helper.make_node("ReduceMean", ["float"], ["output"], axes=[1, 2], keepdims=0),
     ]
     output = helper.make_tensor_value_info("output", TensorProto.FLOAT, ["B", 3])
-    spec = {"decoder": "classifier", "input": {"size": SIZE, "layout": "nhwc"}}
+    spec: dict[str, Any] = {"decoder": "classifier", "input": {"size": SIZE, "layout": "nhwc"}}
     shape = ["B", SIZE, SIZE, 3]
     path = save(tmp_path / "model.onnx", (nodes, [output], []), spec, shape, TensorProto.UINT8)
     image = np.full((SIZE, SIZE, 3), (3, 5, 4), np.uint8)
     found = load_onnx(path, TeacherOptions()).predict([image])[0]
     assert isinstance(found, ClassProbabilities)
     np.testing.assert_allclose(found.probabilities, torch.tensor([3.0, 5, 4]).softmax(0), rtol=1e-5)
-    spec["input"]["scale"] = 0.5  # type: ignore[index]
+    spec["input"]["scale"] = 0.5
     save(path, (nodes, [output], []), spec, shape, TensorProto.UINT8)
     with pytest.raises(TeacherError, match="takes pixels as whole numbers: remove scale"):
         load_onnx(path, TeacherOptions())
@@ -496,8 +498,8 @@ def test_a_model_may_take_whole_pixels_channels_last(tmp_path: Path) -> None:
         ([(1, 9, 6)], {"decoder": "nms", "columns": ["box", "score"]}, r"columns names box, score, label and"),
         (
             [(1, 9, 4), (1, 9, 4)],
-            {"decoder": "detr", "activation": "none"},
-            r"has .*activation: 'none', but input should be",
+            {"decoder": "detr", "activation": "relu"},
+            r"has .*activation: 'relu', but input should be",
         ),
     ],
 )

@@ -1,0 +1,135 @@
+"""The YAML file beside an ONNX model, read: found, completed by what the model says of itself, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from pydantic import ValidationError
+
+from teachers.base import TeacherError
+from teachers.from_onnx.spec import DECODERS, NO_CLASS, READER, Model, ModelSpec
+
+YAML = (".yaml", ".yml")
+
+
+def locate(path: Path, weights: str | None) -> tuple[Path, dict[str, Any], Path]:
+    """The YAML file, its content ({} if there is none) and the model file, from a path to either and the option
+    `weights`. Raises TeacherError for a file that is missing or wrong."""
+    is_yaml = path.suffix in YAML
+    spec_path = path if is_yaml else path.with_suffix(".yaml")
+    model = Path(weights) if weights is not None else path
+    if model != spec_path and not model.is_file():
+        raise TeacherError(f"model file {model} not found")
+    content = _content(spec_path) if is_yaml or spec_path.exists() else {}
+    if model != spec_path:
+        return spec_path, content, model
+    if content.get("model") is None:
+        raise TeacherError(f"{spec_path} lacks the key model: name the ONNX file there or in the option weights")
+    model = spec_path.parent / str(content["model"])
+    if not model.is_file():
+        raise TeacherError(f"model file {model}, named in {spec_path}, not found: put it there or set option weights")
+    return spec_path, content, model
+
+
+def read_spec(path: Path, content: Mapping[str, Any]) -> ModelSpec:
+    """What a YAML file says, checked. Raises TeacherError, with `path` and the key."""
+    try:
+        return READER.validate_python(content)
+    except ValidationError as error:
+        raise TeacherError(f"{path} {_reason(error)}") from error
+
+
+def output_names(spec_path: Path, spec: ModelSpec) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]:
+    """The name of each output, the classes among them, and each output's position in these: int (outputs,), -1 for one
+    that is no class. Raises TeacherError if there are none or two of one name."""
+    if (spec.classes is None) == (spec.classes_from is None):
+        raise TeacherError(f"{spec_path} must have one of the keys classes and classes_from")
+    names = spec.classes if spec.classes is not None else _names_from(spec_path, str(spec.classes_from))
+    is_class = np.array([name not in NO_CLASS for name in names], bool)
+    classes = tuple(name for name in names if name not in NO_CLASS)
+    if not classes:
+        raise TeacherError(f"{spec_path} names no classes")
+    if not all(name.strip() for name in classes):
+        raise TeacherError(f"{spec_path} has a class without a name: write one for each output")
+    repeated = [name for name in classes if classes.count(name) > 1]
+    if repeated:
+        raise TeacherError(f"{spec_path} names the class {repeated[0]!r} more than once")
+    return names, classes, np.where(is_class, np.cumsum(is_class) - 1, -1)
+
+
+def names_in_order(names: Any) -> tuple[str, ...] | None:
+    """Names of a list, or of a mapping from 0, 1, … as in a data.yaml and in Ultralytics' models; None for anything
+    else."""
+    if isinstance(names, Mapping):
+        by_place = {str(place): name for place, name in names.items()}
+        names = [by_place.get(str(n)) for n in range(len(by_place))]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
+
+
+def _names_from(spec_path: Path, name: str) -> tuple[str, ...]:
+    source = spec_path.parent / name
+    try:
+        text = source.read_text("utf-8-sig")
+        if source.suffix not in YAML:
+            return tuple(line.strip() for line in text.splitlines() if line.strip())
+        content = _words(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise TeacherError(f"classes_from in {spec_path} cannot be read: {first_line(error)}") from error
+    names = names_in_order(content.get("names") if isinstance(content, dict) else None)
+    if names is None:
+        raise TeacherError(f"{source}, named by classes_from in {spec_path}, has no list of names: write names: [a, b]")
+    return names
+
+
+def _words(text: str) -> Any:
+    """A YAML text's mappings and lists with every value as it is written: the classes [yes, no] are no truth values."""
+    loader = yaml.BaseLoader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+def first_line(error: Exception) -> str:
+    """An error's first line, or the name of its type."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text("utf-8-sig")
+        content = yaml.safe_load(text)
+        words = _words(text)
+    except FileNotFoundError as error:
+        raise TeacherError(f"{path} not found: write this YAML file with input, decoder and classes") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise TeacherError(f"{path} cannot be read as YAML: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise TeacherError(f"{path} must be a YAML mapping with the keys {', '.join(Model.model_fields)}, decoder")
+    if "classes" in content and (names := names_in_order(words["classes"])) is not None:
+        content["classes"] = list(names)
+    return content
+
+
+def _reason(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"][1:])  # the first part names the decoder
+    match first["type"]:
+        case "union_tag_not_found":
+            return f"lacks the key decoder: write one of {', '.join(DECODERS)}"
+        case "union_tag_invalid":
+            return f"has an unknown decoder {first['input']['decoder']!r}: write one of {', '.join(DECODERS)}"
+        case "missing":
+            return f"lacks the key {key}"
+        case "extra_forbidden":
+            return f"has an unknown key {key}: remove it or correct its name"
+        case "value_error":
+            return f"cannot be used: {first['msg'].removeprefix('Value error, ')}"
+        case _:
+            return f"has {key}: {first['input']!r}, but {first['msg'][0].lower()}{first['msg'][1:]}"
