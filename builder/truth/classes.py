@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-import unicodedata
 from collections import Counter
 from pathlib import Path
 
 from builder.errors import brief
+from builder.store.names import Folder, canonical
+from builder.truth.class_names import read_class_lines
 from builder.truth.listing import list_images, read_lines, upright_sizes
 from builder.truth.records import NO_CLASSES, Truth, TruthError, without_boxes
 
@@ -54,28 +55,31 @@ def read_table(source: Path, images: Path | None = None) -> Truth:
     table = csv.DictReader(lines)
     if not {"file", "class"} <= set(table.fieldnames or ()):
         raise TruthError(f"{source} has no columns file and class: name them in its first line")
-    rows = [(unicodedata.normalize("NFC", row["file"] or ""), (row["class"] or "").strip()) for row in table]
+    rows = [(canonical(row["file"] or ""), canonical((row["class"] or "").strip())) for row in table]
     if not rows:
         raise TruthError(f"{source} has no rows: give one for each image")
     beside = source.parent / "classes.txt"
     named = {name for _, name in rows if name} - NO_CLASSES
-    classes = tuple(read_lines(beside)) if beside.is_file() else tuple(sorted(named))
+    classes = read_class_lines(beside) if beside.is_file() else tuple(sorted(named))
     unknown = sorted(named.difference(classes))
     if unknown:
         raise TruthError(f"{source} has the class {brief(repr(unknown[0]))}, which is not in {beside}: add it there")
     files = [file for file, _ in rows]
     if twice := next((file for file, count in Counter(files).items() if count > 1), None):
         raise TruthError(f"{source} lists {brief(repr(twice))} twice: keep one")
-    gone = next((file for file in files if not (root / file).is_file()), None)
+    folder = Folder(root)
+    paths = {file: folder.find(file) for file in files}
+    gone = next((file for file, path in paths.items() if path is None), None)
     if gone is not None:
         raise TruthError(
             f"{source} lists {brief(repr(gone))}, which is not in {root}: say where with --images DIR, or `images` in "
             "a recipe"
         )
     place = {name: number for number, name in enumerate(classes)}
-    sizes = upright_sizes([root / file for file in files])
+    there = [path for path in paths.values() if path is not None]
+    sizes = upright_sizes(there)
     labelled = [
-        without_boxes(number, file, root / file, size, label=place.get(name))
-        for number, ((file, name), size) in enumerate(zip(rows, sizes, strict=True), 1)
+        without_boxes(number, file, path, size, label=place.get(name))
+        for number, ((file, name), path, size) in enumerate(zip(rows, there, sizes, strict=True), 1)
     ]
     return Truth(classes, labelled, tuple(range(len(classes))), kind="classification")

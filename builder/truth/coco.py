@@ -11,7 +11,7 @@ import numpy as np
 
 from builder.errors import BuildError, brief
 from builder.scan.sources import find_images
-from builder.store.names import first_repeated
+from builder.store.names import canonical, first_repeated
 from builder.store.text import read_json
 from builder.truth.ids import Id, as_numbers, read_id
 from builder.truth.records import LARGEST, NO_CLASSES, Marks, Truth, TruthError, assemble
@@ -104,7 +104,7 @@ def read_categories(records: list[dict[str, Any]], path: Path) -> tuple[tuple[Id
     """Ids and names of a COCO file's `categories`, in its order. Raises TruthError if one stands twice, ValueError for
     an id that is none."""
     ids = tuple(read_id(record["id"]) for record in records)
-    names = tuple(str(record["name"]) for record in records)
+    names = tuple(canonical(str(record["name"])) for record in records)
     for what, values in (("id", ids), ("name", tuple(name for name in names if name not in NO_CLASSES))):
         repeated = [value for value, count in Counter(values).items() if count > 1]
         if repeated:

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from builder.errors import BuildError
 from builder.scan.sources import list_source
+from builder.store.text import read_text
 from builder.truth.records import TruthError
 from teachers.images import ImageError, read_header
 
 READERS = 4
 """Threads that read files."""
-LAYOUT = frozenset({"images", "labels", "masks", "Annotations", "JPEGImages", "ImageSets"})
-"""Folders that belong to a format, and so are no classes."""
-YAML = (".yaml", ".yml")
 
 
 def list_images(folder: Path) -> dict[str, Path]:
@@ -48,11 +47,9 @@ def upright_sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file without the spaces around them, empty ones left out. Raises TruthError."""
     try:
-        return [stripped for line in path.read_text("utf-8-sig").splitlines() if (stripped := line.strip())]
-    except OSError as error:
-        raise TruthError(f"{path} cannot be read ({error.strerror}): check its path") from None
-    except UnicodeDecodeError as error:
-        raise TruthError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
+        return [stripped for line in read_text(path).splitlines() if (stripped := line.strip())]
+    except BuildError as error:
+        raise TruthError(str(error)) from None
 
 
 def _upright_size(path: Path) -> tuple[int, int]:

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 
 from builder.errors import brief
+from builder.store.names import canonical
+from builder.truth.class_names import read_class_lines
 from builder.truth.listing import READERS, by_stem, list_images, read_lines, upright_sizes
 from builder.truth.records import LabelledImage, Truth, TruthError, without_boxes
 from teachers.base import VOID
@@ -24,13 +26,15 @@ def read_masks(source: Path, images: Path | None = None) -> Truth:
     Raises TruthError for a missing or unusable mask, image or classes.txt, and a mask of another size than its image.
     """
     root = source if source.is_dir() else source.parent
-    classes = tuple(read_lines(root / "classes.txt"))
-    repeated = next((name for name in classes if classes.count(name) > 1), None)
-    if repeated is not None or not 0 < len(classes) <= VOID:
-        what = f"{brief(repr(repeated))} twice" if repeated is not None else f"{len(classes)} lines"
-        raise TruthError(f"{root / 'classes.txt'} has {what}: give 1 to {VOID} classes, one a line")
+    classes = read_class_lines(root / "classes.txt")
+    if not 0 < len(classes) <= VOID:
+        raise TruthError(f"{root / 'classes.txt'} has {len(classes)} lines: give 1 to {VOID} classes, one a line")
     listed, masks = list_images(images or root / "images"), list_images(root / "masks")
-    wanted = read_lines(source) if source.is_file() else [name.rpartition(".")[0] for name in masks]
+    wanted = (
+        [canonical(line) for line in read_lines(source)]
+        if source.is_file()
+        else [name.rpartition(".")[0] for name in masks]
+    )
     twice = next((stem for stem in wanted if wanted.count(stem) > 1), None) if len(set(wanted)) < len(wanted) else None
     if twice is not None:
         raise TruthError(

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 from builder.sections import Section
-from builder.truth.records import Format
+from builder.truth.records import CountedFrom, Format, Split
+
+Part = Literal["truth", "test", "labelled"]
+"""What human labels are for."""
+USUAL: Mapping[Part, Split] = {"truth": "val", "test": "test", "labelled": "train"}
+"""Which split of a data set that names several is meant by each."""
 
 
 class LabelOptions(Section):
@@ -15,9 +23,17 @@ class LabelOptions(Section):
         format: one of `coco`, `voc`, `yolo`, `classes` and `masks`; None to recognise it.
         group: which images belong together, `folder` or a regular expression whose first group names the unit (a video
             sequence, a patient, a site).
+        split: the part that is meant of a data set that names its parts (a data.yaml), where it is not the usual one:
+            `val` for truth, `train` for labelled, `test` for test; as `source: data.yaml#train` does.
+        counted_from: what the corners of VOC boxes call the first pixel, where they do not show it.
+        independent: of truth that is the `val` (or `train`) split of a data set: nothing of the teacher, not even its
+            best checkpoint, was chosen on it, so that it may certify.
     """
 
     source: str
     images: str | None = None
     format: Format | None = None
     group: str | None = None
+    split: Split | None = None
+    counted_from: CountedFrom | None = None
+    independent: bool = False

@@ -19,6 +19,10 @@ from teachers.images import ImageError, decode_rgb
 
 TruthKind = Literal["detection", "classification", "semantic"]
 Format = Literal["coco", "voc", "yolo", "classes", "masks"]
+Split = Literal["train", "val", "test", "all"]
+"""A part of a data set that names its parts, as YOLO's data.yaml does; `all` of them."""
+CountedFrom = Literal[0, 1]
+"""What the corners of Pascal VOC boxes call the first pixel (builder.truth.voc.read_voc)."""
 
 NO_CLASSES = frozenset({"N/A", "background", "__background__"})
 """Category names that stand for "nothing here": they are no classes, and their boxes no objects."""
@@ -73,6 +77,7 @@ class Truth:
         category_ids: what the files call each class: COCO's id, YOLO's number, the value of a mask's pixel.
         dropped_boxes: boxes left out, for having no area or a category that is no class.
         kind: what the labels are.
+        split: the part of a data set that they are, as far as the data set says.
     """
 
     classes: tuple[str, ...]
@@ -80,6 +85,7 @@ class Truth:
     category_ids: tuple[int, ...]
     dropped_boxes: int = 0
     kind: TruthKind = "detection"
+    split: Split | None = None
 
 
 @dataclass(frozen=True)

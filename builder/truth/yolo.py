@@ -2,58 +2,54 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-import yaml
 
 from builder.errors import brief
-from builder.truth.coco import read_categories
-from builder.truth.ids import as_numbers
-from builder.truth.listing import YAML, by_stem, list_images, read_lines, upright_sizes
-from builder.truth.records import Marks, Truth, TruthError, assemble
+from builder.store.names import canonical
+from builder.truth.listing import by_stem, read_lines, upright_sizes
+from builder.truth.records import Marks, Split, Truth, TruthError, assemble
+from builder.truth.yolo_index import YoloIndex
+from builder.truth.yolo_sets import NO_LABELS, YoloSet, find_set
 
-NO_LABELS = frozenset({"classes"})
-"""Text files that may lie among the labels and are none."""
+Box = tuple[float, float, float, float]
+"""cx, cy, w, h as shares of the image's sides."""
 SLACK = 0.01
 """How far a normalised number may lie outside [0, 1]: what Ultralytics allows for rounding."""
 
 
-def read_yolo(source: Path, images: Path | None = None) -> Truth:
-    """Detection labels from YOLO text files: `source` is a folder, or the YAML in it; the classes are the `names` of
-    its YAML, or of one up to three folders above. Only one part of a data set is read where its folder is given
-    (`data/images/val`, `data/val`); the paths in the YAML are not followed.
+def read_yolo(source: Path, images: Path | None = None, split: Split = "val", stated: bool = False) -> Truth:
+    """Detection labels from YOLO text files, of Ultralytics or of Darknet (CVAT's YOLO 1.1, LabelImg).
+
+    `source` is a data.yaml or obj.data, or the folder it lies in: the images of its `split`, or all where it names no
+    splits; a list of images; or a folder of images in a data set (`data/images/val`, `data/val`), with all below it.
+    The classes are the `names` of the YAML, the lines of an obj.names or those of a classes.txt, which may lie up to
+    three folders above. stated: the user asked for this split, which must then be there.
 
     The label file of `…/images/…/a.jpg` is `…/labels/…/a.txt`, with the last `images`; elsewhere it lies beside the
     image. With `images`, that is the folder of images, and labels lie in `labels/` of the source, or in the source. An
-    image without label file has no objects. Names are relative to the folder of the YAML (or to `images`). A row is
-    `class cx cy w h`, shares of the upright image's width and height; a sixth number is a confidence, which people do
-    not have, and is left out; more are a polygon, read as its box.
+    image without label file has no objects. Names are relative to the data set (or to `images`). A row is `class cx cy
+    w h`, shares of the upright image's width and height; a sixth number is a confidence, which people do not have, and
+    is left out; more are a polygon, read as its box, or keypoints, where the YAML says so (`kpt_shape`).
     Raises TruthError for a row that is none of this or names no class, labels without an image, and no labels at all.
     """
-    root = (source if source.is_dir() else source.parent).absolute()
-    names_file = source.absolute() if source.is_file() else find_yaml(root)
-    ids, classes = read_names(names_file)
-    where = images.absolute() if images else root
-    paths = list(list_images(where).values())
-    base = where if images else names_file.parent
-    names = [path.relative_to(base).as_posix() for path in paths]  # the same, whichever part of the set is read
+    labelled = find_set(source, images, split, stated)
+    names, paths, files = list(labelled.images), list(labelled.images.values()), labelled.labels
     for same in by_stem(names).values():
         if len(same) > 1:
-            raise TruthError(f"{same[0]} and {same[1]} of {base} would share a label file: rename one")
-    if images:
-        base = root / "labels" if (root / "labels").is_dir() else root
-    files = [base / (PurePosixPath(name).with_suffix(".txt") if images else _label_file(name)) for name in names]
-    _check_pairs(files, base, where)
+            raise TruthError(f"{same[0]} and {same[1]} of {labelled.base} would share a label file: rename one")
+    _check_pairs(labelled, images or source)
 
     sizes = upright_sizes(paths)
-    place = {number: position for position, number in enumerate(ids)}
+    index = labelled.index
+    place = {number: position for position, number in enumerate(index.numbers)}
     counts, categories = [], []
     rows: list[list[float]] = []
     for file, (width, height) in zip(files, sizes, strict=True):
-        objects = _read_rows(file, place) if file.is_file() else []
+        objects = _read_rows(file, place, index) if file.is_file() else []
         counts.append(len(objects))
         for category, (cx, cy, w, h) in objects:
             categories.append(category)
@@ -67,51 +63,13 @@ def read_yolo(source: Path, images: Path | None = None) -> Truth:
         difficult=np.zeros(total, bool),
         area=np.full(total, np.nan),
     )
-    return assemble(names, paths, sizes, marks, classes, ids)
+    truth = assemble(names, paths, sizes, marks, index.classes, index.numbers)
+    return replace(truth, split=labelled.split)
 
 
-def find_yaml(folder: Path) -> Path:
-    """The only YAML with `names` in a folder, or `data.yaml` in one of the three above it."""
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in YAML]
-    if len(files) > 1 and folder / "data.yaml" in files:
-        files = [folder / "data.yaml"]
-    files = files or [path for above in folder.parents[:3] if (path := above / "data.yaml").is_file()][:1]
-    if len(files) == 1:
-        return files[0]
-    if files:
-        raise TruthError(
-            f"{folder} has {files[0].name} and {files[1].name}: give the one with the names of the classes"
-        )
-    raise TruthError(
-        f"{folder} has no data.yaml, nor have the three folders above: write one with the names of classes"
-    )
-
-
-def read_names(file: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Numbers and names of the classes."""
-    try:
-        content = yaml.safe_load(file.read_bytes())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TruthError(f"{file} is no YAML ({brief(error)}): correct it") from None
-    names = content.get("names") if isinstance(content, dict) else None
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names or not all(str(number).isdecimal() for number in names):
-        raise TruthError(f"{file} has no names, a list or a mapping from numbers to classes: add them")
-    ids, classes = read_categories([{"id": number, "name": name} for number, name in names.items()], file)
-    return tuple(as_numbers(ids)), classes
-
-
-def _label_file(name: str) -> PurePosixPath:
-    parts = PurePosixPath(name).with_suffix(".txt").parts
-    if "images" in parts[:-1]:
-        last = len(parts) - 2 - parts[-2::-1].index("images")
-        parts = (*parts[:last], "labels", *parts[last + 1 :])
-    return PurePosixPath(*parts)
-
-
-def _check_pairs(files: Sequence[Path], base: Path, where: Path) -> None:
-    """Every label file in folders named `labels` has its image, and there are labels at all. base: above the files."""
+def _check_pairs(labelled: YoloSet, where: Path) -> None:
+    """Every label file in folders named `labels` has its image, and there are labels at all."""
+    files, base = labelled.labels, labelled.base
     if not files:
         raise TruthError(
             f"{where} holds no images: give the folder of a YOLO data set, or --images DIR (`images` in a recipe)"
@@ -120,15 +78,20 @@ def _check_pairs(files: Sequence[Path], base: Path, where: Path) -> None:
         raise TruthError(
             f"none of {len(files)} images of {where} has a label file, {files[0]} first: check the folders"
         )
-    expected = {unicodedata.normalize("NFC", str(file)) for file in files}
-    for folder in sorted({file.parent for file in files if "labels" in (base.name, *file.relative_to(base).parts)}):
+    if labelled.listed:
+        return
+    expected = {canonical(str(file)) for file in files}
+    above = {file.parent for file in files if "labels" in (base.name, *file.relative_to(base).parts)}
+    for folder in sorted(folder for folder in above if folder.is_dir()):
         there = sorted(file for file in folder.glob("*.txt") if file.stem not in NO_LABELS)
-        lonely = [file for file in there if unicodedata.normalize("NFC", str(file)) not in expected]
+        lonely = [file for file in there if canonical(str(file)) not in expected]
         if lonely:
             raise TruthError(f"{len(lonely)} of {len(there)} label files, {lonely[0]} first, have no image in {where}")
 
 
-def _read_rows(file: Path, place: Mapping[int, int]) -> list[tuple[int, tuple[float, float, float, float]]]:
+def _read_rows(
+    file: Path, place: Mapping[int, int], index: YoloIndex
+) -> list[tuple[int, tuple[float, float, float, float]]]:
     """(position of the class, (cx, cy, w, h)) of each row, normalised."""
     objects = []
     for number, line in enumerate(read_lines(file), 1):
@@ -136,11 +99,14 @@ def _read_rows(file: Path, place: Mapping[int, int]) -> list[tuple[int, tuple[fl
             category, *values = (float(part) for part in line.split())
         except ValueError:
             raise TruthError(f"{file}: row {number} is {brief(repr(line))}, not class cx cy w h: correct it") from None
+        if index.keypoints:
+            values = _without_keypoints(values, index, f"{file}: row {number}")
         if len(values) not in (4, 5) and (len(values) < 6 or len(values) % 2):
             raise TruthError(f"{file}: row {number} has {len(values)} numbers after its class, not 4: correct it")
         if category not in place:
             raise TruthError(
-                f"{file}: row {number} has class {brief(line.split()[0])}, which data.yaml does not name: add it"
+                f"{file}: row {number} has class {brief(line.split()[0])}, which {index.file.name} does not name: "
+                "add it"
             )
         wrong = next((value for value in values if not -SLACK <= value <= 1 + SLACK), None)
         if wrong is not None:
@@ -152,3 +118,12 @@ def _read_rows(file: Path, place: Mapping[int, int]) -> list[tuple[int, tuple[fl
             cx, cy, width, height = (max(x) + min(x)) / 2, (max(y) + min(y)) / 2, max(x) - min(x), max(y) - min(y)
         objects.append((place[int(category)], (cx, cy, width, height)))
     return objects
+
+
+def _without_keypoints(values: list[float], index: YoloIndex, where: str) -> list[float]:
+    if len(values) not in (4, 4 + index.keypoints):
+        raise TruthError(
+            f"{where} has {len(values)} numbers after its class, not 4 and {index.keypoints} of keypoints (kpt_shape "
+            f"of {index.file.name}): correct it"
+        )
+    return values[:4]

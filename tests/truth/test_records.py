@@ -300,8 +300,9 @@ def test_digest_is_of_images_and_labels_alone(tmp_path: Path) -> None:
 
 
 def test_those_who_need_boxes_say_so(tmp_path: Path) -> None:
-    (tmp_path / "classes" / "cat").mkdir(parents=True)
-    Image.new("RGB", (20, 10)).save(tmp_path / "classes" / "cat" / "a.png")
+    for name in ("cat", "dog"):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        Image.new("RGB", (20, 10)).save(tmp_path / "classes" / name / "a.png")
     with pytest.raises(TruthError, match="classes holds classification labels, but boxes are needed: give a COCO JSON"):
         read_detection(tmp_path / "classes")
     with pytest.raises(TruthError, match="the truth holds classification labels"):

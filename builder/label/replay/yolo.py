@@ -15,7 +15,9 @@ from builder.store.files import sha256_file
 from builder.store.names import canonical
 from builder.truth.listing import read_lines
 from builder.truth.records import NO_CLASSES
-from builder.truth.yolo import NO_LABELS, SLACK, find_yaml, read_names
+from builder.truth.yolo import SLACK
+from builder.truth.yolo_index import find_index, read_index
+from builder.truth.yolo_sets import NO_LABELS
 from teachers.base import TeacherOptions
 
 Row = tuple[float, list[float]]
@@ -26,7 +28,8 @@ def read_yolo_predictions(folder: Path, images: Path | None, options: TeacherOpt
     """A folder of `STEM.txt`, also in folders, each of the image of that path without its extension: rows of `class cx
     cy w h confidence`, shares of the image's sides, or, for masks, `class x1 y1 x2 y2 x3 y3 … confidence`.
 
-    The classes are the option `classes`, else the `names` of a data.yaml in the folder or one of the three above. An
+    The classes are the option `classes`, else those of a data.yaml, obj.names or classes.txt in the folder or one
+    of the three above. An
     empty file says that nothing was found. Tools write no file for such an image, so that `images`, a list (.txt) with
     an image a line, is needed to tell it from one that was not looked at. Raises BuildError for a row that is none.
     """
@@ -85,8 +88,9 @@ def _stem(path: Path) -> str:
 
 def _classes(folder: Path, options: TeacherOptions) -> tuple[tuple[str, ...], dict[int, int]]:
     """The classes, and the place of each number in them, -1 for one that is no class."""
-    names = options.classes
-    ids, names = read_names(find_yaml(folder.absolute())) if names is None else (tuple(range(len(names))), names)
+    index = read_index(find_index(folder.absolute())) if options.classes is None else None
+    ids = index.numbers if index else range(len(options.classes or ()))
+    names = index.classes if index else options.classes or ()
     classes = tuple(name for name in names if name not in NO_CLASSES)
     where = {name: n for n, name in enumerate(classes)}
     return classes, {id: where.get(name, -1) for id, name in zip(ids, names, strict=True)}
