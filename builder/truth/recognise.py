@@ -12,10 +12,10 @@ from typing import get_args
 from PIL import Image
 
 from builder.errors import brief
+from builder.scan.entries import is_image
 from builder.truth.class_names import YAML
 from builder.truth.records import Format, TruthError
 from builder.truth.yolo_index import ABOVE
-from teachers.images import file_extensions
 
 LABEL_FILES = frozenset(
     ".txt .json .jsonl .ndjson .xml .csv .tsv .yaml .yml .names .data .labels .mat .npy .npz .parquet .record .tfrecord"
@@ -120,7 +120,7 @@ def _beside_image(source: Path) -> Path | None:
     """A text file beside an image of its stem, in the folder or those in it."""
     for folder in (source, *sorted(path for path in source.iterdir() if path.is_dir())):
         names = set(os.listdir(folder))
-        stems = (name.rpartition(".")[0] for name in sorted(names) if _is_image(name))
+        stems = (name.rpartition(".")[0] for name in sorted(names) if is_image(name))
         if stem := next((stem for stem in stems if f"{stem}.txt" in names), None):
             return folder / f"{stem}.txt"
     return None
@@ -133,10 +133,6 @@ def _is_coco(file: Path) -> bool:
             return False
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return data[:2] in (b"\xff\xfe", b"\xfe\xff") or data.find(b'"annotations"') >= 0
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and name.rpartition(".")[2].lower() in file_extensions()
 
 
 def _check_classes(source: Path) -> bool:
@@ -171,7 +167,7 @@ def _tree(source: Path) -> tuple[list[str], list[str]]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         base = Path(place).relative_to(source)
         for name in files:
-            if _is_image(name):
+            if is_image(name):
                 images.append((base / name).as_posix())
             elif os.path.splitext(name)[1].lower() in LABEL_FILES and not NO_LABELS.fullmatch(name):
                 others.append((base / name).as_posix())
