@@ -36,3 +36,16 @@ def percent(share: float) -> str:
         return "> 99.9 %"
     whole = 0.1 <= share < 0.995 or share in (0, 1)
     return f"{100 * share:.0f} %" if whole or share > 1 else f"{100 * share:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """12 s, 7 min, 3 h 20 min, 4 days."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 10:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{hours} h" if hours < 48 else f"{hours / 24:.0f} days"

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 
 from teachers import masks
 from teachers.base import (
@@ -25,7 +25,7 @@ from teachers.base import (
 )
 from teachers.from_torchvision.detectors import paste_masks
 from teachers.networks.checkpoints import load_checkpoint
-from teachers.networks.config import Arch, kind_of
+from teachers.networks.config import Arch, NetworkConfig, kind_of
 from teachers.networks.parts import SquareTransform
 
 FAMILY = "a checkpoint, which brings its own weights, classes and size"
@@ -52,12 +52,24 @@ class CheckpointTeacher:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         network, config, meta = load_checkpoint(Path(run))
+        self._set_up(network, config, options, meta["weights"]["sha256"], meta["trained_on"])
+
+    @classmethod
+    def of(cls, network: nn.Module, config: NetworkConfig, options: TeacherOptions) -> CheckpointTeacher:
+        """A network in evaluation mode that is in no run, and is this teacher's from here on."""
+        teacher = cls.__new__(cls)
+        teacher._set_up(network, config, options, "", [])
+        return teacher
+
+    def _set_up(
+        self, network: nn.Module, config: NetworkConfig, options: TeacherOptions, sha256: str, trained_on: list[str]
+    ) -> None:
         assert config.arch is not None  # or there would be no network
         self.kind = kind_of(config.arch)
         settings = _settings(network, config.arch, options)
         self.classes: tuple[str, ...] = config.classes
         self.batch_size = options.batch_size
-        self.trained_on: list[str] = meta["trained_on"]
+        self.trained_on = trained_on
         self._floor, self._dtype = options.floor, getattr(torch, options.dtype)
         try:
             self._device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -72,7 +84,7 @@ class CheckpointTeacher:
         self.description: Mapping[str, Any] = {
             "kind": self.kind,
             "family": "checkpoint",
-            "weights_sha256": meta["weights"]["sha256"],
+            "weights_sha256": sha256,
             "classes": list(config.classes),
             "network": described,
             **settings,

@@ -148,14 +148,28 @@ def step_bar(steps: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         left = (TextColumn("left"), TimeRemainingColumn())
         with Progress(*columns, *left, console=Console(stderr=True)) as progress:
             task = progress.add_task("train", total=steps, figures="")
-            yield lambda record: progress.update(task, completed=record["step"], figures=_figures(record))
+
+            def update(record: Mapping[str, Any]) -> None:
+                progress.update(task, completed=record["step"], figures=_figures(record))
+                if "val" in record:
+                    progress.console.print(_on_val(record, steps), highlight=False, markup=False)
+
+            yield update
         return
 
     def line(record: Mapping[str, Any]) -> None:
         if record["step"] % max(1, steps // 10) == 0 or record["step"] == steps:
             click.echo(f"step {record['step']}/{steps}  {_figures(record)}", err=True)
+        if "val" in record:
+            click.echo(_on_val(record, steps), err=True)
 
     yield line
+
+
+def _on_val(record: Mapping[str, Any], steps: int) -> str:
+    """The first three figures on `val`."""
+    figures = "  ".join(f"{name} {value:.3f}" for name, value in list(record["val"].items())[:3])
+    return f"step {record['step']}/{steps}  val: {figures}"
 
 
 def _figures(record: Mapping[str, Any]) -> str:

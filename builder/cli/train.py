@@ -12,6 +12,7 @@ from builder.cli.options import allow_code_option, json_option, open_store, sent
 from builder.cli.output import ROOMY, bar, emit, rows, show_evaluation, step_bar, table
 
 if TYPE_CHECKING:
+    from students.train.facts import Facts
     from students.train.recipe import TrainRecipe
 
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 @allow_code_option
 @store_option
 @json_option
-@click.option("--dry-run", is_flag=True, help="Only check the recipe.")
+@click.option("--dry-run", is_flag=True, help="Read all that it needs and time a few steps; write nothing.")
 def train(
     recipe: Path,
     out: Path | None,
@@ -38,9 +39,9 @@ def train(
 
     Training is supervised, or joint with pseudo-labelled versions. The run folder gets the weights (safetensors),
     meta.json and a log; use it as the next teacher with `--teacher checkpoint:RUN`. An interrupted run continues from
-    its last save. On several GPUs start it with `accelerate launch -m builder.cli train TRAIN.yaml`. With `rounds` in
-    the recipe each student labels the pool for the next one; OUT then holds a run folder for each round and
-    rounds.html.
+    its last save. With `val` in the recipe it shows how the network does on these labels as it goes. On several GPUs
+    start it with `accelerate launch -m builder.cli train TRAIN.yaml`. With `rounds` in the recipe each student labels
+    the pool for the next one; OUT then holds a run folder for each round and rounds.html.
     """
     with sentences():
         from accelerate import PartialState
@@ -50,16 +51,16 @@ def train(
         from students.train.run import clip_rate
 
         loaded = load_train_recipe(recipe, (*overrides, *([f"seed={seed}"] if seed is not None else [])))
-        if dry_run:
-            emit(as_json, {"recipe": loaded.model_dump(mode="json")}, f"{recipe} is valid; nothing written")
-            return
         out = out or Path("runs") / recipe.stem
+        if dry_run:
+            _look(loaded, recipe, store_root, as_json)
+            return
         if loaded.rounds:
             _train_rounds(loaded, out, store_root, allow_code, as_json)
             return
         speaks = PartialState().is_main_process  # of several that `accelerate launch` starts
         with step_bar(loaded.steps) if speaks else nullcontext() as progress:
-            run_training(loaded, out, open_store(store_root), progress)
+            run_training(loaded, out, open_store(store_root), progress, announce=_announce)
         if speaks:
             if (share := clip_rate(out)) > 0.5:
                 click.echo(
@@ -68,6 +69,28 @@ def train(
                     err=True,
                 )
             emit(as_json, {"run": str(out), "steps": loaded.steps}, rows(("run", out), ("steps", loaded.steps)))
+
+
+def _announce(facts: Facts) -> None:
+    click.echo(rows(*facts.rows()), err=True)
+
+
+def _look(recipe: TrainRecipe, path: Path, store_root: str, as_json: bool) -> None:
+    """What a training would do, without doing it."""
+    from students.train.loop import look
+
+    facts = look(recipe.model_copy(update={"rounds": None}), open_store(store_root))
+    pairs = facts.rows()
+    if recipe.rounds:
+        from builder.recipe.recipe import load_recipe
+
+        version = load_recipe(recipe.rounds.build).name
+        words = (
+            f"up to {recipe.rounds.count}, each such a training, on the labels and a new version of {version} beside"
+        )
+        pairs.append(("rounds", words))
+    text = f"{rows(*pairs)}\n{path} can be carried out; nothing written"
+    emit(as_json, {"recipe": recipe.model_dump(mode="json"), "facts": facts.stored()}, text)
 
 
 def _train_rounds(recipe: TrainRecipe, out: Path, store_root: str, allow_code: bool, as_json: bool) -> None:

@@ -131,6 +131,11 @@ class JointBatches:
         self._task, self._size, self._augment, self._fill = task, size, augment, fill
         self._seed, self._rank, self._world = seed, rank, world
 
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Images of the human and of the pseudo-labelled stream."""
+        return len(self._streams[0]), sum(len(stream) for stream in self._streams[1:])
+
     def __getitem__(self, step: int) -> Batch:
         """The batch of step 0, 1, …, made here and now. Raises IndexError for a negative step, TypeError for what is no
         whole number."""

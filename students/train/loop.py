@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,23 +19,30 @@ from torch import nn
 from builder.errors import brief
 from builder.store.files import locked
 from builder.store.store import Store
-from students.data.loader import JointBatches
+from students.data.loader import Batch, JointBatches
 from students.train.average import WeightAverage
 from students.train.errors import TrainError
+from students.train.facts import Facts, facts, timed
 from students.train.losses import JointLoss, JointStep
 from students.train.recipe import Schedule, TrainRecipe, load_train_recipe
 from students.train.run import Run, claim
 from students.train.setup import Plan, about, make_plan, starting_network
+from students.train.watch import Validation, start_tracking, track, tracked_by
 
 MAX_SKIPPED = 50
 """Steps in a row without a finite loss and gradient after which training is given up."""
 
 Progress = Callable[[Mapping[str, Any]], None]
 """Called after each step with its log record, in the main process."""
+Announce = Callable[[Facts], None]
 
 
 def train(
-    recipe: TrainRecipe | Path | str, out: Path | str, store: Store | None = None, progress: Progress | None = None
+    recipe: TrainRecipe | Path | str,
+    out: Path | str,
+    store: Store | None = None,
+    progress: Progress | None = None,
+    announce: Announce | None = None,
 ) -> Path:
     """Train a network as the recipe says, supervised or jointly with pseudo-labelled versions.
 
@@ -46,7 +54,9 @@ def train(
             several trainings: see students.rounds.loop.run_rounds.
         out: the run folder, which is made.
         store: where versions are looked up; `./store` by default.
-        progress: called after each step with its log record.
+        progress: called after each step with its log record; `val` in it holds the figures on `val` where these were
+            measured.
+        announce: called once before the first step with what is read and done (students.train.facts.Facts).
 
     Returns:
         The run folder, `out`; `checkpoint:OUT` is the network as a teacher.
@@ -57,36 +67,100 @@ def train(
     """
     recipe = _recipe(recipe)
     out, store = Path(out), store or Store("store")
-    accelerator, plan = _accelerator(recipe), make_plan(recipe, store)
+    accelerator, plan = _accelerator(recipe, out), make_plan(recipe, store)
+    validation = _validation(recipe, plan)
     with _claimed(out, plan, store, accelerator) as done:
         if done == recipe.steps:
             return out
-        network = starting_network(recipe, plan)
-        heads, optimizer = accelerator.prepare(plan.task.forward(network), make_optimizer(network, recipe))
-        joint, average, skipped = _joint(recipe), WeightAverage(network, recipe.ema), 0
-        batches = _batches(recipe, plan, accelerator)
-        run = Run(out, accelerator, network, plan.config, optimizer, joint, partial(about, plan, batches), average)
-        first, before, gpu = run.resume(), time.perf_counter(), accelerator.device.type == "cuda"
-        for step, batch in enumerate(batches.stream(first, recipe.steps, workers=recipe.workers, pin=gpu), first):
-            batch = batch.to(accelerator.device)
-            outputs = heads(batch.images, batch.targets)
-            result = joint(plan.task.sums(network, outputs, batch.targets, batch.pseudo))
-            rate = _set_rate(optimizer, learning_rate(recipe, step))
-            norm, moved = _descend(accelerator, heads, optimizer, result, recipe.clip_norm)
-            if moved:
-                joint.commit(result)
-                average.update()
-            skipped = 0 if moved else skipped + 1
-            if skipped == MAX_SKIPPED:
-                raise TrainError(f"{skipped} steps in a row had no finite loss and gradient: lower lr {recipe.lr}")
-            before, seconds = time.perf_counter(), time.perf_counter() - before
-            record = {"step": step + 1, "lr": rate, "gradient_norm": norm, "moved": moved, **result.figures()}
-            run.log(record := record | {"images_per_s": recipe.batch / seconds})
+        training = _Training(recipe, plan, accelerator)
+        run = training.run(out)
+        first, gpu, speaks = run.resume(), accelerator.device.type == "cuda", accelerator.is_main_process
+        if announce and speaks:
+            announce(training.facts(validation, first))
+        start_tracking(accelerator, recipe, out, first)
+        batches = training.batches.stream(first, recipe.steps, workers=recipe.workers, pin=gpu)
+        for step, batch in enumerate(batches, first):
+            record = training.step(step, batch)
+            if validation and speaks and validation.due(step + 1, recipe.steps):
+                record["val"] = validation.measure(training.average.network, plan.config)
+                training.start_clock()
+            run.log(record)
+            track(accelerator, recipe, record)
             if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
                 run.save(step + 1)
-            if progress and accelerator.is_main_process:
+            if progress and speaks:
                 progress(record)
+        accelerator.end_training()
     return out
+
+
+def look(recipe: TrainRecipe | Path | str, store: Store | None = None) -> Facts:
+    """What a training would read and do, and how long a step of it takes here, of which a few are tried in memory.
+    Nothing is written; nothing is tried with versions that would have to be fetched. Raises as `train` does."""
+    recipe, store = _recipe(recipe), store or Store("store")
+    accelerator, plan = _accelerator(recipe), make_plan(recipe, store)
+    validation = _validation(recipe, plan)
+    training = _Training(recipe, plan, accelerator)
+    facts = training.facts(validation)
+    if any(version.is_remote for version in plan.versions):
+        return facts
+    return replace(facts, seconds=timed(lambda step: training.step(step, training.batches[step])))
+
+
+def _validation(recipe: TrainRecipe, plan: Plan) -> Validation | None:
+    if recipe.val is None:
+        return None
+    validation = Validation(recipe.val, plan.truth, recipe.seed, recipe.steps)
+    validation.check_apart(plan.trained_on)
+    return validation
+
+
+class _Training:
+    """A network and what moves its weights."""
+
+    def __init__(self, recipe: TrainRecipe, plan: Plan, accelerator: Accelerator) -> None:
+        self.recipe, self.plan, self.accelerator = recipe, plan, accelerator
+        self.network = starting_network(recipe, plan)
+        forward, optimizer = plan.task.forward(self.network), make_optimizer(self.network, recipe)
+        self.heads, self.optimizer = accelerator.prepare(forward, optimizer)
+        self.joint, self.average = _joint(recipe), WeightAverage(self.network, recipe.ema)
+        self.batches = _batches(recipe, plan, accelerator)
+        self._skipped = 0
+        self.start_clock()
+
+    def run(self, out: Path) -> Run:
+        """What it saves and resumes, in the folder `out`."""
+        about_run = partial(about, self.plan, self.batches)
+        parts = (self.network, self.plan.config, self.optimizer, self.joint, about_run, self.average)
+        return Run(out, self.accelerator, *parts)
+
+    def facts(self, validation: Validation | None, done: int = 0) -> Facts:
+        return facts(self.recipe, self.plan, self.network, self.accelerator, self.batches, validation, done)
+
+    def start_clock(self) -> None:
+        """What lies before this is no part of the next step's time."""
+        self._before = time.perf_counter()
+
+    def step(self, number: int, batch: Batch) -> dict[str, Any]:
+        """Learn from a batch; the log record of step 0, 1, … Raises TrainError after MAX_SKIPPED steps without a finite
+        loss and gradient."""
+        batch = batch.to(self.accelerator.device)
+        outputs = self.heads(batch.images, batch.targets)
+        result = self.joint(self.plan.task.sums(self.network, outputs, batch.targets, batch.pseudo))
+        rate = _set_rate(self.optimizer, learning_rate(self.recipe, number))
+        norm, moved = _descend(self.accelerator, self.heads, self.optimizer, result, self.recipe.clip_norm)
+        if moved:
+            self.joint.commit(result)
+            self.average.update()
+        self._skipped = 0 if moved else self._skipped + 1
+        if self._skipped == MAX_SKIPPED:
+            raise TrainError(
+                f"{self._skipped} steps in a row had no finite loss and gradient: lower lr {self.recipe.lr}"
+            )
+        seconds = time.perf_counter() - self._before
+        self.start_clock()
+        record = {"step": number + 1, "lr": rate, "gradient_norm": norm, "moved": moved, **result.figures()}
+        return record | {"images_per_s": self.recipe.batch / seconds}
 
 
 def learning_rate(recipe: Schedule, step: int) -> float:
@@ -142,9 +216,12 @@ def _claimed(out: Path, plan: Plan, store: Store, accelerator: Accelerator) -> I
         yield done
 
 
-def _accelerator(recipe: TrainRecipe) -> Accelerator:
+def _accelerator(recipe: TrainRecipe, out: Path | None = None) -> Accelerator:
+    """out: the run folder, for its tracker."""
+    precision = "no" if recipe.precision == "fp32" else recipe.precision
+    tracker = tracked_by(recipe, out or Path())
     try:
-        accelerator = Accelerator(mixed_precision="no" if recipe.precision == "fp32" else recipe.precision)
+        accelerator = Accelerator(mixed_precision=precision, **tracker)
     except ValueError as error:
         raise TrainError(f"precision {recipe.precision} cannot be used here: {error}") from error
     parts = accelerator.num_processes * (2 if recipe.pseudo else 1)

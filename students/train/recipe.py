@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import (
     ConfigDict,
@@ -35,9 +35,16 @@ class Labelled(Section):
     images: Path | None = None
     limit: PositiveInt | None = None
 
-    def rooted(self, folder: Path) -> Labelled:
+    def rooted(self, folder: Path) -> Self:
         """See TrainRecipe.rooted."""
         return self.model_copy(update={"path": folder / self.path, "images": self.images and folder / self.images})
+
+
+class Validated(Labelled):
+    """The `val` section, or just its `path`: human labels on which the network is measured every so many steps (by
+    default ten times), to be seen; nothing is chosen by it. limit: on that many of its images."""
+
+    every: PositiveInt | None = None
 
 
 class Rounds(Section):
@@ -94,6 +101,8 @@ class TrainRecipe(Section):
         precision: of the arithmetic.
         workers: processes that read images; they change no weights.
         save_every: steps between two saves; neither does this.
+        val: see Validated; the weights that are kept are the last ones, whatever it shows.
+        track: also report each step to TensorBoard (event files in OUT/tensorboard), Weights & Biases or MLflow.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -121,8 +130,10 @@ class TrainRecipe(Section):
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     workers: NonNegativeInt = 2
     save_every: PositiveInt = 1000
+    val: Validated | None = None
+    track: Literal["tensorboard", "wandb", "mlflow"] | None = None
 
-    @field_validator("labelled", mode="before")
+    @field_validator("labelled", "val", mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         return short_form(value)
@@ -142,6 +153,7 @@ class TrainRecipe(Section):
                 "pseudo": tuple(str(folder / ref) if (folder / ref).is_dir() else ref for ref in self.pseudo),
                 "network": rooted_network(self.network, folder),
                 "init": self.init and f"checkpoint:{folder / self.init.partition(':')[2]}",
+                "val": self.val and self.val.rooted(folder),
                 "rounds": self.rounds and self.rounds.rooted(folder),
             }
         )

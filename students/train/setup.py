@@ -30,7 +30,7 @@ from teachers.networks.checkpoints import load_checkpoint, read_meta
 from teachers.networks.config import NetworkConfig
 from teachers.networks.weights import pretrained_on, weights_file
 
-ELSEWHERE = ("labelled", "pseudo", "network", "init", "rounds", "workers", "save_every")
+ELSEWHERE = ("labelled", "pseudo", "network", "init", "rounds", "workers", "save_every", "val", "track")
 """Keys of a recipe that have no say in the weights, or are described otherwise."""
 LATER = ("ema", "clip", "normalise")
 """Keys that came later: left out where they have no effect, so that an older run is found to be the same."""
