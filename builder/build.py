@@ -12,7 +12,7 @@ from builder.cut.parent import find_parent
 from builder.cut.version import Cut, cut_version
 from builder.engine import Track, silent
 from builder.errors import BuildError, brief
-from builder.evidence.holdout import Labels, load_references, with_outlines
+from builder.evidence.holdout import EVIDENCE, Labels, load_references, with_outlines
 from builder.label.labeller import Labeller
 from builder.label.labelling import Labelled, check_failures, check_labelled, label_pools
 from builder.label.load import load_labeller
@@ -43,6 +43,7 @@ def build_pseudo(
     workers: int | None = None,
     report: bool = True,
     allow_empty: bool = False,
+    allow_partial: bool = False,
     allow_code: bool = False,
     track: Track = silent,
 ) -> Built:
@@ -56,7 +57,8 @@ def build_pseudo(
         retry_failures: label chunks with images that could not be read once more.
         workers: threads; None for one a core. No result depends on it.
         report: write the report page into the version.
-        allow_empty: write a version in which the rules keep nothing, too.
+        allow_empty, allow_partial: write a version also where the rules keep nothing, or where the classes that
+            `keep.precision` cannot certify hold most of the labelled objects.
         allow_code: see teachers.load_teacher.
         track: reports progress.
 
@@ -80,10 +82,8 @@ def build_pseudo(
         labeller = load_labeller(rooted.teacher, workers, allow_code)
         if rooted.truth:
             references["truth"] = with_outlines(references["truth"], rooted.truth, labeller.description["kind"])
-        pools = [pool, references["truth"].pool] if rooted.truth else [pool]
-        if only == "cut":
-            check_labelled(pools, labeller, store, retry_failures)
-        labelled = _label(pools, labeller, store, recipe, retry_failures, track)
+        pools = [pool, *(references[name].pool for name in EVIDENCE if name in references)]
+        labelled = _label(pools, labeller, store, recipe, only, retry_failures, track)
         if only == "label":
             return Built(pool, labelled)
         basis = _basis(recipe, rooted, store, pool, references, labelled, labeller.trained_on)
@@ -95,6 +95,7 @@ def build_pseudo(
             workers=workers,
             report=report,
             allow_empty=allow_empty,
+            allow_partial=allow_partial,
             track=track,
         )
         return Built(pool, labelled, cut)
@@ -107,9 +108,17 @@ def _references(recipe: Recipe, rooted: Recipe, store: Store, workers: int | Non
 
 
 def _label(
-    pools: Sequence[Pool], labeller: Labeller, store: Store, recipe: Recipe, retry_failures: bool, track: Track
+    pools: Sequence[Pool],
+    labeller: Labeller,
+    store: Store,
+    recipe: Recipe,
+    only: Stage | None,
+    retry_failures: bool,
+    track: Track,
 ) -> Labelled:
     """What was labelled of the first of these pools, all of which are labelled then."""
+    if only == "cut":
+        check_labelled(pools, labeller, store, retry_failures)
     labelled, *_ = label_pools(pools, labeller, store, recipe.teacher, retry_failures, track)
     check_failures(labelled, recipe.max_failure_rate)
     return labelled

@@ -13,7 +13,7 @@ from pydantic import Field
 from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.evidence.calibrate import calibrated, describe, fit, occurring, reliabilities
-from builder.evidence.holdout import Labels, load_labels, with_outlines
+from builder.evidence.holdout import Labels, load_labels, load_truth, with_outlines
 from builder.evidence.matching import SIZES, Matches
 from builder.evidence.on_truth import check_unseen, label_truth
 from builder.evidence.stored import match_stored
@@ -32,7 +32,6 @@ from builder.scan.pool import Pool
 from builder.sections import Section
 from builder.store.store import Store, check_store
 from builder.truth.options import LabelOptions
-from builder.truth.records import split
 from teachers.base import fingerprint
 
 TOGETHER = "all classes"
@@ -69,13 +68,7 @@ class TuneHalf:
 
     def match(self, iou: float, area: tuple[float, float] = SIZES["all"]) -> Matches:
         """The tune half at one overlap. Raises BuildError if no image falls into it, or as `match_stored` does."""
-        tune, _ = split(self.labels.truth)
-        if not tune.images:
-            raise BuildError(
-                f"none of the {len(self.labels.truth.images)} labelled images of {self.labels.source} falls into the "
-                "tune half (whole units do): add labelled images, or smaller units"
-            )
-        return match_stored(tune, self.labels.pool, self.folder, self.keep, (iou,), area)
+        return match_stored(self.labels.tune, self.labels.pool, self.folder, self.keep, (iou,), area)
 
     def calibrated(self, tune: Matches, iou: float) -> tuple[Matches, Calibrator | None]:
         """The matches with the scores that the recipe's thresholds act on, and what made them."""
@@ -274,7 +267,7 @@ def _of_recipe(path: Path, store: Store, measure: MeasureOptions, workers: int |
     truth, source = measure.truth or recipe.truth, measure.truth or written.truth
     if truth is None or source is None:
         raise BuildError(f"recipe {path} names no held-out labels: add truth: LABELS to it, or give --truth LABELS")
-    labels = load_labels(truth, store, written=source.source, workers=workers, track=track)
+    labels = load_truth(truth, source, store, workers=workers, track=track)
     labeller = load_labeller(recipe.teacher, workers, measure.allow_code)
     labels = with_outlines(labels, truth, labeller.description["kind"])
     if recipe.gates.teacher_overlap == "fail":

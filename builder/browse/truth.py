@@ -18,7 +18,7 @@ from builder.browse.pictures import Columns, Evidence, Media, Picture, likeliest
 from builder.cut.kinds.choose import cut_kind
 from builder.cut.recall import made_by
 from builder.errors import BuildError
-from builder.evidence.holdout import Labels
+from builder.evidence.holdout import CERTIFY, Labels
 from builder.evidence.matching import check_kind
 from builder.kinds import kind_of
 from builder.label.predictions import read_probabilities
@@ -29,7 +29,7 @@ from builder.scan.pool import Chunk, read_pool
 from builder.store.manifest import Manifest
 from builder.store.store import Store
 from builder.truth.read import read_truth
-from builder.truth.records import LabelledImage, Truth, TruthError, split
+from builder.truth.records import LabelledImage, Truth, TruthError
 
 TRUTH = "truth"
 OPTIONAL = ("agree", "rle", "pixels")
@@ -56,8 +56,7 @@ def truth_pictures(store: Store, manifest: Manifest, limit: int | None = None) -
         return
     labels = _labels(store, manifest, id)
     check_kind(labels.truth, manifest.kind, labels.source)  # type: ignore[arg-type]
-    tune, _ = split(labels.truth)
-    marked = {image.name: image for image in tune.images[:limit]}
+    marked = {image.name: image for image in labels.tune.images[:limit]}
     made = made_by(manifest, store)
     labelled, thresholds = made.labelled(labels.pool), made.thresholds
     evidence = Evidence(manifest)
@@ -104,8 +103,26 @@ def _media(chunk: Chunk, wanted: Sequence[int], labelled: LabelledPool, manifest
 def _labels(store: Store, manifest: Manifest, id: str) -> Labels:
     """The labels that were scanned into the pool of this id, where they lay then."""
     section = manifest.provenance.recipe.get(TRUTH) or {}
-    source = str(section.get("source") or TRUTH)
-    problem: BuildError | None = None
+    source, problems = str(section.get("source") or TRUTH), list[BuildError]()
+    certify, certify_id = section.get("certify"), manifest.provenance.inputs.references.get(CERTIFY)
+    fresh: list[Labels | None] = [None]
+    if certify and certify_id:
+        group = certify["group"] if certify.get("group") is not None else section.get("group")
+        fresh = [*_scanned(store, manifest, certify_id, str(certify["source"]), group, problems)]
+    for labels in _scanned(store, manifest, id, source, section.get("group"), problems):
+        for certifying in fresh:
+            both = replace(labels, certify=certifying)
+            if both.digest == manifest.provenance.inputs.truth:
+                return both
+    if problems:
+        raise problems[-1]
+    raise BuildError(f"labels {source} are not those that {manifest.name}@{manifest.version} was built with")
+
+
+def _scanned(
+    store: Store, manifest: Manifest, id: str, source: str, group: str | None, problems: list[BuildError]
+) -> Iterator[Labels]:
+    """All labels that were scanned into the pool of this id. problems: gets what is wrong with others."""
     for path in sorted((store.pools / "sources").glob("*.json")):
         pointer: Mapping[str, str] = orjson.loads(path.read_bytes())
         if pointer.get("pool") == id and "labels" in pointer:
@@ -113,11 +130,8 @@ def _labels(store: Store, manifest: Manifest, id: str) -> Labels:
             format: Any = pointer.get("format")
             outlines = kind_of(manifest.kind).outlines
             try:
-                truth = read_truth(Path(pointer["labels"]), images, format, section.get("group"), outlines)
+                truth = read_truth(Path(pointer["labels"]), images, format, group, outlines)
             except TruthError as error:  # labels of another kind may be of the same images
-                problem = error
+                problems.append(error)
                 continue
-            labels = Labels(truth, read_pool(store, id), source)
-            if labels.digest == manifest.provenance.inputs.truth:
-                return labels
-    raise problem or BuildError(f"labels {source} are not those that {manifest.name}@{manifest.version} was built with")
+            yield Labels(truth, read_pool(store, id), source)

@@ -154,6 +154,11 @@ def label(
 @click.option("--retry-failures", is_flag=True, help="Label chunks with unreadable images again.")
 @click.option("--max-failure-rate", type=click.FloatRange(0, 1), help="Override max_failure_rate of the recipe.")
 @click.option("--allow-empty", is_flag=True, help="Write a version in which the rules keep nothing, too.")
+@click.option(
+    "--allow-partial",
+    is_flag=True,
+    help="Build also where classes that cannot be certified hold most labelled objects.",
+)
 @click.option("--report/--no-report", default=True, show_default=True, help="Write report/index.html into the version.")
 @allow_code_option
 @store_option
@@ -168,6 +173,7 @@ def build(
     retry_failures: bool,
     max_failure_rate: float | None,
     allow_empty: bool,
+    allow_partial: bool,
     report: bool,
     allow_code: bool,
     store_root: str,
@@ -199,6 +205,7 @@ def build(
             workers=workers,
             report=report,
             allow_empty=allow_empty,
+            allow_partial=allow_partial,
             allow_code=allow_code,
             track=bar,
         )

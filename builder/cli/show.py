@@ -97,6 +97,11 @@ def describe_built(built: Built) -> dict[str, Any]:
             "image_states": manifest.images,
             "kept": manifest.kept,
             "ignored": manifest.ignored,
+            "not_certified": [
+                {"classes": group.classes, "threshold": group.threshold, "reason": group.reason}
+                for group in manifest.provenance.thresholds
+                if group.rule == "precision" and not group.certified
+            ],
         }
     return value
 
@@ -126,7 +131,7 @@ def build_text(built: Built) -> str:
 
 def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
     from builder.evidence.claims import claims
-    from builder.report.headline import headline
+    from builder.report.headline import headline, uncertified
     from builder.report.quality import expected_quality
     from builder.rules.fates import describe
 
@@ -150,6 +155,7 @@ def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
         ),
         *([("review", describe(overrides))] if (overrides := manifest.provenance.overrides) else []),
         ("quality", quality),
+        *(("not certified", text) for text in uncertified(manifest)),
         *((finding.name, f"{finding.status}: {finding.message}") for finding in findings),
     ]
 

@@ -11,7 +11,7 @@ from builder.cut.left_out import LeftOut, find_left_out
 from builder.cut.parent import OF, ParentVersion, settled_by
 from builder.cut.samples import FORMAT
 from builder.errors import BuildError
-from builder.evidence.holdout import Labels
+from builder.evidence.holdout import EVIDENCE, Labels
 from builder.label.predictions import read_failures, read_meta
 from builder.recipe.recipe import Recipe
 from builder.rules.calibrator import Calibrator
@@ -146,5 +146,5 @@ def overlap(basis: Basis) -> dict[str, list[str]]:
     return {
         name: [image.name for image in pool.images() if image.sha256 in basis.trained_on]
         for name, pool in basis.guarded.items()
-        if name.partition(OF)[0] in ("truth", "test")
+        if name.partition(OF)[0] in (*EVIDENCE, "test")
     }

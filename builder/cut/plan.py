@@ -16,9 +16,10 @@ from builder.cut.left_out import LeftOut
 from builder.engine import Track
 from builder.errors import BuildError
 from builder.evidence import gates
-from builder.evidence.holdout import Halves, count_use, halves
+from builder.evidence.holdout import Halves, halves
 from builder.evidence.matching import Matches
-from builder.evidence.thresholds import Evidence, solve
+from builder.evidence.thresholds import Evidence, check_partial, solve
+from builder.evidence.uses import count_use, use_of
 from builder.kinds import kind_of
 from builder.recipe.recipe import Recipe
 from builder.rules.calibrator import Calibrator
@@ -39,9 +40,6 @@ from builder.store.provenance import (
     TruthRecord,
 )
 from builder.store.store import Store
-
-UNSEEN = {"format", "shards", "licenses", "overrides"}
-"""Inputs of a version that have no say in what is seen of the labels."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +79,19 @@ class Plan:
 
 
 def decide_all(
-    basis: Basis, store: Store, inputs: Inputs, workers: int | None, track: Track, allow_empty: bool = False
+    basis: Basis,
+    store: Store,
+    inputs: Inputs,
+    workers: int | None,
+    track: Track,
+    *,
+    allow_empty: bool = False,
+    allow_partial: bool = False,
 ) -> Plan:
     """Find what must stay out, solve the thresholds, count what they do to the whole pool, and ask the gates.
 
-    Raises BuildError for rules that do not fit the teacher or cannot be certified, or keep nothing (unless
-    `allow_empty`), and GateFailed.
+    Raises BuildError for rules that do not fit the teacher or cannot be certified (for most of the labelled objects,
+    unless `allow_partial`), or keep nothing (unless `allow_empty`), and GateFailed.
     """
     options = basis.options
     check_parent(basis)
@@ -111,14 +116,14 @@ def decide_all(
     scores = pool_scores(labelled, workers, track)
     uses = 0
     if split and options.keep.precision and not basis.takes_over:  # before: a build that fails now has looked, too
-        use = digest(inputs.stored(exclude=UNSEEN))
-        uses = count_use(store, split.images, use)
+        usable = digest([basis.pool.id, inputs.unlabelled, sorted(left_out.states)])
+        uses = _count_use(basis, store, split, usable, scores, calibration)
     thresholds = _thresholds(basis, labelled, scores, split, workers)
+    if split and not basis.takes_over and not allow_partial:
+        check_partial(options.keep, thresholds.groups, basis.classes, split.objects)
     shared = split.tune.shared if split else np.ones(len(basis.classes), bool)
     counted = tally(labelled, thresholds, shared, workers, track)
-    truth = None
-    if split and not basis.takes_over:
-        truth = split.used(uses, thresholds)
+    truth = split.used(uses, thresholds) if split else None
     if basis.takes_over and basis.parent:  # the evidence for its thresholds is the parent's
         truth = basis.parent.manifest.provenance.truth
     findings += findings_of(basis, counted, scores, thresholds, split, truth)
@@ -137,6 +142,14 @@ def decide_all(
         basis,
         _balance(basis, counted),
     )
+
+
+def _count_use(
+    basis: Basis, store: Store, split: Halves, usable: str, scores: PoolScores, calibration: Calibrator | None
+) -> int:
+    """Uses of the certify half, this one included. usable: see `use_of`."""
+    use = use_of(split.digest, basis.predictions.name, usable, scores, basis.options.keep, calibration)
+    return count_use(store, split.images, use)
 
 
 def _balance(basis: Basis, counted: Tally) -> tuple[int, ...] | None:

@@ -60,6 +60,7 @@ def cut_version(
     written: Recipe | None = None,
     report: bool = True,
     allow_empty: bool = False,
+    allow_partial: bool = False,
     track: Track = silent,
 ) -> Cut:
     """Make the version of a dataset that a basis leads to: built, finished where it was interrupted, or found complete.
@@ -72,6 +73,7 @@ def cut_version(
         written: the recipe as its author wrote it, where the basis's has other paths (`Recipe.rooted`).
         report: whether it gets a report page.
         allow_empty: write a version in which the rules keep nothing, too.
+        allow_partial: write it also where classes that `keep.precision` cannot certify hold most labelled objects.
         track: shows how far it is (builder.engine.Track).
 
     Returns:
@@ -92,7 +94,9 @@ def cut_version(
             shutil.rmtree(folder / WORK, ignore_errors=True)
             return Cut(folder, read_manifest(folder), 0)
         try:
-            plan = decide_all(basis, store, inputs, workers, track, allow_empty)
+            plan = decide_all(
+                basis, store, inputs, workers, track, allow_empty=allow_empty, allow_partial=allow_partial
+            )
         except BuildError:
             if not (folder / DATA).exists():  # the number is free again, for the recipe that mends it
                 discard(folder)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from builder.engine import Track, silent
 from builder.errors import BuildError
@@ -27,29 +26,58 @@ from builder.rules.scores import PoolSample, PoolScores, counted
 from builder.scan.duplicates import shared
 from builder.scan.pool import Pool
 from builder.scan.scanner import scan_entries
-from builder.store.files import canonical_json, digest, locked, sync_folder, write_file
+from builder.store.files import digest
 from builder.store.provenance import ClassMeasured, Measured, TruthRecord
 from builder.store.store import Store
-from builder.truth.options import LabelOptions
+from builder.truth.options import LabelOptions, TruthOptions
 from builder.truth.read import read_truth
 from builder.truth.records import Truth, entries, split, truth_digest
 from teachers.images import MAX_PIXELS
 
-IMAGES = "images.json"
+CERTIFY = "truth.certify"
+EVIDENCE = ("truth", CERTIFY)
+"""The labelled sets whose images the teacher labels, too."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Human labels and their images as a scanned pool, which the teacher has labelled. source: as the recipe says."""
+    """Human labels and their images as a scanned pool, which the teacher has labelled. source: as the recipe says.
+    certify: fresh ones that alone certify, in place of half of these."""
 
     truth: Truth
     pool: Pool
     source: str
+    certify: Labels | None = None
 
     @property
     def digest(self) -> str:
         """Of the labels and the bytes of their images, wherever they lie."""
-        return _digest(self.truth, self.pool)
+        mine = _digest(self.truth, self.pool)
+        return mine if self.certify is None else digest([mine, self.certify.digest])
+
+    @property
+    def tune(self) -> Truth:
+        """Those that may be looked at. Raises BuildError if there are none."""
+        return self.truth if self.certify else _half(self, 0)
+
+    @property
+    def sources(self) -> str:
+        return self.source if self.certify is None else f"{self.source}, certified on {self.certify.source}"
+
+    @property
+    def number(self) -> int:
+        """Of labelled images."""
+        return len(self.truth.images) + (len(self.certify.truth.images) if self.certify else 0)
+
+
+def _half(labels: Labels, place: int) -> Truth:
+    half = split(labels.truth)[place]
+    if not half.images:
+        raise BuildError(
+            f"none of the {len(labels.truth.images)} labelled images of {labels.source} falls into the "
+            f"{('tune', 'certify')[place]} half (whole units do): add labelled images, or smaller units"
+        )
+    return half
 
 
 def _digest(truth: Truth, pool: Pool) -> str:
@@ -104,8 +132,8 @@ class Halves:
         (`count_use`), else 0. All are measured on the tune half, on which no threshold but those of `density` are
         solved."""
         return TruthRecord(
-            source=self.labels.source,
-            images=len(self.labels.truth.images),
+            source=self.labels.sources,
+            images=self.labels.number,
             tune=self.tune.images,
             certify=self.certify.images,
             left_out=self.tune.left_out + self.certify.left_out,
@@ -118,23 +146,31 @@ class Halves:
 def halves(labels: Labels, predictions: Path, keep: Keep) -> Halves:
     """Match both halves. Raises BuildError if the labels are of another kind than the predictions, one half has no
     image, or none of its images has predictions."""
-    check_kind(labels.truth, read_meta(predictions)["description"]["kind"], labels.source)
+    kind = read_meta(predictions)["description"]["kind"]
+    for each in (labels, labels.certify):
+        if each:
+            check_kind(each.truth, kind, each.source)
+            _check_objects(each)
+    tune, (truth, pool) = labels.tune, _certifying(labels)
+    shas = _sha256s(pool)
+    images = tuple(shas[image.name] for image in truth.images if image.name in shas)
+    tuned, certified = match_stored(tune, labels.pool, predictions, keep), match_stored(truth, pool, predictions, keep)
+    return Halves(labels, tuned, certified, _digest(truth, pool), images)
+
+
+def _certifying(labels: Labels) -> tuple[Truth, Pool]:
+    """The labels that certify, and the pool of their images."""
+    if labels.certify:
+        return labels.certify.truth, labels.certify.pool
+    return _half(labels, 1), labels.pool
+
+
+def _check_objects(labels: Labels) -> None:
     if not any(len(image.labels) or image.label is not None or image.mask for image in labels.truth.images):
         raise BuildError(
             f"labels {labels.source} have {len(labels.truth.images)} images and not one object: "
             "check that the objects of these images are in there"
         )
-    parts = split(labels.truth)
-    for name, part in zip(("tune", "certify"), parts, strict=True):
-        if not part.images:
-            raise BuildError(
-                f"none of the {len(labels.truth.images)} labelled images of {labels.source} falls into the {name} half "
-                "(whole units do): add labelled images, or smaller units"
-            )
-    tune, certify = (match_stored(part, labels.pool, predictions, keep) for part in parts)
-    shas = _sha256s(labels.pool)
-    images = tuple(shas[image.name] for image in parts[1].images if image.name in shas)
-    return Halves(labels, tune, certify, _digest(parts[1], labels.pool), images)
 
 
 def _limits(matches: Matches, thresholds: Thresholds, image: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -224,37 +260,14 @@ def _fields(precision: _Share, recall: _Share) -> dict[str, Any]:
     }
 
 
-def count_use(store: Store, images: Collection[str], use: str) -> int:
-    """Note, durably, that a use looks at the labelled images of these SHA-256, and return how many uses so far, this
-    one included, looked at any of them. use: 64 hex digits; the same ones again are the same use.
-
-    `certify/DIGEST/` holds the list of images that DIGEST is of, and an empty file for each use of just those. A use is
-    written before others are counted, so that of two at a time that overlap at least one sees both.
-    """
-    mine = sorted(set(images))
-    root = store.root / "certify"
-    half = root / digest(mine)
-    with locked(half / ".lock", "the uses of the certify half", sweep=[half], wait=True):
-        if not (half / IMAGES).exists():
-            write_file(half / IMAGES, canonical_json(mine))
-        if not (half / use).exists():
-            write_file(half / use, b"")
-        sync_folder(root)
-    seen = [path.parent for path in root.glob(f"*/{IMAGES}") if not _listed(path).isdisjoint(mine)]
-    return len({other for folder in seen for other in store.ids(folder)})
-
-
-def _listed(path: Path) -> set[str]:
-    try:
-        return set(orjson.loads(path.read_bytes()))
-    except orjson.JSONDecodeError:
-        raise BuildError(f"{path} is damaged, and uses of the labels are counted by it: restore it") from None
-
-
 def with_outlines(labels: Labels, options: LabelOptions, kind: str) -> Labels:
     """The labels as predictions of this kind need them: for masks, the outlines of their objects are read as well.
     options: that they were loaded with. Raises BuildError if they have none."""
-    return replace(labels, truth=_read(options, outlines=True)) if kind_of(kind).outlines else labels
+    if not kind_of(kind).outlines:
+        return labels
+    certifying = options.certifying if isinstance(options, TruthOptions) else None
+    certify = with_outlines(labels.certify, certifying, kind) if labels.certify and certifying else labels.certify
+    return replace(labels, truth=_read(options, outlines=True), certify=certify)
 
 
 def _read(options: LabelOptions, outlines: bool = False) -> Truth:
@@ -274,16 +287,38 @@ def load_references(
     """The labelled, truth and test sets by name, scanned. written: as the recipe has them, whose paths may not lead
     from here. max_pixels: as of a pool. Raises BuildError if two of them share an image."""
     references = {
-        name: load_labels(
-            section, store, written=written[name].source, max_pixels=max_pixels, workers=workers, track=track
-        )
+        name: load_truth(section, written[name], store, max_pixels=max_pixels, workers=workers, track=track)
         for name, section in options.items()
     }
+    if "truth" in references and (certify := references["truth"].certify):
+        references[CERTIFY] = certify
     common = shared({name: labels.pool for name, labels in references.items()}) if len(references) > 1 else []
     if common:
         first = "; ".join(common[:3])
         raise BuildError(f"{len(common)} images are in two of labelled, truth and test: keep each in one ({first})")
     return references
+
+
+def load_truth(
+    options: LabelOptions,
+    written: LabelOptions,
+    store: Store,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    workers: int | None,
+    track: Track,
+) -> Labels:
+    """`load_labels`, and of held-out labels those that certify in place of half of them. written: as the recipe has
+    them."""
+
+    def load(section: LabelOptions, source: str) -> Labels:
+        return load_labels(section, store, written=source, max_pixels=max_pixels, workers=workers, track=track)
+
+    labels = load(options, written.source)
+    if not isinstance(options, TruthOptions) or options.certifying is None:
+        return labels
+    as_written = written.certify if isinstance(written, TruthOptions) and written.certify else options.certifying
+    return replace(labels, certify=load(options.certifying, as_written.source))
 
 
 def load_labels(

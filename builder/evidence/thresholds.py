@@ -19,9 +19,13 @@ from builder.rules.limits import per_class
 from builder.rules.objects import Thresholds
 from builder.rules.scores import BINS, PoolScores, Tail, cell, cells_at
 from builder.store.provenance import Group
+from builder.words import percent
 
 STEP = 0.01
 """Of Noisy Student's walk down."""
+USUAL_IGNORE = 0.3
+"""From here on objects of a class without a threshold are ignored where `keep.ignore` is null: they may be objects, and
+background would teach that they are none."""
 FEW = 4
 """Scores below which Consistent-Teacher fits no mixture."""
 ROUNDS = 200
@@ -60,7 +64,19 @@ def solve(keep: Keep, evidence: Evidence) -> Thresholds:
             groups = mixture(keep, evidence)
         case _:
             groups = top_box(keep, evidence)
-    return keep.limits(groups, evidence.classes)
+    return keep.limits([_left(group, keep) for group in groups], evidence.classes)
+
+
+def _left(group: Group, keep: Keep) -> Group:
+    """The group with what becomes of the objects of classes of which nothing is kept: ignore regions from `keep.ignore`
+    on, or where that is null from USUAL_IGNORE, unless the recipe says that they are background."""
+    if group.threshold is not None:
+        return group
+    told = {"precision": keep.precision and keep.precision.on_low_support, "mixture": keep.mixture and keep.mixture.few}
+    if told.get(group.rule) == "drop":
+        return group.model_copy(update={"background": True})
+    usual = group.ignore is None and keep.ignore is None
+    return group.model_copy(update={"ignore": USUAL_IGNORE}) if usual else group
 
 
 def fixed(keep: Keep, evidence: Evidence) -> list[Group]:
@@ -93,19 +109,44 @@ def precision(keep: Keep, evidence: Evidence) -> list[Group]:
             "keep.precision is solved on held-out labels, and there are none: add truth: LABELS, or set keep.score"
         )
     groups = certify(evidence.certify, evidence.scores, options, evidence.floor, evidence.pool_kept)
-    missed = [group for group in groups if not group.certified]
-    if missed and options.on_low_support == "fail":
-        listed = "; ".join(f"{_names(group.classes)}: {group.reason}" for group in missed[:3])
+    if options.on_low_support == "fail" and (missed := [group for group in groups if not group.certified]):
         raise BuildError(
-            f"a precision of {options.target:g} cannot be certified for {sum(len(g.classes) for g in missed)} of "
-            f"{len(evidence.classes)} classes ({listed}{'; …' if len(missed) > 3 else ''}): add labelled images, lower "
-            "keep.precision.target, or say with keep.precision.on_low_support what to do: fallback (to a score) or "
-            "drop (this look at the certify half is counted: another recipe on the same images has no guarantee)"
+            f"{not_certified(missed, len(evidence.classes), options.target)}: add labelled images, lower "
+            "keep.precision.target, or say with keep.precision.on_low_support what becomes of them: ignore, drop, or "
+            "fallback (to a score)"
         )
     if options.on_low_support == "fallback":
         score = max(options.fallback, evidence.floor)
         return [g if g.certified else g.model_copy(update={"threshold": _float32(score)}) for g in groups]
     return groups
+
+
+def not_certified(missed: Sequence[Group], classes: int, target: float, share: str = "") -> str:
+    """Which groups were not certified and why, as the beginning of a sentence. classes: of the version; share: what
+    more to say of them."""
+    listed = "; ".join(f"{_names(group.classes)}: {group.reason}" for group in missed[:3])
+    number = sum(len(group.classes) for group in missed)
+    more = "; …" if len(missed) > 3 else ""
+    return f"a precision of {target:g} cannot be certified for {number} of {classes} classes{share} ({listed}{more})"
+
+
+def check_partial(keep: Keep, groups: Sequence[Group], classes: Sequence[str], objects: np.ndarray) -> None:
+    """Raise BuildError where the classes that `keep.precision` could not certify, and of which so nothing is kept, hold
+    most of the labelled objects. objects: int (C,), of each class, in the labels that may be looked at."""
+    missed = [group for group in groups if not group.certified and group.threshold is None]
+    if not keep.precision or not missed:
+        return
+    names = {name for group in missed for name in group.classes}
+    theirs = sum(int(number) for name, number in zip(classes, objects, strict=True) if name in names)
+    if 2 * theirs <= (total := int(objects.sum())):
+        return
+    held = f", which hold {percent(theirs / total)} of the labelled objects"
+    raise BuildError(
+        f"{not_certified(missed, len(classes), keep.precision.target, held)}: add labelled images (as truth.certify: "
+        "NEW_LABELS they keep the guarantee), give --allow-partial (allow_partial=True) to build without them, or set "
+        "keep.precision.on_low_support: fallback (to a score, not certified) or a lower keep.precision.target (another "
+        "use of the certify half, so without a guarantee)"
+    )
 
 
 def density(keep: Keep, evidence: Evidence) -> list[Group]:
@@ -165,7 +206,7 @@ def mixture(keep: Keep, evidence: Evidence) -> list[Group]:
         if edge is None and options.few == "fail":
             raise BuildError(
                 f"keep.mixture finds no two components in the {scores.objects[label].sum()} scores of class {name!r}: "
-                "give keep.score for it, or set keep.mixture.few=drop"
+                "give keep.score for it, or set keep.mixture.few=ignore"
             )
         threshold = None if edge is None else max(float(tail.score[-1]), _float32(evidence.floor))
         reason = "too few scores for two components" if edge is None else ""

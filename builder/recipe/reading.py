@@ -29,6 +29,7 @@ EXPECTED = {
 """pydantic's kinds of errors -> what is expected; those of a section that is none are in SECTION."""
 EXAMPLES = {
     **dict.fromkeys(SHORT, "a path, or a section such as {source: data/images}"),
+    "truth.certify": "a path, or a section such as {source: data/new.json}",
     "name": "letters, digits, - and _, at most 64, the first a letter or digit",
     "teacher": 'a spec, or a section such as {spec: "onnx:model.onnx"}',
     "teacher.ensemble": 'a list such as [{spec: "onnx:a.onnx"}, {spec: "checkpoint:runs/b", weight: 2}]',

@@ -18,7 +18,7 @@ from builder.scan.pool import Pool
 from builder.scan.scanner import scan_pool
 from builder.sections import Section
 from builder.store.store import NAME, Store
-from builder.truth.options import LabelOptions
+from builder.truth.options import LabelOptions, TruthOptions
 from teachers.images import MAX_PIXELS
 
 
@@ -90,7 +90,7 @@ class Recipe(Section):
     name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
     pool: PoolOptions
     teacher: TeacherSection
-    truth: LabelOptions | None = None
+    truth: TruthOptions | None = None
     test: LabelOptions | None = None
     labelled: LabelOptions | None = None
     keep: Keep = Field(default_factory=Keep.default)
@@ -126,13 +126,19 @@ class Recipe(Section):
 
     def rooted(self, folder: Path) -> Recipe:
         """The same recipe with its relative paths, which are relative to `folder`, made to lead from here."""
-        places = {
-            name: section.model_copy(
+
+        def lead(section: Any) -> Any:
+            return section.model_copy(
                 update={"source": root(section.source, folder), "images": root(section.images, folder)}
             )
+
+        places = {
+            name: lead(section)
             for name in ("pool", "truth", "test", "labelled")
             if (section := getattr(self, name)) is not None
         }
+        if self.truth and self.truth.certify:
+            places["truth"] = places["truth"].model_copy(update={"certify": lead(self.truth.certify)})
         return self.model_copy(update={"teacher": self.teacher.rooted(folder), **places})
 
 

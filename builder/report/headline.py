@@ -89,6 +89,20 @@ def certificate(manifest: Manifest, every: Claims, group: Group) -> str:
     return f"≥ {found.target:g}{together}" + (at_iou(manifest, group.iou) if group.iou is not None else "")
 
 
+def uncertified(manifest: Manifest) -> list[str]:
+    """A line for each group that was to be certified and was not: its classes, why, and what became of them."""
+    noun = kind_of(manifest.kind).noun
+    lines = []
+    for group in groups(manifest):
+        if group.rule == "precision" and not group.certified:
+            did = "void" if kind_of(manifest.kind).pixels else "background" if group.background else "ignored"
+            fate = (
+                f"all {noun} {did}" if group.threshold is None else f"kept from {group.threshold:.4g} on all the same"
+            )
+            lines.append(f"{short_members(group.classes)}: {group.reason}; {fate}")
+    return lines
+
+
 def interval_text(value: float | None, low: float, high: float) -> str:
     """`0.62 (0.55 to 0.69)`, or `-`."""
     return "-" if value is None else f"{value:.2f} ({low:.2f} to {high:.2f})"

@@ -60,7 +60,9 @@ def decide(objects: Objects, keep: Keep, thresholds: Thresholds, classes: Sequen
     above = confidence >= threshold
     reason = np.zeros(len(confidence), np.uint8)
     reason[~above] = Reason.BELOW_THRESHOLD
-    reason[~above & (confidence >= thresholds.ignore[objects.label])] = Reason.IGNORE_BAND
+    between = ~above & (confidence >= thresholds.ignore[objects.label])
+    reason[between] = Reason.IGNORE_BAND
+    reason[between & np.isinf(thresholds.keep[objects.label])] = Reason.NO_THRESHOLD
     reason[above & capped] = Reason.CAP
     reason[suppressed] = Reason.NMS
     if objects.aside is not None:

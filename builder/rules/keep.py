@@ -27,8 +27,9 @@ class Precision(Section):
     iou: overlap that makes a box right. delta: how often the claim may fail. over: what shares a threshold (`groups`:
     classes too rare for their own share one). family: `all` splits delta over the groups, so that one claim holds for
     all of them; `each` makes a claim for each. bound: `clustered`, asymptotic; `exact`, for any number of images, pays
-    off from about 500. on_low_support: what becomes of a group that cannot be certified; `fallback` keeps it, not
-    certified, from the score `fallback` on. A plain number is the target.
+    off from about 500. on_low_support: what becomes of a group that cannot be certified: `ignore`, nothing of it is
+    kept, and from `keep.ignore` (or .3) on its objects are ignore regions; `drop`, they are background; `fallback`
+    keeps it, not certified, from the score `fallback` on; `fail`. A plain number is the target.
     """
 
     target: float = Field(gt=0, lt=1)
@@ -37,7 +38,7 @@ class Precision(Section):
     over: Literal["groups", "class", "version"] = "groups"
     family: Literal["each", "all"] = "each"
     bound: Literal["clustered", "exact"] = "clustered"
-    on_low_support: Literal["fail", "fallback", "drop"] = "fail"
+    on_low_support: Literal["ignore", "fallback", "drop", "fail"] = "ignore"
     fallback: float = Field(default=0.5, ge=0, le=1)
 
     @model_validator(mode="before")
@@ -85,9 +86,10 @@ class Balance(Section):
 class Mixture(Section):
     """`keep.mixture` (Consistent-Teacher, arXiv 2209.01589): per class a mixture of two Gaussians over the scores; the
     threshold is the lowest score of the high one at or above its likeliest. `few`: what becomes of a class with fewer
-    than 4 scores, or none in the high component."""
+    than 4 scores, or none in the high component: its objects are ignore regions from `keep.ignore` (or .3) on, or with
+    `drop` background."""
 
-    few: Literal["fail", "drop"] = "drop"
+    few: Literal["ignore", "drop", "fail"] = "ignore"
 
 
 WHOLE_IMAGE = ("nms", "max_per_image", "min_size", "uncertainty", "top_box")

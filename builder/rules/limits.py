@@ -23,8 +23,8 @@ def limits(
     top_box: bool = False,
 ) -> Thresholds:
     """Groups of classes as arrays, each class with its ignore threshold: the group's own, else `ignore`
-    (`keep.ignore`: one number or one by class, None for none), never above its threshold. Raises BuildError as
-    `per_class`."""
+    (`keep.ignore`: one number or one by class, None for none), never above its threshold; none where the group's
+    objects are background. Raises BuildError as `per_class`."""
     place = {name: position for position, name in enumerate(classes)}
     kept_from = np.full(len(classes), np.inf, np.float32)
     ignored_from = kept_from.copy() if ignore is None else per_class(ignore, classes, "ignore")
@@ -34,6 +34,8 @@ def limits(
             kept_from[members] = group.threshold
         if group.ignore is not None:
             ignored_from[members] = group.ignore
+        if group.background:
+            ignored_from[members] = np.inf
     return Thresholds(kept_from, np.minimum(ignored_from, kept_from), tuple(groups), top_box=top_box)
 
 

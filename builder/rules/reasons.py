@@ -37,6 +37,12 @@ class Reason(IntEnum):
         "{it.score} is below {it.threshold}, but reaches {it.ignored_from}, from which on {it.noun} are ignored",
         "are below {it.threshold}, but reach {it.ignored_from}: void",
     )
+    NO_THRESHOLD = (
+        "ignored",
+        "of a class without a threshold",
+        "{it.score} reaches {it.ignored_from}, from which on {it.noun} are ignored, but not {it.threshold}",
+        "reach {it.ignored_from}, but not {it.threshold}: void",
+    )
     CLASS_IGNORED = ("ignored", "of a class that is ignored", "keep.classes ignored the teacher's class {it.label}")
     CLASS_DROPPED = ("dropped", "of a class that is dropped", "keep.classes dropped the teacher's class {it.label}")
     NMS = (

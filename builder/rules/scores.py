@@ -7,6 +7,7 @@ and `score >= threshold` in float32 keeps as many as was counted, also where man
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -115,6 +116,12 @@ class PoolScores:
         return cls(
             images, objects, of_best, total, lambda wanted, at_best: occurring(best if at_best else rows, wanted)
         )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the counts and sums."""
+        arrays = [np.array([self.images]), self.objects, self.best, self.total]
+        return hashlib.sha256(b"".join(np.ascontiguousarray(each).tobytes() for each in arrays)).hexdigest()
 
     @property
     def per_image(self) -> float:

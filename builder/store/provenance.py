@@ -49,7 +49,9 @@ class Group(Record):
     rule: Literal["score", "precision", "density", "balance", "mixture", "top_box"]
     threshold: float | None
     ignore: float | None = None
-    """Where the rule has its own threshold for ignore regions."""
+    """Where the group has its own threshold for ignore regions."""
+    background: bool = False
+    """Whether all that is not kept is background, and nothing ignored for its score."""
     certified: bool = False
     reason: str = ""
     target: float | None = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import field_validator
 
 from builder.sections import Section
 from builder.truth.records import CountedFrom, Format, Split
@@ -37,3 +39,26 @@ class LabelOptions(Section):
     split: Split | None = None
     counted_from: CountedFrom | None = None
     independent: bool = False
+
+
+class TruthOptions(LabelOptions):
+    """The `truth` section: held-out labels, of which one half is looked at, and the other certifies.
+
+    Args:
+        certify: freshly labelled images that alone certify, in place of half of these, all of which may then be looked
+            at; units as `group` says here, unless it says so itself.
+    """
+
+    certify: LabelOptions | None = None
+
+    @field_validator("certify", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+    @property
+    def certifying(self) -> LabelOptions | None:
+        """`certify`, with the units of these labels where it names none."""
+        if self.certify is None or self.certify.group is not None:
+            return self.certify
+        return self.certify.model_copy(update={"group": self.group})

@@ -15,7 +15,7 @@ import pyarrow as pa
 from builder.cut.recall import made_by
 from builder.engine import silent
 from builder.errors import BuildError
-from builder.evidence.holdout import halves, load_labels, measure, with_outlines
+from builder.evidence.holdout import halves, load_truth, measure, with_outlines
 from builder.kinds import kind_of
 from builder.label.maps import read_maps
 from builder.label.predictions import BOX, OK, read_chunk, read_meta
@@ -59,7 +59,7 @@ def precision(version: Version, recipe: Recipe, store: Store) -> dict[str, Any] 
     if recipe.truth is None:
         return None
     manifest = version.manifest
-    labels = load_labels(recipe.truth, store, written=recipe.truth.source, workers=None, track=silent)
+    labels = load_truth(recipe.truth, recipe.truth, store, workers=None, track=silent)
     labels = with_outlines(labels, recipe.truth, manifest.kind)
     made = made_by(manifest, store)
     split = halves(labels, made.predictions, made.keep)

@@ -191,7 +191,7 @@ def test_what_cannot_be_certified_is_never_passed_over(world: Path, tmp_path: Pa
     assert not list((tmp_path / "datasets").rglob("*.tar"))
     for choice, kept in (("fallback", True), ("drop", False)):
         manifest = built(world, "--set", "keep.precision.target=0.995", "--set", f"keep.precision.on_low_support={choice}",
-                         "--set", "gates.coverage=off", "--allow-empty", store=tmp_path)  # fmt: skip
+                         "--set", "gates.coverage=off", "--allow-empty", "--allow-partial", store=tmp_path)  # fmt: skip
         assert bool(manifest.kept) == kept
         assert all(not g.certified and g.reason for g in manifest.provenance.thresholds)
 
