@@ -86,9 +86,8 @@ def build_pseudo(
         labelled = _label(pools, labeller, store, recipe, only, retry_failures, track)
         if only == "label":
             return Built(pool, labelled)
-        basis = _basis(recipe, rooted, store, pool, references, labelled, labeller.trained_on)
         cut = cut_version(
-            basis,
+            _basis(recipe, rooted, store, pool, references, labelled, labeller.trained_on),
             store,
             name=recipe.name,
             written=recipe,

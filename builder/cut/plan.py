@@ -110,8 +110,7 @@ def decide_all(
     gates.stop_at_failure(findings)
     split = halves(basis.truth, basis.predictions, options.keep) if basis.truth else None
     calibration = _calibration(basis, split.tune if split else None)
-    if split and calibration:
-        split = split.calibrated(calibration)
+    split = split.calibrated(calibration) if split and calibration else split
     labelled = basis.labelled(calibration, left_out)
     scores = pool_scores(labelled, workers, track)
     uses = 0

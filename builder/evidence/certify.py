@@ -196,7 +196,7 @@ def _group(names: list[str], options: Precision, threshold: float | None = None,
 def _why_not(noun: str, threshold: float, bound: Bound, b: int, delta: float, target: float) -> str:
     scored = f" with a score of {threshold:.3f} or more" if threshold > 0 else ""
     seen = f"of {bound.kept} {noun}{scored} {bound.correct} are right"
-    if bound.kept < b:
+    if bound.kept < b or not bound.correct:
         return f"{seen}, and at least {b} are needed"
     ones, least = ("equal images", fewest_units(target, delta)) if noun == "pixels" else ("independent ones", b)
     if bound.effective is not None and bound.effective < least:

@@ -43,7 +43,7 @@ EXAMPLES = {
     "keep.classes.map": "a mapping such as {car: vehicle, truck: vehicle}",
     "keep.density": "a section such as {share: 0.2}",
     "keep.balance": "a section such as {images: 100}",
-    "keep.mixture": "a section such as {few: drop}",
+    "keep.mixture": "a section such as {few: ignore}",
     "images": "a section such as {near_duplicates: 4}",
     "shards": "a section such as {max_mb: 256}",
     "gates": "a section such as {on_leak: fail}",

@@ -61,7 +61,7 @@ WRONG = [
     ("keep={density: true}", "keep.density = true: expected a section such as {share: 0.2}"),
     ("keep.density=0.2", "keep.density = 0.2: expected a section such as {share: 0.2}"),
     ("keep.balance=3", "keep.balance = 3: expected a section such as {images: 100}"),
-    ("keep.mixture=drop", "keep.mixture = 'drop': expected a section such as {few: drop}"),
+    ("keep.mixture=drop", "keep.mixture = 'drop': expected a section such as {few: ignore}"),
     ("keep=null", "keep = null: expected a section such as {score: 0.5}"),
     ("keep=0.5", "keep = 0.5: expected a section such as {score: 0.5}"),
     ("keep.score=abc", "keep.score = 'abc': expected a number, or a mapping such as"),
