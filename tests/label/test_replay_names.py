@@ -166,3 +166,70 @@ def test_an_image_is_listed_under_the_name_of_its_copy(tmp_path: Path) -> None:
     (pool / "b.jpg").write_bytes((pool / "a.jpg").read_bytes())
     write_yolo(tmp_path / "labels", {"b.txt": f"{BOX} .9"}, None)
     assert rows(replayed(pool, tmp_path / "labels", classes=("cat",))["a.jpg"]) == [[32, 24, 48, 36, 0.9, 0]]
+
+
+# Ids of COCO results
+
+
+def listing(folder: Path, images: dict[str, Any]) -> Path:
+    """A COCO JSON of images, file name -> id."""
+    listed = [{"id": id, "file_name": name, "width": WIDTH, "height": HEIGHT} for name, id in images.items()]
+    categories = [{"id": 1, "name": "red"}, {"id": "2", "name": "blue"}]
+    (folder / "listing.json").write_text(json.dumps({"images": listed, "categories": categories}))
+    return folder / "listing.json"
+
+
+def results(folder: Path, *ids: Any, names: tuple[str, ...] = ()) -> Path:
+    """A red box for each image_id, at x = 10, 20, …; names: their file_name."""
+    records: list[dict[str, Any]] = [
+        {"image_id": id, "category_id": 1, "bbox": [10 * n, 5, 8, 8], "score": 0.9} for n, id in enumerate(ids, 1)
+    ]
+    for record, name in zip(records, names, strict=False):
+        record["file_name"] = name
+    (folder / "results.json").write_text(json.dumps(records))
+    return folder / "results.json"
+
+
+@pytest.mark.parametrize(
+    ("images", "ids", "names", "right"),
+    [
+        pytest.param({"a.jpg": 0, "b.jpg": 1}, (1, 0), (), {"b.jpg": 10, "a.jpg": 20}, id="numbers"),
+        pytest.param({"a.jpg": "0", "b.jpg": "1"}, (1, 0), (), {"b.jpg": 10, "a.jpg": 20}, id="text in the listing"),
+        pytest.param({"a.jpg": 0, "b.jpg": 1}, ("1", "0"), (), {"b.jpg": 10, "a.jpg": 20}, id="text in the results"),
+        pytest.param({"a.jpg": "x", "b.jpg": "y"}, ("y", "x"), (), {"b.jpg": 10, "a.jpg": 20}, id="words"),
+        pytest.param({"a.jpg": 0, "b.jpg": 1}, ("b", "a"), (), {"b.jpg": 10, "a.jpg": 20}, id="names"),
+        pytest.param({"a.jpg": 0, "b.jpg": 1}, ("b", "a"), ("b.jpg", "a.jpg"), {"b.jpg": 10}, id="names, both ways"),
+        pytest.param({"deep/er/c.png": 0}, ("c",), ("c.png",), {"deep/er/c.png": 10}, id="a name in a folder"),
+        pytest.param({"1.jpg": 0, "2.jpg": 1}, (1, 2), (), {"1.jpg": 10, "2.jpg": 20}, id="numbers that are names"),
+        pytest.param({"000012.jpg": 7}, (12,), (), {"000012.jpg": 10}, id="zeros in front"),
+        pytest.param(
+            {"1.jpg": 0, "2.jpg": 1, "3.jpg": 2}, (1, 2), ("1.jpg", "2.jpg"), {"1.jpg": 10, "2.jpg": 20}, id="told"
+        ),
+        pytest.param({"1.jpg": 0, "2.jpg": 1}, (1,), ("2.jpg",), {"2.jpg": 10}, id="told that it is the id"),
+    ],
+)
+def test_results_are_of_the_image_that_their_id_or_name_says(
+    images: dict[str, Any], ids: tuple[Any, ...], names: tuple[str, ...], right: dict[str, float], tmp_path: Path
+) -> None:
+    pool = write_pool(tmp_path / "pool", tuple(images))
+    found = replayed(pool, results(tmp_path, *ids, names=names), listing(tmp_path, images))
+    assert {name: found[name].boxes[0, 0] for name in right} == right
+
+
+@pytest.mark.parametrize(
+    ("images", "ids", "names", "message"),
+    [
+        ({"1.jpg": 0, "2.jpg": 1, "3.jpg": 2}, (1, 2), (), "may be the id of 2.jpg or the name of 1.jpg in"),
+        ({"a.jpg": 0, "b.jpg": 1}, (0, "b"), (), "result 1 has image_id 'b', which the COCO JSON of its images does"),
+        ({"a.jpg": 0, "b.jpg": 1}, (0,), ("b.jpg",), "result 0 has image_id 0 and file_name 'b.jpg', but "),
+        ({"x/a.jpg": 0, "y/a.jpg": 1}, ("a",), (), "image_id 'a', which may be x/a.jpg or y/a.jpg of "),
+        ({"a.jpg": 0}, (None,), (), "id None is neither a whole number nor text"),
+        ({"a.jpg": 0, "b.jpg": "0"}, (), (), "image id 0 stands twice"),
+    ],
+)
+def test_ids_that_may_be_of_two_images_are_refused(
+    images: dict[str, Any], ids: tuple[Any, ...], names: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    pool = write_pool(tmp_path / "pool", tuple(images))
+    with pytest.raises(BuildError, match=message):
+        replayed(pool, results(tmp_path, *ids, names=names), listing(tmp_path, images))

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from builder.errors import BuildError, brief
+from builder.label.replay.coco_ids import name_images
 from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, objects
 from builder.store.files import sha256_file
 from builder.store.names import canonical
 from builder.store.text import read_json
 from builder.truth.coco import read_categories
-from builder.truth.ids import Id
+from builder.truth.ids import Id, read_id
 from builder.truth.records import NO_CLASSES
 from teachers.base import TeacherError, TeacherOptions
 
@@ -25,8 +26,10 @@ def read_coco_results(results: Path, records: Any, images: Path | None, options:
     run-length code or polygons) in every one they are masks, whose boxes are those around them.
 
     `images` is a COCO JSON whose `images` give each id its file name and whose `categories` give the classes. An image
-    listed there without results has nothing on it. Results of categories that are no classes
-    (builder.truth.records.NO_CLASSES) are left out. Raises BuildError for files that do not fit each other.
+    listed there without results has nothing on it. An image_id is an id of that JSON, number or text, or, where those
+    of all results are, the file's name without extension, as Ultralytics writes it (builder.label.replay.coco_ids).
+    Results of categories that are no classes (builder.truth.records.NO_CLASSES) are left out. Raises BuildError for
+    files that do not fit each other.
     """
     options.refuse("COCO results, whose images name the classes", "classes")
     if images is None:
@@ -45,12 +48,13 @@ def read_coco_results(results: Path, records: Any, images: Path | None, options:
     if not isinstance(records, list):
         raise BuildError(f"{results} is no list of COCO results: give the file that holds one")
     masked = any(isinstance(record, dict) and "segmentation" in record for record in records)
-    by_id = _by_image(results, records, dict(listed.values()), label, masked)
+    names_of = name_images(records, {name: id for name, (id, _) in listed.items()}, results, images)
+    sizes = {name: size for name, (_, size) in listed.items()}
     return objects(
         "instance" if masked else "detection",
         classes,
-        {name: size for name, (_, size) in listed.items()},
-        {name: by_id[id] for name, (id, _) in listed.items() if id in by_id},
+        sizes,
+        _by_image(results, records, names_of, sizes, label, masked),
         options,
         results,
         digests={"results": sha256_file(results), "images": sha256_file(images)},
@@ -58,36 +62,44 @@ def read_coco_results(results: Path, records: Any, images: Path | None, options:
     )
 
 
-def _listed(records: list[dict[str, Any]], path: Path) -> dict[str, tuple[int, Size]]:
+def _listed(records: list[dict[str, Any]], path: Path) -> dict[str, tuple[Id, Size]]:
     """File name (NFC) -> id and size."""
-    by_id: dict[str, tuple[int, Size]] = {}
+    by_id: dict[str, tuple[Id, Size]] = {}
     for record in records:
         name = canonical(str(record["file_name"]))
         if name in by_id:
             raise BuildError(f"{path}: image file {brief(repr(name))} stands twice: keep one")
-        by_id[name] = int(record["id"]), (int(record["width"]), int(record["height"]))
+        by_id[name] = read_id(record["id"]), (int(record["width"]), int(record["height"]))
     repeated = [id for id, count in Counter(id for id, _ in by_id.values()).items() if count > 1]
     if repeated:
-        raise BuildError(f"{path}: image id {repeated[0]} stands twice: keep one")
+        raise BuildError(f"{path}: image id {brief(repr(repeated[0]))} stands twice: keep one")
     return by_id
 
 
 def _by_image(
-    path: Path, records: list[Any], sizes: Mapping[int, Size], label: Mapping[Id, int], masked: bool
-) -> dict[int, StoredObjects]:
-    rows: dict[int, list[list[float]]] = {}
-    codes: dict[int, list[bytes]] = {}
+    path: Path,
+    records: list[Any],
+    names_of: Mapping[Id, str],
+    sizes: Mapping[str, Size],
+    label: Mapping[Id, int],
+    masked: bool,
+) -> dict[str, StoredObjects]:
+    rows: dict[str, list[list[float]]] = {}
+    codes: dict[str, list[bytes]] = {}
     for n, record in enumerate(records):
         try:
-            id, category, score = (record[key] for key in ("image_id", "category_id", "score"))
+            id, category = (read_id(record[key]) for key in ("image_id", "category_id"))
+            score = record["score"]
             outline, bbox = (record["segmentation"], [0, 0, 0, 0]) if masked else (None, record["bbox"])
-            known, place = id in sizes, label.get(category)
+            name, place = names_of[id], label.get(category)
             row = [*bbox, score]
         except (KeyError, TypeError, ValueError) as error:
             raise BuildError(f"{path}: result {n} is no COCO detection ({brief(repr(error))}): correct it") from None
-        if not known or place is None:
-            what = f"category_id {brief(repr(category))}" if known else f"image_id {brief(repr(id))}"
-            raise BuildError(f"{path}: result {n} has {what}, which the COCO JSON of its images does not list")
+        if place is None:
+            raise BuildError(
+                f"{path}: result {n} has category_id {brief(repr(category))}, which the COCO JSON of its images does "
+                f"not list (it has {brief(', '.join(map(str, label)))}; Ultralytics counts classes from 1): correct it"
+            )
         if len(row) != 5 or not all(map(is_number, row)) or not 0 <= score <= 1:
             raise BuildError(
                 f"{path}: result {n} needs four numbers and a score in 0..1, "
@@ -96,10 +108,10 @@ def _by_image(
         if place < 0:
             continue
         x, y, width, height, score = map(float, row)
-        rows.setdefault(id, []).append([x, y, x + width, y + height, score, float(place)])
+        rows.setdefault(name, []).append([x, y, x + width, y + height, score, float(place)])
         if masked:
-            codes.setdefault(id, []).append(_code(outline, sizes[id], f"{path}: result {n}"))
-    return {id: StoredObjects(np.array(values), codes.get(id)) for id, values in rows.items()}
+            codes.setdefault(name, []).append(_code(outline, sizes[name], f"{path}: result {n}"))
+    return {name: StoredObjects(np.array(values), codes.get(name)) for name, values in rows.items()}
 
 
 def _code(outline: Any, size: Size, where: str) -> bytes:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from builder.errors import BuildError, brief
 from builder.label.replay.stored import Stored, StoredObjects, digest_files, objects
-from builder.scan.entries import file_extensions
+from builder.scan.entries import is_image
 from builder.store.files import sha256_file
 from builder.store.names import canonical
 from builder.truth.listing import read_lines
@@ -20,24 +20,29 @@ from builder.truth.yolo_index import find_index, read_index
 from builder.truth.yolo_sets import NO_LABELS
 from teachers.base import TeacherOptions
 
+CONFIDENCE = "confidence-"
+"""How the name of a file of confidences begins; the label file's follows."""
 Row = tuple[float, list[float]]
 """Confidence and polygon or cx, cy, w, h, in shares of the image's sides."""
 
 
 def read_yolo_predictions(folder: Path, images: Path | None, options: TeacherOptions) -> Stored:
     """A folder of `STEM.txt`, also in folders, each of the image of that path without its extension: rows of `class cx
-    cy w h confidence`, shares of the image's sides, or, for masks, `class x1 y1 x2 y2 x3 y3 … confidence`.
+    cy w h confidence`, shares of the image's sides, or, for masks, `class x1 y1 x2 y2 x3 y3 … confidence`. Confidences
+    may lie in a file of their own, `confidence-STEM.txt`, a line for each row, as Autodistill writes them.
 
     The classes are the option `classes`, else those of a data.yaml, obj.names or classes.txt in the folder or one
     of the three above. An
     empty file says that nothing was found. Tools write no file for such an image, so that `images`, a list (.txt) with
     an image a line, is needed to tell it from one that was not looked at. Raises BuildError for a row that is none.
     """
-    files = {
+    texts = {
         _stem(path.relative_to(folder)): path for path in sorted(folder.rglob("*.txt")) if path.stem not in NO_LABELS
     }
+    confidences = _confidences(texts)
+    files = {stem: path for stem, path in texts.items() if path not in confidences.values()}
     classes, place = _classes(folder, options)
-    parsed = {stem: _read_rows(path, place) for stem, path in files.items()}
+    parsed = {stem: _read_rows(path, place, confidences.get(stem)) for stem, path in files.items()}
     shapes = {len(row[1][1]) == 4 for rows in parsed.values() for row in rows}
     if len(shapes) > 1:
         raise BuildError(f"{folder} has rows of boxes and rows of polygons: give predictions of one model")
@@ -53,7 +58,7 @@ def read_yolo_predictions(folder: Path, images: Path | None, options: TeacherOpt
         options,
         folder,
         digests={
-            "results": digest_files(folder, list(files.values())),
+            "results": digest_files(folder, list(texts.values())),
             "images": sha256_file(images) if images else None,
         },
         listing=images.name if images else folder.absolute().name,
@@ -75,7 +80,7 @@ def _listed(images: Path) -> dict[str, str]:
     by_stem: dict[str, str] = {}
     for line in read_lines(images):
         name = canonical(Path(line).as_posix())
-        stem = _stem(Path(line)) if Path(line).suffix[1:].lower() in file_extensions() else name
+        stem = _stem(Path(line)) if is_image(name) else name
         if by_stem.setdefault(stem, name) != name:
             raise BuildError(f"{images}: {by_stem[stem]} and {name} would share a label file: rename one")
         stem_of[name] = stem
@@ -107,26 +112,47 @@ def _objects(rows: list[tuple[int, Row]], masked: bool) -> StoredObjects:
     return StoredObjects(table)
 
 
-def _read_rows(path: Path, place: Mapping[int, int]) -> list[tuple[int, Row]]:
-    rows = []
-    for number, line in enumerate(read_lines(path), 1):
-        where = f"{path}: row {number}"
-        try:
-            category, *values = (float(part) for part in line.split())
-        except ValueError:
-            raise BuildError(f"{where} is {brief(repr(line))}, not class cx cy w h confidence: correct it") from None
-        if len(values) == 4:
-            raise BuildError(f"{where} has no confidence: predict with save_conf=True")
-        if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
-            raise BuildError(
-                f"{where} has {len(values)} numbers behind its class, not cx cy w h confidence: correct it"
-            )
-        if category not in place:
-            raise BuildError(f"{where} has class {brief(line.split()[0])}, which has no name: add it to the names")
-        *shape, score = values
-        wrong = next((value for value in shape if not -SLACK <= value <= 1 + SLACK), None)
-        if wrong is not None or not 0 <= score <= 1:
-            what = f"the confidence {score:g}" if wrong is None else f"{wrong:g}, no share of the image"
-            raise BuildError(f"{where} has {what}, outside 0..1: correct it")
-        rows.append((place[int(category)], (score, shape)))
-    return rows
+def _confidences(texts: Mapping[str, Path]) -> dict[str, Path]:
+    """Stem of a label file -> the file of its rows' confidences: one number a line, where the other has more."""
+    found = {}
+    for stem, path in texts.items():
+        beside = str(PurePosixPath(stem).with_name(CONFIDENCE + PurePosixPath(stem).name))
+        if beside in texts and all(len(line.split()) == 1 for line in read_lines(texts[beside])):
+            found[stem] = texts[beside]
+    return found
+
+
+def _read_rows(path: Path, place: Mapping[int, int], confidence: Path | None) -> list[tuple[int, Row]]:
+    """The rows of a label file; confidence: the file of theirs, if it is another."""
+    lines = read_lines(path)
+    if confidence is not None:
+        scores = read_lines(confidence)
+        if len(scores) != len(lines):
+            raise BuildError(f"{path} has {len(lines)} rows, but {confidence} {len(scores)}: write both again")
+        short = next((n for n, line in enumerate(lines, 1) if len(line.split()) % 2 == 0), None)
+        if short is not None:
+            raise BuildError(f"{path}: row {short} has a confidence of its own: take {confidence} out")
+        lines = [f"{line} {score}" for line, score in zip(lines, scores, strict=True)]
+    return [_read_row(line, place, f"{path}: row {number}") for number, line in enumerate(lines, 1)]
+
+
+def _read_row(line: str, place: Mapping[int, int], where: str) -> tuple[int, Row]:
+    try:
+        category, *values = (float(part) for part in line.split())
+    except ValueError:
+        raise BuildError(f"{where} is {brief(repr(line))}, not class cx cy w h confidence: correct it") from None
+    if len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0):
+        raise BuildError(
+            f"{where} has {len(values)} numbers behind its class, so no confidence: predict with save_conf=True, or put "
+            f"the confidences of a.txt into {CONFIDENCE}a.txt, a line for each row"
+        )
+    if len(values) != 5 and len(values) < 7:
+        raise BuildError(f"{where} has {len(values)} numbers behind its class, not cx cy w h confidence: correct it")
+    if category not in place:
+        raise BuildError(f"{where} has class {brief(line.split()[0])}, which has no name: add it to the names")
+    *shape, score = values
+    wrong = next((value for value in shape if not -SLACK <= value <= 1 + SLACK), None)
+    if wrong is not None or not 0 <= score <= 1:
+        what = f"the confidence {score:g}" if wrong is None else f"{wrong:g}, no share of the image"
+        raise BuildError(f"{where} has {what}, outside 0..1: correct it")
+    return place[int(category)], (score, shape)
