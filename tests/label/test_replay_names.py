@@ -233,3 +233,79 @@ def test_ids_that_may_be_of_two_images_are_refused(
     pool = write_pool(tmp_path / "pool", tuple(images))
     with pytest.raises(BuildError, match=message):
         replayed(pool, results(tmp_path, *ids, names=names), listing(tmp_path, images))
+
+
+# Addresses of Label Studio
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("/data/upload/3/1a2b3c4d-IMG_1_copy.jpg", "IMG 1 (copy).jpg"),
+        ("https://host/app/data/upload/1a2b3c4d-IMG_1_copy.jpg", "deep/IMG 1 (copy).jpg"),
+        ("/data/upload/3/1a2b3c4d-caf%C3%A9.jpg", "café.jpg"),
+        ("/data/upload/3/1a2b3c4d-cafe.jpg", "café.jpg"),  # uploaded from a Mac, as e and an accent, which went
+        ("/data/upload/3/1a2b3c4d-a.jpg", "3/1a2b3c4d-a.jpg"),  # the folder where Label Studio keeps its uploads
+        ("/data/local-files/?d=set/x%232%20%2B.jpg", "x#2 +.jpg"),
+        ("/data/local-files/?d=set/x#2 +.jpg", "x#2 +.jpg"),
+        ("/data/local-files/?d=set/50%20off.jpg", "50%20off.jpg"),
+        ("/data/local-files/?d=set/100%.jpg", "100%.jpg"),
+        ("/data/local-files/?d=set/a+b.jpg", "a b.jpg"),
+        ("https://host/data/local-files/?d=set/a&b.jpg", "a&b.jpg"),
+        ("s3://bucket/x#2 50%20+.jpg", "x#2 50%20+.jpg"),
+        ("gs://bucket/deep/a?b.jpg", "deep/a?b.jpg"),
+        ("https://host/x/a%20b.jpg?token=1", "x/a b.jpg"),
+        ("https://host/x/a#b.jpg", "x/a#b.jpg"),
+        ("x#2 50%.jpg", "x#2 50%.jpg"),
+        ("x%232.jpg", "x#2.jpg"),
+    ],
+)
+def test_an_address_of_label_studio_is_matched_however_it_is_quoted(address: str, name: str, tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool", ("other.jpg", name))
+    tasks = task(address, region(score=0.5)), task(address.replace(address.rpartition("/")[2], "none.jpg"))
+    found = replayed(pool, write_tasks(tmp_path, *tasks))
+    assert len(found[name]) == 1 and isinstance(found["other.jpg"], Failure)
+
+
+@pytest.mark.parametrize(
+    ("images", "addresses", "message"),
+    [
+        (
+            ("a/001.jpg", "b/001.jpg"),
+            ("/data/upload/3/1a2b3c4d-001.jpg",),
+            "a/001.jpg and b/001.jpg would share '1a2b3c4d-001.jpg' of export.json: Label Studio renames uploads: give",
+        ),
+        (
+            ("a/001.jpg", "b/002.jpg"),
+            ("/data/upload/3/1a2b3c4d-001.jpg", "/data/upload/3/ffffffff-001.jpg"),
+            "a/001.jpg may be '1a2b3c4d-001.jpg' or 'ffffffff-001.jpg' of export.json: Label Studio renames uploads",
+        ),
+        (("IMG_1.jpg", "IMG 1.jpg"), ("/data/upload/3/1a2b3c4d-IMG_1.jpg",), "would share '1a2b3c4d-IMG_1.jpg'"),
+        (
+            ("a b.jpg", "a%20b.jpg"),
+            ("/data/local-files/?d=a%20b.jpg",),
+            "a%20b.jpg would share 'a b.jpg' of export.json",
+        ),
+        (
+            ("a.jpg",),
+            ("/data/upload/3/1a2b3c4d-a.jpg",) * 2,
+            "'1a2b3c4d-a.jpg' like one before: keep one, or give `name`",
+        ),
+    ],
+)
+def test_what_may_be_of_two_images_is_refused(
+    images: tuple[str, ...], addresses: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    pool = write_pool(tmp_path / "pool", images)
+    with pytest.raises(BuildError, match=message):
+        replayed(pool, write_tasks(tmp_path, *(task(address, region()) for address in addresses)))
+
+
+def test_an_image_that_no_task_is_of_is_told_what_a_task_is_of(tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool", ("a.jpg", "b.jpg"))
+    addresses = ("/data/upload/3/1a2b3c4d-a.jpg", "/data/upload/3/1a2b3c4d-IMG%2B1.jpg")
+    found = replayed(pool, write_tasks(tmp_path, *(task(address, region()) for address in addresses)))
+    assert found["b.jpg"].error == (
+        "not among the images of export.json, which names '/data/upload/3/1a2b3c4d-IMG%2B1.jpg' (Label Studio renames "
+        "uploads: give `name` in the data of each task)"
+    )

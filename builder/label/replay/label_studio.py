@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
 from builder.errors import BuildError, brief
+from builder.label.replay.addresses import Address, read_address, uploaded
+from builder.label.replay.match import common_folder
 from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, label_places, objects
 from builder.store.files import sha256_file
 from builder.store.names import canonical
 from teachers.base import TeacherOptions
 
-UPLOADED = re.compile(r"/data/upload/(?:\d+/)?[0-9a-f]{8}-(?P<name>.+)")
-"""The address of an uploaded image: Label Studio puts eight digits before its name."""
 SHAPES = {"rectanglelabels": "detection", "polygonlabels": "instance"}
 """Type of a region -> kind of label."""
 Region = tuple[str, float, list[float]]
@@ -28,13 +27,16 @@ def read_label_studio_predictions(path: Path, tasks: Any, options: TeacherOption
     """The `predictions` of the tasks of a JSON export: rectangles, or polygons (masks), with the score of each region,
     or, where it has none, that of its prediction; at most one prediction a task, all of one `model_version`.
 
-    An image is called by the `name` in its task's data, else by what its address says of its path. A task without a
-    prediction was not looked at. Classes: the option `classes`, else all that occur, sorted. Raises BuildError, naming
-    the task, for anything else.
+    An image is called by the `name` in its task's data, else by what its address says of its path
+    (builder.label.replay.addresses); one that was uploaded, or whose address may be read in several ways, by the only
+    image of the pool that it may be. A task without a prediction was not looked at. Classes: the option `classes`, else
+    all that occur, sorted. Raises BuildError, naming the task, for anything else.
     """
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise BuildError(f"{path} is no list of tasks: export the project as JSON")
     sizes: dict[str, Size | None] = {}
+    addresses: dict[str, Address] = {}
+    spelt: dict[str, str] = {}
     regions: dict[str, list[Region]] = {}
     kinds: dict[str, str] = {}
     versions: dict[str, str] = {}
@@ -44,10 +46,13 @@ def read_label_studio_predictions(path: Path, tasks: Any, options: TeacherOption
         if prediction is None:
             continue
         versions.setdefault(str(prediction.get("model_version") or ""), where)
-        name = _name(task, where)
+        address, given = _address(task, where)
+        name = address.name
         if name in sizes:
-            raise BuildError(f"{where} is of image {brief(repr(name))} like one before: keep one")
-        sizes[name], regions[name] = None, []
+            raise BuildError(
+                f"{where} is of image {brief(repr(name))} like one before: keep one, or give `name` in their data"
+            )
+        sizes[name], regions[name], addresses[name], spelt[name] = None, [], address, given
         for result in _results(prediction, where):
             kind = SHAPES.get(str(result.get("type")))
             if kind is None:
@@ -67,7 +72,7 @@ def read_label_studio_predictions(path: Path, tasks: Any, options: TeacherOption
             raise BuildError(f"{place} has predictions of other {what} ({brief(b)!r}, before {brief(a)!r}): export one")
     classes, place_of = label_places((region[0] for many in regions.values() for region in many), options, path)
     masked = "instance" in kinds
-    return objects(
+    stored = objects(
         "instance" if masked else "detection",
         classes,
         sizes,
@@ -77,6 +82,28 @@ def read_label_studio_predictions(path: Path, tasks: Any, options: TeacherOption
         digests={"results": sha256_file(path), "images": None},
         relative=True,
     )
+    remedy = "give `name` in the data of each task"
+    if any(address.upload for address in addresses.values()):
+        remedy = f"Label Studio renames uploads: {remedy}"
+    return replace(stored, guesses=_guesses(addresses), hint=f" ({remedy})", remedy=remedy, spelt=spelt)
+
+
+def _guesses(addresses: Mapping[str, Address]) -> Callable[[str], Sequence[str]]:
+    """See Stored.guesses."""
+    names: dict[str, list[str]] = {}
+    uploads: dict[str, list[str]] = {}
+    folder = common_folder(addresses)
+    for name, address in addresses.items():
+        if address.upload:
+            uploads.setdefault(address.upload, []).append(name)
+        for other in {*address.others, *(other.removeprefix(folder) for other in address.others)}:
+            names.setdefault(other, []).append(name)
+
+    def guesses(image: str) -> Sequence[str]:
+        listed = [names.get(image, []), *(uploads.get(form, []) for form in uploaded(image))]
+        return sorted({name for several in listed for name in several})
+
+    return guesses
 
 
 def _objects(regions: list[Region], place: Mapping[str, int], masked: bool) -> StoredObjects:
@@ -106,18 +133,16 @@ def _results(prediction: Mapping[str, Any], where: str) -> list[Mapping[str, Any
     return results
 
 
-def _name(task: Mapping[str, Any], where: str) -> str:
+def _address(task: Mapping[str, Any], where: str) -> tuple[Address, str]:
+    """The address of a task's image, and as it is written."""
     data = task.get("data")
     data = data if isinstance(data, dict) else {}
-    address = data.get("image") or next((value for value in data.values() if isinstance(value, str)), None)
     if isinstance(data.get("name"), str):
-        return canonical(data["name"])
+        return Address(canonical(data["name"])), data["name"]
+    address = data.get("image") or next((value for value in data.values() if isinstance(value, str)), None)
     if not isinstance(address, str) or not address:
         raise BuildError(f"{where} does not say of which image it is: give its data an image or a name")
-    parts = urlsplit(address)
-    path = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
-    match = UPLOADED.fullmatch(path)
-    return canonical(match["name"] if match else path.lstrip("/"))
+    return read_address(address), address
 
 
 def _region(result: Mapping[str, Any], prediction: Mapping[str, Any], where: str) -> tuple[Size | None, Region]:

@@ -30,8 +30,7 @@ class Matcher:
 
     def __init__(self, stored: Stored) -> None:
         self._stored = stored
-        folder = os.path.commonpath([os.path.dirname(name) for name in stored.sizes]) if _alike(stored.sizes) else ""
-        self._prefix = f"{folder.rstrip('/')}/" if folder else ""
+        self._prefix = common_folder(stored.sizes)
 
     def match(self, images: Iterable[PoolImage]) -> dict[str, str]:
         """`identity` of each image that is listed -> its name in the listing; a copy may be listed in its place.
@@ -90,6 +89,10 @@ def identity(image: PoolImage) -> str:
     return image.sha256 or image.name
 
 
-def _alike(names: Iterable[str]) -> bool:
-    """Whether names can share a folder: there are some, all relative or all absolute."""
-    return len({name.startswith("/") for name in names}) == 1
+def common_folder(names: Iterable[str]) -> str:
+    """The deepest folder that holds all that is named, with a `/` behind it, "" if there is none."""
+    folders = [os.path.dirname(name) for name in names]
+    if len({folder.startswith("/") for folder in folders}) != 1:
+        return ""  # no names, or relative and absolute ones
+    folder = os.path.commonpath(folders)
+    return f"{folder.rstrip('/')}/" if folder else ""

@@ -69,7 +69,7 @@ class PoolReplay:
         self._workers = workers
         known = set(listed.values())
         strange = [name for name in stored.sizes if name not in known]
-        names = f", which names {brief(repr(strange[0]))}" if strange else ""
+        names = f", which names {brief(repr(stored.spelt.get(strange[0], strange[0])))}" if strange else ""
         self._unlisted = f"not among the images of {stored.listing}{names}{stored.hint}"
 
     def lists(self, image: PoolImage) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
@@ -28,7 +28,7 @@ class Stored:
     read: name, width, height -> its prediction; raises BuildError. listing: what lists the images, for errors; hint:
     what else to do about one that is not listed. digests: SHA-256 of what decides the predictions, by what it is.
     guesses: the name of an image that is not listed by it -> the listed names that it may have become. remedy: what to
-    do where a listed name may be that of two images.
+    do where a listed name may be that of two images. spelt: a listed name -> as the file has it, where that differs.
     """
 
     kind: Kind
@@ -41,6 +41,7 @@ class Stored:
     hint: str = ""
     guesses: Callable[[str], Sequence[str]] | None = None
     remedy: str = "rename one"
+    spelt: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
