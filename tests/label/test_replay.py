@@ -50,6 +50,8 @@ def pool(tmp_path: Path) -> Path:
     return write_pool(tmp_path / "pool")
 
 
+BOX = "0 .5 .5 .2 .2"
+
 # COCO results
 
 
@@ -100,6 +102,18 @@ def test_a_list_says_which_images_without_a_yolo_file_were_looked_at(pool: Path,
     assert (len(found["a.jpg"]), len(found["b.jpg"])) == (1, 0) and isinstance(found["deep/er/c.png"], Failure)
     above = replayed(pool, folder, classes=("cat",))  # names are below the one folder labels/
     assert rows(above["a.jpg"]) == rows(found["a.jpg"])
+
+
+def test_confidences_of_yolo_files_may_lie_beside_them(pool: Path, tmp_path: Path) -> None:
+    """As Autodistill writes them with record_confidence=True."""
+    files = {"a.txt": f"{BOX}\n2 .25 .25 .1 .1\n", "confidence-a.txt": "0.75\n0.5\n", "deep/er/c.txt": ""}
+    folder = write_yolo(tmp_path / "labels", files | {"deep/er/confidence-c.txt": ""})
+    found = replayed(pool, folder)
+    assert [(score, label) for *_, score, label in rows(found["a.jpg"])] == [(0.75, 0), (0.5, 1)]
+    assert len(found["deep/er/c.png"]) == 0 and isinstance(found["b.jpg"], Failure)
+    polygon = write_yolo(tmp_path / "masks", {"a.txt": "0 0 0 .5 0 .5 .5", "confidence-a.txt": ".9"})
+    found = replayed(pool, polygon)
+    assert (found["kind"], rows(found["a.jpg"])[0][4:]) == ("instance", [0.9, 0])
 
 
 def test_yolo_polygons_are_masks(pool: Path, tmp_path: Path) -> None:
@@ -231,7 +245,6 @@ def test_pairs_of_pngs_are_maps(pool: Path, tmp_path: Path) -> None:
 
 
 SQUARE = np.zeros((HEIGHT, WIDTH), np.uint8)
-BOX = "0 .5 .5 .2 .2"
 RESULT = {"image_id": 0, "category_id": 5, "score": 0.5}
 
 
@@ -247,6 +260,12 @@ def maps(folder: Path, **planes: np.ndarray) -> Path:
 def lonely_map(folder: Path) -> Path:
     path = maps(folder)
     (path / "confidence" / "b.png").unlink()
+    return path
+
+
+def maps_as(folder: Path, name: str, mode: str) -> Path:
+    path = maps(folder)
+    Image.fromarray(SQUARE).convert(mode).save(path / name)
     return path
 
 
@@ -276,6 +295,18 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a folder of nothing": (lambda d: ((d / "x").mkdir(), d / "x")[1:], "holds no stored predictions"),
     "nothing": (lambda d: d / "x.json", "cannot be read (No such file or directory)"),
     "a YOLO row without confidence": (lambda d: write_yolo(d / "y", {"a.txt": BOX}), "a.txt: row 1 has no confidence"),
+    "a YOLO polygon without confidence": (
+        lambda d: write_yolo(d / "y", {"a.txt": "0 0 0 .5 0 .5 .5"}),
+        "row 1 has 6 numbers behind its class, not cx cy w h or a polygon, and a confidence",
+    ),
+    "fewer confidences than YOLO rows": (
+        lambda d: write_yolo(d / "y", {"a.txt": f"{BOX}\n{BOX}", "confidence-a.txt": ".9"}),
+        "confidence-a.txt 1: write both again",
+    ),
+    "a YOLO row with two confidences": (
+        lambda d: write_yolo(d / "y", {"a.txt": f"{BOX} .9", "confidence-a.txt": ".9"}),
+        "row 1 has a confidence of its own: take ",
+    ),
     "a YOLO row of words": (lambda d: write_yolo(d / "y", {"a.txt": "cat 1 2"}), "row 1 is 'cat 1 2', not class"),
     "a YOLO row of six": (lambda d: write_yolo(d / "y", {"a.txt": f"{BOX} .5 9"}), "has 6 numbers behind its class"),
     "an unknown YOLO class": (lambda d: write_yolo(d / "y", {"a.txt": "9 .5 .5 .2 .2 .5"}), "class 9, which has no"),
@@ -345,6 +376,15 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a map without its confidence": (lonely_map, "labels has b.png, but confidence has not"),
     "a map of another size": (lambda d: maps(d, labels=SQUARE[1:]), "b.png is 80x59, but its image 80x60"),
     "a value that is no class": (lambda d: maps(d, labels=SQUARE + 2), "has the value 2, but classes.txt 2 classes"),
+    "maps without confidences": (
+        lambda d: [shutil.rmtree((folder := maps(d)) / "confidence"), folder][1],
+        "labels has maps without a confidence: put 255 times the probability",
+    ),
+    "a palette of confidences": (
+        lambda d: maps_as(d, "confidence/b.png", "P"),
+        "confidence/b.png has pixels of mode P: save it as an 8-bit grey PNG",
+    ),
+    "a map in a JPEG": (lambda d: maps_as(d, "labels/x.jpg", "L"), "labels/x.jpg is no PNG"),
     "a map in colours": (lambda d: maps(d, labels=np.stack([SQUARE] * 3, 2)), "pixels of mode RGB"),
     "images that nobody needs": (lambda d: (stored_csv(d, "name,a\n"), d / "x"), "names its own"),
 }

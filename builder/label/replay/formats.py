@@ -73,6 +73,11 @@ def _recognise(results: Path, stated: str | None) -> tuple[StoredFormat, Any]:
         return "fiftyone", read_json(results / "samples.json")
     if folder and stated in (None, "maps") and (results / "labels").is_dir() and (results / "confidence").is_dir():
         return "maps", None
+    if folder and stated in (None, "maps") and next((results / "labels").glob("**/*.png"), None):
+        raise BuildError(
+            f"{results / 'labels'} has maps without a confidence: put 255 times the probability of each pixel's class "
+            f"into {results / 'confidence'}, a PNG of the same name for each"
+        )
     if folder and stated in (None, "yolo") and next(results.rglob("*.txt"), None):
         return "yolo", None
     if folder:

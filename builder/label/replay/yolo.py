@@ -115,7 +115,7 @@ def _objects(rows: list[tuple[int, Row]], masked: bool) -> StoredObjects:
 def _confidences(texts: Mapping[str, Path]) -> dict[str, Path]:
     """Stem of a label file -> the file of its rows' confidences: one number a line, where the other has more."""
     found = {}
-    for stem, path in texts.items():
+    for stem in texts:
         beside = str(PurePosixPath(stem).with_name(CONFIDENCE + PurePosixPath(stem).name))
         if beside in texts and all(len(line.split()) == 1 for line in read_lines(texts[beside])):
             found[stem] = texts[beside]
@@ -141,13 +141,16 @@ def _read_row(line: str, place: Mapping[int, int], where: str) -> tuple[int, Row
         category, *values = (float(part) for part in line.split())
     except ValueError:
         raise BuildError(f"{where} is {brief(repr(line))}, not class cx cy w h confidence: correct it") from None
-    if len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0):
+    if len(values) == 4:
         raise BuildError(
-            f"{where} has {len(values)} numbers behind its class, so no confidence: predict with save_conf=True, or put "
-            f"the confidences of a.txt into {CONFIDENCE}a.txt, a line for each row"
+            f"{where} has no confidence: predict with save_conf=True, or put those of all rows of NAME.txt into "
+            f"{CONFIDENCE}NAME.txt, one a line"
         )
-    if len(values) != 5 and len(values) < 7:
-        raise BuildError(f"{where} has {len(values)} numbers behind its class, not cx cy w h confidence: correct it")
+    if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
+        raise BuildError(
+            f"{where} has {len(values)} numbers behind its class, not cx cy w h or a polygon, and a confidence: "
+            "predict with save_conf=True, without tracks"
+        )
     if category not in place:
         raise BuildError(f"{where} has class {brief(line.split()[0])}, which has no name: add it to the names")
     *shape, score = values
