@@ -77,7 +77,8 @@ def partners(a: Found, b: Found) -> tuple[int, list[tuple[int, int, float]]]:
         return len(sure), []
     overlap = iou_matrix(a.boxes[sure].astype(np.float32), b.boxes[near].astype(np.float32))
     overlap = np.where(a.labels[sure][:, None] == b.labels[near], overlap, 0)
-    pairs = zip(*linear_sum_assignment(-overlap), strict=True)
+    apart = abs(a.scores[sure][:, None] - b.scores[near])  # of boxes that lie on one another, the one that scores alike
+    pairs = zip(*linear_sum_assignment(apart - overlap), strict=True)
     return len(sure), [(sure[i], near[j], float(overlap[i, j])) for i, j in pairs if overlap[i, j] > 0.5]
 
 

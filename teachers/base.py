@@ -13,6 +13,8 @@ import numpy as np
 
 from teachers.errors import TutelageError
 
+SLACK = 0.25
+"""The share of an image's side by which a box may reach beyond it: detectors guess what is cut off."""
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -29,6 +31,9 @@ class Detections:
     run-length codes of the whole image (COCO's `counts`, as ASCII); quality: float32 (N,), how good each mask is, in
     [0, 1]; agree: int16 (N,), how many teachers of an ensemble found it; uncertainty: float32 (N,), of its box, in
     shares of its size.
+
+    vanished: how many more boxes there were, left out since they have no area inside the image; beyond: how many
+    reached beyond it by more than SLACK. Neither is stored: they tell a model that is read in the wrong format.
     """
 
     boxes: np.ndarray
@@ -38,6 +43,8 @@ class Detections:
     quality: np.ndarray | None = None
     agree: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
+    vanished: int = 0
+    beyond: int = 0
 
     def __post_init__(self) -> None:
         n = len(self.scores)
@@ -63,11 +70,12 @@ class Detections:
 
     def take(self, rows: np.ndarray) -> Detections:
         """The objects at these positions, int (K,), in their order."""
-        more = {
+        more: dict[str, Any] = {
             name: None if (column := getattr(self, name)) is None else column[rows]
             for name in ("quality", "agree", "uncertainty")
         }
         masks = None if self.masks is None else tuple(self.masks[n] for n in rows)
+        more |= {"vanished": self.vanished, "beyond": self.beyond}
         return Detections(self.boxes[rows], self.scores[rows], self.labels[rows], masks, **more)
 
     @classmethod
@@ -94,16 +102,20 @@ class Detections:
         if not (np.isfinite(box).all() and np.isfinite(score).all()):
             raise TeacherError("predictions hold a NaN or infinite number")
         label = _whole_labels(labels)
+        sure = score >= np.float32(floor)
+        size = np.array([width, height], np.float32)
+        beyond = ((box[:, :2] < -SLACK * size) | (box[:, 2:] > (1 + SLACK) * size)).any(axis=1)
         box[:, 0::2] = box[:, 0::2].clip(0, width)
         box[:, 1::2] = box[:, 1::2].clip(0, height)
-        good = (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1]) & (score >= np.float32(floor))
+        good = (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1]) & sure
         order = np.flatnonzero(good)
         order = order[np.argsort(-score[order], kind="stable")][:limit]
         floats = [None if column is None else np.asarray(column, np.float32) for column in (quality, uncertainty)]
         count = None if agree is None else np.asarray(agree).astype(np.int16)
         coded = None if masks is None else tuple(masks)
         score = np.where(score <= 1.001, score.clip(0, 1), score)  # what is below 0 is not in `order`
-        return cls(box, score, label, coded, floats[0], count, floats[1]).take(order)
+        lost = {"vanished": int((sure & ~good).sum()), "beyond": int((sure & beyond).sum())}
+        return cls(box, score, label, coded, floats[0], count, floats[1], **lost).take(order)
 
 
 def _whole_labels(labels: Any) -> np.ndarray:

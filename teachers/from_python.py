@@ -24,6 +24,9 @@ from teachers.base import (
 )
 from teachers.masks import covers
 
+ONE_PIXEL = 1.1
+"""Where boxes end that are shares: a little above 1."""
+
 
 def load_python(argument: str, options: TeacherOptions, *, allow_code: bool) -> Teacher:
     """The Teacher that `factory(options)` of a module returns, held to the protocol (teachers.base.Teacher).
@@ -65,6 +68,7 @@ class PythonTeacher:
             )
         for image, prediction in zip(images, predictions, strict=True):
             self._check(prediction, kind, *image.shape[:2])
+        self._check_pixels(images, predictions)
         return [
             self._tidied(prediction, *image.shape[:2]) if isinstance(prediction, Detections) else prediction
             for image, prediction in zip(images, predictions, strict=True)
@@ -90,6 +94,17 @@ class PythonTeacher:
         if labels.size and not 0 <= labels.min() <= labels.max() < count:
             wrong = labels.min() if labels.min() < 0 else labels.max()
             raise TeacherError(f"{self._name} gave a label outside of its {count} classes: {wrong}")
+
+    def _check_pixels(self, images: Sequence[np.ndarray], predictions: Sequence[Prediction]) -> None:
+        """Raise TeacherError if all boxes lie inside one pixel, as shares of an image do that are taken for pixels."""
+        boxes = [prediction.boxes for prediction in predictions if isinstance(prediction, Detections)]
+        corners = np.concatenate(boxes) if boxes else np.zeros((0, 4))
+        side = min((min(image.shape[:2]) for image in images), default=0)
+        if corners.size and abs(corners).max() <= ONE_PIXEL < side and (corners % 1 != 0).any():
+            raise TeacherError(
+                f"{self._name} gave boxes as shares of the image, such as {corners[0].round(3).tolist()}: give x1, y1, "
+                "x2, y2 in pixels"
+            )
 
     def _tidied(self, prediction: Detections, height: int, width: int) -> Detections:
         """As other teachers' are: inside the image, by falling score, at or above the floor."""

@@ -19,6 +19,8 @@ from teachers.boxes import score_order
 
 FAR = 100_000
 """Pixels; pycocotools walks along a polygon's sides step by step, wherever they lead."""
+MOST = 255
+"""Masks whose area pycocotools 2.0 counts at a time: it holds their number in a byte, and fails with NumPy 2."""
 BLOCK = 64
 """Masks that suppress at once: bounds memory by BLOCK x masks of a group."""
 
@@ -44,7 +46,8 @@ def area(codes: Sequence[bytes], height: int, width: int) -> np.ndarray:
     """Pixels in each mask, int64 (N,)."""
     if not codes:
         return np.zeros(0, np.int64)
-    return np.asarray(coco.area(_records(codes, height, width))).astype(np.int64)
+    blocks = [codes[n : n + MOST] for n in range(0, len(codes), MOST)]
+    return np.concatenate([coco.area(_records(block, height, width)) for block in blocks]).astype(np.int64)
 
 
 def bounds(codes: Sequence[bytes], height: int, width: int) -> np.ndarray:

@@ -7,7 +7,15 @@ from typing import Literal
 
 import click
 
-from builder.cli.options import allow_code_option, json_option, open_store, sentences, store_option, workers_option
+from builder.cli.options import (
+    allow_code_option,
+    json_option,
+    no_alarm_option,
+    open_store,
+    sentences,
+    store_option,
+    workers_option,
+)
 from builder.cli.output import bar, emit
 from builder.cli.show import build_text, describe_built, describe_label, pool_text
 
@@ -85,6 +93,7 @@ def scan(
     help="Any other teacher option of a recipe, e.g. nms_iou=0.6.",
 )
 @allow_code_option
+@no_alarm_option
 @click.option(
     "--max-failure-rate",
     type=click.FloatRange(0, 1),
@@ -103,6 +112,7 @@ def label(
     floor: float,
     overrides: tuple[str, ...],
     allow_code: bool,
+    no_alarm: bool,
     max_failure_rate: float,
     retry_failures: bool,
     store_root: str,
@@ -122,7 +132,7 @@ def label(
 
         store = open_store(store_root)
         scanned = find_pool(store, pool)
-        section = parse_teacher(spec, (f"floor={floor}", *overrides))
+        section = parse_teacher(spec, (f"floor={floor}", *overrides)).without_alarm(no_alarm)
         labeller = load_labeller(section, workers, allow_code)
         if dry_run:
             pending = count_pending(scanned, labeller, store, retry_failures)
@@ -161,6 +171,7 @@ def label(
 )
 @click.option("--report/--no-report", default=True, show_default=True, help="Write report/index.html into the version.")
 @allow_code_option
+@no_alarm_option
 @store_option
 @workers_option
 @json_option
@@ -176,6 +187,7 @@ def build(
     allow_partial: bool,
     report: bool,
     allow_code: bool,
+    no_alarm: bool,
     store_root: str,
     workers: int | None,
     as_json: bool,
@@ -193,6 +205,7 @@ def build(
         extra = [f"pool.limit={limit}"] if limit else []
         extra += [f"max_failure_rate={max_failure_rate}"] if max_failure_rate is not None else []
         loaded = load_recipe(recipe, (*overrides, *extra))
+        loaded = loaded.model_copy(update={"teacher": loaded.teacher.without_alarm(no_alarm)})
         if dry_run:
             emit(as_json, {"recipe": loaded.model_dump(mode="json")}, f"recipe {loaded.name} is valid; nothing written")
             return

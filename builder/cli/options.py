@@ -99,6 +99,9 @@ workers_option = click.option(
     "--workers", type=click.IntRange(1), default=None, help="Threads that read, decode and write.  [default: all cores]"
 )
 
+no_alarm_option = click.option(
+    "--no-alarm", is_flag=True, help="Go on where the teacher's first predictions look wrong."
+)
 allow_code_option = click.option(
     "--allow-code", is_flag=True, help="Allow a python:MODULE:FACTORY teacher to run its code."
 )

@@ -40,6 +40,11 @@ class Labeller(Protocol):
         """SHA-256, hex, of the images that the model says it was trained on."""
         ...
 
+    @property
+    def alarm(self) -> bool:
+        """Whether what it says of the first images must be plausible (builder.label.alarm)."""
+        ...
+
     def of(self, pool: Pool) -> PoolLabeller:
         """What labels this pool's chunks. Raises BuildError where stored results cannot be told to be of one image."""
         ...

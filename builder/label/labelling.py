@@ -14,6 +14,7 @@ import orjson
 from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.kinds import SEMANTIC, kind_of
+from builder.label.alarm import check_plausible
 from builder.label.labeller import Labeller, PoolLabeller, Result
 from builder.label.maps import PackedMap, pack
 from builder.label.model import ModelLabeller
@@ -78,7 +79,8 @@ def label_pool(
         What is labelled now, and which images could not be read.
 
     Raises:
-        TeacherError: if the teacher fails, or gives what it does not announce; the chunks before stay.
+        TeacherError: if the teacher fails, or gives what it does not announce; the chunks before stay. If what it says
+            of the first chunk cannot be right (builder.label.alarm), unless its `alarm` is off.
         BuildError: if another process labels with this teacher, or stored results may be of several images.
     """
     check_store(store)
@@ -99,6 +101,8 @@ def label_pool(
                     pool.pick(pending), of_pool.results(pool.pick(pending), advance), strict=True
                 ):
                     _check(results, chunk, labeller)
+                    if labeller.alarm and not labelled:
+                        check_plausible(chunk.images, results, labeller.description)
                     discard(folder / chunk.digest)
                     write_chunk(folder / chunk.digest, chunk, results)
                     labelled += sum(image.state != REMOVED for image in chunk.images)

@@ -20,7 +20,7 @@ def load_labeller(teacher: TeacherSection, workers: int | None = None, allow_cod
         return Replay(Path(argument), Path(teacher.images) if teacher.images else None, teacher.options, workers)
     if teacher.images is not None:
         raise BuildError(f"teacher.images = {teacher.images!r} is for replay: teachers only: remove it")
-    return ModelLabeller(load_model(teacher, allow_code), workers)
+    return ModelLabeller(load_model(teacher, allow_code), workers, teacher.alarm)
 
 
 def load_model(teacher: TeacherSection, allow_code: bool = False) -> Teacher:

@@ -25,8 +25,8 @@ class ModelLabeller:
     change which images meet in a batch.
     """
 
-    def __init__(self, teacher: Teacher, workers: int | None = None) -> None:
-        self.teacher = teacher
+    def __init__(self, teacher: Teacher, workers: int | None = None, alarm: bool = True) -> None:
+        self.teacher, self.alarm = teacher, alarm
         self.description = teacher.description
         self.runtime = dict(teacher.runtime) | {"batch_size": teacher.batch_size}
         self.trained_on = frozenset[str](getattr(teacher, "trained_on", ()))

@@ -58,7 +58,7 @@ class TeacherSection(Section):
     images: for `replay:`, what names the images of the results (builder.label.replay.replay). license: of the teacher's
     weights; of an ensemble its teachers', if all are known.
     ensemble: in place of `spec`, teachers that are fused (teachers.fused.ensemble). iou: at which their boxes are one
-    object.
+    object. alarm: whether labelling stops where the first images' predictions cannot be right (builder.label.alarm).
     """
 
     spec: str | None = None
@@ -66,6 +66,7 @@ class TeacherSection(Section):
     iou: Annotated[float, Field(gt=0, lt=1)] | None = None
     images: str | None = None
     license: str = UNKNOWN
+    alarm: bool = True
     options: TeacherOptions = TeacherOptions()
 
     @model_validator(mode="before")
@@ -75,7 +76,7 @@ class TeacherSection(Section):
             return value
         if isinstance(value.get("ensemble"), list):
             value = _with_members(value)
-        return _flattened(value, {"spec", "ensemble", "iou", "images", "license"})
+        return _flattened(value, {"spec", "ensemble", "iou", "images", "license", "alarm"})
 
     @model_validator(mode="after")
     def _spec_or_ensemble(self) -> TeacherSection:
@@ -103,6 +104,10 @@ class TeacherSection(Section):
         if self.ensemble is None:
             return self.spec or ""
         return f"ensemble of {', '.join(member.spec for member in self.ensemble)}"
+
+    def without_alarm(self, off: bool = True) -> TeacherSection:
+        """This teacher with its alarm off, if so told."""
+        return self.model_copy(update={"alarm": False}) if off else self
 
     def rooted(self, folder: Path) -> TeacherSection:
         """See Recipe.rooted."""

@@ -69,7 +69,7 @@ def _by_outputs(signature: Signature) -> dict[str, Any]:
     if names == set(FINISHED):
         input = {"scale": UNIT, "fit": "stretch"} if signature.sizes is not None else {}
         return {"decoder": "nms", "outputs": list(FINISHED), "input": input}
-    if names == RF_DETR:
+    if names == RF_DETR and signature.outputs["dets"][-1:] == (4,):  # MMDeploy's are called so, too
         input = {"scale": UNIT, "fit": "stretch", **IMAGENET}
         return {"decoder": "detr", "activation": "sigmoid", "outputs": ["labels", "dets"], "input": input}
     return {}

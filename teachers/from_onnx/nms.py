@@ -15,9 +15,10 @@ def after_nms(
     spec: NmsSpec | NmsSegSpec, classes: int, options: TeacherOptions, batch: int | None
 ) -> Callable[[list[np.ndarray], int], Candidates]:
     """Models that end in NMS: boxes (B, N, 4), scores (B, N) and labels (B, N), perhaps the number of valid rows (B,)
-    or (B, 1); or one output (B, N, 6), or (N, 7) whose rows name their image. A model for one image may lack B. Rows
-    with a label or an image below 0 are padding. `top_k`: per image. With masks (YOLO26-seg, or YOLOv8-seg with NMS):
-    (B, N, 6 + M), whose last M columns are the coefficients of a box's mask, then its planes (B, M, h, w).
+    or (B, 1); boxes with their scores (B, N, 5) and labels (B, N) (MMDeploy); or one output (B, N, 6), or (N, 7) whose
+    rows name their image. A model for one image may lack B. Rows with a label or an image below 0 are padding. `top_k`:
+    per image. With masks (YOLO26-seg, or YOLOv8-seg with NMS): (B, N, 6 + M), whose last M columns are the coefficients
+    of a box's mask, then its planes (B, M, h, w).
 
     batch: the number of images of every run, if the model has it fixed."""
 
@@ -66,6 +67,8 @@ def _rows(spec: NmsSpec | NmsSegSpec, outputs: list[np.ndarray], count: int) -> 
     """Image int (N,), boxes (N, 4), scores (N,) and labels (N,), both float, of all rows of a batch."""
     if len(outputs) == 1:
         return _one_output(spec, outputs[0], count)
+    if len(outputs) == 2 and outputs[0].ndim >= 2 and outputs[0].shape[-1] == 5:
+        outputs = [outputs[0][..., :4], outputs[0][..., 4], outputs[1]]
     boxes, scores, labels, *number = outputs if len(outputs) in (3, 4) else [np.zeros(0)] * 3
     if count == 1 and boxes.ndim == 2:
         boxes, scores, labels = boxes[None], scores[None], labels[None]

@@ -57,7 +57,8 @@ class InputSpec(_Strict):
     pixels 0 to 255 and channels in the order of `color`.
 
     fit: `letterbox` keeps the aspect ratio and pads; `stretch` does not keep it; `crop`, for classifiers, brings the
-    shorter side to `shorter_side` pixels (without it: until the image fills the input) and cuts out the middle.
+    shorter side to `shorter_side` pixels (without it: until the image fills the input) and cuts out the middle, the
+    longer side and the margins in whole pixels as torchvision's Resize and CenterCrop have them.
     antialias: false takes of an image that is made smaller only the four pixels around each point, as OpenCV does, with
     which most YOLOs were trained.
     """
@@ -86,6 +87,7 @@ class InputSpec(_Strict):
         unused = {"fit", "shorter_side"} if self.fit == "letterbox" else {"letterbox"}
         unused |= {"layout", "antialias"} if self.layout == "nchw" else {"antialias"}
         resize = "bilinear, antialiased" if self.antialias else "bilinear"
+        resize += ", sides cut off" if self.fit == "crop" else ""
         return {**self.model_dump(mode="json", exclude=unused), "resize": resize}
 
     def place(self, image: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -95,11 +97,12 @@ class InputSpec(_Strict):
             return 0, 0, self.size[1], self.size[0]
         if self.fit == "crop":
             scale = self.shorter_side / min(image) if self.shorter_side else max(np.divide(self.size, image))
-        else:
-            scale = min(np.divide(self.size, image))
-            scale = scale if self.letterbox.upscale else min(scale, 1.0)
+            height, width = (max(1, int(side * scale + 1e-4)) for side in image)
+            return -round((width - self.size[1]) / 2), -round((height - self.size[0]) / 2), width, height
+        scale = min(np.divide(self.size, image))
+        scale = scale if self.letterbox.upscale else min(scale, 1.0)
         height, width = (max(1, round(side * scale)) for side in image)
-        if self.fit == "letterbox" and self.letterbox.anchor == "top_left":
+        if self.letterbox.anchor == "top_left":
             return 0, 0, width, height
         return (self.size[1] - width) // 2, (self.size[0] - height) // 2, width, height
 

@@ -158,8 +158,8 @@ class FusedObjects:
         masks: Sequence[bytes] | None = None,
     ) -> Detections:
         """As Detections of an image of `shape` (H, W, …), with mask (unless given), mask quality and box uncertainty of
-        each object's best box in `found`, the predictions that were fused."""
-        return Detections.of(
+        each object's best box in `predictions`, which were fused; what vanished of these is counted."""
+        fused = Detections.of(
             self.boxes,
             self.scores,
             self.labels,
@@ -172,6 +172,8 @@ class FusedObjects:
             agree=agree,
             uncertainty=self.best(predictions, "uncertainty"),
         )
+        vanished, beyond = (sum(getattr(p, name) for p in predictions) for name in ("vanished", "beyond"))
+        return replace(fused, vanished=fused.vanished + vanished, beyond=fused.beyond + beyond)
 
     def take(self, rows: np.ndarray) -> FusedObjects:
         """The objects at these positions, int or bool."""

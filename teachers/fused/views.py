@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -199,13 +199,4 @@ def _resizing(teacher: Teacher) -> list[Resizing]:
 
 def _moved(prediction: Detections, view: View, shape: tuple[int, ...]) -> Detections:
     """Objects of a view with their boxes in the image; masks stay in the view until it is known which are kept."""
-    boxes = view.boxes_back(prediction.boxes, shape)
-    return Detections(
-        boxes,
-        prediction.scores,
-        prediction.labels,
-        prediction.masks,
-        prediction.quality,
-        prediction.agree,
-        prediction.uncertainty,
-    )
+    return replace(prediction, boxes=view.boxes_back(prediction.boxes, shape))

@@ -163,3 +163,13 @@ def test_a_resized_mask_keeps_its_edges() -> None:
     np.testing.assert_array_equal(masks.decode(double, 40, 60)[0], plane[0].repeat(2, 0).repeat(2, 1))
     assert masks.resized(double, (40, 60), (20, 30)) == codes
     assert masks.resized(codes, (20, 30), (20, 30)) == codes
+
+
+@pytest.mark.parametrize("count", [255, 256, 700])
+def test_an_image_may_have_more_masks_than_a_byte_counts(count: int) -> None:
+    """As many cells on a slide; pycocotools holds their number in a byte where it counts areas."""
+    planes = blobs(count, count)
+    codes = masks.encode(planes)
+    assert masks.area(codes, HEIGHT, WIDTH).tolist() == planes.sum((1, 2)).tolist()
+    assert masks.bounds(codes, HEIGHT, WIDTH).shape == (count, 4)
+    assert masks.iou_matrix(codes, codes[:3], HEIGHT, WIDTH).shape == (count, 3)

@@ -154,6 +154,17 @@ def test_boxes_are_brought_to_what_other_teachers_give(spec: Callable[..., str])
     np.testing.assert_array_equal(found.labels, [1, 0])
 
 
+def test_boxes_in_shares_of_the_image_are_refused(spec: Callable[..., str]) -> None:
+    own = "Detections(np.array([[{}]], np.float32), np.array([0.5], np.float32), np.array([1], np.int16))"
+    shares = load_teacher(spec(one=own.format("0.25, 0.1, 0.75, 1")), allow_code=True)
+    with pytest.raises(
+        TeacherError, match=r"gave boxes as shares of the image, such as \[0.25, 0.1.*: give x1, y1, x2"
+    ):
+        shares.predict(IMAGES)
+    for corners in ("0, 0, 1, 1", "0.25, 0.1, 0.75, 2"):
+        assert len(load_teacher(spec(one=own.format(corners)), allow_code=True).predict(IMAGES)) == 2
+
+
 def test_void_pixels_are_no_label(spec: Callable[..., str]) -> None:
     void = PLANE.replace("zeros", "full", 1).replace("[:2],", "[:2], 255,", 1)
     found = load_teacher(spec("semantic", void), allow_code=True).predict(IMAGES)

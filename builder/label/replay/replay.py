@@ -33,6 +33,8 @@ class Replay:
     Raises BuildError for files that do not fit each other.
     """
 
+    alarm = False  # what is stored may be people's labels, all sure; its readers look at boxes
+
     def __init__(self, results: Path, images: Path | None, options: TeacherOptions, workers: int | None = None) -> None:
         options.refuse("replay", *NO_MODEL, "task", "prompts")
         self._stored = stored = read_stored(results, images, options)
