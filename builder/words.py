@@ -39,13 +39,7 @@ def percent(share: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """12 s, 7 min, 3 h 20 min, 4 days."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
+    """12 s, 7 min, 3.4 h."""
+    if seconds < 120:
         return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 10:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    return f"{hours} h" if hours < 48 else f"{hours / 24:.0f} days"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

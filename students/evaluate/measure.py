@@ -16,7 +16,7 @@ from builder.label.load import load_labeller, load_model
 from builder.label.replay.replay import Replay
 from builder.recipe.recipe import load_recipe, parse_teacher
 from builder.store.files import canonical_json, sha256_file, write_file
-from builder.store.store import Store
+from builder.store.store import Store, check_store
 from builder.store.version import Version
 from builder.truth.records import Truth, TruthKind
 from students.evaluate.base import KindMeasure, Measured, Progress, Source
@@ -134,7 +134,9 @@ def evaluate(
             are no boxes.
     """
     _check(model, options, batch_size, score)
-    named, labelled = _labelled(truth, None if images is None else Path(images), masks, store or Store("store"), track)
+    store = Store("store") if store is None else store
+    check_store(store)
+    named, labelled = _labelled(truth, None if images is None else Path(images), masks, store, track)
     kind = kind_measure(labelled.kind)
     if results and kind is not BOXES:
         raise BuildError(f"results are boxes, but {named} holds {labelled.kind} labels: leave results out")
@@ -185,6 +187,8 @@ def _labelled(
     truth: Truth | Version | Path | str, images: Path | None, outlines: bool, store: Store, track: Track
 ) -> tuple[str, Truth]:
     """What an error calls the labels, and these."""
+    if images is not None and not isinstance(truth, Path | str):
+        raise BuildError(f"images {images} say where labels lie that are still to be read: leave them out")
     match truth:
         case Truth():
             return "truth", truth

@@ -18,6 +18,7 @@ from builder.evidence.holdout import Labels
 from builder.recipe.recipe import PoolOptions
 from builder.store.files import canonical_json, digest, locked, write_file
 from builder.store.store import Store
+from builder.words import duration
 from students.evaluate.measure import kind_measure
 from students.study.data import (
     POOL,
@@ -35,7 +36,6 @@ from students.study.data import (
 from students.study.declared import declare
 from students.study.grid import CELLS, RESULT, STORE, TOLD, Cell, Job, cells, choose, jobs, steps_of
 from students.study.recipe import WITH_OTHERS, WITH_TEACHER, LabelSet, StudyRecipe
-from students.study.report.budget import lasting
 from students.study.results import CellResult
 from students.study.versions import Made, human_version
 from students.study.worker import RECIPE
@@ -151,7 +151,7 @@ def _run(
         if error:
             failed[str(job.cell)] = error
             write_file(out / job.folder / ERROR, canonical_json({"error": error}))
-        left = lasting((time.monotonic() - began) * (steps - done) / done)
+        left = duration((time.monotonic() - began) * (steps - done) / done)
         tell(f"[{number}/{total}] {job.cell}: {error or _figures(out, job)}" + f", {left} left" * (number < total))
 
     with track("steps", steps) as advance:

@@ -18,7 +18,7 @@ from torch import nn
 
 from builder.errors import brief
 from builder.store.files import locked
-from builder.store.store import Store
+from builder.store.store import Store, check_store
 from students.data.loader import Batch, JointBatches
 from students.train.average import WeightAverage
 from students.train.errors import TrainError
@@ -66,7 +66,8 @@ def train(
         TruthError, LoaderError, TeacherError: for labels, versions or a network that cannot be used.
     """
     recipe = _recipe(recipe)
-    out, store = Path(out), store or Store("store")
+    out, store = Path(out), Store("store") if store is None else store
+    check_store(store)
     accelerator, plan = _accelerator(recipe, out), make_plan(recipe, store)
     validation = _validation(recipe, plan)
     with _claimed(out, plan, store, accelerator) as done:
@@ -97,7 +98,8 @@ def train(
 def look(recipe: TrainRecipe | Path | str, store: Store | None = None) -> Facts:
     """What a training would read and do, and how long a step of it takes here, of which a few are tried in memory.
     Nothing is written; nothing is tried with versions that would have to be fetched. Raises as `train` does."""
-    recipe, store = _recipe(recipe), store or Store("store")
+    recipe, store = _recipe(recipe), Store("store") if store is None else store
+    check_store(store)
     accelerator, plan = _accelerator(recipe), make_plan(recipe, store)
     validation = _validation(recipe, plan)
     training = _Training(recipe, plan, accelerator)

@@ -84,7 +84,12 @@ def start_tracking(accelerator: Accelerator, recipe: TrainRecipe, out: Path, fir
         return
     options = {"tensorboard": {"purge_step": first + 1}, "wandb": {"name": out.name}, "mlflow": {"run_name": out.name}}
     name = "tensorboard" if recipe.track == "tensorboard" else "tutelage"
-    accelerator.init_trackers(name, init_kwargs={recipe.track: options[recipe.track]})
+    try:
+        accelerator.init_trackers(name, init_kwargs={recipe.track: options[recipe.track]})
+    except Exception as error:  # what a tracker raises where it has no server, no login, no folder is its own
+        raise TrainError(
+            f"{recipe.track} cannot begin ({str(error).partition(chr(10))[0]}): mend it, or remove track"
+        ) from error
 
 
 def track(accelerator: Accelerator, recipe: TrainRecipe, record: Mapping[str, Any]) -> None:

@@ -399,6 +399,8 @@ def test_evaluate_takes_runs_teachers_and_labels_in_any_form(tmp_path: Path) -> 
     for call, words in (
         (partial(evaluate, loaded, path, options=("nms_iou=0.6",)), "nms_iou=0.6 come too late"),
         (partial(evaluate, linear, folders, results=tmp_path / "none.json"), "results are boxes"),
+        (partial(evaluate, linear, read_truth(folders), tmp_path), "images .* still to be read: leave them out"),
+        (partial(evaluate, linear, folders, score=2), "score 2 is out of range: give a number from 0 to 1"),
         (partial(evaluate, "nothing:x", path), "unknown teacher"),
         (partial(evaluate, None, path), "model None is no teacher: give a run folder, a spec or what load_teacher"),
         (partial(evaluate, run, None), "truth None is no labels: give their path, a version or what read_truth"),
@@ -411,6 +413,8 @@ def test_evaluate_takes_runs_teachers_and_labels_in_any_form(tmp_path: Path) -> 
     ):
         with pytest.raises(TutelageError, match=words):
             call()
+    with pytest.raises(TypeError, match="'store' is no Store: give Store"):
+        evaluate(linear, folders, store="store")  # type: ignore[arg-type]
     assert not (tmp_path / "none.json").exists()
 
 

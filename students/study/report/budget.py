@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from builder.words import count
+from builder.words import count, duration
 from students.study.axes import Axes, Cells, described
 from students.study.report.tables import NONE, Table
 from students.study.results import CellResult
@@ -69,9 +69,7 @@ def lasting(seconds: float) -> str:
     """A time as people say it."""
     if math.isnan(seconds) or seconds == 0:
         return NONE
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return duration(seconds)
 
 
 def missing_table(cells: Cells, axes: Axes) -> Table:
