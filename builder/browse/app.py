@@ -152,7 +152,7 @@ def read_edits(store: Store, version: Version, author: str) -> tuple[list[Edited
                         if sample["key"] not in latest or when > latest[sample["key"]][0]:
                             latest[sample["key"]] = when, names, sample
     if not browsed:
-        ref = f"{manifest.name}@{manifest.version}"
+        ref = version.ref
         raise BuildError(f"{ref} was not browsed yet: run `tutelage browse {ref}`, and review it there")
     edited: list[Edited] = []
     read = shown_kind(manifest.kind).edits

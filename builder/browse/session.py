@@ -6,9 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from builder.cut.recall import check_cut_again, lacks
 from builder.engine import Track, silent
+from builder.errors import BuildError
 from builder.hub.remote import open_version
+from builder.hub.repository import PREFIX
+from builder.kinds import kind_of
 from builder.store.store import Store
+from builder.store.version import Version
 
 LOOPBACK, PORT = "127.0.0.1", 5151
 
@@ -59,6 +64,9 @@ def browse(
     from builder.browse.load import load
 
     opened = [open_version(version, store) for version in versions]
+    for version in opened:
+        if remark := _remark(store, version):
+            note(remark)
     with connected(store) as fo:
         dataset = load(fo, store, opened, limit=limit, reload=reload, track=track, note=note)
         samples = len(fo.load_dataset(dataset))
@@ -67,3 +75,17 @@ def browse(
             return
         with app(fo, dataset, database_folder(store) / "app.log", address, port) as page:
             yield Session(dataset, samples, page)
+
+
+def _remark(store: Store, version: Version) -> str:
+    """What people should know who are about to correct a version in the App; "" for nothing."""
+    if kind_of(version.manifest.kind).pixels:
+        return f"{version.ref} holds maps: what is changed on them in the App cannot be taken over"
+    if version.is_remote:
+        name = version.ref.removeprefix(PREFIX)
+        return f"{version.ref} can be looked at; to correct it, run `tutelage pull {name}` first"
+    try:
+        check_cut_again(store, version)
+    except BuildError as error:
+        return f"{version.ref} can be looked at, not corrected here: {error}"
+    return lacks(store, version)

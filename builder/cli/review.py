@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from builder.cli.options import json_option, open_store, sentences, store_option, workers_option
+from builder.cli.options import Failed, json_option, open_store, sentences, store_option, workers_option
 from builder.cli.output import WIDE, bar, emit, rows, table
 
 if TYPE_CHECKING:
@@ -84,8 +84,10 @@ def queue(
             queued = queues.queue(reviewed, store, budget=budget, again=again, unkept=to == "app")
             if to == "list" and not as_json and queued.candidates:
                 _print_candidates(queued)
+        if queued.remark:
+            click.echo(queued.remark, err=True)
         value, lines = _queue_value(queued), _queue_lines(queued)
-        if not dry_run and to != "list":
+        if not dry_run and to != "list" and queued.keys:
             if to == "app" or out is None:
                 next_step = _tagged(store_root, queued)
             else:
@@ -93,14 +95,16 @@ def queue(
                 next_step = _cvat_steps(queued, files) if to == "cvat" else _label_studio_steps(queued, files)
             value |= {"next": next_step}
             lines.append(next_step)
-        lines.append(f"{len(queued.keys)} images{'; nothing written' if dry_run else ''}")
+        why = f": {queued.why_none}" if queued.why_none else ""
+        lines.append(f"{len(queued.keys)} images{'; nothing written' if dry_run and not why else ''}{why}")
         emit(as_json, value, "\n".join(lines))
 
 
 def _queue_value(queued: Queue) -> dict[str, Any]:
     if queued.audit:
         return queued.audit.model_dump(mode="json")
-    return {"images": [asdict(candidate) for candidate in queued.candidates], "left_out": queued.left_out}
+    value = {"images": [asdict(candidate) for candidate in queued.candidates], "left_out": queued.left_out}
+    return value | ({"why_none": queued.why_none} if queued.why_none else {})
 
 
 def _queue_lines(queued: Queue) -> list[str]:
@@ -109,7 +113,7 @@ def _queue_lines(queued: Queue) -> list[str]:
 
     if queued.audit is None:
         reviewed = f"{queued.left_out} images that people reviewed already are left out: --again queues them too"
-        return [reviewed] if queued.left_out else []
+        return [reviewed] if queued.left_out and queued.keys else []
     audit, noun = queued.audit, kind_of(queued.version.manifest.kind).noun
     lines = [("audit", f"{len(audit.items)} {noun} of {audit.version}, seed {audit.seed}")]
     lines += [(f"score {stratum.name}", f"{stratum.drawn} of {stratum.objects} kept {noun}") for stratum in audit.bins]
@@ -128,7 +132,7 @@ def _tagged(store_root: str, queued: Queue) -> str:
     from builder.browse.tags import tag_in_app
 
     tag = "audit" if queued.audit else "queue"
-    count = tag_in_app(open_store(store_root), queued.version.manifest, queued.keys, tag)
+    count = tag_in_app(open_store(store_root), queued.version, queued.keys, tag)
     return f"{count} images have the tag {tag!r} in the App: `tutelage browse {queued.version.ref}`"
 
 
@@ -211,6 +215,11 @@ def pull(
         )
         text = rows(*_taken_lines(taken, build=not no_build and not dry_run))
         emit(as_json, _taken_value(taken), text + ("\nnothing written" if dry_run else ""))
+        for name, why in taken.refused.items():
+            click.echo(f"not taken over: image {name}: {why}", err=True)
+        if taken.refused:
+            count, total = len(taken.refused), len(taken.refused) + taken.images
+            raise Failed(f"{count} of {total} images that came back {'was' if count == 1 else 'were'} not taken over")
 
 
 def _taken_value(taken: TakenOver) -> dict[str, Any]:
@@ -222,6 +231,8 @@ def _taken_value(taken: TakenOver) -> dict[str, Any]:
     }
     if taken.overrides:
         value["overrides"] = asdict(taken.overrides)
+    if taken.refused:
+        value["refused"] = dict(taken.refused)
     value["audits"] = [_audit_value(audited) for audited in taken.audits]
     if taken.cut:
         made = taken.cut.manifest

@@ -259,9 +259,10 @@ def save(store: Store, audit: Audit) -> Path:
     return path
 
 
-def read(store: Store, manifest: Manifest) -> list[Audited]:
-    """All audits of a version, by name. Raises BuildError for a damaged one."""
-    folder = folder_of(store, manifest.name)
+def read(store: Store, manifest: Manifest, name: str | None = None) -> list[Audited]:
+    """All audits of a version, by name. name: of its dataset in the store, if not its own. Raises BuildError for a
+    damaged one."""
+    folder = folder_of(store, name or manifest.name)
     names = sorted(p for p in folder.glob(f"{manifest.id[:12]}-*.json") if not p.name.endswith(".verdicts.json"))
     return [audited for audited in map(_read, names) if audited.audit.id == manifest.id]
 
@@ -318,9 +319,9 @@ def estimate_value(audited: Audited) -> dict[str, Any] | None:
     return {**asdict(estimated), "effective": effective, "level": LEVEL, "wrong": dict(Counter(wrong))}
 
 
-def latest(store: Store, manifest: Manifest) -> Audited | None:
-    """The finished audit of a version with the most objects; None without a finished one."""
-    done = [audited for audited in read(store, manifest) if audited.estimate]
+def latest(store: Store, manifest: Manifest, name: str | None = None) -> Audited | None:
+    """The finished audit of a version (see `read`) with the most objects; None without a finished one."""
+    done = [audited for audited in read(store, manifest, name) if audited.estimate]
     return max(done, key=lambda audited: (len(audited.audit.items), audited.audit.name), default=None)
 
 

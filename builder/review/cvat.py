@@ -156,6 +156,7 @@ class _Reader:
         self._attributes: dict[str, str] = {}
         self._boxes: list[Given] = []
         self._looked_at = False
+        self._problem = ""
         self._done: list[Answer] = []
         self.parser = expat.ParserCreate()
         self.parser.buffer_text = True
@@ -181,9 +182,9 @@ class _Reader:
         if tag == "track":
             raise AnnotationError(f"{self._path} holds tracks: export as CVAT for images 1.1, not for video")
         if tag == "image":
-            self._image, self._boxes, self._looked_at = attributes, [], False
+            self._image, self._boxes, self._looked_at, self._problem = attributes, [], False, ""
         elif self._image is not None and tag in SHAPES:
-            raise AnnotationError(f"{self._where} has a {tag}: only boxes can come back, so draw it as one")
+            self._problem = f"{self._where} has a {tag}: only boxes can come back, so draw it as one"
         elif self._image is not None and tag == "tag":
             self._looked_at |= attributes.get("label") == REVIEWED
         elif self._image is not None and tag == "box":
@@ -212,9 +213,7 @@ class _Reader:
 
     def _given(self, box: Mapping[str, str]) -> Given:
         if self._number(box.get("rotation", "0"), "rotation") % 360:
-            raise AnnotationError(
-                f"{self._where} has a {brief(box.get('label', ''))} box that is turned: draw it upright"
-            )
+            self._problem = f"{self._where} has a {brief(box.get('label', ''))} box that is turned: draw it upright"
         x1, y1, x2, y2 = (self._number(box.get(side), side) for side in ("xtl", "ytl", "xbr", "ybr"))
         attributes = {name: value.strip() for name, value in self._attributes.items()}
         return Given(
@@ -228,7 +227,9 @@ class _Reader:
         name = image.get("name", "").replace("\\", "/").rpartition("/")[2]
         key = name.rpartition(".")[0].replace(".", "/")  # as builder.versions.media.file_name makes it
         size = tuple(int(self._number(image.get(side), side)) for side in ("width", "height"))
-        return Answer(key, self._where, "", {(size[0], size[1])}, self._boxes, self._looked_at, self._author)
+        return Answer(
+            key, self._where, "", {(size[0], size[1])}, self._boxes, self._looked_at, self._author, self._problem
+        )
 
     def _number(self, text: str | None, what: str) -> float:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Literal
 from xml.sax.saxutils import escape, quoteattr
@@ -43,6 +43,10 @@ class AnnotationError(BuildError):
     """A file of an annotation tool that cannot be taken over, and what to do about it."""
 
 
+class OfOneImage(AnnotationError):
+    """What a person said of one image that cannot be taken over: the others can."""
+
+
 @dataclass(frozen=True)
 class Task:
     """An image to look at. objects: to show on it. audited: ids of objects that an audit drew."""
@@ -69,7 +73,8 @@ class Given:
 @dataclass(frozen=True)
 class Answer:
     """An image as a tool gives it back. where: in the file, for messages; version: the beginning of the id it states,
-    "" if none; sizes: all widths and heights it states; looked_at: whether a person declared it finished."""
+    "" if none; sizes: all widths and heights it states; looked_at: whether a person declared it finished; problem: why
+    what it says cannot be taken over, "" if it can."""
 
     key: str
     where: str
@@ -78,13 +83,15 @@ class Answer:
     boxes: Sequence[Given]
     looked_at: bool
     author: str
+    problem: str = ""
 
 
 @dataclass(frozen=True)
 class Returned:
     """What came back of a version. version: its id; images: SHA-256 by key of all images that did; looked_at: keys of
     those that a person declared finished; shown: all objects of these images, dropped ones too; authors: by key, who
-    went through the image; touched: keys of those that a person went through, as far as is known."""
+    went through the image; touched: keys of those that a person went through, as far as is known. refused: by name of
+    the image, why what was said of it cannot be taken over; nothing else here is about it."""
 
     edited: Sequence[Edited]
     images: Mapping[str, str]
@@ -93,6 +100,7 @@ class Returned:
     authors: Mapping[str, str]
     touched: Collection[str]
     version: str
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def mark_of(shown: Shown, manifest: Manifest) -> str:
@@ -157,10 +165,11 @@ def images_folder(path: Path) -> Path:
 
 
 def collect(answers: Iterable[Answer], version: Version) -> Returned:
-    """What a tool gave back, checked against the version it was made of.
+    """What a tool gave back, checked against the version it was made of. Images with a class that the version does not
+    have, a box without area, or another shape are `refused`; the others count.
 
-    Raises AnnotationError, naming the place, for an image or class that the version does not have, one that stands
-    twice, another size, a mark of another version or object, and a box without area.
+    Raises AnnotationError, naming the place, for an image that the version does not have, one that stands twice,
+    another size, a mark of another version or object, and where all images would be refused.
     """
     manifest = version.manifest
     by_key: dict[str, Answer] = {}
@@ -173,9 +182,19 @@ def collect(answers: Iterable[Answer], version: Version) -> Returned:
         by_key[answer.key] = answer
     places = {image.key: image for image in images_of(version) if image.key in by_key} if by_key else {}
     for key, answer in by_key.items():
-        _check(answer, places.get(key), manifest)
+        _check(answer, places.get(key), version)
     shown = {objects[0].key: objects for objects in shown_objects(version, by_key)} if by_key else {}
-    edited = [edit for key, answer in sorted(by_key.items()) for edit in _edited(answer, shown.get(key, []), manifest)]
+    edited, refused = list[Edited](), dict[str, str]()
+    for key, answer in sorted(by_key.items()):
+        try:
+            _check_objects(answer, version)
+            edited += list(_edited(answer, shown.get(key, []), manifest))
+        except OfOneImage as error:
+            if len(refused) + 1 == len(by_key):
+                raise
+            refused[places[key].name] = str(error)
+            by_key.pop(key)
+            shown.pop(key, None)
     if not any(answer.looked_at or answer.boxes for answer in by_key.values()) and any(
         object.outcome == "kept" for objects in shown.values() for object in objects
     ):
@@ -193,21 +212,22 @@ def collect(answers: Iterable[Answer], version: Version) -> Returned:
         {key: answer.author for key, answer in by_key.items()},
         finished,
         manifest.id,
+        refused,
     )
 
 
-def _check(answer: Answer, image: ShardImage | None, manifest: Manifest) -> None:
-    version, noun = f"{manifest.name}@{manifest.version}", "the" if kind_of(manifest.kind).single else "a box of"
+def _check(answer: Answer, image: ShardImage | None, version: Version) -> None:
+    manifest = version.manifest
     stated = {answer.version} | {m["version"] for box in answer.boxes if box.mark and (m := MARK.fullmatch(box.mark))}
     if other := next((id for id in sorted(stated) if not manifest.id.startswith(id)), None):
         raise AnnotationError(
-            f"{answer.where} was made of a version with id {brief(other)}, and {version} has {manifest.id[:12]}: give "
-            "the version that it was queued from"
+            f"{answer.where} was made of a version with id {brief(other)}, and {version.ref} has "
+            f"{manifest.id[:12]}: give the version that it was queued from"
         )
     if image is None:
         raise AnnotationError(
-            f"{answer.where} is about image {brief(repr(answer.key))}, which is not in {version}: give the version and "
-            "the file names that it was queued with"
+            f"{answer.where} is about image {brief(repr(answer.key))}, which is not in {version.ref}: give the version "
+            "and the file names that it was queued with"
         )
     for width, height in answer.sizes:
         if (width, height) != (image.width, image.height):
@@ -215,12 +235,17 @@ def _check(answer: Answer, image: ShardImage | None, manifest: Manifest) -> None
                 f"{answer.where} says that image {answer.key} is {width} x {height} pixels, and it is {image.width} x "
                 f"{image.height}: use the image files that the queue wrote"
             )
+
+
+def _check_objects(answer: Answer, version: Version) -> None:
+    if answer.problem:
+        raise OfOneImage(answer.problem)
+    classes, noun = version.manifest.classes, "the" if kind_of(version.manifest.kind).single else "a box of"
     for box in answer.boxes:
-        if box.label not in manifest.classes:
-            known = brief(", ".join(manifest.classes))
-            raise AnnotationError(
-                f"{answer.where} has {noun} class {brief(repr(box.label))}, which {version} does not know ({known}): "
-                "correct it there and export again"
+        if box.label not in classes:
+            raise OfOneImage(
+                f"{answer.where} has {noun} class {brief(repr(box.label))}, which {version.ref} does not know "
+                f"({brief(', '.join(classes))}): correct it there and export again"
             )
 
 
@@ -280,7 +305,7 @@ def _check_box(box: Box, before: Box | None, answer: Answer) -> None:
     if before and max(abs(a - b) for a, b in zip(box, before, strict=True)) <= SAME:
         return
     if not (box[0] < box[2] and box[1] < box[3] and all(abs(side) < LARGEST for side in box)):
-        raise AnnotationError(
+        raise OfOneImage(
             f"{answer.where} has the box {', '.join(f'{side:g}' for side in box)} on image {answer.key}, which has no "
             "area or is far away: delete it there and export again"
         )

@@ -20,7 +20,7 @@ import orjson
 
 from builder.errors import brief
 from builder.kinds import kind_of
-from builder.review.exchange import AnnotationError, Answer, Given, Task, Verdict, mark_of, xml_attribute
+from builder.review.exchange import AnnotationError, Answer, Given, OfOneImage, Task, Verdict, mark_of, xml_attribute
 from builder.review.objects import Shown
 from builder.rules.overrides import Box
 from builder.store.manifest import Manifest
@@ -178,8 +178,24 @@ def _answer(task: Any, where: str, author: str) -> Answer | None:
     results = last.get("result")
     if not isinstance(results, list) or not all(isinstance(annotation, dict) for annotation in results):
         raise AnnotationError(f"{where} has an annotation without a list of results: export the project as JSON again")
+    boxes, sizes, problem = list[Given](), set[tuple[int, int]](), ""
+    try:
+        _read_results(results, data, version, where, boxes, sizes)
+    except OfOneImage as error:
+        problem = str(error)
+    return Answer(key, where, version, sizes, boxes, True, _author(last) or author, problem)
+
+
+def _read_results(
+    results: Sequence[Mapping[str, Any]],
+    data: Mapping[str, Any],
+    version: str,
+    where: str,
+    boxes: list[Given],
+    sizes: set[tuple[int, int]],
+) -> None:
+    """Add the boxes of an annotation, and the sizes of the image that they state."""
     verdicts = _verdicts(results, where)
-    boxes, sizes = list[Given](), set[tuple[int, int]]()
     for result in results:
         if result.get("type") == "choices" and result.get("from_name") == CLASS:
             boxes.append(_chosen(result, data, where))
@@ -189,7 +205,6 @@ def _answer(task: Any, where: str, author: str) -> Answer | None:
         sizes.add((round(size[0]), round(size[1])))
         label, box = _box(result, (size[0], size[1]), where)
         boxes.append(Given(_mark(result, version), label, box, verdicts.get(str(result.get("id")))))
-    return Answer(key, where, version, sizes, boxes, True, _author(last) or author)
 
 
 def _chosen(result: Mapping[str, Any], data: Mapping[str, Any], where: str) -> Given:
@@ -200,7 +215,7 @@ def _chosen(result: Mapping[str, Any], data: Mapping[str, Any], where: str) -> G
             width, height = (_number(data.get(side), where, side) for side in ("width", "height"))
             return Given(None, label, (0.0, 0.0, width, height))
         case other:
-            raise AnnotationError(f"{where} has the classes {brief(repr(other))}: choose exactly one")
+            raise OfOneImage(f"{where} has the classes {brief(repr(other))}: choose exactly one")
 
 
 def _order(annotation: Mapping[str, Any], where: str) -> tuple[datetime, datetime, str]:
@@ -254,7 +269,7 @@ def _mark(result: Mapping[str, Any], version: str) -> str | None:
 def _box(result: Mapping[str, Any], size: tuple[float, float], where: str) -> tuple[str, Box]:
     """Class and box of a region."""
     if result.get("type") != "rectanglelabels":
-        raise AnnotationError(
+        raise OfOneImage(
             f"{where} has a region of type {brief(repr(result.get('type')))}: only rectangles with a class can come "
             "back, so draw it as one"
         )
@@ -264,10 +279,10 @@ def _box(result: Mapping[str, Any], size: tuple[float, float], where: str) -> tu
         case [str(label)]:
             pass
         case other:
-            raise AnnotationError(f"{where} has a box of the classes {brief(repr(other))}: give it exactly one")
+            raise OfOneImage(f"{where} has a box of the classes {brief(repr(other))}: give it exactly one")
     x, y, width, height = (_number(value.get(name), where, name) / 100 for name in ("x", "y", "width", "height"))
     if _number(value.get("rotation", 0), where, "rotation") or _number(result.get("image_rotation", 0), where, "turn"):
-        raise AnnotationError(f"{where} has a {brief(label)} box that is turned: draw it upright")
+        raise OfOneImage(f"{where} has a {brief(label)} box that is turned: draw it upright")
     return label, (x * size[0], y * size[1], (x + width) * size[0], (y + height) * size[1])
 
 

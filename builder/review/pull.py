@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from builder.cut.recall import new_version
+from builder.cut.recall import adopt_overrides, check_cut_again, new_version
 from builder.cut.version import Cut
 from builder.engine import Track, silent
 from builder.kinds import kind_of
@@ -54,6 +54,7 @@ class TakenOver:
     audits: tuple[Audited, ...]
     is_news: bool
     cut: Cut | None
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_answers(path: Path | str, version: Version, author: str | None = None) -> Returned:
@@ -104,8 +105,7 @@ def take_over(
 
     Raises:
         AnnotationError: what came back was read for another version.
-        BuildError: a label that the version does not know, an object that was never shown, or a version that cannot be
-            made here again.
+        BuildError: an unknown label, an object that was never shown, or a version that cannot be made here again.
     """
     check_version(version)
     check_store(store)
@@ -116,16 +116,16 @@ def take_over(
             f"{manifest.id[:12]}: give the version that they were read for"
         )
     check_reviewable(manifest)
+    if build:
+        check_cut_again(store, version)
     changes = overrides_of(returned.shown, returned.edited, returned.images, returned.authors)
-    known = load_overrides(version.overrides) if version.has(OVERRIDES) else []
     added = None
     if dry_run:
         check_labels(changes, manifest.classes, "correct it where it was given, then pull again")
     else:
-        added = add_overrides(store, manifest.name, changes, manifest.classes, known)
-        remember(store, manifest.name, [returned.images[key] for key in returned.touched])
-    judged = _judge_audits(store, manifest, returned, write=not dry_run)
-    is_news = not dry_run and _is_news(manifest, read_overrides(store, manifest.name))
+        added = _put_into_force(returned, changes, version, store)
+    judged = _judge_audits(store, version, returned, write=not dry_run)
+    is_news = not dry_run and _is_news(manifest, read_overrides(store, version.dataset))
     actions = Counter(change.action for change in changes)
     lost_masks = actions["move"] + actions["add"] if kind_of(manifest.kind).outlines else 0
     for remark in _remarks(lost_masks, added.changed if added else 0):
@@ -140,7 +140,17 @@ def take_over(
         audits=judged,
         is_news=is_news,
         cut=new_version(store, version, workers, track) if build and is_news else None,
+        refused=returned.refused,
     )
+
+
+def _put_into_force(returned: Returned, changes: Sequence[Override], version: Version, store: Store) -> Added:
+    """Keep changes, and which images people went through, for later builds of the version's dataset."""
+    known = load_overrides(version.overrides) if version.has(OVERRIDES) else []
+    adopt_overrides(store, version)
+    added = add_overrides(store, version.dataset, changes, version.manifest.classes, known)
+    remember(store, version.dataset, [returned.images[key] for key in returned.touched])
+    return added
 
 
 def _remarks(lost_masks: int, changed: int) -> Iterator[str]:
@@ -161,10 +171,10 @@ def login_name() -> str:
         return "unknown"
 
 
-def _judge_audits(store: Store, manifest: Manifest, returned: Returned, write: bool) -> tuple[Audited, ...]:
+def _judge_audits(store: Store, version: Version, returned: Returned, write: bool) -> tuple[Audited, ...]:
     """The audits of the version that this review says something of, with what it says."""
     judged = []
-    for audited in audits.read(store, manifest):
+    for audited in audits.read(store, version.manifest, version.dataset):
         verdicts = audits.judge(audited.audit, returned.edited, returned.images, returned.looked_at)
         if verdicts:
             authors = {id: returned.authors[id.partition("#")[0]] for id in verdicts}

@@ -3,10 +3,12 @@ import."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from builder.cut.recall import check_cut_again, lacks
 from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.review import audits, cvat, label_studio
@@ -26,7 +28,8 @@ class Queue:
 
     keys: of the images, the most worth a look first; of an audit in order. candidates: why each is worth it; empty for
     an audit. audit: the sample that was drawn; saved: its file in the store. left_out: how many images people went
-    through already, which are not queued again.
+    through already, which are not queued again. remark: what of the version nobody can correct here, "" for nothing
+    (builder.cut.recall.lacks). why_none: why no image is queued, "" where some are.
     """
 
     version: Version
@@ -35,6 +38,8 @@ class Queue:
     audit: Audit | None = None
     saved: Path | None = None
     left_out: int = 0
+    remark: str = ""
+    why_none: str = ""
 
 
 def queue(version: Version, store: Store, *, budget: int = 200, again: bool = False, unkept: bool = False) -> Queue:
@@ -52,17 +57,35 @@ def queue(version: Version, store: Store, *, budget: int = 200, again: bool = Fa
         The images, the most worth a look first.
 
     Raises:
-        BuildError: the version holds maps, or its labels cannot be read; for a budget below 1.
+        BuildError: the version holds maps, its labels cannot be read, or no version could be cut with the corrections
+            here; for a budget below 1.
     """
     check_version(version)
     check_store(store)
     if budget < 1:
         raise BuildError(f"budget = {budget}: give at least 1")
     check_reviewable(version.manifest)
+    check_cut_again(store, version)
     skip = set() if again else gone_through(store, version)
     candidates = rank(store, version, budget, skip, left_out=unkept)
     keys = tuple(candidate.key for candidate in candidates)
-    return Queue(version, keys, tuple(candidates), left_out=len(skip))
+    why_none = "" if keys else _why_none(store, version, skip, unkept)
+    return Queue(version, keys, tuple(candidates), left_out=len(skip), remark=lacks(store, version), why_none=why_none)
+
+
+def _why_none(store: Store, version: Version, skip: Collection[str], unkept: bool) -> str:
+    """Why there is no image to queue, and what to do about it."""
+    manifest, noun = version.manifest, kind_of(version.manifest.kind).noun
+    if skip and rank(store, version, 1, left_out=unkept):
+        return f"people went through all images of {version.ref} that are worth a look: --again queues them once more"
+    if not manifest.objects.get("predicted"):
+        return f"the teacher predicted nothing on the images of {version.ref}: look at its pool, classes and floor"
+    if not manifest.kept:
+        return f"nothing is kept in {version.ref}: build it with lower thresholds first"
+    return (
+        f"on no image of {version.ref} are {noun} near their threshold, of a rare class, or other than in the version "
+        f"before: --audit N draws some of its {manifest.kept} kept {noun} at random"
+    )
 
 
 def queue_audit(version: Version, count: int, store: Store, *, seed: int = 0, dry_run: bool = False) -> Queue:
@@ -79,14 +102,16 @@ def queue_audit(version: Version, count: int, store: Store, *, seed: int = 0, dr
         The images that the labels are on.
 
     Raises:
-        BuildError: the version holds maps, nothing is kept in it, or its labels cannot be read.
+        BuildError: the version holds maps, nothing is kept in it, its labels cannot be read, or no version could be cut
+            with the corrections here.
     """
     check_version(version)
     check_store(store)
     check_reviewable(version.manifest)
+    check_cut_again(store, version)
     audit = audits.draw(version, count, seed)
     saved = None if dry_run else audits.save(store, audit)
-    return Queue(version, tuple(audit.keys), audit=audit, saved=saved)
+    return Queue(version, tuple(audit.keys), audit=audit, saved=saved, remark=lacks(store, version))
 
 
 @dataclass(frozen=True)

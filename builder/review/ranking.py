@@ -113,10 +113,10 @@ def _remembered(path: Path) -> list[str]:
 def gone_through(store: Store, version: Version) -> set[str]:
     """The keys of a version's images that people went through, or changed by an override that is in force."""
     manifest = version.manifest
-    path = overrides_path(store, manifest.name)
+    path = overrides_path(store, version.dataset)
     known = {
         *_remembered(path.with_name(LOOKED_AT)),
-        *(override.sha256 for override in read_overrides(store, manifest.name)),
+        *(override.sha256 for override in read_overrides(store, version.dataset)),
     }
     if not known:
         return set()

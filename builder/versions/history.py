@@ -60,7 +60,7 @@ def log(store: Store, name: str | None = None) -> list[Entry]:
 
 def version_before(version: Version, store: Store) -> Version | None:
     """What a version is compared with: its parent where the store holds it, else the complete version before it."""
-    complete = [path for path in store.versions(version.manifest.name) if (path / MANIFEST).is_file()]
+    complete = [path for path in store.versions(version.dataset) if (path / MANIFEST).is_file()]
     if parent := version.manifest.provenance.parent:
         for path in complete:
             candidate = Version.open(path)

@@ -123,7 +123,7 @@ def test_only_what_people_changed_counts_as_touched(world: World, tested: str, m
     first.tags.append("reviewed")
     first.save()
     for keys in ([first.key, second.key], [second.key, third.key]):
-        assert tag_in_app(world.store, version.manifest, keys, "queue") == 2
+        assert tag_in_app(world.store, version, keys, "queue") == 2
     assert set(dataset.match_tags("queue").values("key")) == {second.key, third.key}
     store = samples_of(world.fo, dataset)
     cache = str(cache_folder(world.store).absolute())

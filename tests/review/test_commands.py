@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes, read_samples
 from builder.store.store import Store
 from builder.store.version import Version
-from builder.versions.media import file_name
+from builder.versions.media import file_name, images_of
 from tests.helpers.pools import tree
 from tests.helpers.reviewed import copied, make_store
 
@@ -289,20 +289,59 @@ def test_a_later_pull_may_contradict_an_earlier_one(store: Store, tmp_path: Path
     assert actions[chosen["accept"].box] == "reject"
     choice["value"]["choices"] = ["accept"]
     path.write_bytes(orjson.dumps(tasks))
-    shutil.rmtree(store.predictions)  # no version can be built of them, but they are kept, and that is said
+    shutil.rmtree(store.predictions)
+    for shard in (store.datasets / "pets/v1/data").iterdir():
+        data = bytearray(shard.read_bytes())
+        data[600] ^= 1  # no version can be built of it, but the verdicts are kept, and that is said
+        shard.unlink()
+        shard.write_bytes(data)
     failed = run(store, "pull", "pets", "--from", path)
     assert failed.exit_code == 1 and "1 verdicts differ from earlier ones" in failed.stderr
+    assert "is missing or damaged" in failed.stderr
     assert {one.box: one.action for one in read_overrides(store, "pets")}[chosen["accept"].box] == "accept"
 
 
 def test_a_bad_file_changes_nothing(store: Store, tmp_path: Path) -> None:
     path, _ = edited_export(store, tmp_path)
     tasks = orjson.loads(path.read_bytes())
-    tasks[-1]["annotations"][0]["result"].append({"type": "polygonlabels", "original_width": 64, "original_height": 48})
+    tasks[-1]["annotations"][0]["result"].append({"type": "rectanglelabels", "original_width": 1, "original_height": 4})
     path.write_bytes(orjson.dumps(tasks))
     before = tree(store.root)
     output = refused(store, "pull", "pets", "--from", path)
-    assert len(output.strip().splitlines()) == 1 and "only rectangles" in output and tree(store.root) == before
+    assert len(output.strip().splitlines()) == 1 and tree(store.root) == before
+
+
+POLYGON = {"type": "polygonlabels", "original_width": 64, "original_height": 48}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda result: result[0]["value"].update(rectanglelabels=["wolf"]), "class 'wolf', which pets@v1 does not"),
+        (lambda result: result[0]["value"].update(rectanglelabels=["cat", "dog"]), "exactly one"),
+        (lambda result: result[0]["value"].update(rotation=12.0), "turned"),
+        (lambda result: result.append(dict(POLYGON)), "only rectangles"),
+    ],
+)
+def test_what_is_wrong_with_one_image_does_not_stop_the_others(
+    store: Store, tmp_path: Path, spoil: Callable[[Any], Any], said: str
+) -> None:
+    path, _ = edited_export(store, tmp_path)
+    expected = run_json(store, "pull", "pets", "--from", path, "--dry-run")
+    tasks = orjson.loads(path.read_bytes())
+    boxed = [task for task in tasks if any(r["type"] == "rectanglelabels" for r in task["annotations"][0]["result"])]
+    results = boxed[-1]["annotations"][0]["result"]
+    results.sort(key=lambda result: result["type"] != "rectanglelabels")
+    spoil(results)
+    path.write_bytes(orjson.dumps(tasks))
+    result = run(store, "pull", "pets", "--from", path, "--json")
+    value = json.loads(result.stdout)
+    (name,) = value["refused"]
+    assert result.exit_code == 1 and f"not taken over: image {name}: " in result.stderr and said in result.stderr
+    assert f"1 of {expected['images']} images that came back was not taken over" in result.stderr
+    assert value["images"] == expected["images"] - 1 and value["new_version"] == "pets@v2"
+    sha256 = next(image.sha256 for image in images_of(store.version("pets@v1")) if image.name == name)
+    assert sha256 not in {override.sha256 for override in read_overrides(store, "pets")}
 
 
 def test_who_it_was(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from click.testing import CliRunner
 
+from builder.cli.main import main
 from builder.errors import BuildError
 from builder.review import audits
 from builder.review.exchange import AnnotationError
 from builder.review.pull import read_answers, take_over
 from builder.review.queues import queue, queue_audit, write_queue
+from builder.review.ranking import remember
 from builder.rules.overrides import read_overrides
 from builder.store.store import Store
-from tests.helpers.pools import tree
+from builder.versions.media import images_of
+from tests.helpers.pools import tree, write_results
 from tests.helpers.reviewed import copied, make_store
 
 
@@ -92,3 +97,28 @@ def test_a_review_is_taken_over(store: Store, tmp_path: Path) -> None:
     unchanged = submit(files.tasks, tmp_path / "unchanged.json", changed=0)
     again = take_over(read_answers(unchanged, store.version("pets@v2"), "ann"), store.version("pets@v2"), store)
     assert not again.is_news and again.cut is None
+
+
+@pytest.mark.parametrize(
+    ("score", "reviewed", "said"),
+    [
+        (0.5, True, "people went through all images of pets@v1 that are worth a look: --again"),
+        (0.9999, False, "nothing is kept in pets@v1: build it with lower thresholds"),
+    ],
+)
+def test_an_empty_queue_says_why(tmp_path: Path, score: float, reviewed: bool, said: str) -> None:
+    store = Store(make_store(tmp_path, images=6))
+    version = store.version("pets")
+    if not reviewed:
+        shutil.rmtree(store.root)
+        names = [path.name for path in sorted((tmp_path / "pool").iterdir())]
+        write_results(tmp_path, names, empty=4)
+        keep = ["--set", f"keep.score={score}", "--set", "keep.ignore=null", "--allow-empty"]
+        done = CliRunner().invoke(main, ["build", str(tmp_path / "recipe.yaml"), "--store", str(store.root), *keep])
+        assert done.exit_code == 0, done.output
+    else:
+        remember(store, "pets", [image.sha256 for image in images_of(version)])
+    done = CliRunner().invoke(main, ["review", "queue", "pets", "--store", str(store.root)])
+    assert done.exit_code == 0 and "0 images: " + said in done.output
+    asked = CliRunner().invoke(main, ["review", "queue", "pets", "--json", "--store", str(store.root)])
+    assert said in orjson.loads(asked.stdout)["why_none"]
