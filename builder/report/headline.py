@@ -30,7 +30,7 @@ def headline(manifest: Manifest) -> str:
     if every.share < 1:
         text += f", {percent(every.share)} of the kept {kind_of(manifest.kind).noun}"
     below = sum(claim.flagged for claim in every.classes if claim.certified != "no")
-    return text + (f"; {below} of them below it by {'itself' if below == 1 else 'themselves'}" if below else "")
+    return text + (f"; {below} of them look{'s' * (below == 1)} worse by {_self(below)}" if below else "")
 
 
 def short_headline(every: Claims) -> str:
@@ -64,6 +64,10 @@ def _whom(manifest: Manifest, every: Claims) -> str:
         else:
             phrases.append(f"the {len(kept)} {rarer}classes together" if rarer else f"{len(kept)} classes together")
     return ", and for ".join(phrases)
+
+
+def _self(count: int) -> str:
+    return "itself" if count == 1 else "themselves"
 
 
 def _and(names: Sequence[str]) -> str:
@@ -118,12 +122,11 @@ def class_certificate(claim: ClassClaim) -> str:
 def class_note(manifest: Manifest) -> str:
     """How a table of classes is to be read."""
     truth, level = manifest.provenance.truth, claims(manifest).level
-    kind = kind_of(manifest.kind)
     note = (
         f"Precision and recall at these thresholds on the {truth.tune if truth else 0} labelled images of the tune half"
         f"{at_iou(manifest, truth.measured.iou) if truth and truth.measured else ''}, each with its {level or 0:.0%} "
-        f"interval, by itself. They are estimates of what the teacher gives: they warn of a class and certify none. "
-        f"Certified by itself is only a class whose own {kind.noun} were tested in its own sequence."
+        "interval: estimates, which warn of a class and certify none. Certified by itself is only a class that was "
+        "tested in a sequence of its own (keep.precision.over: class)."
     )
     if manifest.provenance.calibration is not None:
         note += " The calibration was fitted on the same images, which flatters them."

@@ -1,4 +1,5 @@
-"""Uses of the certify half: whatever looks at one of its images is counted, once, however the build ends."""
+"""Uses of the certify half: whatever looks at one of its images is counted, once, however the build ends. And what is
+measured on the tune half."""
 
 from __future__ import annotations
 
@@ -7,8 +8,10 @@ import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
@@ -16,11 +19,16 @@ from hypothesis import strategies as st
 
 from builder.cli.main import main
 from builder.errors import BuildError
+from builder.evidence.estimate import interval
+from builder.evidence.holdout import measure
 from builder.evidence.uses import count_use
+from builder.rules.limits import limits
 from builder.store.manifest import Manifest, read_manifest
+from builder.store.provenance import Group
 from builder.store.store import Store
 from builder.truth.read import read_truth
 from builder.truth.records import split
+from tests.helpers.matched import CLASSES, some_matches
 from tests.helpers.pools import write_world
 
 
@@ -207,3 +215,39 @@ def test_thresholds_that_are_taken_over_are_no_use(world: Path) -> None:
     shrink_pool(world)
     assert uses(built(world, f"parent=pets@{first.version}")) == 1
     assert uses(built(world, f"parent=pets@{first.version}", "resolve=true")) == 2
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 2**32),
+    iou=st.sampled_from([0.5, 0.75]),
+    at=st.tuples(*[st.sampled_from([None, 0.0, 0.5, 0.94, 1.0])] * 3),
+    weighted=st.booleans(),
+)
+def test_each_class_is_measured_by_itself(seed: int, iou: float, at: tuple[float | None, ...], weighted: bool) -> None:
+    """Against plain counts, image by image; weighted as the pixels of maps are."""
+    drawn, row = some_matches(seed, images=24, grid=50), [0.5, 0.75].index(iou)
+    rng = np.random.default_rng(seed)
+    weight, object_weight = (rng.integers(1, 9, len(part)) for part in (drawn.label, drawn.object_label))
+    tune = replace(drawn, weight=weight, object_weight=object_weight) if weighted else drawn
+    groups = [Group(classes=[c], rule="score", threshold=t) for c, t in zip(CLASSES, at, strict=True)]
+    thresholds = limits(groups, CLASSES, None)
+    found = measure(tune, thresholds, iou, 0.8)
+    for n, name in enumerate(CLASSES):
+        figures = np.zeros((4, 12), np.int64)  # kept, correct, objects, hits of each unit
+        for r in np.flatnonzero((drawn.label == n) & drawn.counted[row] & (drawn.score >= thresholds.keep[n])):
+            figures[:2, drawn.unit[drawn.image[r]]] += (weight[r] if weighted else 1) * np.array(
+                [1, drawn.right[row, r]]
+            )
+        for r in np.flatnonzero(drawn.object_label == n):
+            hit = drawn.object_score[row, r] >= thresholds.keep[n]
+            figures[2:, drawn.unit[drawn.object_image[r]]] += (object_weight[r] if weighted else 1) * np.array([1, hit])
+        kept, correct, objects, hits = figures.sum(axis=1).tolist()
+        each = found.classes[name]
+        assert (each.kept, each.correct, each.objects, each.hits) == (kept, correct, objects, hits)
+        assert each.precision == (correct / kept if kept else None)
+        assert each.recall == (hits / objects if objects else None)
+        assert (each.low, each.high) == interval(figures[0], figures[1], 0.8)
+        assert (each.recall_low, each.recall_high) == interval(figures[2], figures[3], 0.8)
+    for name in ("kept", "correct", "objects", "hits"):
+        assert getattr(found, name) == sum(getattr(each, name) for each in found.classes.values())
