@@ -16,7 +16,7 @@ import numpy as np
 from _compare import in_turns, machine, ratios, show, timed, verdict
 from ensemble_boxes import weighted_boxes_fusion
 
-from teachers.boxes import Fused, fuse
+from teachers.boxes import Fused, fuse, nms
 
 Model = tuple[np.ndarray, np.ndarray, np.ndarray]
 AIMED_AT = (32, 20)
@@ -26,7 +26,7 @@ CLASSES = 1000
 
 
 def scene(images: int, classes: int, boxes: int, seed: int = 0) -> list[list[Model]]:
-    """For each image and model: boxes in a unit square, scores and labels, so many of each."""
+    """For each image and model: boxes in a unit square, scores and labels, up to so many of each."""
     rng = np.random.default_rng(seed)
     world = []
     for _ in range(images):
@@ -40,9 +40,15 @@ def scene(images: int, classes: int, boxes: int, seed: int = 0) -> list[list[Mod
             elsewhere = np.c_[point, point + rng.uniform(0.02, 0.2, point.shape)]
             found = np.sort(np.r_[around, elsewhere].clip(0, 1).reshape(-1, 2, 2), axis=1).reshape(-1, 4)
             label = np.r_[labels[near], rng.integers(0, classes, len(elsewhere))]
-            models.append((found.astype(np.float32), rng.random(boxes, np.float32), label))
+            models.append(_without_doubles(found.astype(np.float32), rng.random(boxes, np.float32), label))
         world.append(models)
     return world
+
+
+def _without_doubles(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> Model:
+    """As a model gives them: the package counts two boxes of one model as two that found an object."""
+    once = nms(boxes, scores, labels, IOU)
+    return boxes[once], scores[once], labels[once]
 
 
 def theirs(world: list[list[Model]]) -> list[Model]:

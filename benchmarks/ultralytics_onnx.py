@@ -64,8 +64,9 @@ def theirs(model: Path, files: list[Path], size: list[int], rect: bool) -> list[
             results.append(answer.probs.data.numpy())
             continue
         planes = None if answer.masks is None else answer.masks.data.numpy() > 0.5
-        boxes = answer.boxes
-        results.append(Found(boxes.xyxy.numpy(), boxes.conf.numpy(), boxes.cls.numpy().astype(int), planes))
+        boxes, (height, width) = answer.boxes, answer.orig_shape
+        inside = boxes.xyxy.numpy().clip(0, [width, height, width, height])  # those of RT-DETR reach beyond
+        results.append(Found(inside, boxes.conf.numpy(), boxes.cls.numpy().astype(int), planes))
     return results
 
 

@@ -13,8 +13,10 @@ import numpy as np
 
 from teachers.errors import TutelageError
 
+SURE = 0.25
+"""The score from which on a box that lies nowhere tells something: below it detectors see things in padding, too."""
 SLACK = 0.25
-"""The share of an image's side by which a box may reach beyond it: detectors guess what is cut off."""
+"""The share of an image's longer side by which a box may reach beyond it: detectors guess what is cut off."""
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -32,8 +34,9 @@ class Detections:
     [0, 1]; agree: int16 (N,), how many teachers of an ensemble found it; uncertainty: float32 (N,), of its box, in
     shares of its size.
 
-    vanished: how many more boxes there were, left out since they have no area inside the image; beyond: how many
-    reached beyond it by more than SLACK. Neither is stored: they tell a model that is read in the wrong format.
+    vanished: how many more boxes there were that score SURE or more, left out since they have no area inside the image;
+    beyond: how many of such score reached beyond it by more than SLACK. Neither is stored: they tell a model that is
+    read in the wrong format.
     """
 
     boxes: np.ndarray
@@ -103,8 +106,8 @@ class Detections:
             raise TeacherError("predictions hold a NaN or infinite number")
         label = _whole_labels(labels)
         sure = score >= np.float32(floor)
-        size = np.array([width, height], np.float32)
-        beyond = ((box[:, :2] < -SLACK * size) | (box[:, 2:] > (1 + SLACK) * size)).any(axis=1)
+        slack, size = SLACK * max(width, height), np.array([width, height], np.float32)
+        beyond = ((box[:, :2] < -slack) | (box[:, 2:] > size + slack)).any(axis=1)
         box[:, 0::2] = box[:, 0::2].clip(0, width)
         box[:, 1::2] = box[:, 1::2].clip(0, height)
         good = (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1]) & sure
@@ -114,6 +117,7 @@ class Detections:
         count = None if agree is None else np.asarray(agree).astype(np.int16)
         coded = None if masks is None else tuple(masks)
         score = np.where(score <= 1.001, score.clip(0, 1), score)  # what is below 0 is not in `order`
+        sure &= score >= SURE
         lost = {"vanished": int((sure & ~good).sum()), "beyond": int((sure & beyond).sum())}
         return cls(box, score, label, coded, floats[0], count, floats[1], **lost).take(order)
 

@@ -62,7 +62,9 @@ class Fused:
 def fuse(
     boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, members: np.ndarray, weights: np.ndarray, iou: float
 ) -> Fused:
-    """Weighted boxes fusion (Solovyev et al., arXiv 1910.13302) inside each group.
+    """Weighted boxes fusion (Solovyev et al., arXiv 1910.13302) inside each group. A member has one vote for an object:
+    of its boxes that overlap by more than `iou` only the surest counts (`nms`), so that a teacher that draws an object
+    twice does not agree with itself.
 
     boxes: (N, 4); scores: (N,), in [0, 1]; groups: (N,), as in `nms`; members: int (N,), which of the M teachers or
     views each box comes from; weights: (M,), above 0. From the highest weighted score down, a box joins the cluster of
@@ -70,10 +72,12 @@ def fuse(
     boxes, weighted by their weighted scores. Its score is their mean weighted score, times min(M, boxes) / sum of the
     weights, at most 1. Equal scores are taken in order of x1, y1, x2, y2, then of rows. Boxes without area go.
 
-    Equal to `weighted_boxes_fusion(conf_type="avg")` of the package ensemble-boxes (sums are rounded to float32 where
-    it does), but that scores stop at 1, which a member with several boxes in a cluster could pass. All groups advance
-    together, a box of each in a round. There are as many rounds as boxes in the largest group; memory is linear in N.
+    Equal to `weighted_boxes_fusion(conf_type="avg")` of the package ensemble-boxes where no member has such doubles
+    (sums are rounded to float32 where it does). All groups advance together, a box of each in a round. There are as
+    many rounds as boxes in the largest group; memory is linear in N.
     """
+    once = nms(boxes, scores, np.asarray(groups) * len(weights) + members, iou)
+    boxes, scores, groups, members = (np.asarray(column)[once] for column in (boxes, scores, groups, members))
     boxes, groups, weights = np.asarray(boxes, np.float64), np.asarray(groups), np.asarray(weights, np.float64)
     weighted = np.asarray(scores, np.float64) * weights[members]
     order = score_order(boxes, weighted, groups)
@@ -91,7 +95,7 @@ def fuse(
         scores=np.minimum(mean * np.minimum(size, len(weights)) / weights.sum(), 1),
         groups=group[best],
         agree=np.bincount(pairs // len(weights), minlength=len(order))[best].astype(np.int16),
-        best=order[best],
+        best=np.flatnonzero(once)[order[best]],
     )
 
 

@@ -20,7 +20,7 @@ from teachers.base import (
     Teacher,
     TeacherError,
 )
-from teachers.boxes import fuse, nms
+from teachers.boxes import fuse
 
 IOU = 0.55
 """Above which boxes of two teachers are one object, by default: the paper's and ensemble-boxes' value."""
@@ -96,7 +96,7 @@ class EnsembleTeacher:
         if self._kind == "classification":
             return self._probabilities(images)
         predictions = [
-            [_relabelled(prediction, position, self._iou) for prediction in predict_in_batches(member.teacher, images)]
+            [_relabelled(prediction, position) for prediction in predict_in_batches(member.teacher, images)]
             for member, position in zip(self._members, self._positions, strict=True)
         ]
         fused = fuse_images(predictions, self._weights, self._iou, self._floor)
@@ -285,13 +285,9 @@ def _check_classes(names: Sequence[Sequence[str | None]], classes: Sequence[str]
                     )
 
 
-def _relabelled(prediction: Detections, position: np.ndarray, iou: float) -> Detections:
+def _relabelled(prediction: Detections, position: np.ndarray) -> Detections:
     """A member's objects under the ensemble's labels. Where several of its classes become one, what it calls by two
-    names is one object: the surer, so that it does not count as one that two teachers found."""
+    names is one object to the fusion: the surer."""
     labels = position[prediction.labels]
     rows = np.flatnonzero(labels >= 0)
-    kept_labels = position[position >= 0]
-    if len(np.unique(kept_labels)) < len(kept_labels):
-        rows = rows[nms(prediction.boxes[rows], prediction.scores[rows], labels[rows], iou)]
-    kept = prediction.take(rows)
-    return replace(kept, labels=labels[rows])
+    return replace(prediction.take(rows), labels=labels[rows])

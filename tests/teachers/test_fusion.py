@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teachers.boxes import Fused, fuse
+from teachers.boxes import Fused, fuse, nms
 
 Boxes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -25,6 +25,13 @@ def scene(seed: int, count: int, members: int, classes: int, grid: int | None) -
     boxes = boxes[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
     scores = rng.random(len(boxes), np.float32)  # distinct, also when weighted: the package orders equal ones by chance
     return boxes, scores, rng.integers(0, classes, len(boxes)), rng.integers(0, members, len(boxes))
+
+
+def without_doubles(one: Boxes, iou: float) -> Boxes:
+    """What is left where no member has boxes of a class that overlap by more than the fusion's IoU."""
+    boxes, scores, labels, members = one
+    once = nms(boxes, scores, labels * 10 + members, iou)
+    return boxes[once], scores[once], labels[once], members[once]
 
 
 def theirs(one: Boxes, weights: list[float], iou: float) -> np.ndarray:
@@ -54,6 +61,7 @@ def test_fusion_of_many_images_at_once_is_the_packages(
     seed: int, counts: list[int], weights: list[float], classes: int, iou: float, grid: int | None
 ) -> None:
     scenes = [scene(seed + n, count, len(weights), classes, grid) for n, count in enumerate(counts)]
+    scenes = [without_doubles(one, iou) for one in scenes]
     boxes, scores, labels, members = (np.concatenate(column) for column in zip(*scenes, strict=True))
     groups = np.repeat(np.arange(len(scenes)), [len(one[1]) for one in scenes]) * classes + labels
     found = fuse(boxes, scores, groups, members, np.array(weights), iou)
@@ -99,11 +107,36 @@ def test_fusion_by_hand() -> None:
     assert (found.groups.tolist(), found.agree.tolist(), found.best.tolist()) == ([3, 3, 7], [2, 1, 1], [0, 2, 3])
 
 
+@settings(deadline=None, max_examples=100)
+@given(
+    seed=st.integers(0, 2**32), count=st.integers(0, 60), members=st.integers(1, 3), iou=st.sampled_from([0.3, 0.55])
+)
+def test_what_a_member_says_twice_counts_once(seed: int, count: int, members: int, iou: float) -> None:
+    """Fusion of all is fusion of each member's surest; of two, what one alone found has at most half its score."""
+    boxes, scores, labels, member = all_boxes = scene(seed, count, members, 2, 20)
+    weights = np.ones(members)
+    found = fuse(boxes, scores, labels, member, weights, iou)
+    single = fuse(*(without_doubles(all_boxes, iou)[n] for n in (0, 1, 2, 3)), weights, iou)
+    for name in ("boxes", "scores", "groups", "agree"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(single, name))
+    alone = found.agree == 1
+    np.testing.assert_allclose(found.scores[alone], scores[found.best[alone]] / members, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [0, 1, 3])
+def test_a_box_drawn_twice_by_one_of_two_has_half_its_score(shift: int) -> None:
+    boxes = np.float32([[0, 0, 20, 20], [shift, 0, 20 + shift, 20]])
+    found = fuse(boxes, np.float32([0.9, 0.8]), np.zeros(2, int), np.zeros(2, int), np.ones(2), 0.55)
+    np.testing.assert_allclose(found.scores, [0.45])
+    assert (found.agree.tolist(), found.best.tolist()) == ([1], [0])
+    np.testing.assert_array_equal(found.boxes, boxes[:1])
+
+
 def test_one_member_that_repeats_itself_neither_agrees_with_itself_nor_passes_1() -> None:
     boxes = np.tile(np.float32([[0, 0, 10, 10]]), (3, 1))
     found = fuse(boxes, np.float32([1, 0.9, 0.95]), np.zeros(3, int), np.zeros(3, int), np.array([3.0, 1.0]), 0.5)
     assert found.agree.tolist() == [1]
-    assert found.scores.tolist() == [1]  # the package: 1.425
+    assert found.scores.tolist() == [0.75]  # its weight is 3 of 4; the package: 1.425
     np.testing.assert_allclose(found.boxes, boxes[:1], rtol=1e-6)
 
 
