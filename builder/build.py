@@ -13,6 +13,7 @@ from builder.cut.version import Cut, cut_version
 from builder.engine import Track, silent
 from builder.errors import BuildError, brief
 from builder.evidence.holdout import EVIDENCE, Labels, load_references, with_outlines
+from builder.evidence.on_truth import check_independent
 from builder.label.labeller import Labeller
 from builder.label.labelling import Labelled, check_failures, check_labelled, label_pools
 from builder.label.load import load_labeller
@@ -103,7 +104,11 @@ def build_pseudo(
 def _references(recipe: Recipe, rooted: Recipe, store: Store, workers: int | None, track: Track) -> dict[str, Labels]:
     """The recipe's labelled, truth and test sets, scanned."""
     most, written = rooted.pool.max_pixels, recipe.references
-    return load_references(rooted.references, written, store, max_pixels=most, workers=workers, track=track)
+    references = load_references(rooted.references, written, store, max_pixels=most, workers=workers, track=track)
+    if recipe.truth:
+        solved = recipe.parent is None or recipe.resolve
+        check_independent(references["truth"], recipe.truth, recipe.keep.precision is not None and solved)
+    return references
 
 
 def _label(

@@ -15,7 +15,7 @@ from builder.errors import BuildError
 from builder.evidence.calibrate import calibrated, describe, fit, occurring, reliabilities
 from builder.evidence.holdout import Labels, load_labels, load_truth, with_outlines
 from builder.evidence.matching import SIZES, Matches
-from builder.evidence.on_truth import check_unseen, label_truth
+from builder.evidence.on_truth import check_independent, check_unseen, label_truth
 from builder.evidence.stored import match_stored
 from builder.evidence.sweep import LEVEL, Point
 from builder.evidence.sweep import sweep as sweep_points
@@ -32,6 +32,7 @@ from builder.scan.pool import Pool
 from builder.sections import Section
 from builder.store.store import Store, check_store
 from builder.truth.options import LabelOptions
+from builder.truth.records import check_measurable
 from teachers.base import fingerprint
 
 TOGETHER = "all classes"
@@ -268,6 +269,8 @@ def _of_recipe(path: Path, store: Store, measure: MeasureOptions, workers: int |
     if truth is None or source is None:
         raise BuildError(f"recipe {path} names no held-out labels: add truth: LABELS to it, or give --truth LABELS")
     labels = load_truth(truth, source, store, workers=workers, track=track)
+    check_measurable(labels.truth, labels.source)
+    check_independent(labels, truth, certifies=False)
     labeller = load_labeller(recipe.teacher, workers, measure.allow_code)
     labels = with_outlines(labels, truth, labeller.description["kind"])
     if recipe.gates.teacher_overlap == "fail":
@@ -293,6 +296,8 @@ def _of_predictions(
     predictions = find_predictions(store, prefix)
     description = read_meta(store.predictions / predictions)["description"]
     labels = load_labels(truth, store, written=truth.source, workers=workers, track=track)
+    check_measurable(labels.truth, labels.source)
+    check_independent(labels, truth, certifies=False)
     labels = with_outlines(labels, truth, description["kind"])
     labeller, license = None, "unknown"
     if measure.teacher is not None:

@@ -124,13 +124,19 @@ def _scanned(
 ) -> Iterator[Labels]:
     """All labels that were scanned into the pool of this id. problems: gets what is wrong with others."""
     for path in sorted((store.pools / "sources").glob("*.json")):
-        pointer: Mapping[str, str] = orjson.loads(path.read_bytes())
+        pointer: Mapping[str, Any] = orjson.loads(path.read_bytes())
         if pointer.get("pool") == id and "labels" in pointer:
             images = Path(pointer["images"]) if pointer.get("images") else None
-            format: Any = pointer.get("format")
-            outlines = kind_of(manifest.kind).outlines
             try:
-                truth = read_truth(Path(pointer["labels"]), images, format, group, outlines)
+                truth = read_truth(
+                    pointer["labels"],
+                    images,
+                    pointer.get("format"),
+                    group,
+                    kind_of(manifest.kind).outlines,
+                    pointer.get("split") or "val",
+                    pointer.get("counted_from"),
+                )
             except TruthError as error:  # labels of another kind may be of the same images
                 problems.append(error)
                 continue

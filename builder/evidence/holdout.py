@@ -29,9 +29,9 @@ from builder.scan.scanner import scan_entries
 from builder.store.files import digest
 from builder.store.provenance import ClassMeasured, Measured, TruthRecord
 from builder.store.store import Store
-from builder.truth.options import LabelOptions, TruthOptions
-from builder.truth.read import read_truth
-from builder.truth.records import Truth, entries, split, truth_digest
+from builder.truth.options import LabelOptions, Part, TruthOptions
+from builder.truth.read import named, read_section
+from builder.truth.records import Truth, check_measurable, entries, split, truth_digest
 from teachers.images import MAX_PIXELS
 
 CERTIFY = "truth.certify"
@@ -150,7 +150,7 @@ def halves(labels: Labels, predictions: Path, keep: Keep) -> Halves:
     for each in (labels, labels.certify):
         if each:
             check_kind(each.truth, kind, each.source)
-            _check_objects(each)
+            check_measurable(each.truth, each.source)
     tune, (truth, pool) = labels.tune, _certifying(labels)
     shas = _sha256s(pool)
     images = tuple(shas[image.name] for image in truth.images if image.name in shas)
@@ -163,14 +163,6 @@ def _certifying(labels: Labels) -> tuple[Truth, Pool]:
     if labels.certify:
         return labels.certify.truth, labels.certify.pool
     return _half(labels, 1), labels.pool
-
-
-def _check_objects(labels: Labels) -> None:
-    if not any(len(image.labels) or image.label is not None or image.mask for image in labels.truth.images):
-        raise BuildError(
-            f"labels {labels.source} have {len(labels.truth.images)} images and not one object: "
-            "check that the objects of these images are in there"
-        )
 
 
 def _limits(matches: Matches, thresholds: Thresholds, image: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -267,17 +259,12 @@ def with_outlines(labels: Labels, options: LabelOptions, kind: str) -> Labels:
         return labels
     certifying = options.certifying if isinstance(options, TruthOptions) else None
     certify = with_outlines(labels.certify, certifying, kind) if labels.certify and certifying else labels.certify
-    return replace(labels, truth=_read(options, outlines=True), certify=certify)
-
-
-def _read(options: LabelOptions, outlines: bool = False) -> Truth:
-    images = Path(options.images) if options.images else None
-    return read_truth(Path(options.source), images, options.format, options.group, outlines)
+    return replace(labels, truth=read_section(options, "truth", outlines=True), certify=certify)
 
 
 def load_references(
-    options: Mapping[str, LabelOptions],
-    written: Mapping[str, LabelOptions],
+    options: Mapping[Part, LabelOptions],
+    written: Mapping[Part, LabelOptions],
     store: Store,
     *,
     max_pixels: int = MAX_PIXELS,
@@ -286,8 +273,8 @@ def load_references(
 ) -> dict[str, Labels]:
     """The labelled, truth and test sets by name, scanned. written: as the recipe has them, whose paths may not lead
     from here. max_pixels: as of a pool. Raises BuildError if two of them share an image."""
-    references = {
-        name: load_truth(section, written[name], store, max_pixels=max_pixels, workers=workers, track=track)
+    references: dict[str, Labels] = {
+        name: load_truth(section, written[name], store, part=name, max_pixels=max_pixels, workers=workers, track=track)
         for name, section in options.items()
     }
     if "truth" in references and (certify := references["truth"].certify):
@@ -304,6 +291,7 @@ def load_truth(
     written: LabelOptions,
     store: Store,
     *,
+    part: Part = "truth",
     max_pixels: int = MAX_PIXELS,
     workers: int | None,
     track: Track,
@@ -312,7 +300,9 @@ def load_truth(
     them."""
 
     def load(section: LabelOptions, source: str) -> Labels:
-        return load_labels(section, store, written=source, max_pixels=max_pixels, workers=workers, track=track)
+        return load_labels(
+            section, store, written=source, part=part, max_pixels=max_pixels, workers=workers, track=track
+        )
 
     labels = load(options, written.source)
     if not isinstance(options, TruthOptions) or options.certifying is None:
@@ -326,22 +316,30 @@ def load_labels(
     store: Store,
     *,
     written: str,
+    part: Part = "truth",
     max_pixels: int = MAX_PIXELS,
     workers: int | None,
     track: Track,
 ) -> Labels:
-    """Read human labels and scan their images into a pool of their own. written: the source as the recipe has it."""
-    truth = _read(options)
+    """Read human labels and scan their images into a pool of their own. written: the source as the recipe has it; part:
+    what they are for, which says which split is meant."""
+    truth = read_section(options, part)
     if not truth.images:
         raise BuildError(f"labels {written} name no image: give labels with images, or leave them out")
-    key = {"labels": os.path.abspath(options.source), "images": options.images and os.path.abspath(options.images)}
+    key: dict[str, str | int | None] = {
+        "labels": os.path.abspath(options.source),
+        "images": options.images and os.path.abspath(options.images),
+        "format": options.format,
+    }
+    more = {"split": truth.split, "counted_from": options.counted_from}
+    key |= {name: value for name, value in more.items() if value is not None}
     pool = scan_entries(
         entries(truth),
-        {**key, "format": options.format},
+        key,
         store,
         source=options.source,
         max_pixels=max_pixels,
         workers=workers,
         track=track,
     )
-    return Labels(truth, pool, written)
+    return Labels(truth, pool, named(written, truth.split))

@@ -13,7 +13,34 @@ from builder.label.labelling import label_pool, unlabelled
 from builder.label.predictions import read_meta
 from builder.rules.keep import Keep, version_classes
 from builder.store.store import Store
+from builder.truth.options import LabelOptions, TruthOptions
 from teachers.base import fingerprint
+from teachers.errors import warn
+
+SPLITS = {
+    "val": "on which the best checkpoint is often chosen, so that what it says of the teacher may be too good",
+    "train": "from which a teacher has usually learned, so that what it says of the teacher is too good",
+}
+"""Splits of a data set -> why they are no evidence of new images."""
+
+
+def check_independent(labels: Labels, options: LabelOptions, certifies: bool) -> None:
+    """Warn of labels that are the `val` or `train` split of a data set, unless they are said to be independent.
+    options: that they were loaded with. Raises BuildError if they are to certify."""
+    certifying = options.certifying if isinstance(options, TruthOptions) else None
+    if labels.certify and certifying:
+        check_independent(labels.certify, certifying, certifies)
+        certifies = False
+    reason = SPLITS.get(labels.truth.split or "")
+    if reason is None or options.independent:
+        return
+    mend = f"set truth.independent: true if nothing of this teacher was learned from or chosen on {labels.source}"
+    if certifies:
+        raise BuildError(
+            f"truth {labels.source} is the {labels.truth.split} split, {reason}: keep.precision would certify nothing: "
+            f"give labels that the teacher has not seen (new images, or the test split), or {mend}"
+        )
+    warn(f"truth {labels.source} is the {labels.truth.split} split, {reason}: {mend}")
 
 
 def check_unseen(labels: Labels, labeller: Labeller) -> None:

@@ -18,7 +18,7 @@ from builder.scan.pool import Pool
 from builder.scan.scanner import scan_pool
 from builder.sections import Section
 from builder.store.store import NAME, Store
-from builder.truth.options import LabelOptions, TruthOptions
+from builder.truth.options import LabelOptions, Part, TruthOptions
 from teachers.images import MAX_PIXELS
 
 
@@ -114,14 +114,16 @@ class Recipe(Section):
                 raise ValueError(f"keep.{key} needs held-out human labels: add truth: LABELS")
         if self.truth is None and self.parent is None and self.keep.calibration != "none":
             raise ValueError("keep.calibration needs held-out human labels: add truth: LABELS")
+        if (self.test and self.test.independent) or (self.labelled and self.labelled.independent):
+            raise ValueError("independent is about truth, which certifies: remove it from test and labelled")
         if self.resolve and self.parent is None:
             raise ValueError("resolve is about a parent's thresholds: add parent: NAME@vN, or remove it")
         return self
 
     @property
-    def references(self) -> dict[str, LabelOptions]:
+    def references(self) -> dict[Part, LabelOptions]:
         """The labelled sets that it names, by section."""
-        sections = {"truth": self.truth, "test": self.test, "labelled": self.labelled}
+        sections: dict[Part, LabelOptions | None] = {"truth": self.truth, "test": self.test, "labelled": self.labelled}
         return {name: section for name, section in sections.items() if section is not None}
 
     def rooted(self, folder: Path) -> Recipe:

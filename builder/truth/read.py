@@ -101,6 +101,12 @@ def divided(source: Path | str) -> tuple[Path, Split | None]:
     return path.with_name(name), split  # type: ignore[return-value]
 
 
+def named(source: str, split: Split | None) -> str:
+    """What a source is called where its split is not plain from its name: `data.yaml#val`."""
+    path = Path(source)
+    return source if split in (None, path.name) or path.name.endswith(f"#{split}") else f"{source}#{split}"
+
+
 def read_detection(source: Path | str, images: Path | str | None = None) -> Truth:
     """`read_truth` for those who need boxes. Raises TruthError for labels of another kind."""
     truth = read_truth(source, images)

@@ -128,6 +128,22 @@ def check_detection(truth: Truth, what: object = "the truth") -> None:
         )
 
 
+def check_measurable(truth: Truth, what: object) -> None:
+    """Raises TruthError if the labels, named `what`, hold no object that can be found or missed."""
+    images = truth.images
+    if not any(len(image.labels) or image.label is not None or image.mask for image in images):
+        raise TruthError(
+            f"labels {what} have {len(images)} images and not one object: check that the objects of these images are "
+            "in there"
+        )
+    if truth.kind != "detection" or not all((image.crowd | image.difficult).all() for image in images):
+        return
+    total, crowds = sum(len(image.crowd) for image in images), sum(int(image.crowd.sum()) for image in images)
+    told = "crowds (iscrowd)" if crowds == total else f"crowds ({crowds}) or difficult" if crowds else "difficult"
+    hint = "CVAT writes iscrowd for masks that were drawn with its brush: set it" if crowds else "set the flag"
+    raise TruthError(f"all {total} objects of {what} are {told}, so that nothing can be measured: {hint} to 0")
+
+
 def unit_of(name: str, group: str) -> str:
     """The unit that `group` (see `read_truth`) finds in an image's name. Raises TruthError if it finds none."""
     if group == "folder":

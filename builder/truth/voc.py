@@ -158,11 +158,11 @@ def _read(file: Path) -> _Annotation:
 
 def _written_by(tree: ElementTree.Element) -> CountedFrom | None:
     """What the tool that wrote a file calls the first pixel: FiftyOne, which leaves `database` and `segmented` empty,
-    and the makers of VOC, who name theirs, can be told."""
+    and the makers of VOC and we, who name theirs, can be told."""
     database, segmented = tree.findtext("source/database"), tree.findtext("segmented")
     if database == "" and segmented == "":
         return 0
-    return 1 if re.match(r"the voc\d{4} database", database or "", re.I) else None
+    return 1 if re.match(r"the voc\d{4} database|tutelage$", database or "", re.I) else None
 
 
 def _number(text: str | None, what: str) -> float:

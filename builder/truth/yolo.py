@@ -14,6 +14,7 @@ from builder.truth.listing import by_stem, read_lines, upright_sizes
 from builder.truth.records import Marks, Split, Truth, TruthError, assemble
 from builder.truth.yolo_index import YoloIndex
 from builder.truth.yolo_sets import NO_LABELS, YoloSet, find_set
+from teachers.errors import warn
 
 Box = tuple[float, float, float, float]
 """cx, cy, w, h as shares of the image's sides."""
@@ -42,6 +43,8 @@ def read_yolo(source: Path, images: Path | None = None, split: Split = "val", st
         if len(same) > 1:
             raise TruthError(f"{same[0]} and {same[1]} of {labelled.base} would share a label file: rename one")
     _check_pairs(labelled, images or source)
+    if labelled.split in ("val", "test") and labelled.twin == "train":
+        warn(f"{labelled.index.file}: {labelled.split} is the same as train, so that a model may have learned from it")
 
     sizes = upright_sizes(paths)
     index = labelled.index

@@ -51,7 +51,9 @@ def find_set(source: Path, images: Path | None, split: Split, stated: bool) -> Y
         return _of_places(index, [source.absolute()], images)
     if index.file.parent == folder and index.splits:
         chosen = index.choose(split, stated)
-        of_split = _of_places(index, index.places(chosen), images)
+        labels = _label_folder(index, chosen) if images else None
+        places = [] if labels else index.places(chosen)
+        of_split = _of_files(index, labels, images) if labels and images else _of_places(index, places, images)
         known = chosen if chosen == split else None  # what CVAT calls `train` is all there is
         return replace(of_split, split=known, twin=index.twin(chosen))
     if stated and not index.splits:
@@ -60,18 +62,30 @@ def find_set(source: Path, images: Path | None, split: Split, stated: bool) -> Y
 
 
 def _below(index: YoloIndex, folder: Path, images: Path | None) -> YoloSet:
-    """All images below a folder."""
-    where = images.absolute() if images else folder
-    paths = list(list_images(where).values())
+    """All images below a folder, or below `images`, with their label files below it."""
+    if images:
+        return _of_files(index, folder / "labels" if (folder / "labels").is_dir() else folder, images)
     above = index.file.parent
-    base = where if images or not folder.is_relative_to(above) else above
+    base = above if folder.is_relative_to(above) else folder
+    paths = list_images(folder).values()
     named = {path.relative_to(base).as_posix(): path for path in paths}  # the same, whichever part of the set is read
-    if not images:
-        return YoloSet(index, named, _label_files(named, base), base)
-    base = folder / "labels" if (folder / "labels").is_dir() else folder
-    labels = Folder(base)
+    return YoloSet(index, named, _label_files(named, base), base)
+
+
+def _of_files(index: YoloIndex, base: Path, images: Path) -> YoloSet:
+    """All images below a folder, with their label files below another."""
+    where, labels = images.absolute(), Folder(base)
+    named = {path.relative_to(where).as_posix(): path for path in list_images(where).values()}
     files = [PurePosixPath(name).with_suffix(".txt") for name in named]
     return YoloSet(index, named, [labels.find(file) or base / file for file in files], base)
+
+
+def _label_folder(index: YoloIndex, split: Split) -> Path | None:
+    """The folder of the label files of a split, if the index names one folder of its images, which may be elsewhere."""
+    texts = {text for name, named in index.splits.items() if split in (name, "all") for text in named}
+    folders = {_label_path(PurePosixPath(text) / "image").parent for text in texts}
+    place = locate(index.root, str(min(folders))) if len(folders) == 1 else None
+    return place if place and place.is_dir() else None
 
 
 def _of_places(index: YoloIndex, places: Iterable[Path], images: Path | None) -> YoloSet:

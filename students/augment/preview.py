@@ -15,7 +15,7 @@ from builder.report.pictures import MARGIN
 from builder.scan.entries import read_entry
 from builder.scan.sources import list_source
 from builder.store.files import new_file
-from builder.truth.read import read_truth
+from builder.truth.read import read_section
 from builder.truth.records import subset
 from students.augment.scene import FIT, Augment, AugmentRecipe, Placement
 from students.data.loader import IMAGENET_GREY
@@ -101,7 +101,7 @@ def labelled_subject(recipe: TrainRecipe, count: int) -> Subject:
     """`count` labelled images of a training, spread evenly over them. Raises TruthError for labels that cannot be
     used."""
     labelled, network = recipe.labelled, recipe.network
-    truth = read_truth(labelled.path, labelled.images, outlines=network.arch == "maskrcnn")
+    truth = read_section(labelled.options, "labelled", network.arch == "maskrcnn")
     task = task_of(network.arch or usual_arch(truth.kind), recipe.soft)
     check_labels(truth.kind, task, labelled.path)
     if labelled.limit:

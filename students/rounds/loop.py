@@ -27,7 +27,7 @@ from builder.label.section import TeacherSection
 from builder.recipe.recipe import Recipe, load_recipe
 from builder.store.files import digest, locked, sha256_file, write_file
 from builder.store.store import Store
-from builder.truth.read import read_truth
+from builder.truth.read import read_section
 from builder.truth.records import Truth, subset
 from students.evaluate.measure import kind_measure, measure
 from students.rounds.drift import agreement, precision
@@ -180,7 +180,7 @@ class _Work:
         nor the first teacher knows them."""
         test = self.labels.rooted(self.root).test
         if test:
-            pool = load_labels(test, self.store, written=test.source, workers=None, track=self.track).pool
+            pool = load_labels(test, self.store, written=test.source, part="test", workers=None, track=self.track).pool
             self.check_val((image.sha256 for image in pool.images()), "in the build recipe's test set")
         plan = make_plan(self.recipe.model_copy(update={"rounds": None}), self.store)
         self.check_val(plan.trained_on, "in the labelled set, or in what the students start from or learn besides")
@@ -233,7 +233,7 @@ def _checked(recipe: TrainRecipe, out: Path) -> Rounds:
 def _val(rounds: Rounds, recipe: TrainRecipe) -> tuple[Truth, str]:
     """The labels that rounds are chosen by, and a digest of them."""
     section = rounds.val
-    val = read_truth(section.path, section.images, outlines=recipe.network.arch == "maskrcnn")
+    val = read_section(section.options, "truth", recipe.network.arch == "maskrcnn")
     known = digest([labels_digest(val, section.path), section.limit, recipe.seed])
     return subset(val, section.limit, recipe.seed) if section.limit else val, known
 

@@ -13,6 +13,7 @@ import orjson
 from builder.recipe.recipe import PoolOptions
 from builder.store.files import write_file
 from builder.store.store import Store
+from builder.truth.options import Part
 from builder.truth.records import Truth
 from students.evaluate.measure import kind_measure
 from students.study.data import POOL, image_root, read_labelled, subset_folder, subset_labels
@@ -90,7 +91,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 def _labels(study: StudyRecipe, out: Path, job: Job) -> LabelSet:
     """The replicate's share of the labels."""
-    whole = _truth(study.labelled, study.outlines)
+    whole = _truth(study.labelled, "labelled", study.outlines)
     return LabelSet(path=subset_labels(_share(out, job), whole.kind), images=image_root(whole))
 
 
@@ -103,7 +104,7 @@ def _train(study: StudyRecipe, out: Path, job: Job, beside: list[Made]) -> dict[
     folder = out / job.folder
     recipe = _recipe(study, out, job, beside)
     run = train(recipe, folder / RUN, Store(out / STORE))
-    metric, value = measure_run(run, _truth(study.measured, False), folder / PER_IMAGE)
+    metric, value = measure_run(run, _truth(study.measured, study.measured_as, False), folder / PER_IMAGE)
     result = {"metric": metric, "value": value, "steps": recipe.steps, "batch": recipe.batch}
     return {**result, "train_seconds": _finished(run, recipe.batch)}
 
@@ -163,5 +164,5 @@ def measure_run(run: Path, truth: Truth, per_image: Path) -> tuple[str, float]:
 
 
 @cache
-def _truth(section: LabelSet, outlines: bool) -> Truth:
-    return read_labelled(section, outlines)
+def _truth(section: LabelSet, part: Part, outlines: bool) -> Truth:
+    return read_labelled(section, outlines, part)

@@ -17,7 +17,8 @@ from builder.scan.pool import Pool
 from builder.store.files import canonical_json, digest, new_folder
 from builder.store.store import Store
 from builder.truth.masks import read_mask
-from builder.truth.read import read_truth
+from builder.truth.options import Part
+from builder.truth.read import read_section
 from builder.truth.records import LabelledImage, Truth, TruthError, TruthKind
 from students.study.kinds.choose import study_kind
 from students.study.recipe import LabelSet, StudyRecipe
@@ -46,17 +47,18 @@ def load_data(study: StudyRecipe, store: Store, workers: int | None = None, trac
     """Scan the sets of a study into its store. Raises BuildError if two of labelled, val, test, pool and the others
     share an image (byte for byte), the sets are of several kinds, or the pool's labels are not of all its images."""
 
-    def labels(section: LabelSet) -> Labels:
-        return load_labels(section.options, store, written=str(section.path), workers=workers, track=track)
+    def labels(section: LabelSet, part: Part) -> Labels:
+        return load_labels(section.options, store, written=str(section.path), part=part, workers=workers, track=track)
 
-    sets = {name: labels(section) for name in ("labelled", "val", "test") if (section := getattr(study, name))}
+    parts: dict[str, Part] = {"labelled": "labelled", "val": "truth", "test": "test"}
+    sets = {name: labels(section, part) for name, part in parts.items() if (section := getattr(study, name))}
     pool = study.pool.scan(store, workers=workers, track=track) if study.pool else None
-    others = tuple(labels(section) for section in study.others)
-    pool_truth = labels(study.pool_truth) if study.pool_truth else None
+    others = tuple(labels(section, "labelled") for section in study.others)
+    pool_truth = labels(study.pool_truth, "labelled") if study.pool_truth else None
     pools = {name: labels_of.pool for name, labels_of in sets.items()} | ({"pool": pool} if pool else {})
     pools |= {f"others[{number}]": labels_of.pool for number, labels_of in enumerate(others)}
     check_apart(pools)
-    solved_on = labels(study.build.truth) if study.build.truth else None
+    solved_on = labels(study.build.truth, "truth") if study.build.truth else None
     if solved_on:
         check_apart({name: other for name, other in pools.items() if name != "val"} | {"build.truth": solved_on.pool})
     for name, labels_of in [*sets.items(), *(("others", other) for other in others)]:
@@ -126,9 +128,9 @@ def _shown(image: LabelledImage, classes: int) -> np.ndarray:
     return np.unique(np.array([*image.labels.tolist(), *labels], np.int64))
 
 
-def read_labelled(section: LabelSet, outlines: bool = False) -> Truth:
-    """The labels of a set."""
-    return read_truth(section.path, section.images, outlines=outlines)
+def read_labelled(section: LabelSet, outlines: bool = False, part: Part = "labelled") -> Truth:
+    """The labels of a set. part: what they are for."""
+    return read_section(section.options, part, outlines)
 
 
 def label_name(study: StudyRecipe, labels: Labels) -> str:

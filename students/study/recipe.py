@@ -23,7 +23,8 @@ from builder.recipe.recipe import ImageOptions, PoolOptions, Recipe, ShardOption
 from builder.rules.keep import Keep
 from builder.sections import Section
 from builder.store.store import NAME
-from builder.truth.options import LabelOptions
+from builder.truth.options import LabelOptions, Part
+from builder.truth.records import CountedFrom
 from students.train.errors import TrainError
 from students.train.recipe import TrainRecipe
 from teachers.networks.backbones import DEFAULT
@@ -57,10 +58,11 @@ SUPERVISED = frozenset({"supervised", "longer", "continued"})
 
 class LabelSet(Section):
     """Labels, or just their `path` (builder.truth.read.read_truth). images: the folder of their files, where
-    elsewhere."""
+    elsewhere. counted_from: of VOC's corners, as there."""
 
     path: Path
     images: Path | None = None
+    counted_from: CountedFrom | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -69,12 +71,13 @@ class LabelSet(Section):
 
     def rooted(self, folder: Path) -> LabelSet:
         """See StudyRecipe.rooted."""
-        return LabelSet(path=folder / self.path, images=self.images and folder / self.images)
+        return self.model_copy(update={"path": folder / self.path, "images": self.images and folder / self.images})
 
     @property
     def options(self) -> LabelOptions:
         """The same for the builder."""
-        return LabelOptions(source=str(self.path), images=str(self.images) if self.images else None)
+        images = None if self.images is None else str(self.images)
+        return LabelOptions(source=str(self.path), images=images, counted_from=self.counted_from)
 
 
 class TeacherSteps(Section):
@@ -283,6 +286,11 @@ class StudyRecipe(Section):
     def measured(self) -> LabelSet:
         """The labels that cells are measured on."""
         return self.val if self.measure == "val" and self.val else self.test
+
+    @property
+    def measured_as(self) -> Part:
+        """What these are for: which split of a data.yaml is meant."""
+        return "truth" if self.measured is self.val else "test"
 
     @property
     def replicates(self) -> Sequence[NonNegativeInt]:

@@ -20,6 +20,8 @@ from pydantic import (
 
 from builder.recipe.reading import explain, read_yaml
 from builder.sections import Section
+from builder.truth.options import LabelOptions
+from builder.truth.records import CountedFrom
 from students.augment.scene import AugmentRecipe
 from students.train.errors import TrainError
 from teachers.networks.config import NetworkConfig
@@ -27,13 +29,21 @@ from teachers.networks.config import NetworkConfig
 
 class Labelled(Section):
     """The `labelled` section, or just its `path`: a COCO JSON, a folder of VOC or YOLO labels, of a folder per class,
-    or of images and masks (builder.truth.read.read_truth).
-    images: the folder of its image files, where not in its place.
+    or of images and masks (builder.truth.read.read_truth). Of a data.yaml its `train` split is meant, or `val` where
+    they are measured on, unless `data.yaml#SPLIT` says otherwise.
+    images: the folder of its image files, where not in its place. counted_from: of VOC's corners, as there.
     limit: train on that many of its images, chosen by the recipe's seed; a smaller choice is part of a larger one."""
 
     path: Path
     images: Path | None = None
+    counted_from: CountedFrom | None = None
     limit: PositiveInt | None = None
+
+    @property
+    def options(self) -> LabelOptions:
+        """The same for the builder."""
+        images = None if self.images is None else str(self.images)
+        return LabelOptions(source=str(self.path), images=images, counted_from=self.counted_from)
 
     def rooted(self, folder: Path) -> Self:
         """See TrainRecipe.rooted."""

@@ -17,7 +17,7 @@ from builder.store.files import sha256_file
 from builder.store.shards import read_bytes, read_samples
 from builder.store.store import Store
 from builder.store.version import Version
-from builder.truth.read import read_truth
+from builder.truth.read import read_section
 from builder.truth.records import Truth, subset, truth_digest
 from students.data.loader import JointBatches
 from students.tasks.base import Task
@@ -68,7 +68,7 @@ def make_plan(recipe: TrainRecipe, store: Store) -> Plan:
         raise TrainError("a recipe with rounds is several trainings: run it with students.rounds.loop.run_rounds")
     labelled = recipe.labelled
     outlines = recipe.network.arch == "maskrcnn"
-    truth = read_truth(labelled.path, labelled.images, outlines=outlines)
+    truth = read_section(labelled.options, "labelled", outlines)
     digest = labels_digest(truth, labelled.path)
     if labelled.limit:
         truth = subset(truth, labelled.limit, recipe.seed)

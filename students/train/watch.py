@@ -13,7 +13,7 @@ from accelerate.utils import ProjectConfiguration
 from torch import nn
 
 from builder.store.files import sha256_file
-from builder.truth.read import read_truth
+from builder.truth.read import read_section
 from builder.truth.records import Truth, subset
 from students.evaluate.coco import align_classes
 from students.evaluate.measure import kind_measure
@@ -38,7 +38,7 @@ class Validation:
 
     def __init__(self, section: Validated, truth: Truth, seed: int, steps: int) -> None:
         outlines = any(image.masks is not None for image in truth.images)
-        labels = read_truth(section.path, section.images, outlines=outlines)
+        labels = read_section(section.options, "truth", outlines)
         if labels.kind != truth.kind:
             raise TrainError(f"val {section.path} holds {labels.kind} labels, not {truth.kind} as the labelled set")
         align_classes(truth.classes, labels.classes)

@@ -16,6 +16,7 @@ from builder.truth.records import TruthError
 from students.augment.scene import Augment
 from students.data.loader import JointBatches
 from students.tasks.detection import DETECTION
+from teachers.errors import TutelageWarning
 from tests.helpers.labels import names, refused, save, voc, write
 
 
@@ -119,6 +120,95 @@ def test_a_real_box_without_area_is_dropped_and_counted(shared_data: Path, tmp_p
     truth = read_truth(tmp_path)
     assert truth.dropped_boxes == 1
     assert len(truth.images[0].boxes) == len(ElementTree.parse(file).findall("object")) - 1
+
+
+# What the corners call the first pixel
+
+
+def marked(text: str, database: str, segmented: str = "0") -> str:
+    source = f"<source><database>{database}</database></source><segmented>{segmented}</segmented><object>"
+    return text.replace("<object>", source, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "box"),
+    [
+        (voc(("cat", (0, 4, 5, 9))), [0, 4, 5, 9]),
+        (voc(("cat", (3, 4, 5, 9)), ("cat", (2, 0.5, 4, 4))), [3, 4, 5, 9]),
+        (marked(voc(("cat", (3, 4, 5, 9))), "", ""), [3, 4, 5, 9]),  # FiftyOne
+        (voc(("cat", (3, 4, 5, 9)), ("cat", (1, 3, 4, 4))), [2, 3, 5, 9]),
+        (marked(voc(("cat", (3, 4, 5, 9))), "The VOC2007 Database"), [2, 3, 5, 9]),
+        (marked(voc(("cat", (3, 4, 5, 9))), "Tutelage"), [2, 3, 5, 9]),
+        (voc(), None),
+    ],
+)
+def test_corners_show_what_they_count_from(tmp_path: Path, text: str, box: list[float] | None) -> None:
+    save(tmp_path / "a.jpg")
+    write(tmp_path / "a.xml", text)
+    assert read_truth(tmp_path).images[0].boxes.tolist()[:1] == ([box] if box else [])
+
+
+def test_corners_that_do_not_show_it_are_told_and_can_be_set(tmp_path: Path) -> None:
+    save(tmp_path / "a.jpg")
+    write(tmp_path / "a.xml", voc(("cat", (3, 4, 5, 9))))
+    with pytest.warns(TutelageWarning, match="does not show whether the corners.*counted_from: 0"):
+        assert read_truth(tmp_path).images[0].boxes.tolist() == [[2, 3, 5, 9]]
+    assert read_truth(tmp_path, counted_from=1).images[0].boxes.tolist() == [[2, 3, 5, 9]]
+    assert read_truth(tmp_path, counted_from=0).images[0].boxes.tolist() == [[3, 4, 5, 9]]
+    write(tmp_path / "b.xml", voc(("cat", (0, 4, 5, 9)), filename="b.jpg"))
+    save(tmp_path / "b.jpg")
+    assert read_truth(tmp_path).images[0].boxes.tolist() == [[3, 4, 5, 9]]  # one corner proves it of the set
+    for name in ("cat", "dog"):
+        save(tmp_path / "classes" / name / "a.jpg")
+    refused(tmp_path / "classes", "counted_from is about Pascal VOC", counted_from=0)
+
+
+def test_voc_of_fiftyone_itself_is_read_as_it_was(tmp_path: Path) -> None:
+    """Its own exporter writes it, and its own importer says where the boxes are."""
+    voc_of_fiftyone = pytest.importorskip("fiftyone.utils.voc")
+    metadata = pytest.importorskip("fiftyone.core.metadata")
+    boxes = np.array([[23, 33, 35, 45], [87, 4, 111, 30]], np.float32)
+    for number in range(2):
+        save(tmp_path / "data" / f"{number}.png", (160, 120))
+    objects = [
+        voc_of_fiftyone.VOCObject("red", voc_of_fiftyone.VOCBoundingBox(*map(int, box))) for box in boxes.tolist()
+    ]
+    for number in range(2):
+        file = tmp_path / "labels" / f"{number}.xml"
+        file.parent.mkdir(exist_ok=True)
+        annotation = voc_of_fiftyone.VOCAnnotation(
+            path=f"./data/{number}.png", folder="", filename=f"{number}.png", segmented="", objects=objects[: 2 - number],
+            metadata=metadata.ImageMetadata(width=160, height=120, num_channels=3),
+        )  # fmt: skip
+        voc_of_fiftyone.VOCAnnotationWriter().write(annotation, str(file))
+    for source, images in ((tmp_path, None), (tmp_path / "labels", tmp_path / "data")):
+        truth = read_truth(source, images)
+        assert [image.boxes.tolist() for image in truth.images] == [boxes.tolist(), boxes[:1].tolist()]
+    theirs = voc_of_fiftyone.load_voc_detection_annotations(str(tmp_path / "labels" / "0.xml")).to_detections()
+    shares = np.array([d.bounding_box for d in theirs.detections]) * [160, 120, 160, 120]
+    np.testing.assert_allclose(np.concatenate([shares[:, :2], shares[:, :2] + shares[:, 2:]], 1), boxes)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_xml_says_its_own_encoding(tmp_path: Path, encoding: str) -> None:
+    save(tmp_path / "a.jpg")
+    declared = f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>'
+    (tmp_path / "a.xml").write_bytes((declared + voc(("caf\u00e9", (1, 1, 4, 4)))).encode(encoding))
+    assert read_truth(tmp_path).classes == ("caf\u00e9",)
+
+
+@pytest.mark.parametrize("encoding", ["utf-7", "gb2312", "no-such"])
+def test_xml_in_an_encoding_that_is_not_read(tmp_path: Path, encoding: str) -> None:
+    save(tmp_path / "a.jpg")
+    write(tmp_path / "a.xml", f'<?xml version="1.0" encoding="{encoding}"?>{voc(("cat", (1, 1, 4, 4)))}')
+    refused(tmp_path, "a.xml is not XML that can be read", "save it as UTF-8")
+
+
+def test_two_xml_files_of_one_image(tmp_path: Path) -> None:
+    save(tmp_path / "a.jpg")
+    write(tmp_path / "a.xml", voc(("cat", (1, 1, 4, 4))))
+    write(tmp_path / "b.xml", voc(("cat", (1, 1, 4, 4)), filename="a.jpg"))
+    refused(tmp_path, "a.xml and", "b.xml are both of a.jpg: keep one")
 
 
 def test_students_ignore_difficult_objects_and_refuse_classes(voc_folder: Path, tmp_path: Path) -> None:

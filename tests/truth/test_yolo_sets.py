@@ -9,6 +9,7 @@ import pytest
 
 from builder.truth.read import read_truth
 from builder.truth.records import Truth
+from teachers.errors import TutelageWarning
 from tests.helpers.labels import names, refused, save, write
 
 CORNER = "1 0.25 0.25 0.5 0.5\n"
@@ -239,3 +240,10 @@ def test_names_that_cannot_be_meant_are_refused(tmp_path: Path, text: str, words
     write(tmp_path / "labels" / "a.txt", "")
     write(tmp_path / "data.yaml", text)
     refused(tmp_path, words)
+
+
+def test_a_val_that_is_the_train_split_is_told(tmp_path: Path) -> None:
+    folder = parts(tmp_path, "train: images/val\nval: images/val\n")
+    with pytest.warns(TutelageWarning, match="val is the same as train"):
+        assert names(read_truth(folder)) == ["images/val/val.jpg"]
+    assert names(read_truth(folder, split="train")) == ["images/val/val.jpg"]
