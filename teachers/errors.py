@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
+from collections.abc import Iterable
 
 
 class TutelageError(Exception):
@@ -16,3 +18,10 @@ class TutelageWarning(UserWarning):
 def warn(sentence: str) -> None:
     """Warn whoever called: as a TutelageWarning in Python; the command line prints it on stderr, each sentence once."""
     warnings.warn(sentence, TutelageWarning, stacklevel=3)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that is meant by a misspelt one, "" if none is alike."""
+    words = {name.lower().replace("-", "_"): name for name in known}
+    close = difflib.get_close_matches(word.lower().replace("-", "_"), words, n=1, cutoff=0.7)
+    return words[close[0]] if close else ""

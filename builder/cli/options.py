@@ -47,7 +47,8 @@ def sentences() -> Iterator[None]:
         with _spoken():
             yield
     except TutelageError as error:
-        raise Failed(" ".join(str(error).split())) from None
+        notes = getattr(error, "__notes__", ())  # the line of a file that is meant
+        raise Failed("\n".join([" ".join(str(error).split()), *notes])) from None
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:

@@ -9,8 +9,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from builder.errors import BuildError, brief
+from builder.errors import LONGEST, BuildError, brief
+from builder.recipe.keys import likeliest
 from builder.rules.keep import BY_CLASS, NUMBER
+from builder.store.text import read_text
 
 SHORT = {"pool": "source", "teacher": "spec", "truth": "source", "test": "source", "labelled": "source"}
 """Sections that may be written as one string -> the key that the string stands for."""
@@ -50,31 +52,51 @@ EXAMPLES = {
     "gates.density": "a section such as {warn: 2, fail: null} (null: never)",
 }
 """Keys of a recipe -> what is expected there."""
+REFERENCE, BY_EXAMPLE = "Recipe reference", "On your own data"
+"""Sections of the README that list the keys of recipes, and show those of pre-training and studies."""
 
 
 def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The mapping in a YAML file, with `key.key=value` overrides. Raises BuildError."""
+    """The mapping in a YAML file, with `key.key=value` overrides. Raises BuildError, with the line for what is no
+    YAML."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise BuildError(f"recipe {path} cannot be read ({error.strerror}): give an existing YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BuildError(f"recipe {path} is not YAML: {brief(error)}") from None
+        content = yaml.safe_load(text := read_text(path))
+    except yaml.YAMLError as error:
+        raise _not_yaml(path, error, text) from None
+    except (ValueError, RecursionError) as error:  # a date that is none, a number of 5,000 digits; 3,000 brackets
+        reason = brief(error) if isinstance(error, ValueError) else "too deep"
+        raise BuildError(f"{path} is not YAML that can be read ({reason}): correct it") from None
     if not isinstance(content, dict):
-        raise BuildError(f"recipe {path} must be a mapping of keys to values, such as name: cells")
+        raise BuildError(f"{path} must be a mapping of keys to values, such as name: cells")
     for override in overrides:
         with_settings(content, override)
     return content
 
 
-def explain(error: ValidationError) -> str:
+def _not_yaml(path: Path, error: yaml.YAMLError, text: str) -> BuildError:
+    """What is wrong, in which line; a note shows the line with a caret below the place."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return BuildError(f"{path} is not YAML: {brief(error)}: correct it")
+    mark, lines = error.problem_mark, text.splitlines()
+    what = ": ".join(filter(None, (error.context, error.problem)))
+    fault = BuildError(f"{path} is not YAML in line {mark.line + 1}, column {mark.column + 1} ({what}): correct it")
+    if mark.line < len(lines):
+        first = max(0, mark.column - LONGEST // 2)
+        shown = lines[mark.line].replace("\t", " ")[first : first + LONGEST]
+        fault.add_note(f"  {shown}\n  {' ' * (mark.column - first)}^")
+    return fault
+
+
+def explain(error: ValidationError, model: type, section: str = REFERENCE) -> str:
     """The first complaint of pydantic, unknown keys before others, as a clause with the key, the value and what is
-    expected there."""
+    expected there. model: what the error is of; section: of the README, where its keys are listed."""
     complaints = error.errors(include_url=False)
     first = next((complaint for complaint in complaints if complaint["type"] in UNKNOWN), complaints[0])
     key = ".".join(str(part) for part in first["loc"] if part not in ("options", NUMBER, BY_CLASS))
     if first["type"] in UNKNOWN:
-        return f"unknown key {key!r}: check its spelling and its place against the recipe reference in the README"
+        path = ".".join(part for part in key.split(".") if not part.isdigit())
+        meant = likeliest(path, model)
+        return f"unknown key {key!r}: {f'did you mean {meant!r}? ' if meant else ''}See {section!r} in the README"
     if first["type"] == "missing":
         return f"{key!r} is missing: add it"
     message = first["msg"].removeprefix("Value error, ")

@@ -164,7 +164,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise BuildError(f"recipe {path}: {explain(error)}") from None
+        raise BuildError(f"recipe {path}: {explain(error, Recipe)}") from None
 
 
 def parse_teacher(spec: str, overrides: Sequence[str]) -> TeacherSection:
@@ -175,4 +175,4 @@ def parse_teacher(spec: str, overrides: Sequence[str]) -> TeacherSection:
     try:
         return TeacherSection.model_validate(content)
     except ValidationError as error:
-        raise BuildError(f"teacher {spec}: {explain(error)}") from None
+        raise BuildError(f"teacher {spec}: {explain(error, TeacherSection)}") from None

@@ -32,7 +32,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from builder.label.section import root
-from builder.recipe.reading import explain, read_yaml
+from builder.recipe.reading import BY_EXAMPLE, explain, read_yaml
 from builder.recipe.recipe import PoolOptions
 from builder.scan.pool import Pool, find_pool
 from builder.sections import Section
@@ -108,7 +108,7 @@ def load_pretrain_recipe(path: Path, overrides: Sequence[str] = ()) -> PretrainR
     try:
         return PretrainRecipe.model_validate(content).rooted(path.parent)
     except ValidationError as error:
-        raise TrainError(f"recipe {path}: {explain(error)}") from None
+        raise TrainError(f"recipe {path}: {explain(error, PretrainRecipe, BY_EXAMPLE)}") from None
 
 
 def pretrain(recipe: PretrainRecipe, out: Path, store: Store, progress: Progress | None = None) -> Path:

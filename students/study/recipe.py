@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from builder.label.section import TeacherSection, root
-from builder.recipe.reading import explain, read_yaml
+from builder.recipe.reading import BY_EXAMPLE, explain, read_yaml
 from builder.recipe.recipe import ImageOptions, PoolOptions, Recipe, ShardOptions
 from builder.rules.keep import Keep
 from builder.sections import Section
@@ -229,7 +229,7 @@ class StudyRecipe(Section):
         try:
             return TrainRecipe.model_validate({**self.train, "labelled": {"path": labelled, "images": images}, **cell})
         except ValidationError as error:
-            raise ValueError(f"train: {explain(error)}") from None
+            raise ValueError(f"train: {explain(error, TrainRecipe)}") from None
 
     def pretraining(self, init: str, seed: int) -> PretrainRecipe:
         """The pre-training of a start that has one, on the pool, of the network that is trained afterwards. Raises
@@ -245,7 +245,7 @@ class StudyRecipe(Section):
         try:
             return PretrainRecipe.model_validate({"workers": self.train.get("workers", 2), **keys, **ours})
         except ValidationError as error:
-            raise ValueError(f"grid.init.{init}.pretrain: {explain(error)}") from None
+            raise ValueError(f"grid.init.{init}.pretrain: {explain(error, PretrainRecipe, BY_EXAMPLE)}") from None
 
     def recipe(self, name: str, pool: PoolOptions, teacher: str) -> Recipe:
         """The build of a version of this pool by this teacher (a spec). Raises ValueError."""
@@ -256,7 +256,7 @@ class StudyRecipe(Section):
             section = TeacherSection.model_validate({"spec": teacher, **self.build.teacher})
             return Recipe(name=name, pool=pool, teacher=section, review=False, **sections)
         except ValidationError as error:
-            raise ValueError(f"build: {explain(error)}") from None
+            raise ValueError(f"build: {explain(error, Recipe)}") from None
 
     @property
     def outlines(self) -> bool:
@@ -304,4 +304,4 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyRecipe:
     try:
         return StudyRecipe.model_validate(content).rooted(path.parent)
     except ValidationError as error:
-        raise TrainError(f"study {path}: {explain(error)}") from None
+        raise TrainError(f"study {path}: {explain(error, StudyRecipe, BY_EXAMPLE)}") from None

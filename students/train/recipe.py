@@ -201,4 +201,4 @@ def load_train_recipe(path: Path, overrides: Sequence[str] = ()) -> TrainRecipe:
     try:
         return TrainRecipe.model_validate(content).rooted(path.parent)
     except ValidationError as error:
-        raise TrainError(f"recipe {path}: {explain(error)}") from None
+        raise TrainError(f"recipe {path}: {explain(error, TrainRecipe)}") from None

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from teachers.base import TeacherError
+from teachers.errors import nearest
 from teachers.from_onnx.spec import DECODERS, NO_CLASS, READER, Model, ModelSpec
 
 YAML = (".yaml", ".yml")
@@ -128,7 +129,12 @@ def _reason(error: ValidationError) -> str:
         case "missing":
             return f"lacks the key {key}"
         case "extra_forbidden":
-            return f"has an unknown key {key}: remove it or correct its name"
+            sections = READER.json_schema()["$defs"].values()
+            known = {name for section in sections for name in section.get("properties", ())}
+            meant = nearest(key.rpartition(".")[2], known - {key})
+            return (
+                f"has an unknown key {key}: {f'did you mean {meant}? ' if meant else ''}Remove it or correct its name"
+            )
         case "value_error":
             return f"cannot be used: {first['msg'].removeprefix('Value error, ')}"
         case _:

@@ -344,7 +344,7 @@ def change(**spec: Any) -> Break:
         (rewrite("a: [b"), r"model\.yaml cannot be read as YAML"),
         (rewrite("- a\n"), r"model\.yaml must be a YAML mapping with the keys model, input"),
         (change(input={"size": "big"}), r"has input\.size: 'big', but input should be a valid tuple"),
-        (change(colour="rgb"), r"has an unknown key colour: remove it or correct its name"),
+        (change(colour="rgb"), r"has an unknown key colour: did you mean color?"),
         (change(input={"size": 32, "letterbox": {"padding": 3}}), r"has an unknown key input\.letterbox\.padding"),
         (change(input={"size": 32, "color": "grey"}), r"has input\.color: 'grey', but input should be 'rgb' or 'bgr'"),
         (change(input={"size": [32, 0]}), r"has input\.size\.1: 0, but input should be greater than 0"),
