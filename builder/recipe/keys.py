@@ -49,12 +49,10 @@ def keys(model: type, above: str = "") -> Iterator[str]:
 
 def _fields(model: type) -> Iterator[tuple[str, Any]]:
     if issubclass(model, BaseModel):
-        for name, field in model.model_fields.items():
-            yield name, field.annotation
-    else:
+        yield from ((name, info.annotation) for name, info in model.model_fields.items())
+    elif dataclasses.is_dataclass(model):
         hints = get_type_hints(model, include_extras=True)
-        for field in dataclasses.fields(model):
-            yield field.name, hints[field.name]
+        yield from ((field.name, hints[field.name]) for field in dataclasses.fields(model))
 
 
 def _parts(type: Any) -> Iterator[Any]:
