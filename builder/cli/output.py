@@ -112,6 +112,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
         return f"{value:.3f}" if value is not None and value >= 0 else "-"
 
     stored, metrics, of_class = evaluation.stored(), evaluation.metrics, evaluation.of_class
+    click.echo("  ".join(f"{name} {figure(value)}" for name, value in metrics.items() if name != "per_class"))
     of = "" if evaluation.noun == "images" else f", {stored['objects']:,} labelled {evaluation.noun}"
     click.echo(f"{stored['images']:,} images{of}, {len(stored['classes'])} classes")
     for name, classes in (("labels", stored["only_in_labels"]), ("teacher", stored["only_in_teacher"])):
@@ -119,12 +120,10 @@ def show_evaluation(evaluation: Evaluation) -> None:
             more = f" and {len(classes) - 5} more" if len(classes) > 5 else ""
             fate = "count as missed" if name == "labels" else "are not measured"
             click.echo(f"only in the {name}: {', '.join(classes[:5])}{more}, which {fate}")
-    click.echo("  ".join(f"{name} {figure(value)}" for name, value in metrics.items() if name != "per_class"))
-    whose = f"of all {evaluation.noun}" if evaluation.truth.kind == "detection" else "mean over the classes"
     at = f" at score >= {evaluation.score:.3g}" if evaluation.score else ""
     chosen = " (the best F1 on these labels: on others a little less)" if evaluation.chosen else ""
     named = "  ".join(f"{name} {figure(value)}" for name, value in evaluation.figures().items())
-    click.echo(f"{named}  {whose}{at}{chosen}")
+    click.echo(f"{named}  {evaluation.whose}{at}{chosen}")
     if mixed := evaluation.confusion.worst():
         click.echo("most mixed up: " + ", ".join(f"{is_} called {called} ({n:,})" for is_, called, n in mixed))
     by_class = stored["by_class"]

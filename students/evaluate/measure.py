@@ -64,6 +64,11 @@ class Evaluation:
         """What is predicted, in words."""
         return kind_measure(self.truth.kind).noun
 
+    @property
+    def whose(self) -> str:
+        """Of what `figures` are, in words."""
+        return f"of all {self.noun}" if kind_measure(self.truth.kind).best else "mean over the classes"
+
     def figures(self) -> dict[str, float | None]:
         """Precision, recall and F1 at `score`: of all boxes together; of maps and classes the mean over the classes."""
         if kind_measure(self.truth.kind).best:

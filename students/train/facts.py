@@ -88,7 +88,7 @@ def facts(
     if not plan.start and config.pretrained:
         start = f"backbone {config.pretrained}"
     objects = sum(len(image.labels) for image in plan.truth.images)
-    noun = f", {objects:,} objects" if plan.truth.kind == "detection" else ""
+    noun = f", {objects:,} objects" if objects else ""
     labelled = f"{len(plan.truth.images):,} images{noun} ({recipe.labelled.path})"
     val = ""
     if validation:

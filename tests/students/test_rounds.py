@@ -317,6 +317,7 @@ def test_rounds_that_cannot_be_made_are_one_sentence(
     world = copied(start, tmp_path)
     (world / "pooled").mkdir()
     shutil.copytree(world / "pool", world / "pooled" / "red")
+    shutil.copytree(world / "pool", world / "pooled" / "blue")
     build = {"name": "scenes", "pool": "pool", "teacher": "checkpoint:runs/teacher", "test": "truth"}
     (world / "tested.yaml").write_text(yaml.safe_dump(build))
     recipe = load_train_recipe(world / "train.yaml", changes)
