@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -46,6 +46,7 @@ def build_pseudo(
     allow_empty: bool = False,
     allow_partial: bool = False,
     allow_code: bool = False,
+    message: str = "",
     track: Track = silent,
 ) -> Built:
     """Scan, label, cut: every stage of a recipe that is not already done.
@@ -61,15 +62,14 @@ def build_pseudo(
         allow_empty, allow_partial: write a version also where the rules keep nothing, or where the classes that
             `keep.precision` cannot certify hold most of the labelled objects.
         allow_code: see teachers.load_teacher.
+        message: what the version is for, in the store's history.
         track: reports progress.
 
     Returns:
-        What was done, stage by stage: `.pool`, `.labelled` and `.cut`, which is the version (None with `only` scan or
-        label); its folder is `.cut.folder`, its manifest `.cut.manifest`.
+        What was done: `.pool`, `.labelled` and `.cut`, the version with its `folder` and `manifest`.
 
     Raises:
-        BuildError: `only` is no stage, the recipe does not fit the data or the teacher, a gate failed, too many images
-            are unreadable, or nothing would be kept.
+        BuildError: the recipe does not fit, too many images are unreadable, a gate failed, or nothing would be kept.
         TypeError: for a path in place of a recipe or a store.
         TeacherError: the teacher failed. Finished chunks and shards stay for the next call.
     """
@@ -83,8 +83,7 @@ def build_pseudo(
         labeller = load_labeller(rooted.teacher, workers, allow_code)
         if rooted.truth:
             references["truth"] = with_outlines(references["truth"], rooted.truth, labeller.description["kind"])
-        pools = [pool, *(references[name].pool for name in EVIDENCE if name in references)]
-        labelled = _label(pools, labeller, store, recipe, only, retry_failures, track)
+        labelled = _label(pool, references, labeller, store, recipe, only, retry_failures, track)
         if only == "label":
             return Built(pool, labelled)
         cut = cut_version(
@@ -96,6 +95,7 @@ def build_pseudo(
             report=report,
             allow_empty=allow_empty,
             allow_partial=allow_partial,
+            message=message,
             track=track,
         )
         return Built(pool, labelled, cut)
@@ -112,7 +112,8 @@ def _references(recipe: Recipe, rooted: Recipe, store: Store, workers: int | Non
 
 
 def _label(
-    pools: Sequence[Pool],
+    pool: Pool,
+    references: Mapping[str, Labels],
     labeller: Labeller,
     store: Store,
     recipe: Recipe,
@@ -120,7 +121,8 @@ def _label(
     retry_failures: bool,
     track: Track,
 ) -> Labelled:
-    """What was labelled of the first of these pools, all of which are labelled then."""
+    """What was labelled of the pool; the labelled sets that are evidence are labelled, too."""
+    pools = [pool, *(references[name].pool for name in EVIDENCE if name in references)]
     if only == "cut":
         check_labelled(pools, labeller, store, retry_failures)
     labelled, *_ = label_pools(pools, labeller, store, recipe.teacher, retry_failures, track)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from builder.errors import brief
 from builder.review.exchange import AnnotationError, Returned
 from builder.review.objects import check_reviewable, shown_objects
-from builder.review.pull import login_name
+from builder.store.history import login_name
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.versions.media import images_of

@@ -10,6 +10,7 @@ import click
 from builder.cli.options import (
     allow_code_option,
     json_option,
+    message_option,
     no_alarm_option,
     open_store,
     sentences,
@@ -172,6 +173,7 @@ def label(
 @click.option("--report/--no-report", default=True, show_default=True, help="Write report/index.html into the version.")
 @allow_code_option
 @no_alarm_option
+@message_option
 @store_option
 @workers_option
 @json_option
@@ -188,6 +190,7 @@ def build(
     report: bool,
     allow_code: bool,
     no_alarm: bool,
+    message: str,
     store_root: str,
     workers: int | None,
     as_json: bool,
@@ -220,6 +223,7 @@ def build(
             allow_empty=allow_empty,
             allow_partial=allow_partial,
             allow_code=allow_code,
+            message=message,
             track=bar,
         )
         emit(as_json, describe_built(built), build_text(built))

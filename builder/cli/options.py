@@ -106,3 +106,8 @@ no_alarm_option = click.option(
 allow_code_option = click.option(
     "--allow-code", is_flag=True, help="Allow a python:MODULE:FACTORY teacher to run its code."
 )
+
+
+message_option = click.option(
+    "-m", "--message", default="", help="What the version is for, as `tutelage log` shows it; it stays in this store."
+)

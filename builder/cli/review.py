@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from builder.cli.options import Failed, json_option, open_store, sentences, store_option, workers_option
+from builder.cli.options import Failed, json_option, message_option, open_store, sentences, store_option, workers_option
 from builder.cli.output import WIDE, bar, emit, rows, table
 
 if TYPE_CHECKING:
@@ -174,6 +174,7 @@ def _label_studio_steps(queued: Queue, files: ToolFiles) -> str:
 )
 @click.option("--dry-run", is_flag=True, help="Only show what was changed.")
 @click.option("--no-build", is_flag=True, help="Keep the corrections, and build no version yet.")
+@message_option
 @store_option
 @workers_option
 @json_option
@@ -183,6 +184,7 @@ def pull(
     author: str | None,
     dry_run: bool,
     no_build: bool,
+    message: str,
     store_root: str,
     workers: int | None,
     as_json: bool,
@@ -209,6 +211,7 @@ def pull(
             store,
             build=not no_build,
             dry_run=dry_run,
+            message=message,
             workers=workers,
             track=bar,
             note=lambda sentence: click.echo(sentence, err=True),

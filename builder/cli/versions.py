@@ -1,4 +1,4 @@
-"""The commands about versions that are there: log, diff, explain, verify, tag, gc."""
+"""The commands about versions that are there: log, diff, explain, verify, tag, rm, gc."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 def log(name: str | None, store_root: str, as_json: bool) -> None:
     """List versions and where they came from.
 
-    Prints all versions, or those of dataset NAME, with their parents, teachers and certified precision.
+    Prints all versions, or those of dataset NAME, with their dates, parents, teachers, rules, thresholds, certified
+    precision, authors and messages. Dates, authors and messages are this store's own (history.json), and are not
+    published.
     """
     with sentences():
         from builder.versions.history import log as read_log
@@ -43,19 +45,25 @@ def log(name: str | None, store_root: str, as_json: bool) -> None:
 
 
 def _print_log(entries: Sequence[Entry]) -> None:
-    columns = ("version", "id", "parent", "pool", "teacher", "samples", "kept", "certified", "tags", "size")
+    columns = (
+        *("version", "id", "date", "parent", "teacher", "rule", "samples", "kept", "certified", "tags", "size"),
+        *("author", "message"),
+    )
     lines = [
         (
             f"{entry.dataset}@{entry.version}",
             entry.id[:12] or entry.state,
+            entry.when[:10] or "-",
             entry.parent or "-",
-            entry.pool[:12] or "-",
             entry.teacher or "-",
+            entry.rule or "-",
             "-" if entry.samples is None else entry.samples,
             "-" if entry.kept is None else entry.kept,
             entry.certificate,
             ", ".join(entry.tags) or "-",
             size_text(entry.bytes),
+            entry.author or "-",
+            (f"pulled. {entry.message}" if entry.what == "pulled" else entry.message) or "-",
         )
         for entry in entries
     ]
@@ -238,6 +246,28 @@ def tag(ref: str, tag: str | None, delete: bool, force: bool, store_root: str, a
 
 
 @click.command()
+@click.argument("version")
+@store_option
+@json_option
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+def rm(version: str, store_root: str, as_json: bool, dry_run: bool) -> None:
+    """Remove a version.
+
+    VERSION stays while it has a tag, or while a version that was made from it is there. Its number is not used again.
+    Its pool and predictions stay until `tutelage gc`; reviews stay.
+    """
+    with sentences():
+        from builder.versions.removal import remove
+
+        store = open_store(store_root)
+        removed = remove(store.version(version), store, dry_run=dry_run)
+        shared = f"; {size_text(removed.shared)} stay, which other versions share" if removed.shared else ""
+        did = "would be removed; nothing was" if dry_run else "removed"
+        text = f"{removed.version}, id {removed.id[:12]}, {did}: {size_text(removed.bytes)} freed{shared}"
+        emit(as_json, {**asdict(removed), "removed": not dry_run}, text)
+
+
+@click.command()
 @click.option("--predictions", is_flag=True, help="Also remove predictions of images that are in no pool any more.")
 @store_option
 @json_option
@@ -269,4 +299,4 @@ def _garbage_text(unused: Found, dry_run: bool) -> str:
     return "\n".join(lines)
 
 
-COMMANDS = (log, diff, explain, verify, tag, gc)
+COMMANDS = (log, diff, explain, verify, tag, rm, gc)

@@ -135,16 +135,25 @@ def _left_out(version: Version, store: Store, pool: Pool, parent: ParentVersion 
 
 
 def new_version(
-    store: Store, version: Version, workers: int | None, track: Track = silent, *, report: bool = True
+    store: Store,
+    version: Version,
+    workers: int | None,
+    track: Track = silent,
+    *,
+    report: bool = True,
+    message: str = "",
 ) -> Cut:
     """The version that comes of a complete one with the overrides that are in force now: the same recipe, thresholds
     taken over, shards that no override touches linked. Made from the manifest and the store; where the store lacks its
     pool or predictions, as where it was pulled, from the version itself, which gives the same shards.
+    message: what it is for.
 
     Raises BuildError if the version is not the store's own, and as `check_cut_again`.
     """
     with store.in_use(), basis_again(store, version, workers) as basis:
-        return cut_version(basis, store, name=version.dataset, workers=workers, report=report, track=track)
+        return cut_version(
+            basis, store, name=version.dataset, workers=workers, report=report, message=message, track=track
+        )
 
 
 def check_cut_again(store: Store, version: Version) -> None:

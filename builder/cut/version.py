@@ -33,6 +33,7 @@ from builder.rules.overrides import by_image, dump_overrides
 from builder.rules.reasons import REASONS, Reason
 from builder.scan.pool import DUPLICATE, REMOVED, UNREADABLE, Pool
 from builder.store.files import digest, discard, locked, sha256_file, write_file
+from builder.store.history import record
 from builder.store.manifest import MANIFEST, Manifest, as_read, read_manifest, version_id, write_manifest
 from builder.store.provenance import Provenance
 from builder.store.store import Store, check_store
@@ -61,6 +62,7 @@ def cut_version(
     report: bool = True,
     allow_empty: bool = False,
     allow_partial: bool = False,
+    message: str = "",
     track: Track = silent,
 ) -> Cut:
     """Make the version of a dataset that a basis leads to: built, finished where it was interrupted, or found complete.
@@ -74,6 +76,7 @@ def cut_version(
         report: whether it gets a report page.
         allow_empty: write a version in which the rules keep nothing, too.
         allow_partial: write it also where classes that `keep.precision` cannot certify hold most labelled objects.
+        message: what it is for, in the store's history.
         track: shows how far it is (builder.engine.Track).
 
     Returns:
@@ -109,6 +112,7 @@ def cut_version(
         provenance = plan.provenance(inputs, written or basis.options, [job.chunks for job in jobs])
         manifest = _finish(folder, jobs, plan, provenance, report, allow_empty)
         shutil.rmtree(folder / WORK)
+    record(store.root, f"{name}@{folder.name}", manifest.id, "built", message)
     return Cut(folder, manifest, len(pending))
 
 

@@ -17,6 +17,7 @@ from builder.errors import BuildError
 from builder.hub.remote import RemoteVersion, open_remote
 from builder.hub.repository import PREFIX, parse_ref
 from builder.store.files import locked, new_folder
+from builder.store.history import record
 from builder.store.manifest import MANIFEST, read_manifest
 from builder.store.store import NAME, Store, check_store
 from builder.store.version import DATA
@@ -76,6 +77,7 @@ def pull(ref: str, store: Store, *, name: str | None = None, dry_run: bool = Fal
         with locked(target.parent / f".lock-{target.name}", outcome.version, sweep=[]):
             if not _is_there(target, manifest.id):
                 _place(version, target)
+                record(store.root, outcome.version, outcome.id, "pulled")
     return replace(outcome, state="pulled", fetched=len(missing), bytes=size)
 
 

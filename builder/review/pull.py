@@ -28,6 +28,7 @@ from builder.rules.overrides import (
     overrides_digest,
     read_overrides,
 )
+from builder.store.history import login_name
 from builder.store.manifest import Manifest
 from builder.store.store import Store, check_store
 from builder.store.version import OVERRIDES, Version, check_version
@@ -84,6 +85,7 @@ def take_over(
     *,
     build: bool = True,
     dry_run: bool = False,
+    message: str = "",
     workers: int | None = None,
     track: Track = silent,
     note: Callable[[str], None] = lambda sentence: None,
@@ -96,6 +98,7 @@ def take_over(
         store: holds the version, and gets the overrides, the verdicts and the new version.
         build: make a new version, if this one lacks anything that is in force.
         dry_run: check it all, and write nothing.
+        message: what the new version is for, in the store's history.
         workers: threads; None for one a core.
         track: reports progress.
         note: is given, before the build, a sentence for each thing that people should know of their corrections.
@@ -110,12 +113,7 @@ def take_over(
     check_version(version)
     check_store(store)
     manifest = version.manifest
-    if returned.version != manifest.id:
-        raise AnnotationError(
-            f"the answers were read for a version with id {returned.version[:12]}, and {version.ref} has "
-            f"{manifest.id[:12]}: give the version that they were read for"
-        )
-    check_reviewable(manifest)
+    _check_is_of(returned, version)
     if build:
         check_cut_again(store, version)
     changes = overrides_of(returned.shown, returned.edited, returned.images, returned.authors)
@@ -139,9 +137,18 @@ def take_over(
         overrides=added,
         audits=judged,
         is_news=is_news,
-        cut=new_version(store, version, workers, track) if build and is_news else None,
+        cut=new_version(store, version, workers, track, message=message) if build and is_news else None,
         refused=returned.refused,
     )
+
+
+def _check_is_of(returned: Returned, version: Version) -> None:
+    if returned.version != version.manifest.id:
+        raise AnnotationError(
+            f"the answers were read for a version with id {returned.version[:12]}, and {version.ref} has "
+            f"{version.manifest.id[:12]}: give the version that they were read for"
+        )
+    check_reviewable(version.manifest)
 
 
 def _put_into_force(returned: Returned, changes: Sequence[Override], version: Version, store: Store) -> Added:
@@ -159,16 +166,6 @@ def _remarks(lost_masks: int, changed: int) -> Iterator[str]:
         yield f"{masks} lost: boxes that people moved or drew have none, and become ignore regions"
     if changed:
         yield f"{changed} verdicts differ from earlier ones: the later ones apply"
-
-
-def login_name() -> str:
-    """Of the user; `unknown` where the system has none."""
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
 
 
 def _judge_audits(store: Store, version: Version, returned: Returned, write: bool) -> tuple[Audited, ...]:

@@ -13,6 +13,7 @@ import orjson
 
 from builder.errors import BuildError, brief
 from builder.store.files import canonical_json, locked, new_folder, write_file
+from builder.store.history import read_history
 from builder.store.locks import take_lock
 from builder.store.manifest import MANIFEST
 from builder.store.version import CLAIM, DATASETS, Version
@@ -93,7 +94,9 @@ class Store:
             for version in versions:
                 if (version / CLAIM).is_file() and (version / CLAIM).read_text() == inputs:
                     return version
-            number = int(versions[-1].name[1:]) + 1 if versions else 1
+            known = [ref.partition("@v") for ref in read_history(self.root)]  # of removed versions, too
+            used = [int(number) for dataset, _, number in known if dataset == name]
+            number = max([*used, *(int(version.name[1:]) for version in versions)], default=0) + 1
             with new_folder(folder / f"v{number}") as temporary:
                 (temporary / CLAIM).write_text(inputs)
             return folder / f"v{number}"

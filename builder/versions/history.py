@@ -10,6 +10,8 @@ from pathlib import Path
 from builder.errors import BuildError
 from builder.evidence.claims import claims
 from builder.report.headline import headline, short_headline
+from builder.rules.keep import RULES
+from builder.store.history import Event, read_history
 from builder.store.manifest import MANIFEST, Manifest, read_manifest
 from builder.store.store import NAME, Store, Tag, tags_of
 from builder.store.version import Version
@@ -24,7 +26,8 @@ class Entry:
     standing, certified, alone, together, flagged: what may be said of its precision (builder.evidence.claims.Claims):
     certified is the lowest guaranteed one, None for none, alone and together the classes it holds for; quality: the
     same as a headline, certificate: in a few characters. samples, kept: without tombstones, images that still lie in
-    the shards, to be skipped. bytes: of all its files."""
+    the shards, to be skipped. bytes: of all its files. rule: where its thresholds come from, in words. when,
+    what, author, message: what became of it in this store (builder.store.history.Event)."""
 
     dataset: str
     version: str
@@ -46,6 +49,11 @@ class Entry:
     flagged: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     note: str = ""
+    rule: str = ""
+    when: str = ""
+    what: str = ""
+    author: str = ""
+    message: str = ""
 
 
 def log(store: Store, name: str | None = None) -> list[Entry]:
@@ -71,7 +79,7 @@ def version_before(version: Version, store: Store) -> Version | None:
 
 
 def _entries(store: Store, name: str) -> Iterator[Entry]:
-    tags = store.tags(name)
+    tags, history = store.tags(name), read_history(store.root)
     for folder in store.versions(name):
         size = folder_bytes(folder)
         if not (folder / MANIFEST).is_file():
@@ -82,12 +90,13 @@ def _entries(store: Store, name: str) -> Iterator[Entry]:
         except BuildError as error:
             yield Entry(name, folder.name, DAMAGED, size, note=str(error))
             continue
-        yield _entry(manifest, name, folder.name, size, tags)
+        yield _entry(manifest, name, folder.name, size, tags, history.get(f"{name}@{folder.name}"))
 
 
-def _entry(manifest: Manifest, name: str, version: str, size: int, tags: list[Tag]) -> Entry:
+def _entry(manifest: Manifest, name: str, version: str, size: int, tags: list[Tag], event: Event | None) -> Entry:
     provenance = manifest.provenance
     judged = claims(manifest)
+    told = event if event and event.id == manifest.id else None
     return Entry(
         name,
         version,
@@ -108,7 +117,26 @@ def _entry(manifest: Manifest, name: str, version: str, size: int, tags: list[Ta
         together=judged.together,
         flagged=tuple(claim.name for claim in judged.flagged),
         tags=tuple(tags_of(tags, version, manifest.id)),
+        rule=rule_text(manifest),
+        when=told.when if told else "",
+        what=told.what if told else "",
+        author=told.author if told else "",
+        message=told.message if told else "",
     )
+
+
+def rule_text(manifest: Manifest) -> str:
+    """The rule that a version's thresholds come from, and what they are: `precision 0.8: 0.42 to 0.7`."""
+    keep = manifest.provenance.inputs.keep
+    rule = next((name for name in RULES if keep.get(name) is not None), "")
+    asked = keep.get(rule)
+    target = asked.get("target") if isinstance(asked, dict) else asked
+    kept_from = sorted({round(g.threshold, 4) for g in manifest.provenance.thresholds if g.threshold is not None})
+    scores = " to ".join(f"{score:g}" for score in dict.fromkeys(kept_from[:1] + kept_from[-1:]))
+    if rule == "score":
+        return f"score {scores}".strip()
+    name = f"{rule} {target:g}" if isinstance(target, int | float) else rule
+    return f"{name}: {scores}" if scores else name
 
 
 def folder_bytes(path: Path) -> int:

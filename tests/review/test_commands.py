@@ -17,8 +17,8 @@ from builder.browse import app as viewer
 from builder.cli.review import review
 from builder.review import audits
 from builder.review.objects import Edited, Shown, shown_objects
-from builder.review.pull import login_name
 from builder.rules.overrides import read_overrides
+from builder.store.history import login_name
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes, read_samples
 from builder.store.store import Store
