@@ -59,7 +59,7 @@ def check_plausible(images: Sequence[PoolImage], results: Sequence[Result], desc
     if signs:
         raise TeacherError(
             f"what the teacher says of the first {count(len(boxes) or len(classes))} images cannot be right: "
-            f"{', '.join(signs)}: check {check}, or, if it is right, go on with --no-alarm (teacher.alarm: false)"
+            f"{', '.join(signs)}: check {check}; if it is right, set the teacher option alarm to false (or --no-alarm)"
         )
 
 

@@ -80,6 +80,11 @@ class Network:
                 raise TeacherError(f"{self.model} has no output {name!r}: name some of {known}")
         sides = (3, *spec.size) if spec.layout == "nchw" else (*spec.size, 3)
         fixed = self.signature.shape[1:]
+        if len(fixed) == 3 and fixed[sides.index(3)] in (1, 2, 4):
+            raise TeacherError(
+                f"{self.model} takes images of {fixed[sides.index(3)]} channels, but RGB is what it is given: write a "
+                "teacher of your own (python:, examples/own_teacher)"
+            )
         if len(fixed) == 3 and any(side not in (None, given) for side, given in zip(fixed, sides, strict=True)):
             takes, gets = (" x ".join("?" if side is None else str(side) for side in shape) for shape in (fixed, sides))
             raise TeacherError(

@@ -20,7 +20,9 @@ from builder.label.model import ModelLabeller
 from builder.scan.scanner import scan_pool
 from builder.store.store import Store
 from teachers import load_teacher
-from teachers.base import ClassProbabilities, Detections, Prediction, TeacherError, TeacherOptions
+from teachers.base import ClassProbabilities, Detections, Prediction, Teacher, TeacherError, TeacherOptions, Views
+from teachers.fused.ensemble import EnsembleTeacher, Member
+from teachers.fused.views import ViewsTeacher
 from tests import ROOT
 
 IMAGES, WIDTH, HEIGHT = 40, 64, 48
@@ -95,7 +97,7 @@ def pool_of(folder: Path, images: int) -> Path:
     return folder / "pool"
 
 
-def label(folder: Path, teacher: Says, images: int = IMAGES, alarm: bool = True) -> int:
+def label(folder: Path, teacher: Teacher, images: int = IMAGES, alarm: bool = True) -> int:
     store = Store(folder / "store")
     pool = scan_pool(str(pool_of(folder, images)), store)
     return label_pool(pool, ModelLabeller(teacher, 1, alarm), store, spec="says").images_labelled
@@ -120,10 +122,17 @@ def test_what_cannot_be_is_stopped_and_nothing_is_stored(
 ) -> None:
     with pytest.raises(TeacherError, match=message) as error:
         label(tmp_path / "on", Says(answer, classes, "onnx"))
-    assert "--no-alarm (teacher.alarm: false)" in str(error.value)
+    assert "if it is right, set the teacher option alarm to false (or --no-alarm)" in str(error.value)
     assert "\n" not in str(error.value)
     assert not [path for path in (tmp_path / "on" / "store" / "predictions").glob("*/*") if path.is_dir()]
     assert label(tmp_path / "off", Says(answer, classes, "onnx"), alarm=False) == IMAGES
+
+
+def test_what_vanished_of_a_member_is_told_of_the_ensemble(tmp_path: Path) -> None:
+    turned = Says(boxes(4, change=lambda c: c[:, [2, 3, 0, 1]]), 3, "onnx")
+    for n, teacher in enumerate((EnsembleTeacher([Member(turned)]), ViewsTeacher(turned, Views(flip=True)))):
+        with pytest.raises(TeacherError, match=r"\d+ of \d+ boxes have no area inside their image"):
+            label(tmp_path / str(n), teacher)
 
 
 @pytest.mark.parametrize(

@@ -397,3 +397,17 @@ def test_a_crop_is_torchvisions(shape: tuple[int, int], shorter: int) -> None:
     cropped = transforms.Compose([transforms.Resize(shorter), transforms.CenterCrop(SIZE)])(Image.fromarray(image))
     tensor, _ = InputSpec(size=(SIZE, SIZE), fit="crop", shorter_side=shorter).prepare([image], 1)
     np.testing.assert_array_equal(tensor[0].transpose(1, 2, 0), np.asarray(cropped))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_model_of_other_channels_is_named(tmp_path: Path, channels: int) -> None:
+    image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, channels, SIZE, SIZE])
+    answer = helper.make_tensor_value_info("output0", TensorProto.FLOAT, ROWS.shape)
+    nodes = [helper.make_node("Identity", ["raw"], ["output0"])]
+    graph = helper.make_graph(nodes, "grey", [image], [answer], [numpy_helper.from_array(ROWS, "raw")])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    metadata = of_ultralytics("detect", end2end="True", channels=channels)
+    helper.set_model_props(made, {key: str(value) for key, value in metadata.items()})
+    onnx.save(made, tmp_path / "model.onnx")
+    with pytest.raises(TeacherError, match=f"takes images of {channels} channels, but RGB is what it is given"):
+        load_teacher(f"onnx:{tmp_path / 'model.onnx'}")
