@@ -16,6 +16,7 @@ from builder.evidence.calibrate import calibrated, describe, fit, occurring, rel
 from builder.evidence.holdout import Labels, load_labels, load_truth, with_outlines
 from builder.evidence.matching import SIZES, Matches
 from builder.evidence.on_truth import check_independent, check_unseen, label_truth
+from builder.evidence.planning import Need, plan
 from builder.evidence.stored import match_stored
 from builder.evidence.sweep import LEVEL, Point
 from builder.evidence.sweep import sweep as sweep_points
@@ -28,6 +29,7 @@ from builder.rules.calibrator import Calibrator
 from builder.rules.counting import pool_scores
 from builder.rules.keep import Keep
 from builder.rules.labelled import LabelledPool
+from builder.rules.scores import PoolScores
 from builder.scan.pool import Pool
 from builder.sections import Section
 from builder.store.store import Store, check_store
@@ -77,6 +79,16 @@ class TuneHalf:
             return tune, None
         calibrator = fit(tune, self.keep.calibration, iou)
         return calibrated(tune, calibrator), calibrator
+
+    def needs(self, scores: PoolScores, tune: Matches) -> list[Need]:
+        """What the recipe's labels can be expected to certify; nothing where it asks for no precision. tune: matches at
+        one overlap, calibrated."""
+        precision = self.keep.precision
+        if precision is None:
+            return []
+        if precision.iou not in tune.ious:
+            tune, _ = self.calibrated(self.match(precision.iou), precision.iou)
+        return plan(tune, scores, precision, self.labels.certify_images)
 
     def pool(self, name: str | None, workers: int | None, track: Track) -> Pool:
         """The pool that the predictions are of. Raises BuildError if it is not labelled, or there is not just one."""
@@ -157,10 +169,12 @@ class Calibration:
 @dataclass(frozen=True)
 class Sweep:
     """What each threshold would keep of a pool, and how good it is. points: by rising threshold, of "all classes"
-    together and, if asked for, of each class that occurs. figures: what was measured on what, JSON-ready."""
+    together and, if asked for, of each class that occurs. figures: what was measured on what, JSON-ready. needs: of a
+    recipe with `keep.precision`, what its labels can be expected to certify."""
 
     points: Mapping[str, Sequence[Point]] = field(repr=False)
     figures: Mapping[str, Any]
+    needs: Sequence[Need] = field(default=(), repr=False)
 
     def plot(self, path: Path) -> None:
         """Write a PNG of the curves of all classes together."""
@@ -242,7 +256,10 @@ def sweep(
         "calibration": tune_half.keep.calibration,
         "level": LEVEL,
     }
-    return Sweep(points, figures)
+    if tune_half.keep.precision is None:
+        return Sweep(points, figures)
+    figures |= {"target": tune_half.keep.precision.target, "certify_images": tune_half.labels.certify_images}
+    return Sweep(points, figures, tune_half.needs(scores, tune))
 
 
 def open_tune_half(

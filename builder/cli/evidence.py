@@ -16,6 +16,7 @@ from builder.cli.options import allow_code_option, json_option, open_store, sent
 from builder.cli.output import bar, class_table, rows, table
 
 if TYPE_CHECKING:
+    from builder.evidence.planning import Need
     from builder.evidence.sweep import Point
     from builder.measure import MeasureOptions
 
@@ -172,9 +173,11 @@ def sweep(
         swept.plot(plot)
     if as_json:
         points = {name: [asdict(point) for point in points] for name, points in swept.points.items()}
-        click.echo(json.dumps({**swept.figures, "points": points}))
+        needs = [asdict(need) for need in swept.needs]
+        click.echo(json.dumps({**swept.figures, "points": points, "plan": needs}))
     else:
         _show_sweep(swept.figures, swept.points)
+        _show_plan(swept.figures, swept.needs)
 
 
 def _heading(value: Mapping[str, Any]) -> Iterable[tuple[str, object]]:
@@ -246,6 +249,29 @@ def _show_sweep(figures: Mapping[str, Any], points: Mapping[str, Sequence[Point]
         click.echo(f"and {len(points) - TABLES - 1} more classes: --json shows all")
     if any(point.is_density for of_class in points.values() for point in of_class):
         click.echo(f"= as many {figures['of']} per image of the pool as the labels have per image")
+
+
+def _show_plan(figures: Mapping[str, Any], needs: Sequence[Need]) -> None:
+    """What the labels of the recipe can be expected to certify."""
+    if not needs:
+        return
+    from builder.evidence.planning import LIKELY
+
+    columns = ("to be certified", "chance", "images to certify on", "more", f"more {figures['of']}")
+    lines = []
+    for need in needs:
+        names = ", ".join(need.classes[:4]) + (f" and {len(need.classes) - 4} more" if len(need.classes) > 4 else "")
+        enough = ("enough", "-", "-") if need.likely else ("hardly any" if need.sure else "not known", "-", "-")
+        if need.images is not None and not need.likely:
+            objects = "-" if need.more_objects is None else str(need.more_objects)
+            enough = (str(need.images), str(need.more_images), objects)
+        lines.append((f"{names} by itself" if need.own else names, f"{need.chance:.0%}", *enough))
+    title = f"what the labels can be expected to certify at {figures['target']:g}"
+    table(columns, lines, title=title, numbers=columns[1:], width=WIDTH)
+    click.echo(
+        f"from tune and the pool's scores: with so many labelled images to certify on, in place of "
+        f"{figures['certify_images']}, the chance is {LIKELY:.0%}"
+    )
 
 
 def _as_given(threshold: float) -> str:

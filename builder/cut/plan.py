@@ -18,6 +18,8 @@ from builder.errors import BuildError
 from builder.evidence import gates
 from builder.evidence.holdout import Halves, halves
 from builder.evidence.matching import Matches
+from builder.evidence.planning import Need, check_likely
+from builder.evidence.planning import plan as plan_needs
 from builder.evidence.thresholds import Evidence, check_partial, solve
 from builder.evidence.uses import count_use, use_of
 from builder.kinds import kind_of
@@ -113,11 +115,11 @@ def decide_all(
     split = split.calibrated(calibration) if split and calibration else split
     labelled = basis.labelled(calibration, left_out)
     scores = pool_scores(labelled, workers, track)
-    uses = 0
+    needs, uses = list[Need](), 0
     if split and options.keep.precision and not basis.takes_over:  # before: a build that fails now has looked, too
         usable = digest([basis.pool.id, inputs.unlabelled, sorted(left_out.states)])
-        uses = _count_use(basis, store, split, usable, scores, calibration)
-    thresholds = _thresholds(basis, labelled, scores, split, workers)
+        needs, uses = _look(basis, store, split, usable, scores, calibration)
+    thresholds = _thresholds(basis, labelled, scores, split, needs, workers)
     if split and not basis.takes_over and not allow_partial:
         check_partial(options.keep, thresholds.groups, basis.classes, split.objects)
     shared = split.tune.shared if split else np.ones(len(basis.classes), bool)
@@ -143,12 +145,17 @@ def decide_all(
     )
 
 
-def _count_use(
+def _look(
     basis: Basis, store: Store, split: Halves, usable: str, scores: PoolScores, calibration: Calibrator | None
-) -> int:
-    """Uses of the certify half, this one included. usable: see `use_of`."""
-    use = use_of(split.digest, basis.predictions.name, usable, scores, basis.options.keep, calibration)
-    return count_use(store, split.images, use)
+) -> tuple[list[Need], int]:
+    """What the certify half can be expected to certify, said before it is looked at, and its uses, this one included.
+    usable: see `use_of`."""
+    keep = basis.options.keep
+    needs = plan_needs(split.tune, scores, keep.precision, split.certify.images) if keep.precision else []
+    if keep.precision:
+        check_likely([n for n in needs if not n.own], basis.classes, split.objects, keep.precision.target)
+    use = use_of(split.digest, basis.predictions.name, usable, scores, keep, calibration)
+    return needs, count_use(store, split.images, use)
 
 
 def _balance(basis: Basis, counted: Tally) -> tuple[int, ...] | None:
@@ -196,7 +203,12 @@ def _calibration(basis: Basis, tune: Matches | None) -> Calibrator | None:
 
 
 def _thresholds(
-    basis: Basis, labelled: LabelledPool, scores: PoolScores, split: Halves | None, workers: int | None
+    basis: Basis,
+    labelled: LabelledPool,
+    scores: PoolScores,
+    split: Halves | None,
+    needs: Sequence[Need],
+    workers: int | None,
 ) -> Thresholds:
     keep = basis.options.keep
     if basis.takes_over and basis.parent:
@@ -210,6 +222,7 @@ def _thresholds(
             scores=scores,
             per_image=split.per_image(scores) if split else None,
             certify=split.certify if split else None,
+            needs=needs,
             pool_kept=kept,
         ),
     )

@@ -103,9 +103,14 @@ def steps(number: int, images: float, expected: float, b: int) -> np.ndarray:
     number: of the pool's objects; images: truth images over pool images. The j-th step keeps k0 1.15^j objects of the
     truth in expectation, k0 = expected / 3 within [1.3 b, 3 b].
     """
-    start, most = min(max(expected / 3, 1.3 * b), 3 * b), number * images
+    start, most = first_step(expected, b), number * images
     count = max(0, math.ceil(math.log(most / start) / math.log(STEP))) if most > start else 0
     return start * STEP ** np.arange(count) / images if images else np.zeros(0)
+
+
+def first_step(expected: float, b: int) -> float:
+    """k0: how many objects of the truth the first step is to keep."""
+    return min(max(expected / 3, 1.3 * b), 3 * b)
 
 
 def sequence(tail: Tail, counts: np.ndarray, floor: float) -> np.ndarray:

@@ -65,8 +65,11 @@ class Labels:
         return self.source if self.certify is None else f"{self.source}, certified on {self.certify.source}"
 
     @property
+    def certify_images(self) -> int:
+        return len(_certifying(self)[0].images)
+
+    @property
     def number(self) -> int:
-        """Of labelled images."""
         return len(self.truth.images) + (len(self.certify.truth.images) if self.certify else 0)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from builder.errors import BuildError
 from builder.evidence.certify import solve as certify
 from builder.evidence.matching import Matches
+from builder.evidence.planning import Need
 from builder.rules.keep import Density, Keep, Mixture
 from builder.rules.limits import per_class
 from builder.rules.objects import Thresholds
@@ -37,7 +38,8 @@ class Evidence:
     """What rules may look at. classes: the version's; floor: the teacher's. scores: of the whole pool. per_image:
     float64 (C,), objects of each class on a labelled image, NaN for a class the labels do not know; of maps, its pixels
     on a pool image (builder.evidence.holdout.Halves.per_image).
-    certify: predictions on the half of the labels that thresholds are certified on. pool_kept: see
+    certify: predictions on the half of the labels that thresholds are certified on; needs: what it was expected to
+    certify. pool_kept: see
     builder.evidence.certify.solve."""
 
     classes: tuple[str, ...]
@@ -45,6 +47,7 @@ class Evidence:
     scores: PoolScores | None = None
     per_image: np.ndarray | None = None
     certify: Matches | None = None
+    needs: Sequence[Need] = ()
     pool_kept: Callable[[Sequence[int], np.ndarray], list[np.ndarray]] | None = None
 
 
@@ -109,6 +112,8 @@ def precision(keep: Keep, evidence: Evidence) -> list[Group]:
             "keep.precision is solved on held-out labels, and there are none: add truth: LABELS, or set keep.score"
         )
     groups = certify(evidence.certify, evidence.scores, options, evidence.floor, evidence.pool_kept)
+    advice = {need.classes: need.advice() for need in evidence.needs}
+    groups = [_advised(group, advice.get(tuple(group.classes), "")) for group in groups]
     if options.on_low_support == "fail" and (missed := [group for group in groups if not group.certified]):
         raise BuildError(
             f"{not_certified(missed, len(evidence.classes), options.target)}: add labelled images, lower "
@@ -119,6 +124,13 @@ def precision(keep: Keep, evidence: Evidence) -> list[Group]:
         score = max(options.fallback, evidence.floor)
         return [g if g.certified else g.model_copy(update={"threshold": _float32(score)}) for g in groups]
     return groups
+
+
+def _advised(group: Group, advice: str) -> Group:
+    """The group with what would make it likely to be certified, where it is not."""
+    if group.certified or not advice:
+        return group
+    return group.model_copy(update={"reason": f"{group.reason}; {advice}"})
 
 
 def not_certified(missed: Sequence[Group], classes: int, target: float, share: str = "") -> str:

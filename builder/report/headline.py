@@ -100,9 +100,9 @@ def uncertified(manifest: Manifest) -> list[str]:
     for group in groups(manifest):
         if group.rule == "precision" and not group.certified:
             did = "void" if kind_of(manifest.kind).pixels else "background" if group.background else "ignored"
-            fate = (
-                f"all {noun} {did}" if group.threshold is None else f"kept from {group.threshold:.4g} on all the same"
-            )
+            fate = f"its {noun} are {did}"
+            if group.threshold is not None:
+                fate = f"kept from {group.threshold:.4g} on all the same"
             lines.append(f"{short_members(group.classes)}: {group.reason}; {fate}")
     return lines
 

@@ -75,9 +75,10 @@ class Tail:
         return max(int(self.above[place + 1]), int(self.number[those - 1]) if those else 0)
 
     def highest(self, counts: np.ndarray) -> np.ndarray:
-        """The highest score that at least so many reach, for each of these counts; float32, without those that all
-        predictions together do not."""
-        counts = np.asarray(counts)[np.asarray(counts) <= self.above[0]]
+        """The highest score that at least so many reach, for each of these counts above 0; float32, without those that
+        all predictions together do not."""
+        counts = np.asarray(counts, np.float64)
+        counts = counts[(counts > 0) & (counts <= self.above[0])]
         self._check(*cells_at(self.above, counts)[:, 0].tolist())
         return self.score[np.searchsorted(self.number, counts)]
 
