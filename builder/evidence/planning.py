@@ -41,9 +41,9 @@ class Need:
 
     own: whether it is one class of a group of several, which is to have its own threshold: `over: groups` gives it one
     from a support of OWN_THRESHOLD times the fewest objects on. chance: that the certify half, as large as it is,
-    certifies it. sure: whether `tune` holds enough of them to say that more will not do. images: that certify, with which the chance is LIKELY; None: more of them alone will hardly do.
-    more_images, more_objects: than there are, of maps without the latter. precision: of the best-scored objects of
-    which the first step consists, as `tune` has it.
+    certifies it. sure: whether `tune` holds enough of them to say that more will not do. images: that certify, with
+    which the chance is LIKELY; None: no number is known, or will do. more_images, more_objects: than there are, of maps
+    without the latter. precision: of the best-scored objects, of which the first step consists.
     """
 
     classes: tuple[str, ...]
@@ -116,7 +116,8 @@ def plan(tune: Matches, scores: PoolScores, options: Precision, images: int) -> 
     scale = tune.images / max(1, images)
     shares = share_out(tune, scores, options.over, OWN_THRESHOLD * b * scale)
     delta = options.delta / max(1, len(shares)) if options.family == "all" else options.delta
-    alone = [[label] for labels in shares if len(labels) > 1 for label in labels]
+    rest = [labels for labels in shares if len(labels) > 1] if options.over == "groups" else []
+    alone = [[label] for labels in rest for label in labels]
     every = [*shares, *alone]
     above = [scores.above(labels) for labels in every]
     counts = [
@@ -130,7 +131,7 @@ def plan(tune: Matches, scores: PoolScores, options: Precision, images: int) -> 
         steps = _steps(tune, labels, thresholds, pool, options)
         own = place >= len(shares)
         per_image = support(tune, scores, labels) / max(1, tune.images)
-        least = OWN_THRESHOLD * b if own and options.over == "groups" else 0
+        least = OWN_THRESHOLD * b if own else 0
         needs.append(_need(tune, labels, steps, per_image, options.target, delta, images, own, least))
     return needs
 

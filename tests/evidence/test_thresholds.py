@@ -187,7 +187,7 @@ def test_calibrated_scores_stand_beside_the_raw_ones(world: Path, kind: str) -> 
 
 def test_what_cannot_be_certified_is_never_passed_over(world: Path, tmp_path: Path) -> None:
     result = run(world, "--set", "keep.precision.target=0.995", store=tmp_path)
-    assert result.exit_code == 1 and "cannot be certified" in result.output and result.output.count("\n") == 1
+    assert result.exit_code == 1 and "cannot be certified" in result.output and result.output.count("\n") == 2
     assert not list((tmp_path / "datasets").rglob("*.tar"))
     for choice, kept in (("fallback", True), ("drop", False)):
         manifest = built(world, "--set", "keep.precision.target=0.995", "--set", f"keep.precision.on_low_support={choice}",

@@ -321,7 +321,8 @@ def test_what_the_commands_print_is_what_the_functions_return(world: Path, tmp_p
     swept = measure.sweep(str(world / "recipe.yaml"), store, options)
     printed = value(run(sweep, world, world / "recipe.yaml", *on_truth(world), "--per-class", "--json"))
     points = {name: [asdict(point) for point in points] for name, points in swept.points.items()}
-    assert json.loads(json.dumps({**swept.figures, "points": points})) == printed
+    needs = [asdict(need) for need in swept.needs]
+    assert json.loads(json.dumps({**swept.figures, "points": points, "plan": needs})) == printed
     for result, name in ((calibration, "calibrate.png"), (swept, "sweep.png")):
         result.plot(tmp_path / name)
         with Image.open(tmp_path / name) as picture:
