@@ -106,7 +106,12 @@ def main() -> None:
             write_pool(folder / "pool", images)
             write_teacher(folder)
             keep = {"score": 0.5, "ignore": 0.3}
-            recipe = {"name": "scale", "pool": "pool", "teacher": {"spec": "onnx:model.onnx"}, "keep": keep}
+            recipe = {
+                "name": "scale",
+                "pool": "pool",
+                "teacher": {"spec": "onnx:model.onnx", "alarm": False},
+                "keep": keep,
+            }
             recipe["shards"] = {"max_mb": 1}
             (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
             command = [str(Path(sys.executable).with_name("tutelage")), "build", str(folder / "recipe.yaml"), "--json"]

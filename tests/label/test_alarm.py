@@ -90,16 +90,19 @@ def as_sides(corners: np.ndarray) -> np.ndarray:
     return np.concatenate([corners[:, :2] - corners[:, 2:] / 2, corners[:, :2] + corners[:, 2:] / 2], 1)
 
 
-def pool_of(folder: Path, images: int) -> Path:
+def pool_of(folder: Path, images: int, still: bool = False) -> Path:
+    """Images of noise, or one scene of which a pixel changes."""
     (folder / "pool").mkdir(parents=True)
     for n in range(images):
-        Image.new("RGB", (WIDTH, HEIGHT), (n % 250, n // 250, 0)).save(folder / "pool" / f"{n:03}.png")
+        pixels = np.random.default_rng(0 if still else n).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+        pixels[0, 0] = n
+        Image.fromarray(pixels).save(folder / "pool" / f"{n:03}.png")
     return folder / "pool"
 
 
-def label(folder: Path, teacher: Teacher, images: int = IMAGES, alarm: bool = True) -> int:
+def label(folder: Path, teacher: Teacher, images: int = IMAGES, alarm: bool = True, still: bool = False) -> int:
     store = Store(folder / "store")
-    pool = scan_pool(str(pool_of(folder, images)), store)
+    pool = scan_pool(str(pool_of(folder, images, still)), store)
     return label_pool(pool, ModelLabeller(teacher, 1, alarm), store, spec="says").images_labelled
 
 
@@ -168,6 +171,16 @@ def test_a_classifier_that_sees_nothing_is_stopped(tmp_path: Path, answer: Answe
 )
 def test_what_can_be_passes(tmp_path: Path, answer: Answer, classes: int, family: str) -> None:
     assert label(tmp_path, Says(answer, classes, family)) == IMAGES
+
+
+def test_the_same_boxes_pass_on_the_same_scene(tmp_path: Path) -> None:
+    """A fixed camera: three parked cars by the same score on every frame."""
+    parked = boxes(3, scores=constant, labels=first_class, change=lambda c: c * 0 + [1, 2, 30, 40])
+    assert label(tmp_path / "still", Says(parked, 80, "onnx"), still=True) == IMAGES
+    with pytest.raises(
+        TeacherError, match=r"120 of 120 scores are 0.9, 120 boxes lie in 1 places, 120 are of one of 80"
+    ):
+        label(tmp_path / "moving", Says(parked, 80, "onnx"))
 
 
 # ---- ONNX files read in the wrong format

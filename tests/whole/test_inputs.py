@@ -56,7 +56,10 @@ WRONG = [
     ("keep.precision=abc", "keep.precision = 'abc': expected a number, or a section such as {target: 0.8}"),
     ("keep.precision=true", "keep.precision = true: expected a number, or a section such as {target: 0.8}"),
     ("keep.precision=1.5", "keep.precision.target = 1.5: must be less than 1"),
-    ("keep.precision.tagret=0.8", "unknown key 'keep.precision.tagret': did you mean 'keep.precision.target'? See 'Recipe reference'"),
+    (
+        "keep.precision.tagret=0.8",
+        "unknown key 'keep.precision.tagret': did you mean 'keep.precision.target'? See 'Recipe reference'",
+    ),
     ("keep.precision.iou=0.75", "'keep.precision.target' is missing: add it"),
     ("keep={density: true}", "keep.density = true: expected a section such as {share: 0.2}"),
     ("keep.density=0.2", "keep.density = 0.2: expected a section such as {share: 0.2}"),
