@@ -75,6 +75,9 @@ def describe_label(done: Labelled) -> str:
 
 
 def describe_built(built: Built) -> dict[str, Any]:
+    from builder.evidence.claims import claims
+    from builder.report.headline import headline
+
     value: dict[str, Any] = {"pool": built.pool.id, "images": len(built.pool)}
     if built.pool.passed_over:
         value["passed_over"] = dict(built.pool.passed_over)
@@ -97,6 +100,8 @@ def describe_built(built: Built) -> dict[str, Any]:
             "image_states": manifest.images,
             "kept": manifest.kept,
             "ignored": manifest.ignored,
+            "standing": claims(manifest).standing,
+            "quality": headline(manifest),
             "not_certified": [
                 {"classes": group.classes, "threshold": group.threshold, "reason": group.reason}
                 for group in manifest.provenance.thresholds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -521,6 +522,50 @@ def test_the_claims_are_judged_by_their_contrasts(
         assert claim.why and "nan" not in claim.why
 
 
+@pytest.mark.parametrize(
+    ("value", "options", "results"),
+    [
+        (paper, {"seeds": 3}, [
+            "Less in 4 of 4 pairs (+4.9 to +5.1 points of accuracy), 3 seeds: direction only", "Better in 12 of 12 pairs",
+            "Better in 4 of 4 pairs", "Worse in 1 of 1 pair (-7.1 points of accuracy), 3 seeds: direction only",
+        ]),
+        (contrary, {"seeds": 5}, [
+            "More in 4 of 4 pairs", "Worse in 12 of 12 pairs (-4.1 to -3.9 points of accuracy), 5 seeds",
+            "Worse in 8 of 8 pairs", "Better in 1 of 1 pair (+12.0 points of accuracy), 5 seeds",
+        ]),
+        (lambda *_: 0.5, {"noise": 0.02}, [
+            "No difference shown in 4 pairs (", "No difference shown in 12 pairs (", "", "No difference shown in 1 pair (",
+        ]),
+        (
+            lambda arm, a, i, f: 0.5 + (arm == "self-training") * (0.05 if a == "S4" else -0.05), {},
+            ["", "Better in 6 and worse in 6 of 12 pairs (-5.1 to +5.1 ", "", ""],
+        ),
+        (
+            lambda arm, a, i, f: 0.5 - 0.05 * (arm == "self-training" and a == "S4"), {"inits": ["random"]},
+            ["", "Worse in 2 of 4 pairs, no difference shown in 2 (-5.0 to +0.0 points of accuracy), 5 seeds", "", ""],
+        ),
+    ],
+)  # fmt: skip
+def test_the_result_comes_first_whatever_was_claimed(value: Any, options: dict[str, Any], results: list[str]) -> None:
+    found = judged(grid(value, **{"inits": INITS, "noise": 0.001, **options}))
+    for claim, result in zip(found, results, strict=True):
+        assert claim.result.startswith(result), claim.result
+        first = claim.result.partition(" ")[0]
+        assert claim.trend == (
+            0 if " and " in claim.result else {"Better": 1, "Less": 1, "Worse": -1, "More": -1}.get(first, 0)
+        )
+
+
+def test_the_page_headlines_the_result_and_not_the_claim(tmp_path: Path) -> None:
+    rows = grid(contrary, augments=["S1"], seeds=3, noise=0.0)
+    write_report(rows, study(grid={"augment": ["S1"], "fractions": [0.25, 1]}, seeds=3), tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    headlines = re.findall(r"<h2>(.*?)</h2>", page)
+    assert headlines[0] == "Worse in 2 of 2 pairs (-4.0 to -4.0 points of accuracy), 3 seeds: direction only"
+    assert not [words for words in headlines if "helps" in words or "hurts" in words]
+    assert "<small>The paper's claim: “Self-training helps" in page
+
+
 def test_a_claim_that_is_shown_at_one_place_holds_in_part() -> None:
     found = judged(grid(lambda arm, a, i, f: 0.5 + 0.05 * (arm == "self-training" and a == "S4"), noise=0.003))
     assert found[1].verdict == "holds in part"
@@ -568,7 +613,7 @@ def test_the_report_is_whole_and_has_the_same_bytes(tmp_path: Path) -> None:
     for said in ("holds here", "Claims not tested", "Primary contrasts", "adjusted over all 4", "Table 2", "Budget"):
         assert said in page
     text = files["tables.md"].decode()
-    assert "- **holds here**: Self-training helps at every augmentation strength" in text
+    assert "- **Better in 4 of 4 pairs (+" in text and "“Self-training helps at every" in text and "holds here" in text
     assert "60 networks, measured by accuracy on the test images: 5 seeds" in text
 
 
@@ -589,9 +634,9 @@ def test_what_is_not_yet_run_counts_as_a_test_and_lets_no_claim_hold(tmp_path: P
     (tmp_path / "labels.svg").write_text("of an earlier report")
     write_report([row for row in rows if row.fraction == 1.0], recipe, tmp_path)
     text = (tmp_path / "tables.md").read_text()
-    assert "adjusted over all 4" in text and "**holds in part**: Self-training" in text
+    assert "adjusted over all 4" in text and "with many.”: holds in part." in text
     write_report(rows, study(grid={"augment": ["S1"], "fractions": [0.25, 1]}), tmp_path)
-    assert "**holds here**: Self-training" in (tmp_path / "tables.md").read_text()
+    assert "with many.”: holds here." in (tmp_path / "tables.md").read_text()
     assert not (tmp_path / "augment.svg").exists() and (tmp_path / "labels.svg").exists()
 
 

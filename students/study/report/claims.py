@@ -1,4 +1,5 @@
-"""What a study says of the paper's four claims (arXiv 2006.06882), by one rule that looks at contrasts alone.
+"""What a study found where the paper claims something (arXiv 2006.06882), and by one rule that looks at contrasts alone
+what that makes of its four claims. The result comes first: a claim may be refuted by the figures below it.
 
 Each claim becomes a family of contrasts with an expected sign, and their average, if there are several; Holm's p-values
 are over all of these. The claim
@@ -32,14 +33,28 @@ class Starts:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """sign: 1 where its comparisons are expected to be higher, -1 lower; the last one is the average of the rest, where
-    there are several. why: the verdict in plain words."""
+class Subject:
+    """What a claim is about. name: in a few words; claim: a sentence, the paper's; sign: 1 where its comparisons are
+    expected to be higher, -1 lower; higher, lower: what a comparison says that is."""
 
-    title: str
+    name: str
+    claim: str
     sign: int
+    higher: str = "Better"
+    lower: str = "Worse"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """comparisons: the last one is the average of the rest, where there are several. result: what was found, in a line,
+    whatever was claimed; "" where nothing was. trend: 1 if more of them are higher than lower, -1 the other way, else
+    0. why: the verdict in plain words."""
+
+    subject: Subject
     comparisons: tuple[Comparison, ...]
     verdict: Verdict
+    result: str
+    trend: int
     why: str
 
 
@@ -68,25 +83,51 @@ def judge(comparisons: Sequence[Comparison], sign: int) -> Verdict:
     return "not shown" if any(comparison.spread.n >= LEAST for comparison in tested) else "direction only"
 
 
-def _claim(title: str, sign: int, contrasts: Sequence[Contrast], cells: Cells, why_not: str, more: str = "") -> Claim:
+def _claim(subject: Subject, contrasts: Sequence[Contrast], cells: Cells, why_not: str, more: str = "") -> Claim:
     family = [*contrasts, average(contrasts)] if len(contrasts) > 1 else contrasts
     comparisons = compare_all(family, cells)
-    verdict = judge(comparisons, sign)
+    verdict = judge(comparisons, subject.sign)
     if verdict == "not tested":
         why = "No cells of one seed that it compares are done on both sides." if contrasts else why_not
+        return Claim(subject, tuple(comparisons), verdict, "", 0, why)
+    tested = [comparison for comparison in comparisons[:-1] or comparisons if comparison.spread.n]
+    metric = next(result.metric for seeds in cells.values() for result in seeds.values())
+    why = f"{_counted(comparisons, subject.sign)} {more}".strip()
+    return Claim(subject, tuple(comparisons), verdict, *_result(subject, tested, metric), why)
+
+
+def _result(subject: Subject, tested: Sequence[Comparison], metric: str) -> tuple[str, int]:
+    """What was found, the more frequent direction first, and that direction, 0 for neither: `Worse in 2 of 2 pairs
+    (-15.7 to -2.6 points of AP), 3 seeds: direction only`; of what is not shown only below LEAST seeds."""
+    seeds = sorted({comparison.spread.n for comparison in tested})
+    few = seeds[-1] < LEAST
+    signs = [(c.spread.mean > 0) - (c.spread.mean < 0) if few else c.sign for c in tested]
+    ways = sorted([(signs.count(1), subject.higher), (signs.count(-1), subject.lower)], key=lambda way: -way[0])
+    found = [f"{word} in {n}" for n, word in ways if n]
+    pairs, rest = f"{len(tested)} pair{'s' * (len(tested) > 1)}", signs.count(0)
+    if found:
+        text = " and ".join([found[0], *(words[0].lower() + words[1:] for words in found[1:])]) + f" of {pairs}"
+        text += f", no difference {'' if few else 'shown '}in {rest}" if rest else ""
     else:
-        why = f"{_counted(comparisons, sign)} {more}".strip()
-    return Claim(title, sign, tuple(comparisons), verdict, why)
+        text = f"No difference {'' if few else 'shown '}in {pairs}"
+    count = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
+    text += f" ({_ends(tested)} points of {metric}), {count} seed{'s' * (seeds[-1] > 1)}"
+    return text + (": direction only" if few else ""), (sum(signs) > 0) - (sum(signs) < 0)
+
+
+def _ends(tested: Sequence[Comparison]) -> str:
+    means = [100 * comparison.spread.mean for comparison in tested]
+    ends = f"{min(means):+.1f}" + (f" to {max(means):+.1f}" if len(means) > 1 else "")
+    return ends
 
 
 def _counted(comparisons: Sequence[Comparison], sign: int) -> str:
     """The comparisons of a claim in one or two sentences."""
     each = comparisons[:-1] or comparisons
     tested = [comparison for comparison in each if comparison.spread.n]
-    means = [100 * comparison.spread.mean for comparison in tested]
     word, other = ("higher", "lower") if sign > 0 else ("lower", "higher")
-    ends = f"{min(means):+.1f}" + (f" to {max(means):+.1f}" if len(means) > 1 else "") if means else "-"
     share = f"{len(tested)} of " if len(tested) < len(each) else ""
+    ends = _ends(tested) if tested else "-"
     text = f"{share}{len(each)} comparison{'s' * (len(each) > 1)}, mean difference {ends} points"
     text += (
         f", on average {measured(comparisons[-1].spread, signed=True)}"
@@ -134,7 +175,13 @@ def _fall(name: str, first: Contrast | None, second: Contrast | None) -> Iterato
 
 
 def _pretraining(cells: Cells, axes: Axes, starts: Starts) -> Claim:
-    title = "Stronger augmentation and more labels lessen the value of pre-training, and can turn it negative."
+    subject = Subject(
+        "What pre-training is worth, as augmentation and labels grow",
+        "Stronger augmentation and more labels lessen the value of pre-training, and can turn it negative.",
+        1,
+        "Less",
+        "More",
+    )
     contrasts: list[Contrast] = []
     worth = []
     for init in starts.pretrained if starts.random else ():
@@ -150,12 +197,16 @@ def _pretraining(cells: Cells, axes: Axes, starts: Starts) -> Claim:
         if (last := at[strong, many]) is not None and (figures := compare(last, cells).spread).n:
             worth.append(f"With {strong} and {share(many)} {init} is worth {measured(figures, signed=True)} points.")
     why_not = "It takes a random and a pre-trained start, and two augmentations or two label fractions."
-    return _claim(title, 1, contrasts, cells, why_not, " ".join(worth))
+    return _claim(subject, contrasts, cells, why_not, " ".join(worth))
 
 
 def _self_training(cells: Cells, axes: Axes) -> Claim:
-    title = "Self-training helps at every augmentation strength, with few labels and with many."
     base = _base(axes)
+    subject = Subject(
+        f"Self-training against {'equally long supervision' if base == 'longer' else 'supervision'}",
+        "Self-training helps at every augmentation strength, with few labels and with many.",
+        1,
+    )
     contrasts = [
         contrast
         for setting in (_places(cells, axes, "self-training") if base else ())
@@ -164,11 +215,13 @@ def _self_training(cells: Cells, axes: Axes) -> Claim:
     tried = f"Tested with {', '.join(axes.augments)} and {shares(axes.fractions)}"
     fair = ", at an equal budget." if base == "longer" else ": without the arm longer the budget is not equal."
     why_not = "It takes the arms self-training and longer or supervised."
-    return _claim(title, 1, contrasts, cells, why_not, f"{tried}, against {base}{fair}")
+    return _claim(subject, contrasts, cells, why_not, f"{tried}, against {base}{fair}")
 
 
 def _adding(cells: Cells, axes: Axes, starts: Starts) -> Claim:
-    title = "Where pre-training helps, self-training helps on top of it."
+    subject = Subject(
+        "Self-training on top of pre-training", "Where pre-training helps, self-training helps on top of it.", 1
+    )
     contrasts, base, tried = [], _base(axes), False
     for init in (*starts.pretrained, *starts.self_supervised) if base and starts.random else ():
         for setting in _places(cells, axes, "self-training", init):
@@ -185,7 +238,7 @@ def _adding(cells: Cells, axes: Axes, starts: Starts) -> Claim:
     more = (
         "Only where the pre-trained start is better by itself: its interval lies above 0, or, below 5 seeds, its mean."
     )
-    return _claim(title, 1, contrasts, cells, why_not, more)
+    return _claim(subject, contrasts, cells, why_not, more)
 
 
 def _helps(worth: Comparison) -> bool:
@@ -194,12 +247,16 @@ def _helps(worth: Comparison) -> bool:
 
 
 def _self_supervised(cells: Cells, axes: Axes, starts: Starts) -> Claim:
-    title = "Self-supervised pre-training hurts, too, with many labels and strong augmentation."
+    subject = Subject(
+        "Self-supervised pre-training against random weights",
+        "Self-supervised pre-training hurts, too, with many labels and strong augmentation.",
+        -1,
+    )
     augment, fraction = axes.augments[-1], axes.fractions[-1]
     worths = (_worth(cells, init, starts.random or "", augment, fraction) for init in starts.self_supervised)
     contrasts = [contrast for contrast in worths if contrast is not None]
     why_not = "It takes a random start and one that is pre-trained without labels (SimCLR)."
-    return _claim(title, -1, contrasts, cells, why_not, f"Tested with {augment} and {share(fraction)}.")
+    return _claim(subject, contrasts, cells, why_not, f"Tested with {augment} and {share(fraction)}.")
 
 
 def _named(setting: Setting, base: str) -> str:

@@ -26,12 +26,15 @@ from students.study.report.tables import Table, contrast_table, html, markdown, 
 from students.study.results import RESULTS, CellResult, write_results
 
 LOOKS = {
-    "holds here": ("certified", "✓"),
-    "holds in part": ("partly", "◐"),
-    "does not hold": ("adaptive", "✗"),
-    "not shown": ("unknown", "≈"),
-    "direction only": ("unknown", "→"),
+    "holds here": "certified",
+    "holds in part": "partly",
+    "does not hold": "adaptive",
+    "not shown": "unknown",
+    "direction only": "unknown",
 }
+"""Verdict on a claim -> how its card looks."""
+TRENDS = {1: "↑", 0: "≈", -1: "↓"}
+"""Of a result: higher, neither, lower."""
 RULE = (
     "By one rule, from networks of the same seed: a claim holds here if every comparison has the claimed sign with "
     "p < .05 (t-test over seeds, Holm over the claim's comparisons and their average), in part if some have, or their "
@@ -62,7 +65,7 @@ def write_report(results: Sequence[CellResult], study: StudyRecipe, out: Path, a
     grid = replace(grid, seeds=tuple(study.replicates))
     drawn = redraw(results, out)
     judged = claims(cells, grid, starts(study))
-    details = {claim.title: _details(claim, cells, drawn) for claim in judged if claim.comparisons}
+    details = {claim.subject.name: _details(claim, cells, drawn) for claim in judged if claim.comparisons}
     primary = [_primary(cells, study, drawn, changed(study, out))] if study.primary else []
     caution = _caution(results, len(planned), grid, alike)
     lost = missing_table(cells, grid)
@@ -72,7 +75,7 @@ def write_report(results: Sequence[CellResult], study: StudyRecipe, out: Path, a
         Markup('<header><div class="eyebrow">Tutelage · study</div><h1>{}</h1>\n<p>{}</p></header>').format(
             study.name, lead
         ),
-        *(_card(claim, details[claim.title]) for claim in judged if claim.verdict != "not tested"),
+        *(_card(claim, details[claim.subject.name]) for claim in judged if claim.verdict != "not tested"),
         _untested([claim for claim in judged if claim.verdict == "not tested"]),
         *(Markup('<p class="note below">{}</p>').format(text) for text in (RULE, *caution)),
         *map(_table, primary),
@@ -123,7 +126,7 @@ def _primary(cells: Cells, study: StudyRecipe, drawn: Mapping[str, np.ndarray], 
 def _details(claim: Claim, cells: Cells, drawn: Mapping[str, np.ndarray]) -> Table:
     compared = [(comparison, image_interval(comparison, cells, drawn)) for comparison in claim.comparisons]
     note = f"What its verdict rests on; p (Holm) is adjusted over these {len(compared)}. {IMAGES}"
-    return contrast_table(claim.title, note, compared)
+    return contrast_table(claim.subject.name, note, compared)
 
 
 def _lead(results: Sequence[CellResult], planned: int, grid: Axes) -> str:
@@ -162,16 +165,26 @@ def _caution(results: Sequence[CellResult], planned: int, grid: Axes, alike: Seq
 
 
 def _card(claim: Claim, details: Table) -> Markup:
-    look, sign = LOOKS[claim.verdict]
+    """What was found, large, and below it, small, what the paper claims and how that stands here."""
     shown = more("What this rests on", Markup('<p class="note">{}</p>{}').format(details.note, html(details)))
     return Markup(
         '<section class="card verdict {}"><div class="sign" aria-hidden="true">{}</div>'
-        '<div><div class="eyebrow">{}</div><h2>{}</h2></div><div class="body"><p>{}</p>{}</div></section>'
-    ).format(look, sign, claim.verdict, claim.title, claim.why, shown)
+        '<div><div class="eyebrow">{}</div><h2>{}</h2></div><div class="body"><p>{}</p>'
+        '<p class="note"><small>The paper\'s claim: “{}” <b>{}</b></small></p>{}</div></section>'
+    ).format(
+        LOOKS[claim.verdict],
+        TRENDS[claim.trend],
+        claim.subject.name,
+        claim.result,
+        claim.why,
+        claim.subject.claim,
+        f"{claim.verdict.capitalize()}.",
+        shown,
+    )
 
 
 def _untested(rest: Sequence[Claim]) -> Markup:
-    rows = [[claim.title, claim.why] for claim in rest]
+    rows = [[claim.subject.claim, claim.why] for claim in rest]
     return section("Claims not tested", "", [table([("", ""), ("", "")], rows)]) if rows else Markup("")
 
 
@@ -187,13 +200,19 @@ def _figure(plot: Plot) -> Markup:
 
 
 def _markdown(name: str, lead: Sequence[str], judged: Sequence[Claim], every: Sequence[Table]) -> bytes:
-    verdicts = [f"- **{claim.verdict}**: {claim.title} {claim.why}" for claim in judged]
+    verdicts = [
+        f"- **{claim.result}**. {claim.subject.name}. {claim.why} The paper's claim, “{claim.subject.claim}”: "
+        f"{claim.verdict}."
+        for claim in judged
+        if claim.result
+    ]
+    verdicts += [f"- **Not tested**: “{claim.subject.claim}” {claim.why}" for claim in judged if not claim.result]
     head = [
         f"# {name}",
         "",
         "\n\n".join(lead),
         "",
-        "## The paper's claims",
+        "## Results",
         "",
         *verdicts,
         "",
