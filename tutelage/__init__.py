@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from builder.cut.basis import Basis as Basis
     from builder.cut.version import cut_version as cut_version
     from builder.export.export import export_version as export_version
+    from builder.foresee import foresee as foresee
     from builder.hub.publish import publish as publish
     from builder.hub.pull import pull as pull
     from builder.hub.remote import open_version as open_version
@@ -71,6 +72,7 @@ _HOMES = {
     "evaluate": "students.evaluate.measure",
     "explain": "builder.versions.explain",
     "export_version": "builder.export.export",
+    "foresee": "builder.foresee",
     "label_pool": "builder.label.labelling",
     "load_recipe": "builder.recipe.recipe",
     "load_teacher": "teachers.load",

@@ -18,7 +18,7 @@ from builder.cli.options import (
     workers_option,
 )
 from builder.cli.output import bar, emit
-from builder.cli.show import build_text, describe_built, describe_label, pool_text
+from builder.cli.show import build_text, describe_built, describe_label, foreseen_text, pool_text
 
 
 @click.command()
@@ -177,7 +177,9 @@ def label(
 @store_option
 @workers_option
 @json_option
-@click.option("--dry-run", is_flag=True, help="Only check the recipe.")
+@click.option(
+    "--dry-run", is_flag=True, help="Look at pool, labels and teacher, and say what it would take; write nothing."
+)
 def build(
     recipe: Path,
     overrides: tuple[str, ...],
@@ -210,7 +212,10 @@ def build(
         loaded = load_recipe(recipe, (*overrides, *extra))
         loaded = loaded.model_copy(update={"teacher": loaded.teacher.without_alarm(no_alarm)})
         if dry_run:
-            emit(as_json, {"recipe": loaded.model_dump(mode="json")}, f"recipe {loaded.name} is valid; nothing written")
+            from builder.foresee import foresee
+
+            seen = foresee(loaded, open_store(store_root), root=recipe.parent, workers=workers, allow_code=allow_code)
+            emit(as_json, {"recipe": loaded.model_dump(mode="json"), **vars(seen)}, foreseen_text(loaded.name, seen))
             return
         built = build_pseudo(
             loaded,

@@ -13,6 +13,7 @@ from builder.cli.output import class_table, emit, rows
 
 if TYPE_CHECKING:
     from builder.build import Built
+    from builder.foresee import Foresight
     from builder.label.labelling import Labelled
     from builder.store.manifest import Manifest
     from builder.store.version import Version
@@ -72,6 +73,24 @@ def describe_label(done: Labelled) -> str:
         else f"nothing to do: all {done.images} images are labelled already"
     )
     return rows(("predictions", done.predictions), ("labelled", did), ("unreadable", done.failed))
+
+
+def foreseen_text(name: str, seen: Foresight) -> str:
+    """What a build would find and take."""
+    from builder.words import count, duration, size_text
+
+    labels = ", ".join(f"{part} {count(images)} images" for part, images in seen.labels.items())
+    shown = ", ".join(seen.classes[:12]) + (", …" if len(seen.classes) > 12 else "")
+    new = f", {count(seen.new)} of them not scanned yet" if seen.new else ""
+    work = f"would label {count(seen.unlabelled)} images, in about {duration(seen.seconds)}"
+    facts = [
+        ("pool", f"{count(seen.images)} images ({size_text(seen.bytes)}){new}"),
+        *([("labels", labels)] if labels else []),
+        ("classes", f"{len(seen.classes)} of {seen.kind} labels: {shown}"),
+        ("teacher", work if seen.unlabelled else "nothing to do: all images are labelled"),
+        ("disk", f"a version needs about {size_text(seen.needed)}; {size_text(seen.free)} are free"),
+    ]
+    return rows(*facts) + f"\nrecipe {name} is valid; nothing written"
 
 
 def describe_built(built: Built) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from builder.label.section import TeacherSection, root
 from builder.recipe.reading import SHORT, explain, read_yaml, with_settings
 from builder.rules.keep import Keep
 from builder.scan.pool import Pool
-from builder.scan.scanner import scan_pool
+from builder.scan.scanner import Foreseen, foresee_scan, scan_pool
 from builder.sections import Section
 from builder.store.store import NAME, Store
 from builder.truth.options import LabelOptions, Part, TruthOptions
@@ -49,6 +49,10 @@ class PoolOptions(Section):
             workers=workers,
             track=track,
         )
+
+    def foresee(self, store: Store, first: int = 0) -> Foreseen:
+        """What `scan` would find (builder.scan.scanner.foresee_scan). Raises BuildError as it does."""
+        return foresee_scan(self.source, store, self.images, self.limit, self.member, first)
 
 
 class ImageOptions(Section):

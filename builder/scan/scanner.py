@@ -11,9 +11,9 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
-from dataclasses import asdict, astuple, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,10 @@ def scan_pool(
     """
     check_store(store)
     source = os.fspath(source)
-    key = {"source": os.path.abspath(source), "images": images and os.path.abspath(images), "limit": limit}
     listing = Listing(member)
     return scan_entries(
         list_source(source, None if images is None else Path(images), store.root, listing),
-        key if member is None else {**key, "member": member},
+        _pointer_key(source, images, limit, member),
         store,
         source=source,
         limit=limit,
@@ -109,7 +108,7 @@ def scan_entries(
     for name, value in (("limit", limit), ("max_pixels", max_pixels), ("chunk_size", chunk_size)):
         if value is not None and value < 1:
             raise BuildError(f"{name} = {value}: give at least 1")
-    pointer = store.pools / "sources" / f"{digest(pointer_key)}.json"
+    pointer = _pointer(store, pointer_key)
     threads = worker_count(workers)
     with store.in_use(), closing(Census(max_pixels)) as census:
         total = census.enlist(entries, source, limit)
@@ -130,6 +129,48 @@ def scan_entries(
                 return before
         census.arrange(chunk_size)
         return _write(census, store, pointer, pointer_key, source, others)
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What a scan would find. images, bytes: of the source; unread: images that it would read, since they are new or
+    changed; first: some of the images; before: the pool of the last scan, if there is one."""
+
+    images: int
+    bytes: int
+    unread: int
+    first: tuple[Entry, ...]
+    before: Pool | None
+
+
+def foresee_scan(
+    source: str,
+    store: Store,
+    images: Path | str | None = None,
+    limit: int | None = None,
+    member: str | None = None,
+    first: int = 0,
+) -> Foreseen:
+    """What `scan_pool` would find, from names, sizes and times alone; nothing is read of an image, and nothing written.
+    first: how many of its images are named. Raises BuildError as `scan_pool` does."""
+    with closing(Census()) as census:
+        entries = list_source(source, None if images is None else Path(images), store.root, Listing(member))
+        total = census.enlist(entries, source, limit)
+        if not total:
+            raise BuildError(f"no images in {source}: give a folder, a glob, a list (.txt), a COCO JSON or tars")
+        some = tuple(islice(census.unread(), first))
+        before = _before(store, _pointer(store, _pointer_key(source, images, limit, member)), census)
+        return Foreseen(total, census.size, total - census.known(), some, before)
+
+
+def _pointer_key(source: str, images: Path | str | None, limit: int | None, member: str | None) -> dict[str, Any]:
+    """What names a source, so that the next scan of it goes on from this one."""
+    key = {"source": os.path.abspath(source), "images": images and os.path.abspath(images), "limit": limit}
+    return key if member is None else {**key, "member": member}
+
+
+def _pointer(store: Store, key: Mapping[str, Any]) -> Path:
+    return store.pools / "sources" / f"{digest(key)}.json"
 
 
 def list_size(
