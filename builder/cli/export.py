@@ -39,6 +39,13 @@ def report(version: str, show: bool, store_root: str, workers: int | None, as_js
     "--format", type=click.Choice(["coco", "yolo", "voc", "masks", "classes"]), required=True, help="Format to write."
 )
 @click.option("--no-images", is_flag=True, help="Write labels only, which name images as the pool's source does.")
+@click.option(
+    "--ignored",
+    type=click.Choice(["mark", "paint", "crop", "drop", "background"]),
+    help="What becomes of ignored regions.  [default: paint in yolo, mark in coco and voc]",
+)
+@click.option("--with", "labels", help="Human labels to write beside the version's (yolo).")
+@click.option("--val", help="Human labels to measure on, where those of --with have no val of their own.")
 @store_option
 @json_option
 def export(
@@ -46,23 +53,45 @@ def export(
     out: Path,
     format: Literal["coco", "yolo", "voc", "masks", "classes"],
     no_images: bool,
+    ignored: Literal["mark", "paint", "crop", "drop", "background"] | None,
+    labels: str | None,
+    val: str | None,
     store_root: str,
     as_json: bool,
 ) -> None:
     """Export a version as COCO, YOLO, VOC, masks or classes.
 
     Writes the images and labels of VERSION into the new folder OUT. Scores are kept: `score` in COCO and VOC, a folder
-    `predictions` beside YOLO's `labels`. Ignored objects become crowds in COCO and difficult objects in VOC; YOLO has
-    no such mark, so they are left out. Masks are run lengths in COCO and polygons in YOLO. Maps go into a folder of
+    `predictions` beside YOLO's `labels`. Masks are run lengths in COCO and polygons in YOLO. Maps go into a folder of
     masks, image classes into a folder for each class.
+
+    Ignored regions are neither objects nor background. COCO marks them as crowds and VOC as difficult; YOLO has no
+    mark, so they are painted over with what surrounds them, but for what lies under kept boxes. crop cuts images to
+    what holds the kept boxes and no ignored region, drop leaves their images out, background lets trainers learn them
+    as background.
+
+    With human labels, a YOLO folder can be trained on at once: data.yaml names the images of both to train on and the
+    labels' `val` to measure on, and classes stand in the order of the human labels.
     """
     with sentences():
         from builder.export.export import export_version as run_export
         from builder.kinds import kind_of
 
         made = open_store(store_root).version(version)
-        done = run_export(made, out, format, images=not no_images, track=bar)
+        done = run_export(
+            made,
+            out,
+            format,
+            images=not no_images,
+            ignored=ignored,
+            labels=labels,
+            val=val,
+            track=bar,
+            note=lambda sentence: click.echo(sentence, err=True),
+        )
         if format == "voc" and kind_of(made.manifest.kind).outlines:
             click.echo("voc holds only the boxes of masks: use --format coco or yolo for the masks", err=True)
         value = {"out": str(out), "format": format, **vars(done)}
-        emit(as_json, value, rows(*((name.replace("_", " "), figure) for name, figure in value.items())))
+        always = ("out", "format", "images", "kept", "ignored")
+        shown = {name: figure for name, figure in value.items() if figure or name in always}
+        emit(as_json, value, rows(*((name.replace("_", " "), figure) for name, figure in shown.items())))

@@ -3,40 +3,54 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import yaml
 
 from builder.export.items import Item, new, write_image
 from builder.export.polygons import polygon
-from builder.store.manifest import Manifest
 
 
-def write_yolo(folder: Path, manifest: Manifest, items: Iterable[Item], counts: Counter[str]) -> None:
-    content = {"train": "images", "val": "images", "nc": len(manifest.classes), "names": manifest.classes}
-    note = f"# {manifest.name}@{manifest.version}: pseudo-labels. Let val be images with human labels.\n"
-    (folder / "data.yaml").write_text(note + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
+def write_yolo(folder: Path, part: str, items: Iterable[Item], counts: Counter[str], scored: bool = True) -> None:
+    """The images and labels of a part of the data set, which lie in its folders below `images`, `labels` and, where the
+    objects have scores, `predictions`; "" for a set of one part."""
     for item in items:
-        write_image(folder / "images", item)
-        width, height = item.label["width"], item.label["height"]
+        write_image(folder / "images" / part, item)
+        width, height = item.size
         rows = []
         codes = item.codes or [""] * len(item.source)
-        for (x, y, w, h), category, score, ignore, code in zip(
-            item.xywh.tolist(), item.category, item.score, item.ignore, codes, strict=True
-        ):
-            counts["left_out" if ignore else "kept"] += 1
-            if not ignore:
-                shares = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
-                if code:
-                    shares = tuple((_outline(code, width, height) / (width, height)).ravel().tolist())
-                rows.append((" ".join([str(category), *(f"{share:.8f}" for share in shares)]), score))
+        columns = (item.xywh.tolist(), item.category, item.score, codes)
+        for (x, y, w, h), category, score, code in zip(*columns, strict=True):
+            counts["kept" if scored else "human_objects"] += 1
+            shares: tuple[float, ...] = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
+            if code:
+                shares = tuple((_outline(code, width, height) / (width, height)).ravel().tolist())
+            rows.append((" ".join([str(category), *(f"{share:.8f}" for share in shares)]), score))
         name = item.file.with_suffix(".txt")
-        with new(folder / "labels" / name) as file:
+        with new(folder / "labels" / part / name) as file:
             file.write("".join(f"{row}\n" for row, _ in rows).encode())
-        with new(folder / "predictions" / name) as file:
-            file.write("".join(f"{row} {score:.6f}\n" for row, score in rows).encode())
+        if scored:
+            with new(folder / "predictions" / part / name) as file:
+                file.write("".join(f"{row} {score:.6f}\n" for row, score in rows).encode())
+
+
+def write_data_yaml(
+    folder: Path, classes: Sequence[str], train: str | list[str], val: str, notes: Sequence[str]
+) -> None:
+    """notes: sentences, each a comment."""
+    content = {"train": train, "val": val, "nc": len(classes), "names": list(classes)}
+    comments = "".join(f"# {note}\n" for note in notes)
+    text = comments + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    (folder / "data.yaml").write_text(text, "utf-8")
+
+
+def below_images(name: PurePosixPath) -> PurePosixPath:
+    """A name without the folders above and with its last `images`, which YOLO's readers replace by `labels`."""
+    parts = name.parts
+    last = max((n for n, part in enumerate(parts[:-1]) if part == "images"), default=-1)
+    return PurePosixPath(*parts[last + 1 :])
 
 
 def _outline(code: str, width: int, height: int) -> np.ndarray:

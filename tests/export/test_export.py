@@ -92,18 +92,18 @@ def version(tmp_path: Path) -> Path:
 
 
 def boxes(truth: Truth, *, kept: bool = True) -> dict[str, list[tuple[str, list[float]]]]:
-    """(class, xyxy) of the objects that count, or of those that do not, of each image by the last 12 of its stem."""
+    """(class, xyxy) of the objects that count, or of those that do not, of each image by its file's name."""
     found = {}
     for image in truth.images:
         choice = (image.crowd | image.difficult) != kept
         rows = zip(image.labels[choice].tolist(), image.boxes[choice].tolist(), strict=True)
-        found[image.path.stem[-12:]] = [(truth.classes[label], box) for label, box in rows]
+        found[image.path.name] = [(truth.classes[label], box) for label, box in rows]
     return found
 
 
 def expected(*, kept: bool = True) -> dict[str, list[tuple[str, list[float]]]]:
     return {
-        image.key[-12:]: [
+        Path(image.name).name: [
             (CLASSES[category], [x, y, x + w, y + h])
             for x, y, w, h, category, _, ignore in image.objects
             if ignore != kept
@@ -117,7 +117,7 @@ def expected(*, kept: bool = True) -> dict[str, list[tuple[str, list[float]]]]:
     ("format", "tolerance", "counts"),
     [
         ("coco", 1e-5, Exported(images=3, kept=3, ignored=1, left_out=0, removed=1)),
-        ("yolo", 1e-5, Exported(images=3, kept=3, ignored=0, left_out=1, removed=1)),
+        ("yolo", 1e-5, Exported(images=3, kept=3, ignored=0, left_out=0, removed=1, covered=1)),
         ("voc", 0.5, Exported(images=3, kept=3, ignored=1, left_out=0, removed=1)),
     ],
 )
@@ -134,10 +134,10 @@ def test_what_was_exported_is_read_back(
             assert [name for name, _ in ours[stem]] == [name for name, _ in theirs[stem]]
             for (_, one), (_, other) in zip(ours[stem], theirs[stem], strict=True):
                 np.testing.assert_allclose(one, other, atol=tolerance + 1e-5)
-    hashes = {sha256(image.path.read_bytes()).hexdigest() for image in truth.images}
-    assert hashes == {
-        sha256((version / "source" / i.name).read_bytes()).hexdigest() for i in IMAGES if "gone" not in i.key
-    }
+    for image in IMAGES:
+        if "gone" not in image.key:
+            (exported,) = (path for path in out.rglob(Path(image.name).name))
+            assert exported.read_bytes() == (version / "source" / image.name).read_bytes()
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     export_version(Version.open(version), tmp_path / "again", format)
     assert tree(out) == tree(tmp_path / "again")
@@ -154,7 +154,7 @@ def test_coco_as_pycocotools_sees_it(version: Path, tmp_path: Path, capsys: pyte
     assert notes[0]["bbox"] == [1.25, 2.5, 10.5, 20.25]
     assert notes[0]["area"] == 10.5 * 20.25
     first, *_ = images = coco.loadImgs(coco.getImgIds())
-    assert first["file_name"] == "street_images_one-000000000001.jpg"
+    assert first["file_name"] == "street/images/one.jpg"
     assert (first["key"], first["name"]) == (IMAGES[0].key, IMAGES[0].name)
     assert all(
         sha256((tmp_path / "out" / "images" / i["file_name"]).read_bytes()).hexdigest() == i["sha256"] for i in images
@@ -168,18 +168,19 @@ def test_yolo_by_its_formulas(version: Path, tmp_path: Path) -> None:
     assert yaml.safe_load((out / "data.yaml").read_text()) == {
         "train": "images", "val": "images", "nc": 3, "names": CLASSES,
     }  # fmt: skip
-    stems = sorted(path.stem for path in (out / "images").iterdir())
-    for folder in ("labels", "predictions"):
-        assert sorted(path.stem for path in (out / folder).iterdir()) == stems
+    stems = ["dreizehn/dreí", "one", "two"]
+    for folder in ("images", "labels", "predictions"):
+        files = (path.relative_to(out / folder) for path in (out / folder).rglob("*.*"))
+        assert sorted(str(file.with_suffix("")) for file in files) == stems
     x, y, w, h = 1.25, 2.5, 10.5, 20.25
     shares = [(x + w / 2) / 64, (y + h / 2) / 48, w / 64, h / 48]
-    label, *_ = (out / "labels" / "street_images_one-000000000001.txt").read_text().splitlines()
+    label, *_ = (out / "labels" / "one.txt").read_text().splitlines()
     assert label.split()[0] == "1"
     np.testing.assert_allclose(list(map(float, label.split()[1:])), shares, atol=1e-8)
-    scored = (out / "predictions" / "street_images_one-000000000001.txt").read_text().splitlines()
+    scored = (out / "predictions" / "one.txt").read_text().splitlines()
     assert [line.split()[-1] for line in scored] == ["0.900000", "0.750000"]
     assert scored[0].startswith(label)
-    assert (out / "labels" / "two-000000000002.txt").read_text() == ""
+    assert (out / "labels" / "two.txt").read_text() == ""
 
 
 def test_voc_as_torchvision_sees_it(version: Path, tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_voc_as_torchvision_sees_it(version: Path, tmp_path: Path) -> None:
     data = VOCDetection(str(tmp_path), year="2012", image_set="train")
     pixels, target = data[0]
     annotation = target["annotation"]
-    assert (pixels.size, annotation["filename"]) == (SIZE, "street_images_one-000000000001.jpg")
+    assert (pixels.size, annotation["filename"]) == (SIZE, "one.jpg")
     assert annotation["size"] == {"width": "64", "height": "48", "depth": "3"}
     dog, whole, region = annotation["object"]
     assert dog["bndbox"] == {"xmin": "2", "ymin": "3", "xmax": "12", "ymax": "23"}  # 1.25 … 11.75, 2.5 … 22.75
@@ -279,7 +280,8 @@ def test_command(version: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(command, arguments)
     assert done.exit_code == 0, done.output
     value = json.loads(done.stdout)
-    assert (value["images"], value["kept"], value["left_out"], value["format"]) == (3, 3, 1, "yolo")
+    assert (value["images"], value["kept"], value["covered"], value["format"]) == (3, 3, 1, "yolo")
+    assert "mostly under kept boxes: 1" in done.stderr and "val in data.yaml" in done.stderr
     again = CliRunner().invoke(command, arguments)
     assert again.exit_code == 1
     assert "is not empty" in again.stderr
