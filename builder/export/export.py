@@ -1,4 +1,21 @@
-"""A version as a folder of COCO, YOLO or Pascal VOC labels, of maps or of classes, for tools that read those."""
+"""A version as a folder of COCO, YOLO or Pascal VOC labels, of maps or of classes, for tools that read those.
+
+Image files keep their names in the pool's source; of two that would share a label file (`a.jpg`, `a.png`) the
+second gets a part of its key. Without `images` no image is written, and labels name those of the source.
+
+coco: `annotations.json` and `images/`; scores in `score`, who decided (teacher or human) in `source`, ignored
+objects with `iscrowd` and `ignore` 1, category ids from 1 in the version's order.
+yolo: `data.yaml`, `images/`, `labels/` (`class cx cy w h`, what trainers read) and `predictions/` (the same rows
+with the score as sixth number, Ultralytics' `save_conf`; its trainer refuses such a file as a label). Folders of
+the source down to its last `images` are left away, since readers look for that name. With human labels each part
+has its folders, `pseudo`, `labelled` and `val`, and classes stand in the order of the human labels.
+voc: `JPEGImages/`, `Annotations/` and `ImageSets/Main/train.txt`; scores in `<score>`, ignored objects as
+`<difficult>`. Corners are whole pixels counted from 1, so that sides move by up to half a pixel (more for a box
+below LEAST pixels, which is widened; left out where the image itself is smaller).
+Of masks coco has `segmentation` as run lengths, and yolo one polygon each (builder.export.polygons: `class x y x y
+…`, in `predictions/` the score behind it); voc has their boxes.
+masks, classes: see builder.export.folders.
+"""
 
 from __future__ import annotations
 
@@ -42,22 +59,8 @@ def export_version(
     track: Track = silent,
     note: Callable[[str], None] = lambda sentence: None,
 ) -> Exported:
-    """Write a version's images and labels below `out`, which appears whole or not at all; memory is flat.
-
-    Image files keep their names in the pool's source; of two that would share a label file (`a.jpg`, `a.png`) the
-    second gets a part of its key. Without `images` no image is written, and labels name those of the source.
-    coco: `annotations.json` and `images/`; scores in `score`, who decided (teacher or human) in `source`, ignored
-    objects with `iscrowd` and `ignore` 1, category ids from 1 in the version's order.
-    yolo: `data.yaml`, `images/`, `labels/` (`class cx cy w h`, what trainers read) and `predictions/` (the same rows
-    with the score as sixth number, Ultralytics' `save_conf`; its trainer refuses such a file as a label). Folders of
-    the source down to its last `images` are left away, since readers look for that name. With human labels each part
-    has its folders, `pseudo`, `labelled` and `val`, and classes stand in the order of the human labels.
-    voc: `JPEGImages/`, `Annotations/` and `ImageSets/Main/train.txt`; scores in `<score>`, ignored objects as
-    `<difficult>`. Corners are whole pixels counted from 1, so that sides move by up to half a pixel (more for a box
-    below LEAST pixels, which is widened; left out where the image itself is smaller).
-    Of masks coco has `segmentation` as run lengths, and yolo one polygon each (builder.export.polygons: `class x y x y
-    …`, in `predictions/` the score behind it); voc has their boxes.
-    masks, classes: see builder.export.folders.
+    """Write a version's images and labels below `out`, which appears whole or not at all; memory is flat. The
+    layout of each format: see builder.export.export.
 
     Args:
         version: a complete version.
@@ -96,16 +99,21 @@ def export_version(
             place = Path(str(error.filename)).relative_to(folder)
             raise BuildError(f"two images of {version.folder} would share {place}: export with images") from None
         done = Exported(**{field.name: counts[field.name] for field in fields(Exported)})
-        told = list(remarks(done, format, how))
-        classes = human.classes if human else manifest.classes
+        told = list(remarks(done, format, how, images))
         if format == "yolo":
-            train = [f"images/{PSEUDO}", f"images/{LABELLED}"] if human else "images"
-            measured = f"images/{VAL}" if human else "images"
-            write_data_yaml(folder, classes, train, measured, [f"{version.ref}: pseudo-labels", *told])
+            classes = human.classes if human else manifest.classes
+            write_data_yaml(folder, classes, _parts(images, human), [f"{version.ref}: pseudo-labels", *told])
         (folder / "README.md").write_text(readme(manifest, format, how, done, told), "utf-8")
     for sentence in told:
         note(sentence)
     return done
+
+
+def _parts(images: bool, human: HumanLabels | None) -> dict[str, str | list[str]]:
+    """The folders of YOLO's train and val."""
+    if human:
+        return {"train": [f"images/{PSEUDO}", f"images/{LABELLED}"], "val": f"images/{VAL}"}
+    return {"train": "images", "val": "images"} if images else {}
 
 
 def _treatment(version: Version, format: Format, asked: Ignored | None, images: bool) -> Ignored:

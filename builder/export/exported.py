@@ -38,9 +38,9 @@ class Exported:
     human_objects: int = 0
 
 
-def remarks(done: Exported, format: Format, how: Ignored) -> Iterator[str]:
-    """A sentence for each thing that people should know before they train on it. how: what became of ignored regions,
-    of which there were some where it is a thing to know."""
+def remarks(done: Exported, format: Format, how: Ignored, images: bool) -> Iterator[str]:
+    """A sentence for each thing that people should know before they train on it. how: what became of ignored regions.
+    images: whether image files were written."""
     if done.painted:
         yield (
             f"ignored regions painted over with what surrounds them: {count(done.painted)}, which trainers would else "
@@ -63,7 +63,9 @@ def remarks(done: Exported, format: Format, how: Ignored) -> Iterator[str]:
         yield f"ignored regions without a mark: {count(done.left_out)}, which trainers learn as background"
     if done.twins:
         yield f"images that people labelled, too: {count(done.twins)}, each written once, with the human labels"
-    if format == "yolo" and not done.val:
+    if format == "yolo" and not images:
+        yield "data.yaml names no images, since none were written: add train and val, the folders where they lie"
+    elif format == "yolo" and not done.val:
         yield (
             "val in data.yaml names the pseudo-labelled images themselves, which measures nothing: let it name images "
             "with human labels (--with LABELS writes them beside)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -37,10 +37,11 @@ def write_yolo(folder: Path, part: str, items: Iterable[Item], counts: Counter[s
 
 
 def write_data_yaml(
-    folder: Path, classes: Sequence[str], train: str | list[str], val: str, notes: Sequence[str]
+    folder: Path, classes: Sequence[str], parts: Mapping[str, str | list[str]], notes: Sequence[str]
 ) -> None:
-    """notes: sentences, each a comment."""
-    content = {"train": train, "val": val, "nc": len(classes), "names": list(classes)}
+    """parts: train and val -> folders of images, relative to it; none where no images are there. notes: sentences, each
+    a comment."""
+    content = {**parts, "nc": len(classes), "names": list(classes)}
     comments = "".join(f"# {note}\n" for note in notes)
     text = comments + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     (folder / "data.yaml").write_text(text, "utf-8")

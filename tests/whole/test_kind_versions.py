@@ -192,7 +192,7 @@ def test_exports_are_read_back_as_human_labels(version: Cut, tmp_path: Path) -> 
     assert (done.images, done.kept) == (manifest.distinct, manifest.kept)
     truth = read_truth(tmp_path / "out", format=format, outlines=manifest.kind == "instance")  # type: ignore[arg-type]
     assert len(truth.images) == manifest.distinct and set(truth.classes) <= set(CLASSES)
-    labels = {orjson.loads(m["json"])["key"]: orjson.loads(m["json"]) for m in written.values()}
+    labels = {Path(orjson.loads(m["json"])["name"]).stem: orjson.loads(m["json"]) for m in written.values()}
     for image in truth.images:
         said = labels[Path(image.name).stem]
         if image.mask:
@@ -225,14 +225,14 @@ def test_masks_are_yolos_polygons(tmp_path: Path) -> None:
     """Filled by the even-odd rule they are the kept masks again, in labels and, with scores, in predictions."""
     done = made(tmp_path, "instance")
     shares = export_version(done, tmp_path / "out", "yolo")
-    assert (shares.kept, shares.left_out) == (done.manifest.kept, done.manifest.ignored)
-    for key, members in samples(done).items():
+    assert (shares.kept, shares.painted + shares.covered) == (done.manifest.kept, done.manifest.ignored)
+    for members in samples(done).values():
         said = orjson.loads(members["json"])
         objects, sides = said["objects"], np.array([said["width"], said["height"]])
         kept = [n for n, ignored in enumerate(objects["ignore"]) if not ignored]
         planes = decode([objects["segmentation"][n].encode() for n in kept], said["height"], said["width"])
         for folder in ("labels", "predictions"):
-            lines = (tmp_path / "out" / folder / f"{key}.txt").read_text().splitlines()
+            lines = (tmp_path / "out" / folder / f"{Path(said['name']).stem}.txt").read_text().splitlines()
             for line, n, plane in zip(lines, kept, planes, strict=True):
                 label, *numbers = line.split()
                 if folder == "predictions":
