@@ -15,7 +15,7 @@ from teachers.from_onnx.ultralytics import UNIT, YOLO, described
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 """For pixels of 0 to 1."""
-YOLOX = {"color": "bgr", "scale": 1.0, "antialias": False, "letterbox": {"upscale": True}}
+YOLOX = {"color": "bgr", "scale": 1.0, "letterbox": {"upscale": True}}
 NANODET = {
     "color": "bgr",
     "scale": 1.0,

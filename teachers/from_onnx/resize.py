@@ -21,11 +21,15 @@ def resized(image: np.ndarray, height: int, width: int, antialias: bool) -> np.n
         _neighbours(size, given) for size, given in zip((height, width), image.shape, strict=False)
     )
     rows, place = np.unique(np.concatenate([top, bottom]), return_inverse=True)
-    across = image[rows].astype(np.int32)  # of the rows that are looked at
-    across = across[:, left] * before[:, None] + across[:, right] * after[:, None] >> 4
+    looked_at = image[rows]
+    across = np.take(looked_at, left, axis=1) * before[:, None]
+    across += np.take(looked_at, right, axis=1) * after[:, None]
+    across >>= 4
     pixels = across[place[:height]] * above[:, None, None] >> 16
     pixels += across[place[height:]] * below[:, None, None] >> 16
-    return (pixels + 2 >> 2).astype(np.uint8)
+    pixels += 2
+    pixels >>= 2
+    return pixels.astype(np.uint8)
 
 
 def _neighbours(size: int, given: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
