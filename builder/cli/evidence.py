@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import wraps
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 TABLES = 10
 """Classes of which `sweep` prints a table of their own, those with the most objects."""
+PLANNED = 12
+"""Rows of the plan that `sweep` prints."""
 SHOWN = (0.3, 0.5, 0.7, 0.9)
 """Thresholds of the table of `calibrate`."""
 WIDTH = 110
@@ -258,10 +261,12 @@ def _show_plan(figures: Mapping[str, Any], needs: Sequence[Need]) -> None:
     from builder.evidence.planning import LIKELY
 
     columns = ("to be certified", "chance", "images to certify on", "more", f"more {figures['of']}")
+    told = [need for need in needs if need.images is not None or need.sure]
+    told.sort(key=lambda need: (need.own, need.images or math.inf))
     lines = []
-    for need in needs:
-        names = ", ".join(need.classes[:4]) + (f" and {len(need.classes) - 4} more" if len(need.classes) > 4 else "")
-        enough = ("enough", "-", "-") if need.likely else ("hardly any" if need.sure else "not known", "-", "-")
+    for need in told[:PLANNED]:
+        names = ", ".join(need.classes[:3]) + (f" and {len(need.classes) - 3} more" if len(need.classes) > 3 else "")
+        enough = ("enough", "-", "-") if need.likely else ("hardly any", "-", "-")
         if need.images is not None and not need.likely:
             objects = "-" if need.more_objects is None else str(need.more_objects)
             enough = (str(need.images), str(need.more_images), objects)
@@ -272,6 +277,10 @@ def _show_plan(figures: Mapping[str, Any], needs: Sequence[Need]) -> None:
         f"from tune and the pool's scores: with so many labelled images to certify on, in place of "
         f"{figures['certify_images']}, the chance is {LIKELY:.0%}"
     )
+    if few := len(needs) - len(told):
+        click.echo(f"of {few} more classes tune holds too few {figures['of']} to say")
+    if len(told) > PLANNED:
+        click.echo(f"and {len(told) - PLANNED} more classes: --json shows all")
 
 
 def _as_given(threshold: float) -> str:

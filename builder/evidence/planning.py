@@ -27,6 +27,8 @@ LIKELY = 0.8
 """The chance of being certified that a plan asks for."""
 STEP, MOST = 1.1, 100
 """Numbers of images that are looked at: each so many times the one before, up to so many times what there is."""
+FEW = 3
+"""Labelled objects (of maps, images that show the class) in `tune`, with fewer of which no need is told."""
 BELIEF = 4.0
 """Objects that what all classes show at a score is worth of a single one, of which `tune` may hold few."""
 DRAWS = np.array([-1.6, -0.97, -0.59, -0.28, 0.0, 0.28, 0.59, 0.97, 1.6])
@@ -60,12 +62,12 @@ class Need:
         return self.chance >= LIKELY
 
     def advice(self, noun: str = "objects") -> str:
-        """What would make it likely, as a clause; "" where it is. noun: what the labelled objects are."""
-        if self.likely:
+        """What would make it likely, as a clause; "" where it is, or that cannot be said. noun: what the labelled
+        objects are."""
+        if self.likely or (self.images is None and not self.sure):
             return ""
         if self.images is None:
-            few = "the tune half holds too few of them to say how many more are needed"
-            return "more labels alone will hardly do" if self.sure else few
+            return "more labels alone will hardly do"
         more = f"{self.more_images} more images"
         objects = "" if self.more_objects is None else f"{self.more_objects} more {noun}, on "
         return f"about {objects}{more} to certify on would do"
@@ -78,11 +80,13 @@ def check_likely(needs: Sequence[Need], classes: Sequence[str], objects: np.ndar
     names = {name for need in unlikely for name in need.classes}
     theirs = sum(int(number) for name, number in zip(classes, objects, strict=True) if name in names)
     if 2 * theirs > (total := int(objects.sum())):
-        listed = "; ".join(f"{_short(need.classes)}: {need.advice()}" for need in unlikely[:3])
+        advised = [need for need in unlikely if need.advice()]
+        listed = "; ".join(f"{_short(need.classes)}: {need.advice()}" for need in advised[:3])
+        more = "; …" if len(advised) > 3 else ""
         warn(
             f"a precision of {target:g} is unlikely to be certified for classes with {percent(theirs / total)} of the "
-            f"labelled objects ({listed}{'; …' if len(unlikely) > 3 else ''}); this look at the certify half is "
-            "counted all the same, and `tutelage sweep RECIPE` shows the plan without one"
+            f"labelled objects{f' ({listed}{more})' if listed else ''}; this look at the certify half is counted all "
+            "the same, and `tutelage sweep RECIPE` shows the plan without one"
         )
 
 
@@ -217,12 +221,13 @@ def _need(
         _chance(steps, int(n), per_image, target, delta, pixels) if n * per_image >= least else (0.0, 0.0)
         for n in ladder
     ]
-    enough = next((int(n) for n, (chance, _) in zip(ladder, chances, strict=True) if chance >= LIKELY), None)
+    known = tune.object_counts & np.isin(tune.object_label, labels)
+    seen = int(known.sum()) >= FEW
+    enough = next((int(n) for n, (chance, _) in zip(ladder, chances, strict=True) if chance >= LIKELY and seen), None)
     chance, precision = chances[0]
     if enough and not precision:
         precision = chances[ladder.tolist().index(enough)][1]
     more = 0 if enough is None else enough - images
-    known = tune.object_counts & np.isin(tune.object_label, labels)
     objects = None if pixels else math.ceil(more * int(known.sum()) / max(1, tune.images))
     sure = float(steps.size.max(initial=0.0)) >= 2 * needed(target, delta)
     return Need(tuple(tune.classes[label] for label in labels), own, chance, sure, enough, more, objects, precision)
