@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from builder.cli.options import allow_code_option, json_option, open_store, sentences, store_option, workers_option
+from builder.cli.options import (
+    allow_code_option,
+    counted_first,
+    counted_from_option,
+    json_option,
+    open_store,
+    sentences,
+    store_option,
+    workers_option,
+)
 from builder.cli.output import bar, class_table, rows, table
 
 if TYPE_CHECKING:
@@ -46,6 +55,7 @@ MEASURED = (
         type=click.Choice(["coco", "voc", "yolo", "classes", "masks"]),
         help="Format of the labels, if it cannot be recognised.",
     ),
+    counted_from_option,
     click.option(
         "--group",
         metavar="folder|REGEX",
@@ -83,6 +93,7 @@ def measuring(command: Callable[..., None]) -> Callable[..., None]:
         truth: str | None,
         truth_images: Path | None,
         format: str | None,
+        counted_from: str | None,
         group: str | None,
         teacher: str | None,
         overrides: tuple[str, ...],
@@ -93,8 +104,10 @@ def measuring(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         if overrides and not teacher:
             raise click.UsageError("--set belongs to --teacher SPEC: give that too")
-        if not truth and (truth_images or format or group):
-            raise click.UsageError("--truth-images, --format and --group belong to --truth LABELS: give that too")
+        if not truth and (truth_images or format or counted_from or group):
+            raise click.UsageError(
+                "--truth-images, --format, --counted-from and --group belong to --truth LABELS: give that too"
+            )
         is_recipe = Path(predictions).suffix in (".yaml", ".yml")
         if is_recipe and teacher:
             raise click.UsageError(f"--teacher: {predictions} names the teacher: leave it out")
@@ -105,7 +118,8 @@ def measuring(command: Callable[..., None]) -> Callable[..., None]:
             from builder.truth.options import LabelOptions
 
             images = truth_images and str(truth_images)
-            labels = {"source": truth, "images": images, "format": format, "group": group}
+            first = counted_first(counted_from)
+            labels = {"source": truth, "images": images, "format": format, "group": group, "counted_from": first}
             options = MeasureOptions(
                 truth=LabelOptions.model_validate(labels) if truth else None,
                 teacher=teacher,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -102,6 +102,18 @@ workers_option = click.option(
 
 no_alarm_option = click.option(
     "--no-alarm", is_flag=True, help="Go on where the teacher's first predictions look wrong."
+)
+
+
+def counted_first(text: str | None) -> Literal[0, 1] | None:
+    """The value of --counted-from."""
+    return None if text is None else 0 if text == "0" else 1
+
+
+counted_from_option = click.option(
+    "--counted-from",
+    type=click.Choice(["0", "1"]),
+    help="What the corners of Pascal VOC boxes call the first pixel, if they do not show it.",
 )
 allow_code_option = click.option(
     "--allow-code", is_flag=True, help="Allow a python:MODULE:FACTORY teacher to run its code."

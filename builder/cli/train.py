@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from builder.cli.options import allow_code_option, json_option, open_store, sentences, store_option
+from builder.cli.options import (
+    allow_code_option,
+    counted_first,
+    counted_from_option,
+    json_option,
+    open_store,
+    sentences,
+    store_option,
+)
 from builder.cli.output import ROOMY, bar, emit, rows, show_evaluation, step_bar, table
 
 if TYPE_CHECKING:
@@ -156,6 +164,7 @@ def pretrain(
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Folder of the images, if they are not beside the labels."
 )
+@counted_from_option
 @click.option(
     "--set",
     "overrides",
@@ -184,6 +193,7 @@ def evaluate(
     ref: str,
     truth: str,
     images: Path | None,
+    counted_from: str | None,
     overrides: tuple[str, ...],
     results: Path | None,
     out: Path | None,
@@ -205,7 +215,8 @@ def evaluate(
         from students.evaluate.pictures import write_evaluation
 
         evaluation = evaluate_teacher(
-            ref, truth, images, options=overrides, masks=masks, results=results, score=score,
+            ref, truth, images, counted_from=counted_first(counted_from), options=overrides, masks=masks,
+            results=results, score=score,
             allow_code=allow_code, store=open_store(store_root), track=bar,
         )  # fmt: skip
         seen, total = evaluation.trained_on, len(evaluation.truth.images)

@@ -17,12 +17,19 @@ from builder.store.shards import read_bytes
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.truth.read import read_truth
-from builder.truth.records import LabelledImage, Truth, TruthError
+from builder.truth.records import CountedFrom, LabelledImage, Truth, TruthError
 from builder.versions.media import ShardImage, extracted, images_of
 
 
-def read_labels(source: str, images: Path | None, store: Store, track: Track = silent, outlines: bool = False) -> Truth:
-    """Labels to evaluate on: human ones (`read_truth`; outlines: see there), or those of a version:
+def read_labels(
+    source: str,
+    images: Path | None,
+    store: Store,
+    track: Track = silent,
+    outlines: bool = False,
+    counted_from: CountedFrom | None = None,
+) -> Truth:
+    """Labels to evaluate on: human ones (`read_truth`; outlines, counted_from: see there), or those of a version:
     `hf://org/name@v3`, its folder, or `NAME@VERSION` of the store. images: where the files of human labels lie, if not
     in their place.
 
@@ -31,7 +38,7 @@ def read_labels(source: str, images: Path | None, store: Store, track: Track = s
     path = Path(source)
     if is_remote(source) or (path / MANIFEST).is_file() or ("@" in source and not path.exists()):
         return version_truth(open_version(source, store), store, track)
-    return read_truth(path, images, outlines=outlines)
+    return read_truth(path, images, outlines=outlines, counted_from=counted_from)
 
 
 def version_truth(version: Version, store: Store, track: Track = silent) -> Truth:

@@ -78,6 +78,7 @@ class Truth:
         dropped_boxes: boxes left out, for having no area or a category that is no class.
         kind: what the labels are.
         split: the part of a data set that they are, as far as the data set says.
+        repeated_boxes: boxes left out, for standing a second time in their image, with the same class and flags.
     """
 
     classes: tuple[str, ...]
@@ -86,6 +87,7 @@ class Truth:
     dropped_boxes: int = 0
     kind: TruthKind = "detection"
     split: Split | None = None
+    repeated_boxes: int = 0
 
 
 @dataclass(frozen=True)
@@ -213,10 +215,11 @@ def assemble(
     image_ids: Sequence[int] | None = None,
 ) -> Truth:
     """Boxes in columns as the truth of these images (sizes: width, height); what has no area or a category that is no
-    class is dropped and counted. ids: the file's, of `classes`."""
+    class, and what stands twice, is dropped and counted. ids: the file's, of `classes`."""
     is_class = np.array([name not in NO_CLASSES for name in classes], bool)
     good = (marks.xywh[:, 2:] > 0).all(axis=1) & is_class[marks.category]
-    order = np.flatnonzero(good)
+    dropped, repeated = np.count_nonzero(~good), good & _repeated(marks)
+    order = np.flatnonzero(good & ~repeated)
     order = order[np.argsort(marks.image[order], kind="stable")]  # by image, within it as in the file
     ends = np.searchsorted(marks.image[order], np.arange(len(names)), side="right").tolist()
     xywh = marks.xywh[order]
@@ -234,7 +237,27 @@ def assemble(
             LabelledImage(canonical(name), path, width, height, *objects, number, difficult[rows], masks=codes)
         )
     known = [(name, number) for name, number in zip(classes, ids, strict=True) if name not in NO_CLASSES]
-    return Truth(tuple(n for n, _ in known), images, tuple(i for _, i in known), dropped_boxes=len(good) - len(order))
+    return Truth(
+        tuple(name for name, _ in known),
+        images,
+        tuple(number for _, number in known),
+        dropped_boxes=int(dropped),
+        repeated_boxes=int(np.count_nonzero(repeated)),
+    )
+
+
+def _repeated(marks: Marks) -> np.ndarray:
+    """Which rows say the same of an image as one before them; bool (N,). Of outlines, the same codes."""
+    columns = [*marks.xywh.T, marks.category, marks.crowd, marks.difficult, marks.image]
+    if marks.codes is not None:
+        columns.insert(0, np.unique(np.array(marks.codes, object), return_inverse=True)[1])
+    order = np.lexsort(columns)
+    same = np.ones(max(len(order) - 1, 0), bool)
+    for column in columns:
+        same &= column[order[1:]] == column[order[:-1]]
+    repeated = np.zeros(len(order), bool)
+    repeated[order[1:][same]] = True
+    return repeated
 
 
 def read_pixels(image: LabelledImage) -> np.ndarray:

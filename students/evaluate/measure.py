@@ -18,7 +18,8 @@ from builder.recipe.recipe import load_recipe, parse_teacher
 from builder.store.files import canonical_json, sha256_file, write_file
 from builder.store.store import Store, check_store
 from builder.store.version import Version
-from builder.truth.records import Truth, TruthKind
+from builder.truth.read import named
+from builder.truth.records import CountedFrom, Truth, TruthKind, check_measurable
 from students.evaluate.base import KindMeasure, Measured, Progress, Source
 from students.evaluate.boxes import BOXES
 from students.evaluate.classes import CLASSES
@@ -99,6 +100,7 @@ def evaluate(
     truth: Truth | Version | Path | str,
     images: Path | str | None = None,
     *,
+    counted_from: CountedFrom | None = None,
     options: Sequence[str] = (),
     masks: bool = False,
     results: Path | str | None = None,
@@ -119,6 +121,7 @@ def evaluate(
         truth: labels that builder.truth.read.read_truth reads, a version (open, its folder, `NAME@v3`,
             `hf://ORG/NAME@v3`), or labels that are read.
         images: the folder of the labels' image files, where they lie elsewhere.
+        counted_from: what the corners of Pascal VOC boxes call the first pixel, where they do not show it.
         options: a list of `key=value` of a teacher that is loaded here (`nms_iou=0.6`), or a recipe's keys.
         masks: measure the masks, too: read the outlines of a COCO JSON. Of labels that are read: where they have them.
         results: a file for the detections, as COCO results.
@@ -141,10 +144,11 @@ def evaluate(
     _check(model, options, batch_size, score)
     store = Store("store") if store is None else store
     check_store(store)
-    named, labelled = _labelled(truth, None if images is None else Path(images), masks, store, track)
+    source, labelled = _labelled(truth, None if images is None else Path(images), counted_from, masks, store, track)
+    check_measurable(labelled, source)
     kind = kind_measure(labelled.kind)
     if results and kind is not BOXES:
-        raise BuildError(f"results are boxes, but {named} holds {labelled.kind} labels: leave results out")
+        raise BuildError(f"results are boxes, but {source} holds {labelled.kind} labels: leave results out")
     teacher = _loaded(model, options, kind.floor, allow_code)
     with track("evaluate", len(labelled.images)) as advance:
         measured = kind.measure(teacher, labelled, batch_size, advance)
@@ -189,7 +193,12 @@ def _check(model: object, options: object, batch_size: object, score: object) ->
 
 
 def _labelled(
-    truth: Truth | Version | Path | str, images: Path | None, outlines: bool, store: Store, track: Track
+    truth: Truth | Version | Path | str,
+    images: Path | None,
+    counted_from: CountedFrom | None,
+    outlines: bool,
+    store: Store,
+    track: Track,
 ) -> tuple[str, Truth]:
     """What an error calls the labels, and these."""
     if images is not None and not isinstance(truth, Path | str):
@@ -200,7 +209,8 @@ def _labelled(
         case Version():
             return truth.ref, version_truth(truth, store, track)
         case Path() | str():
-            return str(truth), read_labels(str(truth), images, store, track, outlines=outlines)
+            labels = read_labels(str(truth), images, store, track, outlines=outlines, counted_from=counted_from)
+            return named(str(truth), labels.split), labels
     raise BuildError(f"truth {brief(repr(truth))} is no labels: give their path, a version or what read_truth returns")
 
 

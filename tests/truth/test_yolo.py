@@ -21,7 +21,7 @@ side = st.integers(2, 60)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(corner, corner, side, side, st.sampled_from("abc")), max_size=6))
+@given(st.lists(st.tuples(corner, corner, side, side, st.sampled_from("abc")), max_size=6, unique=True))
 def test_boxes_written_by_the_formulas_are_read_back(objects: list[tuple[int, int, int, int, str]]) -> None:
     """VOC: [x + 1, x + w]; YOLO: centre and size as shares."""
     boxes = np.array([[x, y, x + w, y + h] for x, y, w, h, _ in objects], np.float32).reshape(-1, 4)
