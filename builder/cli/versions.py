@@ -90,13 +90,19 @@ def diff(a: str, b: str, limit: int, store_root: str, as_json: bool) -> None:
         store = open_store(store_root)
         difference = compare(store.version(a), store.version(b), limit=limit)
         if as_json:
-            emit(True, {"a": a, "b": b, "empty": difference.empty, **asdict(difference)}, "")
+            emit(
+                True,
+                {"a": a, "b": b, "empty": difference.empty, "disjoint": difference.disjoint, **asdict(difference)},
+                "",
+            )
         else:
             _print_diff(difference, a, b)
 
 
 def _print_diff(difference: Diff, a: str, b: str) -> None:
     images = difference.images
+    if difference.disjoint:
+        click.echo(f"{a} and {b} share no image, so nothing that they say can be compared", err=True)
     if difference.empty:
         click.echo(f"{a} and {b} hold the same objects on the same {images['common']} images")
     if len(set(difference.quality)) > 1:

@@ -11,6 +11,7 @@ from builder.errors import BuildError
 from builder.recipe.recipe import ShardOptions
 from builder.scan.duplicates import Settled
 from builder.scan.pool import Pool, read_pool
+from builder.store.manifest import MANIFEST
 from builder.store.provenance import SOLVED_AGAIN, TAKEN_OVER, Inputs, ParentRecord
 from builder.store.store import Store
 from builder.store.version import LEFT_OUT, Version
@@ -68,6 +69,31 @@ def find_parent(ref: str, store: Store, id: str | None = None) -> ParentVersion:
     if not manifest.provenance.plan:
         raise BuildError(f"parent {ref} was built by an older Tutelage: build it again, then go on from that")
     return ParentVersion(version.folder, manifest, read_pool(store, manifest.provenance.inputs.pool), store)
+
+
+REVIEWED = {"parent", "resolve", "references", "overrides"}
+"""Inputs in which a version that a review made differs from the one that was reviewed."""
+
+
+def made_by_review(store: Store, name: str, inputs: Inputs) -> Version | None:
+    """The version that a review has made already of what a build with these inputs would make anew: of the same
+    inputs, but for the overrides that are in force now, with thresholds taken over that would be solved again."""
+    folders = [folder for folder in store.versions(name) if (folder / MANIFEST).is_file()]
+    versions = [Version.open(folder) for folder in folders] if inputs.overrides and not inputs.parent else []
+    by_id = {version.manifest.id: version.manifest.provenance for version in versions}
+    for version in reversed(versions):
+        made = version.manifest.provenance
+        if made.inputs.overrides != inputs.overrides:
+            continue
+        while made.parent and made.parent.taken_over and made.parent.id in by_id:
+            before = by_id[made.parent.id]
+            if made.inputs.stored(exclude=REVIEWED) != before.inputs.stored(exclude=REVIEWED):
+                break
+            made = before
+        is_of_review = made is not version.manifest.provenance
+        if is_of_review and made.inputs.stored(exclude={"overrides"}) == inputs.stored(exclude={"overrides"}):
+            return version
+    return None
 
 
 def settled_by(parent: ParentVersion, pool: Pool, near: int | None) -> Settled | None:

@@ -36,7 +36,7 @@ from builder.scan.pool import Pool, read_pool
 from builder.store.manifest import Manifest
 from builder.store.provenance import ParentRecord
 from builder.store.store import Store
-from builder.store.version import CLAIM, LEFT_OUT, OVERRIDES, Version
+from builder.store.version import CLAIM, LEFT_OUT, OVERRIDES, Version, check_here
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,7 @@ def new_version(
 def check_cut_again(store: Store, version: Version) -> None:
     """Raise BuildError for a version of which corrections can make no other in this store: to be asked before people
     begin."""
+    check_here(version)
     home = store.datasets / version.dataset / version.folder.resolve().name
     if version.folder.resolve() != home.resolve():
         raise BuildError(

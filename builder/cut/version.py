@@ -19,7 +19,7 @@ import numpy as np
 from builder.cut.basis import Basis
 from builder.cut.emptiness import check_kept
 from builder.cut.label_table import join_labels
-from builder.cut.parent import ranges
+from builder.cut.parent import made_by_review, ranges
 from builder.cut.plan import Plan, decide_all
 from builder.cut.samples import EMPTY, WRITTEN, Parent, ShardJob, Writing, write_job
 from builder.engine import Track, run, silent
@@ -89,6 +89,8 @@ def cut_version(
     """
     check_store(store)
     inputs = basis.inputs()
+    if made := made_by_review(store, name, inputs):
+        return Cut(made.folder, made.manifest, 0)
     folder = store.claim(name, digest(inputs.stored()))
     with held(folder):
         if not folder.is_dir():  # collected as abandoned in the moment before we held it

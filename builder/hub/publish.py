@@ -24,7 +24,7 @@ from builder.report.quality import licences
 from builder.store.files import sha256_file
 from builder.store.manifest import MANIFEST, Manifest
 from builder.store.provenance import UNKNOWN
-from builder.store.version import DATA, Version, check_version
+from builder.store.version import DATA, Version, check_here, check_version
 
 SHARDS = "data/train-*.tar"
 """What readers of a repository take for shards, by the card."""
@@ -93,6 +93,7 @@ def publish(
             meanwhile, and all that the Hub refuses.
     """
     check_version(version)
+    check_here(version)
     if "@" in repo or parse_ref(repo).repo != repo:
         raise HubError(f"{repo!r} is no dataset on the Hub: write ORG/NAME, without a version")
     check_branch(branch)

@@ -22,7 +22,7 @@ from builder.hub.repository import PREFIX, HubError, Ref, parse_ref
 from builder.store.files import locked, sha256_file, sync_folder, write_file
 from builder.store.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
 from builder.store.store import NAME, VERSION, Store, check_store
-from builder.store.version import CLAIM, DATA, WORK, Version
+from builder.store.version import CARD, CHART, CLAIM, DATA, LABELS, LEFT_OUT, OVERRIDES, REPORT, WORK, Version
 
 OURS = (MANIFEST, CLAIM)
 
@@ -51,6 +51,38 @@ class RemoteVersion(Version):
     @property
     def is_remote(self) -> bool:
         return True
+
+    @property
+    def labels(self) -> Path:
+        return self._there(LABELS)
+
+    @property
+    def card(self) -> Path:
+        return self._there(CARD)
+
+    @property
+    def chart(self) -> Path:
+        return self._there(CHART)
+
+    @property
+    def report(self) -> Path:
+        return self._there(REPORT)
+
+    @property
+    def overrides(self) -> Path:
+        return self._there(OVERRIDES)
+
+    @property
+    def left_out(self) -> Path:
+        return self._there(LEFT_OUT)
+
+    def is_intact(self, name: str) -> bool:
+        self._there(name)
+        return super().is_intact(name)
+
+    def _there(self, name: str) -> Path:
+        """One of its files, fetched if it was not here yet; where it would be, if the version has none."""
+        return self.file(name) if self.has(name) else self.folder / name
 
     def shard(self, record: ShardRecord) -> Path:
         """The file of one of the manifest's shards, fetched if it was not here yet or the disk has damaged it."""
@@ -110,8 +142,8 @@ def open_version(ref: Path | str, store: Store, *, write: bool = True) -> Versio
         write: whether the manifest of one on the Hub may be kept in the store.
 
     Returns:
-        The version. Of one on the Hub shards and what `file` names are fetched when they are first needed, which is
-        enough to train on it, to measure on it and to export it; to explain, compare, verify or review it, `pull` it.
+        The version. Of one on the Hub shards and other files are fetched when they are first needed, which is enough to
+        train on it, to measure on it, to export, explain and compare it; to verify, review or publish it, `pull` it.
 
     Raises:
         BuildError: there is no such version, or its manifest is damaged.

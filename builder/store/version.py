@@ -109,6 +109,13 @@ class Version:
         return not self.has(name) or (path.is_file() and sha256_file(path) == self.manifest.files[name])
 
 
+def check_here(version: Version) -> None:
+    """Raise BuildError for a version on the Hub, where every file of one is needed."""
+    if version.is_remote:
+        name = version.ref.removeprefix("hf://")
+        raise BuildError(f"{version.ref} lies on the Hub: run `tutelage pull {name}` first")
+
+
 def check_version(value: object) -> None:
     """Raise TypeError for anything but a version, such as its name."""
     if not isinstance(value, Version):

@@ -83,6 +83,11 @@ class Diff:
         same = all(a == b for a, b in self.people.values())
         return same and self.total == Changes() and not self.images["added"] and not self.images["removed"]
 
+    @property
+    def disjoint(self) -> bool:
+        """Whether both have images, and none that the other has."""
+        return not self.images["common"] and bool(self.images["added"] and self.images["removed"])
+
     def mirrored(self) -> Diff:
         """What the diff of B and A is."""
         images = self.images | {"added": self.images["removed"], "removed": self.images["added"]}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from builder.engine import Track, silent
 from builder.store.store import Store, check_store
-from builder.store.version import Version, check_version
+from builder.store.version import Version, check_here, check_version
 from builder.versions import repair as repairing
 from builder.versions.verify import Problem, bad_shards, problems
 
@@ -49,6 +49,7 @@ def verify(
     """
     check_version(version)
     check_store(store)
+    check_here(version)
     verified = Verified(version, tuple(problems(version, workers=workers, track=track)))
     if not repair or verified.only_strays:
         return verified

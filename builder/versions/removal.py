@@ -11,7 +11,7 @@ from builder.store.files import discard, locked
 from builder.store.history import record
 from builder.store.manifest import MANIFEST, read_manifest
 from builder.store.store import Store, check_store
-from builder.store.version import Version, check_version
+from builder.store.version import Version, check_here, check_version
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ def remove(version: Version, store: Store, *, dry_run: bool = False) -> Removed:
     """
     check_version(version)
     check_store(store)
+    check_here(version)
     name, number = version.dataset, version.folder.resolve().name
     folder = store.datasets / name / number
     if version.folder.resolve() != folder.resolve():

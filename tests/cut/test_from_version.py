@@ -11,11 +11,12 @@ import pytest
 from builder.cut.basis import Basis
 from builder.cut.parent import find_parent
 from builder.cut.recall import is_at_home
-from builder.cut.version import cut_version
+from builder.cut.version import Cut, cut_version
 from builder.errors import BuildError
 from builder.recipe.recipe import load_recipe
 from builder.review.objects import shown_objects
-from builder.rules.overrides import Override
+from builder.rules.overrides import Override, add_overrides, read_overrides
+from builder.scan.pool import read_pool
 from builder.scan.scanner import scan_pool
 from builder.store.manifest import write_manifest
 from builder.store.store import Store
@@ -122,3 +123,23 @@ def test_what_cannot_be_cut_again_is_said_and_leaves_no_version(tmp_path: Path, 
     words = {"shard": "missing or damaged", "labels": "cannot be read", "older": "an older Tutelage"}
     assert words[harm] in str(error.value) and "\n" not in str(error.value)
     assert not (away.datasets / "pets" / "v2" / "manifest.json").exists()
+
+
+def test_a_build_after_a_review_finds_the_version_that_the_review_made(tmp_path: Path) -> None:
+    first, store = built(tmp_path, "detection"), Store(tmp_path / "store")
+    reviewed = corrected(first, store, corrections(first, 1))
+    again = corrected(reviewed, store, corrections(reviewed, 2))
+
+    def build(**more: Any) -> Cut:
+        inputs = first.manifest.provenance.inputs
+        recipe = load_recipe(tmp_path / "recipe.yaml", [f"{key}={value}" for key, value in more.items()])
+        overrides = tuple(read_overrides(store, "pets"))
+        predictions = store.predictions / inputs.predictions
+        basis = Basis(read_pool(store, inputs.pool), predictions, recipe, "says", overrides=overrides)
+        return cut_version(basis, store, name="pets", workers=2, report=False)
+
+    assert (build().ref, build().shards_written) == (again.ref, 0) == ("pets@v3", 0)
+    assert build(**{"keep.score": 0.6}).ref == "pets@v4"  # other rules
+    add_overrides(store, "pets", corrections(again, 3), again.manifest.classes)
+    made = build()
+    assert made.ref == "pets@v5" and made.manifest.id != again.manifest.id  # what nobody built yet

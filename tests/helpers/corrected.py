@@ -27,10 +27,10 @@ from tests.helpers.pools import write_images, write_recipe
 SAYS = {"detection": boxes, "instance": instances, "semantic": semantic, "classification": probabilities}
 
 
-def built(folder: Path, kind: str, *, mixed: bool = False, **sections: Any) -> Cut:
+def built(folder: Path, kind: str, *, mixed: bool = False, start: int = 0, **sections: Any) -> Cut:
     """A version of this kind of 14 images, in chunks of 3 and shards of about 5."""
     store = Store(folder / "store")
-    write_images(folder / "pool", 14, size=SIZE)
+    write_images(folder / "pool", 14, start=start, size=SIZE)
     if mixed:
         write_images(folder / "pool", 3, start=50, size=SIZE, suffix=".png")
         for n in (60, 61):

@@ -15,9 +15,17 @@ import pytest
 from click.testing import CliRunner, Result
 
 from builder.cli.main import main
+from builder.errors import BuildError
 from builder.hub.publish import publish
 from builder.hub.pull import pull
+from builder.hub.remote import open_version
+from builder.review.queues import queue
 from builder.store.store import Store
+from builder.versions.diff import diff
+from builder.versions.explain import explain
+from builder.versions.health import verify
+from builder.versions.media import images_of
+from builder.versions.removal import remove
 from builder.versions.verify import problems
 from tests.helpers.corrected import built, corrected, corrections
 from tests.helpers.hub_server import HubServer, use_hub
@@ -125,3 +133,32 @@ def test_what_cannot_be_had_is_said_before_the_work(hub: Path, tmp_path: Path) -
         queued.stderr.count("\n") == 1
         and "made elsewhere" not in run(tmp_path / "store", "review", "queue", "pets").stderr
     )
+
+
+def test_a_version_on_the_hub_is_explained_and_compared_and_pulled_for_the_rest(hub: Path, tmp_path: Path) -> None:
+    first = built(tmp_path, "detection")
+    second = corrected(first, Store(tmp_path / "store"), corrections(first, 1))
+    publish(second, REPO)
+    away = Store(tmp_path / "away")
+    remote = open_version(f"hf://{REPO}@v2", away)
+    key = next(images_of(second)).key
+    assert explain(remote, key, away).objects == explain(second, key, Store(tmp_path / "other")).objects
+    assert diff(first, remote).total == diff(first, second).total
+    uses: list[Callable[[], Any]] = [
+        lambda: verify(remote, away),
+        lambda: publish(remote, "org/others"),
+        lambda: queue(remote, away),
+        lambda: remove(remote, away),
+    ]
+    for use in uses:
+        with pytest.raises(BuildError, match=r"lies on the Hub: run `tutelage pull org/pets@v2` first"):
+            use()
+
+
+def test_versions_without_a_common_image_are_said_to_have_none(tmp_path: Path) -> None:
+    first = built(tmp_path / "one", "detection")
+    other = built(tmp_path / "two", "detection", start=900)
+    difference = diff(first, other)
+    assert difference.disjoint and not difference.mirrored().empty and not diff(first, first).disjoint
+    done = CliRunner().invoke(main, ["diff", str(first.folder), str(other.folder)])
+    assert done.exit_code == 0 and "share no image, so nothing that they say can be compared" in done.stderr
