@@ -26,7 +26,7 @@ from builder.evidence.certify import solve
 from builder.evidence.estimate import interval
 from builder.evidence.matching import Matches
 from builder.rules.keep import Precision
-from builder.rules.scores import BINS, PoolScores, cell
+from builder.rules.scores import BINS, PoolScores, Scored
 from teachers.base import Detections
 
 TARGET, DELTA, FLOOR = 0.8, 0.1, 0.05
@@ -107,10 +107,7 @@ class Pool:
     """Scores of a pool, as builder.rules.scores counts them, and the numbers of predictions on its images."""
 
     def __init__(self, image: np.ndarray, label: np.ndarray, score: np.ndarray, images: int, classes: int) -> None:
-        objects = np.bincount(label.astype(np.int64) * (BINS + 1) + cell(score), minlength=classes * (BINS + 1))
-        total = np.bincount(label, score, minlength=classes)
-        objects = objects.reshape(classes, -1)
-        self.scores = PoolScores(images, objects, np.zeros_like(objects), total)
+        self.scores = PoolScores.of(Scored(image, label.astype(np.int64), score), images, classes)
         self.rows, self.images = (image, label, score), images
         self.seen: dict[tuple[tuple[int, ...], float], np.ndarray] = {}
 
@@ -171,7 +168,7 @@ def synthetic(draws: int, seed: int) -> None:
                     drawn = matches_of(*population.draw(images, rng), images)
                     for rule, (t,) in thresholds_of(drawn, pool).items():
                         if np.isfinite(t):
-                            edge = int(np.ceil(t * BINS))
+                            edge = int(np.floor(t * BINS))  # the lower neighbour: no violation is missed
                             missed[rule] += float(precision[edge] < TARGET) / draws
                             recall[rule] += correct[edge] / oracle / draws
                 full = f"{name}, correlation {correlation}; {mean:g} boxes{', uneven' if uneven else ''}"

@@ -20,7 +20,7 @@ from promise import DELTA, FLOOR, TARGET, Curve, Z, flat, matches_of, steep
 from builder.evidence.certify import solve
 from builder.evidence.matching import Matches
 from builder.rules.keep import Precision
-from builder.rules.scores import BINS, PoolScores, cell
+from builder.rules.scores import PoolScores, Scored
 
 LEVELS = (np.arange(16) + 0.5) / 16 * (1 - FLOOR) + FLOOR
 """Scores that occur."""
@@ -56,12 +56,9 @@ def draw(curve: Curve, correlation: float, spread: float, images: int, rng: np.r
 def pool_of(spread: float, rng: np.random.Generator) -> PoolScores:
     """Of POOL images of the same population."""
     pixels = rng.poisson((rng.lognormal(-(spread**2) / 2, spread, POOL) * PIXELS)[:, None] * shares())
-    place = cell(LEVELS.astype(np.float32))
-    objects, best = np.zeros((1, BINS + 1), np.int64), np.zeros((1, BINS + 1), np.int64)
-    objects[0, place] = pixels.sum(axis=0)
-    highest = len(LEVELS) - 1 - (pixels[:, ::-1] > 0).argmax(axis=1)
-    np.add.at(best[0], place[highest[pixels.any(axis=1)]], 1)
-    return PoolScores(POOL, objects, best, np.array([float(pixels.sum(axis=0) @ LEVELS)]))
+    image, level = np.nonzero(pixels)
+    score = LEVELS[level].astype(np.float32)
+    return PoolScores.of(Scored(image, np.zeros(len(image), np.int64), score, pixels[image, level]), POOL, 1)
 
 
 def thresholds_of(matches: Matches, scores: PoolScores) -> dict[str, float]:
