@@ -14,7 +14,7 @@ from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.evidence.calibrate import calibrated, describe, fit, occurring, reliabilities
 from builder.evidence.holdout import Labels, load_labels, load_truth, with_outlines
-from builder.evidence.matching import SIZES, Matches
+from builder.evidence.matching import SIZES, Matches, names_of
 from builder.evidence.on_truth import check_independent, check_unseen, label_truth
 from builder.evidence.planning import Need, plan
 from builder.evidence.stored import match_stored
@@ -117,6 +117,7 @@ class TuneHalf:
             "iou": iou,
             "kind": self.kind,
             "of": kind_of(self.kind).noun,
+            **names_of(tune.classes, self.labels.truth),
             **{
                 name: int(rows.sum() if tune.weight is None else tune.weight[rows].sum())
                 for name, rows in (("predicted", tune.counted[0]), ("right", tune.right[0]))

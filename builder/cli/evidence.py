@@ -156,6 +156,7 @@ def calibrate(
     from builder.measure import calibrate as measure_scores
 
     calibration = measure_scores(predictions, open_store(store_root), options, workers=workers, track=bar)
+    _warn_of_names(calibration.figures)
     if plot:
         calibration.plot(plot)
     if as_json:
@@ -186,6 +187,7 @@ def sweep(
     from builder.measure import sweep as measure_thresholds
 
     swept = measure_thresholds(predictions, open_store(store_root), options, pool=pool, workers=workers, track=bar)
+    _warn_of_names(swept.figures)
     if plot:
         swept.plot(plot)
     if as_json:
@@ -195,6 +197,11 @@ def sweep(
     else:
         _show_sweep(swept.figures, swept.points)
         _show_plan(swept.figures, swept.needs)
+
+
+def _warn_of_names(figures: Mapping[str, Any]) -> None:
+    if figures["class_names"]:
+        click.echo(f"warning: {figures['class_names']}", err=True)
 
 
 def _heading(value: Mapping[str, Any]) -> Iterable[tuple[str, object]]:
@@ -208,6 +215,8 @@ def _heading(value: Mapping[str, Any]) -> Iterable[tuple[str, object]]:
     yield "predictions", value["predictions"][:12]
     yield "truth", value["truth"]
     yield "tune half", half.replace(" images;", f" images{grouped};", 1)
+    both, only = len(value["classes"]), [len(value[name]) for name in ("only_in_teacher", "only_in_labels")]
+    yield "classes", f"{both} of the teacher's {both + only[0]} and of the labels' {both + only[1]}"
     at = f" at IoU {value['iou']:g}" if kind_of(value["kind"]).overlaps else ""
     yield "matched", f"{value['predicted']} {value['of']}{at}, {value['right']} right"
 

@@ -211,6 +211,7 @@ def evaluate(
     images that a run was trained on.
     """
     with sentences():
+        from builder.evidence.matching import names_sentence
         from students.evaluate.measure import evaluate as evaluate_teacher
         from students.evaluate.pictures import write_evaluation
 
@@ -224,6 +225,8 @@ def evaluate(
             click.echo(
                 f"warning: the teacher was trained on {seen} of these {total} images: evaluate it on others", err=True
             )
+        if told := names_sentence(evaluation.classes, evaluation.truth):
+            click.echo(f"warning: {told}", err=True)
         if out:
             write_evaluation(evaluation, out)
         if as_json:

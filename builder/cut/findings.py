@@ -35,6 +35,8 @@ def findings_of(
     if images:
         labelled = dict(zip(classes, split.objects.tolist(), strict=True)) if split else None
         findings.append(gates.coverage(options, kept, ignored, labelled, kind))
+    if basis.truth:
+        findings.append(gates.names(classes, basis.truth.truth))
     if split:
         per_class, expected = counted.per_class["kept"], split.per_image(scores)
         size = scores.per_image if kind.pixels else None

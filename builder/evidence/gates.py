@@ -11,10 +11,12 @@ from pydantic import BeforeValidator, Field
 from builder.errors import BuildError
 from builder.evidence.claims import Claims
 from builder.evidence.estimate import shift as measure_shift
+from builder.evidence.matching import names_sentence
 from builder.kinds import DETECTION, LabelKind
 from builder.rules.scores import PoolSample
 from builder.sections import Section
 from builder.store.provenance import Finding
+from builder.truth.records import Truth
 from builder.words import percent
 
 Level = Annotated[
@@ -96,6 +98,12 @@ def unmapped(names: Sequence[str], others: str | None, classes: int) -> Finding:
     stated = f"{len(names)} of the teacher's {classes} classes are not named and {did} ({_listed(names)})"
     advice = "" if others else ": name them, or say with keep.classes.others what becomes of them"
     return Finding("classes", "ok" if others else "warn", f"{stated}{advice}")
+
+
+def names(classes: Sequence[str], truth: Truth) -> Finding | None:
+    """Classes that are matched with the labels by name, and whose names probably should match and do not."""
+    told = names_sentence(classes, truth)
+    return Finding("class_names", "warn", told) if told else None
 
 
 def density(

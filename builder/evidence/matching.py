@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from builder.errors import BuildError
 from builder.evidence.assignment import Overlap, assign, sides
 from builder.kinds import kind_of
+from builder.rules.class_names import ClassNames, compare_names, listed
 from builder.rules.keep import IOUS
 from builder.truth.records import Truth
 from teachers.base import Detections, Kind
@@ -224,12 +225,42 @@ def shared_classes(classes: Sequence[str], truth: Truth, kind: Kind = "detection
     known = {name: place for place, name in enumerate(classes)}
     places = np.array([known.get(name, -1) for name in truth.classes], np.int64)
     if not (places >= 0).any():
-        ours, theirs = (", ".join(names[:5]) for names in (truth.classes, classes))
+        ours, theirs = (listed(names, 5) for names in (truth.classes, classes))
+        alike = ", ".join(f"{name}: {other}" for name, other in compare_names(classes, truth.classes).partners[:5])
         raise BuildError(
-            f"truth and teacher share no class name ({ours} … against {theirs} …): rename one's classes, or map the "
-            "teacher's with keep.classes"
+            f"truth and teacher share no class name ({ours} against {theirs}): rename one's classes, or map the "
+            f"teacher's with keep.classes.map{f' (say {alike})' if alike else ''}"
         )
     return places
+
+
+def names_on(classes: Sequence[str], truth: Truth) -> ClassNames:
+    """A teacher's classes against those of the labels of which something is marked; of maps all of theirs."""
+    occurring = None
+    if truth.kind != "semantic":
+        marked = [np.unique(image.labels) for image in truth.images if len(image.labels)]
+        whole = [image.label for image in truth.images if image.label is not None]
+        occurring = [truth.classes[n] for n in np.unique(np.concatenate([np.array(whole, int), *marked]))]
+    return compare_names(classes, truth.classes, occurring)
+
+
+def names_sentence(classes: Sequence[str], truth: Truth) -> str:
+    """One sentence on names that do not match and probably should, and on labels that no prediction can match; "" where
+    there is nothing to say."""
+    return names_on(classes, truth).sentence(
+        "the teacher's", "in no label", "labels that no prediction can match", "map them with keep.classes.map"
+    )
+
+
+def names_of(classes: Sequence[str], truth: Truth) -> dict[str, Any]:
+    """Which classes figures of this teacher on these labels are over, JSON-ready."""
+    ours, theirs = set(classes), set(truth.classes)
+    return {
+        "classes": [name for name in classes if name in theirs],
+        "only_in_labels": [name for name in truth.classes if name not in ours],
+        "only_in_teacher": [name for name in classes if name not in theirs],
+        "class_names": names_sentence(classes, truth),
+    }
 
 
 def units(units: Sequence[str]) -> np.ndarray:

@@ -99,6 +99,11 @@ def export_version(
             place = Path(str(error.filename)).relative_to(folder)
             raise BuildError(f"two images of {version.folder} would share {place}: export with images") from None
         done = Exported(**{field.name: counts[field.name] for field in fields(Exported)})
+        if not done.images and done.dropped + done.twins:
+            raise BuildError(
+                f"no image of {version.ref} is left to export: {done.twins} are human-labelled too, and {done.dropped} "
+                "hold ignored regions that cannot be got rid of so: give other labels, or treat these otherwise"
+            )
         told = list(remarks(done, format, how, images))
         if format == "yolo":
             classes = human.classes if human else manifest.classes

@@ -145,3 +145,11 @@ def test_without_a_val_nothing_is_written(tmp_path: Path) -> None:
     words = ["export", str(tmp_path / "version"), str(tmp_path / "out"), "--format", "yolo", "--with", str(train)]
     result = CliRunner().invoke(main, [*words, "--val", str(train), "--json"])
     assert result.exit_code == 0 and json.loads(result.stdout)["labelled"] == 1
+
+
+def test_a_version_of_human_labelled_images_alone_leaves_nothing_to_export(tmp_path: Path) -> None:
+    version = world(tmp_path)
+    train = write_coco(tmp_path / "pool" / "train.json", sorted((tmp_path / "pool").glob("*.png")), [SHEEP])
+    with pytest.raises(BuildError, match="no image of meadow@v1 is left to export: 4 are human-labelled too"):
+        export_version(version, tmp_path / "out", "yolo", labels=train, val=train)
+    assert not (tmp_path / "out").exists()
