@@ -62,10 +62,12 @@ def _head(signature: Signature, classes: int, decided: bool) -> dict[str, Any]:
             return {"decoder": "yolov8_seg", "nms_iou": IOU, "multi_label": False, "input": YOLO}
         case "classify":
             return {"decoder": "classifier", "activation": "none", "input": {"scale": UNIT, "fit": "crop"}}
+        case "semantic":
+            return {"decoder": "segmenter", "activation": "ids" if len(shape) == 3 else "softmax", "input": YOLO}
         case task if not decided:
             raise TeacherError(
                 f"this is a model of Ultralytics' for the task {task[:40]}, which is no kind of label here: export one "
-                "for detect, segment or classify, or write a teacher of your own (python:, examples/own_teacher)"
+                "for detect, segment, semantic or classify, or write a teacher of your own (python:)"
             )
         case _:
             return {}

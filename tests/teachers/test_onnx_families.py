@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from teachers import load_teacher, masks
-from teachers.base import ClassProbabilities, Detections, TeacherError, TeacherOptions
+from teachers.base import ClassProbabilities, Detections, SemanticMap, TeacherError, TeacherOptions
 from teachers.from_onnx.resize import resized
 from teachers.from_onnx.spec import InputSpec
 
@@ -144,6 +144,19 @@ def test_a_classifier_of_ultralytics_is_cropped_and_has_its_softmax(tmp_path: Pa
     found = teacher.predict([white(40, 90)])[0]
     assert isinstance(found, ClassProbabilities)
     np.testing.assert_allclose(found.probabilities, [0.2, 0.7, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_a_map_of_ultralytics_is_of_ids_or_of_logits(tmp_path: Path, ids: bool) -> None:
+    plane = np.zeros((1, 8, 8), np.uint8)
+    plane[:, :, 4:] = 2
+    logits = np.moveaxis(np.eye(3, dtype=np.float32)[plane] * 9, 3, 1).copy()
+    teacher = load_teacher(model(tmp_path, {"output0": plane if ids else logits}, of_ultralytics("semantic")))
+    found = teacher.predict([white(16, 32)])[0]  # fills rows 8 to 24 of the input
+    assert isinstance(found, SemanticMap)
+    assert (found.labels[:, :15] == 0).all()
+    assert (found.labels[:, 17:] == 2).all()
+    assert (found.confidence == 255).all() == ids
 
 
 def test_a_size_that_the_model_leaves_open_is_told_by_its_metadata(tmp_path: Path) -> None:
