@@ -144,7 +144,7 @@ def _basis(
         pool,
         store.predictions / labelled.predictions,
         rooted,
-        recipe.teacher.name,
+        recipe.teacher.published().name,
         truth=references.get("truth"),
         references={name: labels.pool for name, labels in references.items()},
         parent=find_parent(recipe.parent, store) if recipe.parent else None,

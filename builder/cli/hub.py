@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 @click.argument("repo", metavar="ORG/NAME")
 @click.option("--private", is_flag=True, help="Make the repository private, if it is created now.")
 @click.option("--revision", "branch", default="main", show_default=True, help="Branch to commit the version to.")
+@click.option("--allow-private", is_flag=True, help="Publish although paths or names of this machine stand in it.")
+@click.option("--allow-gps", is_flag=True, help="Publish images with a GPS position.")
 @store_option
 @workers_option
 @json_option
@@ -30,6 +32,8 @@ def publish(
     repo: str,
     private: bool,
     branch: str,
+    allow_private: bool,
+    allow_gps: bool,
     store_root: str,
     workers: int | None,
     as_json: bool,
@@ -45,7 +49,17 @@ def publish(
         from builder.hub.publish import publish as send
 
         made = open_store(store_root).version(version)
-        done = send(made, repo, private=private, branch=branch, dry_run=dry_run, workers=workers, track=bar)
+        done = send(
+            made,
+            repo,
+            private=private,
+            branch=branch,
+            allow_private=allow_private,
+            allow_gps=allow_gps,
+            dry_run=dry_run,
+            workers=workers,
+            track=bar,
+        )
         for warning in done.warnings:
             click.echo(f"warning: {warning}", err=True)
         emit(as_json, asdict(done), _published(done))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from builder.errors import BuildError
+from builder.scan.metadata import MetadataError, without_metadata
 from builder.scan.pool import PoolImage
 from teachers.images import ImageError, encode_upright
 
@@ -17,9 +18,12 @@ def not_here(key: str, ref: str) -> BuildError:
     )
 
 
-def described(image: PoolImage, extension: str, stored: bool = False) -> tuple[dict[str, Any], bytes]:
+def described(
+    image: PoolImage, extension: str, stored: bool = False, strip: bool = False
+) -> tuple[dict[str, Any], bytes]:
     """What every label JSON says of an image, and the bytes that are written of it. stored: whether it was brought to
-    that form already. Raises BuildError if it is not what was scanned, or cannot be re-encoded."""
+    that form already. strip: without metadata. Raises BuildError if it is not what was scanned, or cannot be written
+    so."""
     data = image.read()
     reencoded = "format" if image.format != extension else "upright" if image.orientation != 1 else "none"
     if reencoded != "none" and not stored:
@@ -27,6 +31,12 @@ def described(image: PoolImage, extension: str, stored: bool = False) -> tuple[d
             data = encode_upright(data, extension, image.pixels)
         except ImageError as error:
             raise BuildError(f"{image.uri} cannot be re-encoded: it {error}") from None
+    elif strip and reencoded == "none":
+        reencoded = "stripped"
+        try:
+            data = without_metadata(data, extension)
+        except MetadataError as error:
+            raise BuildError(f"the metadata of {image.uri} cannot be taken out: {error}") from None
     label = {
         "key": image.key,
         "name": image.name,

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from builder.errors import BuildError
-from builder.scan.duplicates import Settled, leaks, near_duplicates
+from builder.scan.duplicates import Settled, near_duplicates
+from builder.scan.leaks import Leaks, leaks
 from builder.scan.pool import OK, Pool
 
 LEAK, NEAR_DUPLICATE = "leak", "near_duplicate"
@@ -21,10 +22,12 @@ HEAD = ["state", "sha256", "why"]
 @dataclass(frozen=True)
 class LeftOut:
     """Pool images that may not be used, SHA-256 -> sentence: those that are also labelled, truth or test ones, or
-    nearly so, and those that are nearly the same as an earlier one."""
+    nearly so, and those that are nearly the same as an earlier one. note: what was found out about the labelled
+    images, where two that are near are not the same."""
 
     leaks: Mapping[str, str]
     near_duplicates: Mapping[str, str]
+    note: str = ""
 
     def table(self) -> str:
         """CSV: what became of each image, its SHA-256, and why."""
@@ -63,10 +66,8 @@ def find_left_out(
 ) -> LeftOut:
     """references: the labelled, truth and test sets. Distances in bits of the images' hashes; leak_distance of None:
     equal bytes only; near of None: near-duplicates may stay. settled: near-duplicates that were decided before."""
-    return LeftOut(
-        leaks(pool, dict(sorted(references.items())), leak_distance) if references else {},
-        near_duplicates(pool, near, settled) if near is not None else {},
-    )
+    leaked = leaks(pool, dict(sorted(references.items())), leak_distance) if references else Leaks({})
+    return LeftOut(leaked.images, near_duplicates(pool, near, settled) if near is not None else {}, leaked.note)
 
 
 def settle(pool: Pool, before: Pool, left_out: LeftOut) -> Settled | None:

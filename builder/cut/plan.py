@@ -65,7 +65,7 @@ class Plan:
         basis, license = self.basis, self.basis.options.teacher.license
         provenance = Provenance(
             tool=f"tutelage {installed_version('tutelage')}",
-            recipe=written.model_dump(mode="json"),
+            recipe=written.published().model_dump(mode="json"),
             inputs=inputs,
             teacher=TeacherRecord.model_validate({**basis.meta, "spec": basis.spec, "license": license}),
             licences=Licences(source=basis.options.pool.license, teacher=license),
@@ -104,7 +104,7 @@ def decide_all(
             "pixels: set review: false, or give this dataset another name"
         )
     left_out = basis.left_out()
-    findings = [gates.leak(options.gates, left_out.leaks)] if inputs.references else []
+    findings = [gates.leak(options.gates, left_out.leaks, left_out.note)] if inputs.references else []
     if basis.trained_on and (finding := gates.teacher_overlap(options.gates, overlap(basis))):
         findings.append(finding)
     if options.keep.classes and (mapped := class_map(options.keep, basis.meta["description"])):

@@ -95,6 +95,7 @@ def recall(version: Version, store: Store) -> Recalled:
         overrides=by_image(overrides),
         kind=kind_of(manifest.kind),
         balance=manifest.provenance.balance,
+        strip=inputs.shards.strip_metadata,
     )
     return Recalled(writing, left_out, overrides)
 

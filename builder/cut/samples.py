@@ -61,7 +61,8 @@ class Writing:
     """What all shards of a version share. folder: of the version. labelled: the pool, with its calibration and the
     images to leave out. extension: of its images. parents: whose shards are looked at in turn. tombstones: keys of
     removed images that are written all the same, for a repair. overrides: by SHA-256 of their image. balance: images
-    kept of each class of the whole pool, where `keep.balance` repeats and thins them."""
+    kept of each class of the whole pool, where `keep.balance` repeats and thins them. stored, strip: as of
+    builder.cut.images.described."""
 
     folder: Path
     labelled: LabelledPool
@@ -74,6 +75,7 @@ class Writing:
     kind: LabelKind = DETECTION
     balance: tuple[int, ...] | None = None
     stored: bool = False
+    strip: bool = False
 
     @property
     def writer(self) -> Kind:
@@ -93,6 +95,8 @@ class Writing:
         decisive += [self.extension, calibrate.model_dump() if calibrate else None]
         if self.balance is not None and self.labelled.keep.balance:
             decisive.append([self.labelled.keep.balance.images, list(self.balance)])
+        if self.strip:
+            decisive.append("strip_metadata")
         return digest(decisive)
 
 
@@ -316,7 +320,7 @@ def _samples(
     for place, (fields, rest) in zip(chosen.places, labels, strict=True):
         if writing.stored and not images[place].bytes:
             raise not_here(images[place].key, writing.parents[0].version.ref)
-        head, data = described(images[place], writing.extension, writing.stored)
+        head, data = described(images[place], writing.extension, writing.stored, writing.strip)
         more = [(kind.member, rest)] if kind.member else []
         for number, key in enumerate(chosen.keys(place, images)):
             label = head | {"key": key} | ({"copy": number} if kind.single else {}) | fields

@@ -19,6 +19,7 @@ import numpy as np
 from builder.cut.basis import Basis
 from builder.cut.emptiness import check_kept
 from builder.cut.label_table import join_labels
+from builder.cut.left_out import LEAK
 from builder.cut.parent import made_by_review, ranges
 from builder.cut.plan import Plan, decide_all
 from builder.cut.samples import EMPTY, WRITTEN, Parent, ShardJob, Writing, write_job
@@ -31,6 +32,7 @@ from builder.report.card_chart import classes_chart
 from builder.rules.fates import image_keys, settled, summary
 from builder.rules.overrides import by_image, dump_overrides
 from builder.rules.reasons import REASONS, Reason
+from builder.scan.metadata import STRIPPED
 from builder.scan.pool import DUPLICATE, REMOVED, UNREADABLE, Pool
 from builder.store.files import digest, discard, locked, sha256_file, write_file
 from builder.store.history import record
@@ -141,6 +143,7 @@ def shard_jobs(basis: Basis, plan: Plan, folder: Path) -> list[ShardJob]:
         kind=kind_of(basis.kind),
         balance=plan.balance,
         stored=basis.stored,
+        strip=options.shards.strip_metadata,
     )
     plan_of_chunks = ranges(basis.pool, options.shards, basis.parent)
     return [ShardJob(number, chunks, writing) for number, chunks in enumerate(plan_of_chunks)]
@@ -170,6 +173,8 @@ def _extension(basis: Basis) -> str:
             return inherited
     formats = {format for format, _ in basis.pool.formats}
     rotated = any(is_rotated for _, is_rotated in basis.pool.formats)
+    if basis.options.shards.strip_metadata and not formats <= STRIPPED:
+        return asked
     if len(formats) == 1 and not formats <= RARE and (not rotated or formats <= WRITABLE):
         return formats.pop()
     return asked
@@ -193,6 +198,9 @@ def _finish(
         if not shards:
             listed = ", ".join(f"{n} are {s}" for s, n in images.items() if n)
             advice = "lower the thresholds, or give other images"
+            if images[LEAK]:
+                pair = next(iter(plan.left_out.leaks.values()))
+                advice = f"give other images, or, where they are others ({pair}), set gates.leak_distance: null"
             raise BuildError(f"nothing to write for {name}: of {len(pool)} images {listed}: {advice}")
     except BuildError:
         discard(folder)

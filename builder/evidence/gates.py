@@ -40,7 +40,8 @@ class Gates(Section):
     """The `gates` section of a recipe.
 
     on_leak: what becomes of pool images that are also in labelled, truth or test: left out and listed, or a failure.
-    leak_distance: bits in which the hashes of an image and its near-duplicate may differ; null: equal bytes only.
+    leak_distance: bits of 128 in which the hashes of two images may differ that are compared more closely, to see
+    whether they are the same picture (builder.scan.leaks); null: equal bytes only.
     teacher_overlap: truth or test images that the teacher was trained on. density: see Density. min_precision: lowest
     precision that every class with kept boxes must be certified for, by itself (keep.precision.over: class); a warning
     where rules after the threshold, which no certificate covers, refuse some. coverage: a class of which nothing is
@@ -49,7 +50,7 @@ class Gates(Section):
     """
 
     on_leak: Literal["drop", "fail"] = "drop"
-    leak_distance: Annotated[int, Field(ge=0, le=16)] | None = 4
+    leak_distance: Annotated[int, Field(ge=0, le=64)] | None = 40
     teacher_overlap: Level = "fail"
     density: Density = Density()
     min_precision: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -68,14 +69,17 @@ def stop_at_failure(findings: Sequence[Finding]) -> None:
         raise GateFailed("; ".join(f"gate {finding.name} failed: {finding.message}" for finding in failed))
 
 
-def leak(gates: Gates, leaked: Mapping[str, str]) -> Finding:
-    """leaked: SHA-256 -> sentence."""
+def leak(gates: Gates, leaked: Mapping[str, str], note: str = "") -> Finding:
+    """leaked: SHA-256 -> sentence. note: what was found out about the labelled images."""
     if not leaked:
         return Finding("leak", "ok", "no image of the pool is also in labelled, truth or test")
     status = "fail" if gates.on_leak == "fail" else "warn"
     listed = "; ".join([*leaked.values()][:5]) + ("; …" if len(leaked) > 5 else "")
     did = "leave them out with gates.on_leak: drop" if status == "fail" else "left out"
-    return Finding("leak", status, f"{len(leaked)} pool images are also in labelled, truth or test: {did} ({listed})")
+    text = f"{len(leaked)} pool images are also in labelled, truth or test: {did} ({listed})"
+    if any("looks like" in sentence for sentence in leaked.values()):
+        text += "; if those that look alike are not the same, lower gates.leak_distance (null: equal bytes only)"
+    return Finding("leak", status, f"{text}; {note}" if note else text)
 
 
 def teacher_overlap(gates: Gates, seen: Mapping[str, Sequence[str]]) -> Finding | None:

@@ -18,6 +18,7 @@ from builder.evidence.matching import Matches, check_kind
 from builder.evidence.stored import match_stored
 from builder.kinds import kind_of
 from builder.label.predictions import read_meta
+from builder.label.section import tail
 from builder.rules.calibrator import Calibrator
 from builder.rules.keep import IOUS, Keep
 from builder.rules.labelled import sample_columns
@@ -62,7 +63,8 @@ class Labels:
 
     @property
     def sources(self) -> str:
-        return self.source if self.certify is None else f"{self.source}, certified on {self.certify.source}"
+        """As a version may tell them to others."""
+        return f"{tail(self.source)}" + (f", certified on {tail(self.certify.source)}" if self.certify else "")
 
     @property
     def certify_images(self) -> int:

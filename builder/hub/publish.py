@@ -18,6 +18,7 @@ from builder.engine import Track, run, silent
 from builder.errors import BuildError
 from builder.evidence.gates import stop_at_failure
 from builder.hub.client import Hub
+from builder.hub.private import check_private
 from builder.hub.remote import remote_manifest
 from builder.hub.repository import MAIN, HubError, Outdated, RemoteFile, check_branch, parse_ref
 from builder.report.quality import licences
@@ -66,6 +67,8 @@ def publish(
     *,
     private: bool = False,
     branch: str = MAIN,
+    allow_private: bool = False,
+    allow_gps: bool = False,
     dry_run: bool = False,
     workers: int | None = None,
     track: Track = silent,
@@ -79,6 +82,8 @@ def publish(
         private: whether a repository that is made is private.
         branch: the one that the commit goes to, made if it is not there: from main, or, if that holds a later version,
             from where main began.
+        allow_private: publish although paths of this machine, its user's or its own name stand in the version.
+        allow_gps: publish images that say where they were taken.
         dry_run: only compare with what is there.
         workers: threads that hash; None for one a core.
         track: shows how far it is (builder.engine.Track).
@@ -88,7 +93,7 @@ def publish(
 
     Raises:
         GateFailed: a gate failed when the version was built.
-        BuildError: files of the version are not those of its manifest.
+        BuildError: files of the version are not those of its manifest, or tell what is private.
         HubError: another version under this tag, a repository with other contents, somebody else who publishes
             meanwhile, and all that the Hub refuses.
     """
@@ -100,6 +105,7 @@ def publish(
     manifest = version.manifest
     stop_at_failure(manifest.provenance.gates)
     files = checked_files(version, workers, track)
+    check_private(version, allow_private=allow_private, allow_gps=allow_gps, workers=workers)
     hub = Hub(repo)
     hub.need_token()
     is_private = hub.private()

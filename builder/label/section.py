@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -50,6 +51,11 @@ class MemberSection(Section):
         """See Recipe.rooted."""
         spec, options = _root_spec(self.spec, folder), _root_options(self.options, folder)
         return self.model_copy(update={"spec": spec, "options": options})
+
+    def published(self) -> MemberSection:
+        """See Recipe.published."""
+        update = {"spec": published_spec(self.spec), "options": _published_options(self.options)}
+        return self.model_copy(update=update)
 
 
 class TeacherSection(Section):
@@ -120,6 +126,35 @@ class TeacherSection(Section):
                 "options": _root_options(self.options, folder),
             }
         )
+
+    def published(self) -> TeacherSection:
+        """See Recipe.published."""
+        members = self.ensemble and tuple(member.published() for member in self.ensemble)
+        return self.model_copy(
+            update={
+                "spec": self.spec and published_spec(self.spec),
+                "ensemble": members,
+                "images": tail(self.images),
+                "options": _published_options(self.options),
+            }
+        )
+
+
+def tail(path: str | None) -> str | None:
+    """Of an absolute path of this machine the last part, which is no secret; all else as it is."""
+    if path is None or "://" in path or not (os.path.isabs(path) or path.startswith("~")):
+        return path
+    return os.path.basename(path.rstrip("/")) or "."
+
+
+def published_spec(spec: str) -> str:
+    """A spec with the last part of an absolute path."""
+    family, colon, argument = spec.partition(":")
+    return f"{family}:{tail(argument)}" if colon and family != "python" else spec
+
+
+def _published_options(options: TeacherOptions) -> TeacherOptions:
+    return replace(options, weights=tail(options.weights))
 
 
 def root(path: str | None, folder: Path) -> str | None:

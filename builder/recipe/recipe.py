@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.evidence.gates import Gates
-from builder.label.section import TeacherSection, root
+from builder.label.section import TeacherSection, root, tail
 from builder.recipe.reading import SHORT, explain, read_yaml, with_settings
 from builder.rules.keep import Keep
 from builder.scan.pool import Pool
@@ -65,11 +65,13 @@ class ImageOptions(Section):
 
 class ShardOptions(Section):
     """The `shards` section. max_mb, max_images: image megabytes and images in a shard, in whole chunks, at least one.
-    image_format: what a pool of mixed formats is brought to (a pool of one format keeps its bytes)."""
+    image_format: what a pool of mixed formats is brought to (a pool of one format keeps its bytes). strip_metadata:
+    take out what images say beside their pixels and colours, such as where they were taken."""
 
     max_mb: Annotated[int, Field(ge=1, le=2**20)] = 256
     max_images: Annotated[int, Field(ge=1, le=2**20)] = 10_000
     image_format: Literal["jpg", "png", "webp"] = "jpg"
+    strip_metadata: bool = False
 
 
 class Recipe(Section):
@@ -146,6 +148,18 @@ class Recipe(Section):
         if self.truth and self.truth.certify:
             places["truth"] = places["truth"].model_copy(update={"certify": lead(self.truth.certify)})
         return self.model_copy(update={"teacher": self.teacher.rooted(folder), **places})
+
+    def published(self) -> Recipe:
+        """The same recipe as a version may tell it to others: of an absolute path only the last part."""
+
+        def told(section: Section) -> Section:
+            return section.model_copy(update={key: tail(getattr(section, key)) for key in ("source", "images")})
+
+        names = ("pool", "truth", "test", "labelled")
+        places = {name: told(section) for name in names if (section := getattr(self, name)) is not None}
+        if self.truth and self.truth.certify:
+            places["truth"] = places["truth"].model_copy(update={"certify": told(self.truth.certify)})
+        return self.model_copy(update={"teacher": self.teacher.published(), **places})
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:

@@ -17,7 +17,7 @@ import orjson
 
 from builder.errors import BuildError
 from builder.scan.entries import Entry
-from builder.scan.pool import FIELDS, REMOVED, UNREADABLE
+from builder.scan.pool import COLUMNS, REMOVED, UNREADABLE
 from teachers.images import MAX_PIXELS
 
 Row = tuple[Any, ...]
@@ -26,7 +26,7 @@ CACHE_KB = 4096
 
 
 def _columns(table: str, **other: str) -> str:
-    return ", ".join(other.get(field, f"{table}.{field}") for field in FIELDS)
+    return ", ".join(other.get(field, f"{table}.{field}") for field in COLUMNS)
 
 
 class Census:
@@ -43,7 +43,7 @@ class Census:
             + f" AND b.width * b.height <= {int(max_pixels)}"
         )
         self._db = sqlite3.connect("", isolation_level=None)
-        fields = ", ".join(FIELDS)
+        fields = ", ".join(COLUMNS)
         for statement in (
             "PRAGMA journal_mode = OFF",
             "PRAGMA synchronous = OFF",
@@ -99,9 +99,9 @@ class Census:
         return int(self._one("SELECT coalesce(sum(bytes), 0) FROM found"))
 
     def remember(self, rows: Iterable[Row]) -> None:
-        """Take in what the last scan of the same source found: rows of FIELDS in their order. A dhash of None: that
+        """Take in what the last scan of the same source found: rows of COLUMNS in their order. A dhash of None: that
         scan made none, so the image is read again."""
-        self._insert("before", FIELDS, rows)
+        self._insert("before", COLUMNS, rows)
         self._do("CREATE INDEX before_name ON before (name)")
         self._do("CREATE INDEX before_sha256 ON before (sha256) WHERE chunk >= 0")
 
@@ -125,8 +125,8 @@ class Census:
             yield Entry(*row)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Take in what was read: rows of FIELDS."""
-        self._insert("now", FIELDS, rows)
+        """Take in what was read: rows of COLUMNS."""
+        self._insert("now", COLUMNS, rows)
 
     def is_unchanged(self) -> bool:
         """Whether the last scan found the very same images. Call it after the unread ones were added."""
@@ -146,7 +146,7 @@ class Census:
         was = "b.state = 'duplicate'"
         state, error = f"CASE WHEN {was} THEN 'ok' ELSE b.state END", f"CASE WHEN {was} THEN '' ELSE b.error END"
         known = _columns("b", chunk="-1", state=state, error=error)
-        names = ", ".join(FIELDS)
+        names = ", ".join(COLUMNS)
         self._do(
             f"INSERT INTO now ({names}) SELECT {known} FROM found f JOIN before b ON {self._known} ORDER BY f.name"
         )
@@ -156,7 +156,7 @@ class Census:
             "LEFT JOIN before b ON b.sha256 = n.sha256 AND b.chunk >= 0 AND b.state <> 'removed' "
             "WHERE n.sha256 <> '') WHERE place = 1"
         )
-        old = {field: f"CASE WHEN n.name IS NULL THEN coalesce(b.{field}, '') ELSE n.{field} END" for field in FIELDS}
+        old = {field: f"CASE WHEN n.name IS NULL THEN coalesce(b.{field}, '') ELSE n.{field} END" for field in COLUMNS}
         old |= {"chunk": "b.chunk", "state": "coalesce(n.state, 'removed')", "error": "coalesce(n.error, '')"}
         self._do(
             f"INSERT INTO ordered ({names}) SELECT {_columns('b', **old)} FROM before b "
@@ -180,7 +180,7 @@ class Census:
             "LEFT JOIN holder h ON h.sha256 = n.sha256 WHERE h.name IS NULL OR h.name <> n.name ORDER BY n.name"
         )
 
-    def ordered(self, fields: Sequence[str] = FIELDS) -> Iterator[Row]:
+    def ordered(self, fields: Sequence[str] = COLUMNS) -> Iterator[Row]:
         """The rows as `arrange` put them."""
         yield from self._do(f"SELECT {', '.join(fields)} FROM ordered ORDER BY position")
 

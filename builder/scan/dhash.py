@@ -11,15 +11,32 @@ from functools import lru_cache
 
 import numpy as np
 
+from builder.scan.likeness import THUMB
 from teachers.images import GreyImage, ImageError, decode_grey
 
 CELLS = 8
 BITS = 2 * CELLS * CELLS
-SIDE = 4 * (CELLS + 1)
+SIDE = 64
 """Pixels a side, at least, that are averaged into the cells of a row."""
 MIN_SLOPES = BITS // 4
 """Neighbours, at least, that must differ by a grey level. An image with fewer is nearly flat, as all flat ones are: it
 gets no hash, and is like another only if its bytes are the same."""
+
+
+def look(data: bytes, orientation: int | None = None, known_pixels: int = 0) -> tuple[str, bytes]:
+    """The hash of an image's bytes as of `dhash`, and its upright grey thumbnail of THUMB x THUMB cells, a byte each;
+    both empty for an image that is nearly flat or cannot be decoded."""
+    try:
+        grey = decode_grey(data, SIDE, orientation, known_pixels)
+    except ImageError:
+        return "", b""
+    hash = hash_grey(grey)
+    if not hash:
+        return "", b""
+    rows, columns = grey.pixels.shape
+    shares = _shares(rows, grey.height, THUMB), _shares(columns, grey.width, THUMB)
+    cells = shares[0] @ grey.pixels.astype(np.float64) @ shares[1].T / (grey.height * grey.width)
+    return hash, _turned(cells, grey.orientation).round().astype(np.uint8).tobytes()
 
 
 def dhash(data: bytes, orientation: int | None = None, known_pixels: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""Near-duplicates inside a pool, and images of a pool that are also labelled, truth or test ones.
+"""Near-duplicates inside a pool, and images that two pools hold byte for byte.
 
 Two images are alike if their difference hashes (builder.scan.dhash, 128 bits) differ in at most `distance` bits. All
 such pairs are found, without comparing all images: the bits are dealt out to so many bands that one band of two alike
@@ -66,7 +66,7 @@ def near_duplicates(pool: Pool, distance: int, settled: Settled | None = None) -
     ones, others, _ = alike(hashes.bits[first], None, distance)
     holder = first[_thin(len(first), ones, others)][group]
     dropped = np.flatnonzero(holder != np.arange(len(holder)))
-    differ = _popcount(hashes.bits[dropped] ^ hashes.bits[holder[dropped]]).sum(axis=1)
+    differ = popcount(hashes.bits[dropped] ^ hashes.bits[holder[dropped]]).sum(axis=1)
     named = _look_up(pool, hashes.row[np.union1d(dropped, holder[dropped])])
     return before | {
         named[row][0]: f"{named[row][1]} looks like {named[kept][1]} ({bits} of {BITS} bits differ)"
@@ -88,48 +88,17 @@ def _settled_first(pool: Pool, hashes: _Hashes, settled: Settled) -> tuple[_Hash
     return _Hashes(hashes.row[order], hashes.bits[order]), hashes.row[gone]
 
 
-def leaks(pool: Pool, references: Mapping[str, Pool], distance: int | None) -> dict[str, str]:
-    """The images of `pool` that one of the references (labelled, truth, test) holds too, byte for byte or, unless
-    `distance` is None, alike: SHA-256 -> which it is. References come in their order, equal bytes before alike ones."""
-    leaked: dict[str, str] = {}
-    for name, other in references.items():
-        for (sha256, image), (_, reference), _ in _common(pool, other):
-            leaked.setdefault(sha256, f"{image} is {reference} of {name}")
-    if distance is None or not references:
-        return leaked
-    mine = _read(pool, "dhash")
-    first, group = _distinct(mine.bits)
-    for name, other in references.items():
-        theirs = _read(other, "dhash")
-        a, b, differ = alike(mine.bits[first], theirs.bits, distance)
-        best = np.lexsort((b, differ, a))  # the nearest reference, of equally near ones the earliest
-        best = best[np.unique(a[best], return_index=True)[1]]
-        nearest = np.full(len(first), -1)
-        nearest[a[best]] = best
-        images = np.flatnonzero(nearest[group] >= 0)
-        pairs = nearest[group[images]]
-        mine_named = _look_up(pool, mine.row[images])
-        their_named = _look_up(other, theirs.row[np.unique(b[pairs])])
-        for row, reference, bits in zip(
-            mine.row[images].tolist(), theirs.row[b[pairs]].tolist(), differ[pairs].tolist(), strict=True
-        ):
-            sha256, image = mine_named[row]
-            what = f"looks like {their_named[reference][1]} of {name} ({bits} of {BITS} bits differ)"
-            leaked.setdefault(sha256, f"{image} {what}")
-    return leaked
-
-
 def shared(pools: Mapping[str, Pool]) -> list[str]:
     """A sentence for each image that two of these pools (labelled, truth, test) hold, byte for byte."""
     return [
         f"{image} of {first} is {other_image} of {second}"
         for first, second in combinations(pools, 2)
-        for (_, image), (_, other_image), _ in _common(pools[first], pools[second])
+        for (_, image), (_, other_image), _ in common(pools[first], pools[second])
     ]
 
 
-def _common(mine_pool: Pool, their_pool: Pool) -> Iterator[tuple[tuple[str, str], tuple[str, str], int]]:
-    """Images with the same bytes, in the order of `one`: (SHA-256, name) in both."""
+def common(mine_pool: Pool, their_pool: Pool) -> Iterator[tuple[tuple[str, str], tuple[str, str], int]]:
+    """Images with the same bytes, in the order of the first pool: (SHA-256, name) in both."""
     mine, theirs = _read(mine_pool, "sha256"), _read(their_pool, "sha256")
     a, b, differ = alike(mine.bits, theirs.bits, 0)
     order = np.argsort(a, kind="stable")
@@ -206,10 +175,10 @@ def alike(bits: np.ndarray, others: np.ndarray | None, distance: int) -> Pairs:
         for flip in [0, *(1 << n for n in range(len(used[band])))] if flips else [0]:
             for a, b in _join(keys, other_keys, np.uint64(flip), once=others is None):
                 both = bits[a] ^ table[b]
-                differ = _popcount(both).sum(axis=1)
+                differ = popcount(both).sum(axis=1)
                 near = differ <= distance
                 for mask in masks[:band]:  # found before, in an earlier band
-                    near[near] = _popcount(both[near] & mask).sum(axis=1) > flips
+                    near[near] = popcount(both[near] & mask).sum(axis=1) > flips
                 parts.append((a[near], b[near], differ[near]))
     a, b, differ = (np.concatenate(column) for column in zip(*parts, strict=True))
     return a, b, differ
@@ -283,7 +252,7 @@ def _join(first: _Sorted, second: _Sorted, flip: np.uint64, once: bool) -> Itera
         low = high
 
 
-def _popcount(words: np.ndarray) -> np.ndarray:
+def popcount(words: np.ndarray) -> np.ndarray:
     """Set bits of uint64 values, int64 of the same shape (np.bitwise_count needs NumPy 2)."""
     one, two, four = (np.uint64(mask) for mask in (0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F))
     words = words - ((words >> np.uint64(1)) & one)

@@ -28,12 +28,15 @@ FIELDS = (
     *("key", "name", "sha256", "uri", "offset", "bytes", "mtime_ns", "width", "height", "format", "orientation"),
     *("dhash", "chunk", "state", "error"),
 )
-"""The columns of a pool, in order: those of PoolImage."""
+"""What is known of an image, in order: the fields of PoolImage."""
+COLUMNS = (*FIELDS, "thumb")
+"""The columns of a pool's file: its grey thumbnail too (builder.scan.dhash.look), which no PoolImage carries."""
 OK, UNREADABLE, DUPLICATE, REMOVED = "ok", "unreadable", "duplicate", "removed"
 """The states of an image."""
 NUMBERS = {"orientation": pa.int8(), "width": pa.int32(), "height": pa.int32(), "chunk": pa.int32()}
 NUMBERS |= dict.fromkeys(("offset", "bytes", "mtime_ns"), pa.int64())
 SCHEMA = pa.schema([(name, NUMBERS.get(name, pa.string())) for name in FIELDS])
+FILE_SCHEMA = SCHEMA.append(pa.field("thumb", pa.binary()))
 SUMMARY = "summary"
 """Where the file's own metadata keep what is said about chunks, formats and counts, as JSON."""
 
@@ -197,7 +200,7 @@ class Pool:
 
     def _group(self, file: pq.ParquetFile, number: int, columns: Sequence[str] | None = None) -> pa.Table:
         try:
-            return file.read_row_group(number, columns=columns, use_threads=False)
+            return file.read_row_group(number, columns=columns or FIELDS, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(self.id, error) from None
 
@@ -216,7 +219,7 @@ def read_pool(store: Store, id: str) -> Pool:
     try:
         with pq.ParquetFile(path) as file:
             metadata, names = file.metadata.metadata or {}, file.schema_arrow.names
-        if SUMMARY.encode() not in metadata or list(FIELDS) != names:
+        if SUMMARY.encode() not in metadata or tuple(names) not in (FIELDS, COLUMNS):
             raise _unreadable(id, "it is of another version of Tutelage")
         summary = orjson.loads(metadata[SUMMARY.encode()])
     except (OSError, pa.ArrowException) as error:

@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 from builder.engine import Track, in_order, silent, worker_count
 from builder.errors import BuildError
 from builder.scan.census import Census, Row
-from builder.scan.dhash import dhash
+from builder.scan.dhash import look
 from builder.scan.entries import Entry, Listing, passed_over_text, read_entry
-from builder.scan.pool import CHUNK_SIZE, FIELDS, ROWS, SCHEMA, SUMMARY, UNREADABLE, Pool, PoolImage, read_pool
+from builder.scan.pool import CHUNK_SIZE, COLUMNS, FILE_SCHEMA, ROWS, SUMMARY, UNREADABLE, Pool, PoolImage, read_pool
 from builder.scan.sources import list_source
 from builder.store.files import canonical_json, digest, locked, new_file, write_file
 from builder.store.keys import make_key
@@ -187,13 +187,13 @@ def list_size(
 
 def _before(store: Store, pointer: Path, census: Census) -> Pool | None:
     """Tell the census what the last scan of this source found: nothing if there was none, or its pool is damaged. A
-    pool without hashes, of an older Tutelage, keeps its chunks; its images are read again."""
+    pool without thumbnails, of an older Tutelage, keeps its chunks; its images are read again."""
     try:
         id = str(orjson.loads(pointer.read_bytes())["pool"])
         with pq.ParquetFile(store.pools / id / "pool.parquet") as file:
-            old = "dhash" not in file.schema_arrow.names
+            old = "thumb" not in file.schema_arrow.names
             reader = orjson.loads((file.metadata.metadata or {}).get(SUMMARY.encode(), b"{}")).get("reader", 0)
-            columns = [name for name in FIELDS if name != "dhash" or not old]
+            columns = [name for name in COLUMNS if not old or name not in ("dhash", "thumb")]
             parts = (file.read_row_group(n, columns=columns, use_threads=False) for n in range(file.num_row_groups))
             census.remember(chain.from_iterable(map(_rows, parts)))
         if reader < READER:
@@ -209,7 +209,7 @@ def _before(store: Store, pointer: Path, census: Census) -> Pool | None:
 
 def _rows(table: pa.Table) -> Iterator[Row]:
     none = [None] * table.num_rows
-    return zip(*(table[name].to_pylist() if name in table.column_names else none for name in FIELDS), strict=True)
+    return zip(*(table[name].to_pylist() if name in table.column_names else none for name in COLUMNS), strict=True)
 
 
 def _row(max_pixels: int, entry: Entry) -> Row:
@@ -217,18 +217,23 @@ def _row(max_pixels: int, entry: Entry) -> Row:
     try:
         data = read_entry(entry)
     except OSError as error:
-        return astuple(replace(row, state=UNREADABLE, error=error.strerror or str(error)))
+        return _unreadable(row, error.strerror or str(error))
     row = replace(row, sha256=hashlib.sha256(data).hexdigest())
     try:
         head = read_header(data)
     except ImageError as error:
-        return astuple(replace(row, state=UNREADABLE, error=str(error)))
+        return _unreadable(row, str(error))
     try:
         check_pixels(head.width, head.height, max_pixels)
     except ImageError as error:  # without its hash, so that it is read again when the limit is another one
-        return astuple(replace(row, sha256="", state=UNREADABLE, error=str(error)))
+        return _unreadable(replace(row, sha256=""), str(error))
     size = replace(row, width=head.width, height=head.height, format=head.format, orientation=head.orientation)
-    return astuple(replace(size, dhash=dhash(data, head.orientation, size.pixels)))
+    hash, thumb = look(data, head.orientation, size.pixels)
+    return *astuple(replace(size, dhash=hash)), thumb
+
+
+def _unreadable(row: PoolImage, error: str) -> Row:
+    return *astuple(replace(row, state=UNREADABLE, error=error)), b""
 
 
 def _write(
@@ -242,15 +247,15 @@ def _write(
     id, summary = census.summary()
     summary |= {"passed_over": passed_over, "reader": READER}
     folder = store.pools / id
-    schema = SCHEMA.with_metadata({"source": source, SUMMARY: canonical_json(summary)})
+    schema = FILE_SCHEMA.with_metadata({"source": source, SUMMARY: canonical_json(summary)})
     with _alone(store, folder, pointer):
         with (
             new_file(folder / "pool.parquet") as file,
             pq.ParquetWriter(file, schema, compression="zstd") as writer,
         ):
             for rows in census.groups([images for _, images, _ in summary["chunks"]], ROWS):
-                columns = dict(zip(FIELDS, zip(*rows, strict=True), strict=True))
-                writer.write_table(pa.table(columns, schema=SCHEMA))
+                columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+                writer.write_table(pa.table(columns, schema=FILE_SCHEMA))
         write_file(pointer, canonical_json({**pointer_key, "pool": id}))
     return read_pool(store, id)
 

@@ -124,11 +124,12 @@ def _glob(pattern: str, listing: Listing) -> Iterator[Entry]:
 
 def _list(path: Path, listing: Listing) -> Iterator[Entry]:
     """One path a line, relative to the list's folder; empty lines and lines that begin with # are left out. An image's
-    name is its line as a relative path (`../` becomes `up/`)."""
-    folder = Folder(path.parent)
+    name is its line as a relative path (`../` becomes `up/`), and of an absolute one below the list's folder the part
+    from there."""
+    folder, here = Folder(path.parent), f"{path.absolute().parent}/"
     with open_text(path) as file:
         stripped = (line.strip() for line in file)
-        lines = (os.path.normpath(line) for line in stripped if line and not line.startswith("#"))
+        lines = (os.path.normpath(line).removeprefix(here) for line in stripped if line and not line.startswith("#"))
         yield from _files(
             ((name.lstrip("/").replace("../", "up/"), folder.find(name) or path.parent / name) for name in lines),
             listing,

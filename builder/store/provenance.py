@@ -189,6 +189,7 @@ class ShardInputs(Record):
     max_mb: int | None = None
     max_images: int | None = None
     image_format: str = ""
+    strip_metadata: bool = False
 
 
 class GateInputs(Record):

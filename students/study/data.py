@@ -12,7 +12,8 @@ import numpy as np
 
 from builder.engine import Track, silent
 from builder.evidence.holdout import Labels, load_labels
-from builder.scan.duplicates import leaks, shared
+from builder.scan.duplicates import shared
+from builder.scan.leaks import leaks
 from builder.scan.pool import Pool
 from builder.store.files import canonical_json, digest, new_folder
 from builder.store.store import Store
@@ -27,8 +28,8 @@ from teachers.networks.checkpoints import read_meta
 from teachers.networks.weights import pretrained_on
 
 POOL = "pool.json"
-ALIKE = 4
-"""Of 128 bits of two images' hashes, in which they differ at most to be called alike, as in a build."""
+DISTANCE = 40
+"""Of 128 bits of two images' hashes, in which they differ at most to be compared closely, as in a build."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,8 @@ def _check_starts(study: StudyRecipe, measured: Pool) -> None:
 def likenesses(study: StudyRecipe, data: Data) -> list[str]:
     """A sentence for each image learned from that looks like one measured on; equal ones are no study at all."""
     learned = [data.labelled.pool, *([data.pool] if data.pool else []), *(other.pool for other in data.others)]
-    return [
-        sentence for pool in learned for sentence in leaks(pool, {study.measure: data.measured.pool}, ALIKE).values()
-    ]
+    measured: dict[str, Pool] = {study.measure: data.measured.pool}
+    return [sentence for pool in learned for sentence in leaks(pool, measured, DISTANCE).images.values()]
 
 
 def check_apart(pools: dict[str, Pool]) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from builder.scan.dhash import BITS, dhash
-from builder.scan.duplicates import alike, leaks, near_duplicates, shared
+from builder.scan.duplicates import alike, near_duplicates, shared
+from builder.scan.leaks import leaks
 from builder.scan.pool import Pool
 from builder.scan.scanner import scan_pool
 from builder.store.store import Store
@@ -198,14 +199,14 @@ def test_leaks_name_the_reference_and_images_in_two_references_are_told(tmp_path
         pools[name] = scan_pool(str(tmp_path / name), Store(tmp_path / "store"))
     pool = pools.pop("pool")
     named = {image.sha256: image.name for image in pool.images()}
-    exact = leaks(pool, pools, None)
+    exact = leaks(pool, pools, None).images
     assert {named[sha256]: text for sha256, text in exact.items()} == {"same.jpg": "same.jpg is one.jpg of truth"}
-    found = {named[sha256]: text for sha256, text in leaks(pool, pools, 4).items()}
+    found = {named[sha256]: text for sha256, text in leaks(pool, pools, 40).images.items()}
     assert found.pop("same.jpg") == "same.jpg is one.jpg of truth"
     assert list(found) == ["resized.jpg"] and found["resized.jpg"].startswith(
         "resized.jpg looks like two.jpg of truth ("
     )
-    assert leaks(pool, {}, 4) == {}
+    assert leaks(pool, {}, 40).images == {}
     assert shared(pools) == ["both.jpg of truth is common.jpg of test", "one.jpg of truth is one_again.jpg of test"]
     assert [len(shared({name: one, "itself": one})) for name, one in pools.items()] == [3, 3]
 

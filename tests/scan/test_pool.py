@@ -97,6 +97,13 @@ def test_every_kind_of_source_finds_the_same_images(images: Path, tmp_path: Path
         assert find_pool(store, pool.id[:12]) == pool == find_pool(store, source)
 
 
+def test_absolute_lines_below_a_list_are_named_from_there(images: Path, tmp_path: Path) -> None:
+    lines = [images / "image_00001.jpg", Path("pool/image_00000.jpg"), images / "deep" / "er" / "image_00010.PNG"]
+    (tmp_path / "list.txt").write_text("".join(f"{line}\n" for line in lines))
+    pool = scan_pool(tmp_path / "list.txt", Store(tmp_path / "store"))
+    assert names(pool) == ["pool/deep/er/image_00010.PNG", "pool/image_00000.jpg", "pool/image_00001.jpg"]
+
+
 def test_a_rescan_keeps_old_chunks_appends_new_ones_and_marks_what_is_gone(images: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     before = scan_pool(str(images), store, chunk_size=3)

@@ -78,7 +78,7 @@ WRONG = [
     ("gates=off", "gates = false (YAML reads off and no as false): expected a section such as {on_leak: fail}"),
     ("gates.density=off", "gates.density = false (YAML reads off and no as false): expected a section such as"),
     ("gates.on_leak=off", "gates.on_leak = false (YAML reads off and no as false): must be 'drop' or 'fail'"),
-    ("gates.leak_distance=17", "gates.leak_distance = 17: must be less than or equal to 16"),
+    ("gates.leak_distance=65", "gates.leak_distance = 65: must be less than or equal to 64"),
     ("images=3", "images = 3: expected a section such as {near_duplicates: 4}"),
     ("images.drop_empty=maybe", "images.drop_empty = 'maybe': expected true or false"),
     ("images.near_duplicates=17", "images.near_duplicates = 17: must be less than or equal to 16"),
