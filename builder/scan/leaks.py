@@ -35,8 +35,8 @@ RATE_WHOLE, RATE_LOCAL = 0.01, 0.03
 may be so besides."""
 SHARED = 0.25
 """Share of labelled images that must be ALIKE different ones for a set of one scene."""
-SAMPLED = 500
-"""Labelled images of which that is asked."""
+SAMPLED, FEW = 500, 20
+"""Labelled images of which that is asked; as many of them as a near pair is left out among."""
 PAIRS = 512
 """Pairs that are compared closely at a time."""
 
@@ -136,16 +136,16 @@ def _limits(known: _Looks) -> _Limits:
         is_copy = (apart.whole <= COPY_WHOLE) & (apart.local <= COPY_LOCAL)  # the labelled set holds some, too
         whole = np.where(is_copy, np.inf, apart.whole).reshape(-1, count).min(1)
         local = np.where(is_copy, np.inf, apart.local).reshape(-1, count).min(1)
-    nearest_whole = _quantile(whole, RATE_WHOLE)
+    nearest_whole = _quantile(whole, RATE_WHOLE, 2 if len(whole) >= FEW else 0)
     most = min(max(nearest_whole, ALIKE), WHOLE)
     shares_scene = _quantile(whole, SHARED) < ALIKE
     most_local = min(max(_quantile(local, RATE_LOCAL), COPY_LOCAL), LOCAL) if shares_scene else LOCAL
     return _Limits(most, most_local)
 
 
-def _quantile(values: np.ndarray, share: float) -> float:
-    """The value that this share of them, and two more, lie below; infinite ones count."""
-    return float(np.sort(values)[min(int(share * len(values)) + 2, len(values) - 1)])
+def _quantile(values: np.ndarray, share: float, more: int = 0) -> float:
+    """The value that this share of them, and so many more, lie below; infinite ones count."""
+    return float(np.sort(values)[int(share * len(values)) + more])
 
 
 def _misfits(images: np.ndarray, others: np.ndarray, image: np.ndarray, other: np.ndarray) -> Misfit:
