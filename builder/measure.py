@@ -272,6 +272,7 @@ def open_tune_half(
         if options.teacher:
             raise BuildError(f"{predictions} names the teacher: leave out the teacher {options.teacher}")
         return _of_recipe(Path(predictions), store, options, workers, track)
+    find_predictions(store, predictions)
     if options.truth is None:
         raise BuildError(f"predictions {predictions} come without labels: give truth, or a RECIPE.yaml that names them")
     if options.teacher_options and options.teacher is None:
@@ -285,7 +286,7 @@ def _of_recipe(path: Path, store: Store, measure: MeasureOptions, workers: int |
     recipe = written.rooted(path.parent)
     truth, source = measure.truth or recipe.truth, measure.truth or written.truth
     if truth is None or source is None:
-        raise BuildError(f"recipe {path} names no held-out labels: add truth: LABELS to it, or give --truth LABELS")
+        raise BuildError(f"recipe {path} names no held-out labels: add truth: LABELS to it, or give truth")
     labels = load_truth(truth, source, store, workers=workers, track=track)
     check_measurable(labels.truth, labels.source)
     check_independent(labels, truth, certifies=False)

@@ -42,7 +42,7 @@ def load_python(argument: str, options: TeacherOptions, *, allow_code: bool) -> 
     """
     name = f"python:{argument}"
     if not allow_code:
-        raise TeacherError(f"{name} would run code of its own: if you trust it, add --allow-code")
+        raise TeacherError(f"{name} would run code of its own: if you trust it, add --allow-code (allow_code=True)")
     teacher = _call(name, _factory(argument), options)
     _check(name, teacher)
     return PythonSegmenter(name, teacher) if hasattr(teacher, "predict_probabilities") else PythonTeacher(name, teacher)

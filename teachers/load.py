@@ -62,5 +62,10 @@ def load_teacher(spec: str, options: TeacherOptions | None = None, *, allow_code
             from teachers.from_python import load_python
 
             return load_python(argument, options, allow_code=allow_code)
+        case "replay":
+            raise TeacherError(
+                f"{spec} are stored predictions, no model that can be asked: give them to evaluate, or as the teacher "
+                "of a recipe"
+            )
         case _:
             raise TeacherError(f"unknown teacher {spec!r}: write one of {', '.join(FAMILIES)}")

@@ -178,7 +178,7 @@ def label(
 @workers_option
 @json_option
 @click.option(
-    "--dry-run", is_flag=True, help="Look at pool, labels and teacher, and say what it would take; write nothing."
+    "--dry-run", is_flag=True, help="Look at pool, labels and teacher, and estimate time and disk; write nothing."
 )
 def build(
     recipe: Path,

@@ -83,7 +83,7 @@ def label_truth(
     if labeller:
         label_pool(pool, labeller, store, spec=spec, license=license, track=track)
     elif missing := unlabelled(pool, folder):
-        again = f"with --teacher {read_meta(folder)['spec']} and the --set options it was made with"
+        again = f"with the teacher {read_meta(folder)['spec']} and the options it was made with"
         if made.get("family") == "ensemble":
             again = "on the RECIPE.yaml of that ensemble"
         raise BuildError(
@@ -98,5 +98,5 @@ def _difference(made: Mapping[str, object], given: Mapping[str, object]) -> str:
         before, now = str(made.get(name)), str(given.get(name))
         if before != now:
             values = f"{before}, not {now}" if max(len(before), len(now)) < 40 else "another one"
-            return f"its {name} is {values}: give that teacher's own options by --set"
-    return "give that teacher's own options by --set"
+            return f"its {name} is {values}: give that teacher's own options"
+    return "give that teacher's own options"

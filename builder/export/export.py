@@ -128,7 +128,7 @@ def _treatment(version: Version, format: Format, asked: Ignored | None, images: 
     if format not in kind.formats:
         raise BuildError(
             f"{version.folder} holds {manifest.kind} labels, which cannot be exported to {format}: "
-            f"give --format {' or '.join(kind.formats)}"
+            f"give the format {' or '.join(kind.formats)}"
         )
     if asked is not None and asked not in get_args(Ignored):
         raise BuildError(f"ignored = {asked!r} is none of {', '.join(get_args(Ignored))}")

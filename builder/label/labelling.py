@@ -238,7 +238,7 @@ def check_labelled(pools: Iterable[Pool], labeller: Labeller, store: Store, retr
     for pool in pools:
         if pending := pending_chunks(pool, labeller, store, retry_failures):
             raise BuildError(
-                f"{len(pending)} chunks of {pool.source} are not labelled yet: run the build without --only cut"
+                f"{len(pending)} chunks of {pool.source} are not labelled yet: build all stages, not only cut"
             )
 
 
@@ -253,7 +253,7 @@ def check_failures(labelled: Labelled, max_failure_rate: float) -> None:
         raise TooManyFailures(
             f"{labelled.failed} of {labelled.images} images cannot be read "
             f"({labelled.failure_rate:.1%}, allowed {max_failure_rate:.1%}): mend them and "
-            f"--retry-failures, or raise --max-failure-rate ({listed})"
+            f"retry failures (--retry-failures), or raise max_failure_rate ({listed})"
         )
 
 
@@ -281,5 +281,5 @@ def labelled_pool(store: Store, predictions: str, name: str | None = None) -> Po
         return pools[0]
     if pools:
         known = ", ".join(f"{pool.id[:12]} ({pool.source})" for pool in pools)
-        raise BuildError(f"predictions {predictions[:12]} are of several pools: give --pool, one of {known}")
+        raise BuildError(f"predictions {predictions[:12]} are of several pools: give the pool, one of {known}")
     raise BuildError(f"no pool in {store.root} is labelled by {predictions[:12]}: run `tutelage label POOL` first")

@@ -120,7 +120,7 @@ def with_settings(content: dict[str, Any], override: str) -> None:
     """Set the key of one override, `key.key=value`, in the content of a recipe. Raises BuildError."""
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise BuildError(f"--set {override!r} must be KEY=VALUE, such as keep.score=0.6")
+        raise BuildError(f"override {override!r} must be KEY=VALUE, such as keep.score=0.6")
     section = content
     *path, last = key.split(".")
     short = {**SHORT, "precision": "target"}
@@ -129,9 +129,9 @@ def with_settings(content: dict[str, Any], override: str) -> None:
         if part in short and not isinstance(inner, dict):
             inner = section[part] = {short[part]: inner}
         if not isinstance(inner, dict):
-            raise BuildError(f"--set {override!r}: {part!r} is {brief(repr(inner))}, not a section")
+            raise BuildError(f"override {override!r}: {part!r} is {brief(repr(inner))}, not a section")
         section = inner
     try:
         section[last] = yaml.safe_load(value)
     except yaml.YAMLError:
-        raise BuildError(f"--set {override!r}: {value!r} is not YAML") from None
+        raise BuildError(f"override {override!r}: {value!r} is not YAML") from None

@@ -18,12 +18,13 @@ from urllib.parse import quote
 
 import orjson
 
-from builder.errors import brief
+from builder.errors import BuildError, brief
 from builder.kinds import kind_of
 from builder.review.exchange import AnnotationError, Answer, Given, OfOneImage, Task, Verdict, mark_of, xml_attribute
 from builder.review.objects import Shown
 from builder.rules.overrides import Box
 from builder.store.manifest import Manifest
+from builder.store.text import read_json
 from builder.versions.media import file_name
 
 REGION = re.compile(r"(?P<key>[A-Za-z0-9_/-]{1,90})\.(?P<row>\d{1,9})")
@@ -148,9 +149,9 @@ def read_label_studio(path: Path, author: str) -> Iterator[Answer]:
     Raises AnnotationError for what is no such export, or no box, naming the task.
     """
     try:
-        content = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise AnnotationError(f"{path} is no JSON ({error}): export the project as JSON again") from None
+        content = read_json(path)
+    except BuildError as error:
+        raise AnnotationError(str(error)) from None
     if not isinstance(content, list):
         content = [content]
     for number, task in enumerate(content, 1):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from builder.review.exchange import AnnotationError, Answer
+from builder.store.text import codec_of
 
 CHUNK = 4096
 """Bytes in which the kind of a file shows."""
@@ -19,12 +20,13 @@ def read_annotations(path: Path, author: str) -> Iterator[Answer]:
 
     try:
         with open(path, "rb") as file:
-            begins = file.read(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip()[:2]
+            head = file.read(CHUNK)
     except OSError as error:
         raise AnnotationError(f"{path} cannot be read ({error.strerror}): give the export of the tool") from None
-    if begins == b"PK" or begins[:1] == b"<":
+    begins = head.decode(codec_of(head), "ignore").lstrip()[:1]
+    if head.startswith(b"PK") or begins == "<":
         return read_cvat(path, author)
-    if begins[:1] in (b"[", b"{"):
+    if begins in ("[", "{"):
         return read_label_studio(path, author)
     raise AnnotationError(
         f"{path} is neither JSON nor XML nor a ZIP: give Label Studio's JSON export, or CVAT's of CVAT for images 1.1"

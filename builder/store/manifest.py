@@ -133,9 +133,14 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate(orjson.loads(path.read_bytes()))
     except FileNotFoundError:
         raise BuildError(f"{folder} has no {MANIFEST}: it is no version, or its build has not finished") from None
-    except (ValidationError, orjson.JSONDecodeError) as error:
-        first = str(error).splitlines()[0]
-        raise BuildError(f"{path} is damaged ({first}): build or pull the version again") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        key = ".".join(map(str, first["loc"])) or "it"
+        raise BuildError(
+            f"{path} is damaged ({key}: {first['msg'][0].lower()}{first['msg'][1:]}): build or pull the version again"
+        ) from None
+    except orjson.JSONDecodeError as error:
+        raise BuildError(f"{path} is damaged ({error}): build or pull the version again") from None
     expected = version_id(manifest.classes, manifest.features, [s.sha256 for s in manifest.shards], manifest.tombstones)
     if manifest.id != expected:
         raise BuildError(f"{path} states id {manifest.id[:12]} but its contents have {expected[:12]}: it was edited")

@@ -27,7 +27,7 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
     missing or, while it is read, no text."""
     try:
         with open(path, "rb") as file:
-            codec = _codec(file.read(3))
+            codec = codec_of(file.read(3))
         with open(path, encoding=codec, newline=newline) as text:
             yield text
     except OSError as error:
@@ -54,13 +54,14 @@ def _read(path: Path) -> bytes:
         raise _unreadable(path, error) from None
 
 
-def _codec(data: bytes) -> str:
+def codec_of(data: bytes) -> str:
+    """The codec that the first bytes of a text ask for."""
     return next((codec for mark, codec in MARKS.items() if data.startswith(mark)), "utf-8")
 
 
 def _decode(data: bytes, path: Path) -> str:
     try:
-        return data.decode(_codec(data))
+        return data.decode(codec_of(data))
     except UnicodeDecodeError as error:
         raise _no_text(path, error) from None
 

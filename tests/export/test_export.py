@@ -251,7 +251,7 @@ def test_what_cannot_be_exported_is_refused(version: Path, tmp_path: Path) -> No
     with pytest.raises(BuildError, match="is not empty"):
         export_version(Version.open(version), out, "coco")
     (out / "mine.txt").unlink()
-    with pytest.raises(BuildError, match="cannot be exported to csv: give --format coco or yolo or voc"):
+    with pytest.raises(BuildError, match="cannot be exported to csv: give the format coco or yolo or voc"):
         export_version(Version.open(version), out, "csv")  # type: ignore[arg-type]
     other = write_version(tmp_path / "maps", IMAGES, [], kind="semantic")
     with pytest.raises(BuildError, match="semantic labels"):

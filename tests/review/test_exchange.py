@@ -167,6 +167,14 @@ def test_what_comes_back_as_it_went_out_says_nothing(world: World, kind: str, tm
     assert set(found.looked_at) == (set(world.keys) if kind == "labelstudio" else set())
 
 
+@KINDS
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_passed_over(world: World, kind: str, codec: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "export", Regions(world, kind).content)
+    path.write_text(path.read_text(), encoding=codec)
+    assert set(world.returned(path).images) == set(world.keys) and world.overrides(path) == []
+
+
 EDITS = ("leave", "leave", "delete", "relabel", "move", "accept", "reject", "unmark")
 corners = st.tuples(st.integers(0, 30), st.integers(0, 20), st.integers(5, 30), st.integers(5, 25))
 plans = st.lists(
@@ -487,9 +495,9 @@ RAW: list[tuple[str, bytes, str]] = [
     ("entities that grow", f'<?xml version="1.0"?>{LAUGHS}<annotations>&i;</annotations>'.encode(), "has a DOCTYPE"),
     ("a file of the machine", b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]><annotations>&x;</annotations>', "has a DOCTYPE"),
     ("cut XML", b"<annotations><image", "no whole XML"),
-    ("cut JSON", b'[{"id": 1', "is no JSON"),
-    ("nan", b'[{"id": NaN}]', "is no JSON"),
-    ("deep JSON", b"[" * 100_000, "is no JSON"),
+    ("cut JSON", b'[{"id": 1', "is not JSON"),
+    ("nan", b'[{"id": NaN}]', "is not JSON"),
+    ("deep JSON", b"[" * 100_000, "is not JSON"),
     ("a cut ZIP", b"PK\x03\x04 and no more", "no whole XML|damaged ZIP"),
     ("an encoding that nobody knows", b'<?xml version="1.0" encoding="x-none"?><annotations/>', "unknown encoding"),
     ("a ZIP with damaged content", changed_zip(lambda data, _: flip(data, 45, 255)), "damaged ZIP"),

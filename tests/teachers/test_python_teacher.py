@@ -82,7 +82,9 @@ def test_probabilities_of_pixels_are_handed_on(spec: Callable[..., str]) -> None
 
 def test_no_code_runs_unless_it_is_allowed(spec: Callable[..., str]) -> None:
     source = "raise SystemExit(SOURCE)\n" + SOURCE
-    with pytest.raises(TeacherError, match=r"^python:own_teacher_\d+:factory would run code .*add --allow-code$"):
+    with pytest.raises(
+        TeacherError, match=r"^python:own_teacher_\d+:factory would run code .*add --allow-code \(allow_code=True\)$"
+    ):
         load_teacher(spec(source=source))
 
 

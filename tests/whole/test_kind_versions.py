@@ -208,7 +208,7 @@ def test_exports_are_read_back_as_human_labels(version: Cut, tmp_path: Path) -> 
                 decode([note["segmentation"]["counts"].encode()], 48, 64)
             )
     wrong = "yolo" if format in ("masks", "classes") else "masks"
-    with pytest.raises(BuildError, match=f"cannot be exported to {wrong}: give --format {format}"):
+    with pytest.raises(BuildError, match=f"cannot be exported to {wrong}: give the format {format}"):
         export_version(version, tmp_path / "other", wrong)  # type: ignore[arg-type]
 
 

@@ -177,7 +177,7 @@ def test_truth_that_is_not_labelled_names_the_next_step(world: Path) -> None:
     result = run(calibrate, world, name[:8], *options)
     assert result.exit_code == 1
     assert f"60 of the 60 images of {world / 'truth.json'} are not labelled by {name[:12]}" in result.output
-    assert "with --teacher replay:results.json" in result.output
+    assert "with the teacher replay:results.json" in result.output
     teacher = ("--teacher", f"replay:{world / 'results.json'}", "--set", f"images={world / 'listing.json'}")
     found = value(run(calibrate, world, name[:8], *options, *teacher))
     assert found["predicted"] > 50
@@ -255,7 +255,7 @@ def test_a_pool_that_is_not_labelled_or_not_the_only_one(world: Path) -> None:
     (world / "pool" / "image_00000.jpg").unlink()
     build_pseudo(load_recipe(world / "recipe.yaml"), Store(world / "store"), root=world, only="label")
     result = run(sweep, world, name, *on_truth(world))
-    assert result.exit_code == 1 and "are of several pools: give --pool, one of" in result.output
+    assert result.exit_code == 1 and "are of several pools: give the pool, one of" in result.output
 
 
 @pytest.mark.parametrize(
@@ -332,8 +332,8 @@ def test_what_the_commands_print_is_what_the_functions_return(world: Path, tmp_p
 @pytest.mark.parametrize(
     ("predictions", "options", "message"),
     [
-        ("abcd", {}, "come without labels"),
-        ("abcd", {"truth": {"source": "t.json"}, "teacher_options": ["floor=0.1"]}, "need the teacher's spec"),
+        ("stored", {}, "come without labels"),
+        ("stored", {"truth": {"source": "t.json"}, "teacher_options": ["floor=0.1"]}, "need the teacher's spec"),
         ("recipe.yaml", {"teacher": "onnx:a.onnx"}, "names the teacher"),
         ("recipe.yaml", {}, "names no held-out labels"),
     ],
@@ -343,6 +343,8 @@ def test_options_that_do_not_go_together(
 ) -> None:
     monkeypatch.chdir(world)
     write_recipe(world)
+    if predictions == "stored":
+        (predictions,) = Store(world / "store").ids(Store(world / "store").predictions)
     for function in (measure.calibrate, measure.sweep):
         with pytest.raises(BuildError, match=message):
             function(predictions, Store(world / "store"), measure.MeasureOptions.model_validate(options))

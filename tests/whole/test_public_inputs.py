@@ -57,6 +57,7 @@ NO_STORE: dict[str, Call] = {
     "open_version": lambda w, store: tutelage.open_version("pets", store),
     "scan_pool": lambda w, store: tutelage.scan_pool(w.folder / "pool", store),
     "build_pseudo": lambda w, store: tutelage.build_pseudo(w.recipe, store, root=w.folder),
+    "foresee": lambda w, store: tutelage.foresee(w.recipe, store, root=w.folder),
     "calibrate": lambda w, store: tutelage.calibrate(str(w.folder / "recipe.yaml"), store),
     "sweep": lambda w, store: tutelage.sweep(str(w.folder / "recipe.yaml"), store),
     "pull": lambda w, store: tutelage.pull("org/pets", store),
@@ -172,3 +173,10 @@ def test_what_is_printed_is_short(world: World) -> None:
 
 def test_the_version_of_the_package() -> None:
     assert tutelage.__version__.count(".") == 2 and "__version__" in dir(tutelage)
+
+
+def test_stored_predictions_are_no_model_and_unknown_ones_are_named(world: World) -> None:
+    with pytest.raises(tutelage.TutelageError, match=r"^replay:x are stored predictions, no model that can be asked"):
+        tutelage.load_teacher("replay:x")
+    with pytest.raises(tutelage.TutelageError, match=r"^predictions 'abcd' are not in "):
+        tutelage.calibrate("abcd", world.store)
