@@ -148,8 +148,12 @@ def _coco(path: Path, images: Path | None, listing: Listing) -> Iterator[Entry]:
 
 def find_images(path: Path, file_names: Sequence[str], images: Path | None = None) -> list[Path]:
     """Where the `file_names` of the label file `path` lie, all in one folder: `images` where told, else the file's own,
-    else `images/` beside it. Raises BuildError if none has all."""
-    candidates = [images] if images else [path.parent, path.parent / "images"]
+    else `images/` beside it, or `data/` (FiftyOne); of `annotations/instances_val.json` also `images/val/`, `val/` or
+    `images/` beside `annotations/` (COCO, CVAT, Datumaro). Raises BuildError if none has all."""
+    candidates = [images] if images else [path.parent, path.parent / "images", path.parent / "data"]
+    if not images and path.parent.name == "annotations":
+        root, part = path.parent.parent, path.stem.rpartition("_")[2]
+        candidates += [root / "images" / part, root / part, root / "images"]
     missing: list[str] = []
     for folder in map(Folder, candidates):
         places = [folder.find(name) for name in file_names]
@@ -158,7 +162,7 @@ def find_images(path: Path, file_names: Sequence[str], images: Path | None = Non
             return [place for place in places if place is not None]
         if not missing or len(absent) < len(missing):
             missing = absent
-    where = " nor in ".join(map(str, candidates))
+    where = " nor in ".join(map(str, candidates[:2]))
     raise BuildError(
         f"{path}: {len(missing)} of {len(file_names)} images, {brief(repr(missing[0]))} first, are not in {where}: "
         "say where they are with --images DIR, or `images` in a recipe"

@@ -165,6 +165,20 @@ def test_where_images_are_looked_for(tmp_path: Path) -> None:
     assert find_images(path, ["a.png", "b.png"]) == [tmp_path / "a.png", tmp_path / "b.png"]  # before images/
 
 
+@pytest.mark.parametrize("folder", ["images/val", "val", "images", "annotations/images", "annotations/data"])
+def test_images_of_coco_s_own_layout_are_found(tmp_path: Path, folder: str) -> None:
+    """Of those of other splits under the same names none is taken."""
+    (tmp_path / "annotations").mkdir()
+    path = tmp_path / "annotations" / "instances_val.json"
+    for place in (folder, "images/train", "train"):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / "a.png").touch()
+    assert find_images(path, ["a.png"]) == [tmp_path / folder / "a.png"]
+    (tmp_path / folder / "a.png").unlink()
+    with pytest.raises(BuildError, match=r"1 of 1 images, 'a\.png' first"):
+        find_images(path, ["a.png"])
+
+
 def test_pixels_are_refused_unless_they_are_of_the_stated_size(tmp_path: Path) -> None:
     path = write(tmp_path, labels())
     truth = read_coco(path)
