@@ -59,6 +59,10 @@ class Fused:
     best: np.ndarray
 
 
+VOTES = {"votes": "one a member"}
+"""How `fuse` counts, in the description of whoever uses it: predictions that were fused otherwise are not the same."""
+
+
 def fuse(
     boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, members: np.ndarray, weights: np.ndarray, iou: float
 ) -> Fused:

@@ -20,7 +20,7 @@ from teachers.base import (
     Teacher,
     TeacherError,
 )
-from teachers.boxes import fuse
+from teachers.boxes import VOTES, fuse
 
 IOU = 0.55
 """Above which boxes of two teachers are one object, by default: the paper's and ensemble-boxes' value."""
@@ -79,7 +79,7 @@ class EnsembleTeacher:
             "family": "ensemble",
             "classes": list(self.classes),
             "floor": self._floor,
-            **({"iou": iou, "max_detections": max_detections} if self._kind in OF_BOXES else {}),
+            **({"iou": iou, "max_detections": max_detections, **VOTES} if self._kind in OF_BOXES else {}),
             "members": [
                 {"teacher": dict(member.teacher.description), "weight": member.weight, "classes": names}
                 for member, names in zip(members, self._names, strict=True)

@@ -23,6 +23,7 @@ from teachers.base import (
     TeacherError,
     Views,
 )
+from teachers.boxes import VOTES
 from teachers.fused.ensemble import (
     EnsembleTeacher,
     FusedObjects,
@@ -110,6 +111,7 @@ class ViewsTeacher:
         self.trained_on: list[str] = list(getattr(teacher, "trained_on", ()))
         seen = asdict(views) | {"scales": list(views.scales), "max_detections": max_detections}
         seen = {name: seen[name] for name in seen if self._kind in OF_BOXES or name in ("flip", "scales")}
+        seen |= VOTES if self._kind in OF_BOXES else {}
         if resizing and views.scales != (1.0,):
             seen["scaled"] = "input"
         self.description: Mapping[str, Any] = {**teacher.description, "tta": seen}
