@@ -92,9 +92,8 @@ def main() -> None:
             print(f"chance {low:.1f} to {min(high, 1):.1f}: {band.sum()} groups, the solver {seen[band].mean():.2f}")
     if then:
         images, reached = np.array(then).T
-        print(
-            f"need told for {len(then)}: median {np.median(images):.0f} images; with them the solver {reached.mean():.2f}"
-        )
+        told = f"need told for {len(then)}, median {np.median(images):.0f} images"
+        print(f"{told}: with them the solver {reached.mean():.2f}")
     print(f"more will hardly do: {hardly}; too few on tune to say: {unknown}")
 
 

@@ -12,6 +12,8 @@ from builder.words import percent
 
 LISTED = 3
 """Class names in a headline; more are counted."""
+UNCERTIFIED = 5
+"""Groups that a summary says why they were not certified."""
 NAMED = 4
 """Class names of a group that a table row shows; the rest are counted."""
 
@@ -94,16 +96,20 @@ def certificate(manifest: Manifest, every: Claims, group: Group) -> str:
 
 
 def uncertified(manifest: Manifest) -> list[str]:
-    """A line for each group that was to be certified and was not: its classes, why, and what became of them."""
+    """A line for each group that was to be certified and was not, those with the most predictions first: its classes,
+    why, and what became of them. Those beyond UNCERTIFIED are counted in one."""
     noun = kind_of(manifest.kind).noun
+    missed = [group for group in groups(manifest) if group.rule == "precision" and not group.certified]
+    missed.sort(key=lambda group: -sum(manifest.per_class[name]["predicted"] for name in group.classes))
     lines = []
-    for group in groups(manifest):
-        if group.rule == "precision" and not group.certified:
-            did = "void" if kind_of(manifest.kind).pixels else "background" if group.background else "ignored"
-            fate = f"its {noun} are {did}"
-            if group.threshold is not None:
-                fate = f"kept from {group.threshold:.4g} on all the same"
-            lines.append(f"{short_members(group.classes)}: {group.reason}; {fate}")
+    for group in missed[:UNCERTIFIED]:
+        did = "void" if kind_of(manifest.kind).pixels else "background" if group.background else "ignored"
+        fate = f"its {noun} are {did}"
+        if group.threshold is not None:
+            fate = f"kept from {group.threshold:.4g} on all the same"
+        lines.append(f"{short_members(group.classes)}: {group.reason}; {fate}")
+    if rest := [name for group in missed[UNCERTIFIED:] for name in group.classes]:
+        lines.append(f"and {len(rest)} more classes ({short_members(rest)}): the report and --json say why")
     return lines
 
 
