@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from builder.errors import BuildError
+from builder.rules.class_names import compare_names, listed
 from builder.store.manifest import ShardRecord
 from builder.store.shards import Member, read_bytes, read_samples
 from builder.store.version import Version
@@ -187,7 +188,12 @@ def _shards(version: Version, classes: Sequence[str], task: Task) -> Iterator[_S
         raise LoaderError(f"version {ref} holds {manifest.kind} labels: to learn {task.kind} takes another version")
     unknown = [name for name in manifest.classes if name not in classes]
     if unknown:
-        raise LoaderError(f"version {ref} has class {unknown[0]!r}, unknown to the labelled set: map it in its recipe")
+        names = compare_names(manifest.classes, classes)
+        asked = ", ".join(f"{name!r} (did you mean {other!r}?)" for name, other in names.partners)
+        raise LoaderError(
+            f"version {ref} has class {asked or listed(map(repr, names.ours))}, unknown to the labelled set: map it in "
+            "its recipe, with keep.classes.map"
+        )
     positions = np.array([classes.index(name) for name in manifest.classes], np.int64)
     removed = frozenset(manifest.tombstones)
     # whether each shard says how many of its images are removed; else its images are to be counted

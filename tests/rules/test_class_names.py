@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from click.testing import CliRunner
 
 from builder.cli.main import main
 from builder.rules.class_names import compare_names, likely_partner, listed
+from builder.store.store import Store
+from builder.truth.read import read_truth
+from students.data.loader import JointBatches
+from students.data.streams import LoaderError
 from tests.helpers.pools import write_world
 
 COCO = [
@@ -127,3 +132,35 @@ def test_names_that_share_nothing_are_refused_with_the_likeliest_map(world: Path
     ]
     result = CliRunner().invoke(main, [*words, "--store", str(world / "store")])
     assert result.exit_code == 1 and "keep.classes.map (say cat: Cats, dog: Dog)" in result.output
+
+
+def test_diff_names_classes_that_should_match(tmp_path: Path) -> None:
+    write_world(tmp_path, pool=6, truth=20)
+    for mapped in ("{map: {cat: sofa}}", "{map: {cat: couch}}"):
+        keep = f"keep={{score: 0.3, classes: {mapped}}}"
+        words = ["build", str(tmp_path / "recipe.yaml"), "--set", keep, "--set", "truth=null", "--no-report"]
+        result = CliRunner().invoke(main, [*words, "--store", str(tmp_path / "store")])
+        assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(main, ["diff", "pets@v1", "pets@v2", "--store", str(tmp_path / "store")])
+    assert result.exit_code == 0 and "pets@v1's 'sofa' (did you mean 'couch'?) is not in pets@v2: " in result.stderr
+
+
+def test_train_refuses_pseudo_labels_of_a_class_that_the_labelled_set_calls_otherwise(tmp_path: Path) -> None:
+    write_world(tmp_path, pool=6, truth=20)
+    words = [
+        "build",
+        str(tmp_path / "recipe.yaml"),
+        "--set",
+        "keep={score: 0.3, classes: {map: {cat: sofa, dog: couch}}}",
+    ]
+    result = CliRunner().invoke(
+        main, [*words, "--set", "truth=null", "--no-report", "--store", str(tmp_path / "store")]
+    )
+    assert result.exit_code == 0, result.output
+    truth = read_truth(tmp_path / "truth.json", tmp_path / "truth")
+    labelled = replace(truth, classes=("Couch", "bird"))
+    version = Store(tmp_path / "store").version("pets")
+    with pytest.raises(
+        LoaderError, match=r"has class 'sofa' \(did you mean 'Couch'\?\), 'couch' \(did you mean 'Couch'"
+    ):
+        JointBatches(labelled, [version], size=64, batch_size=2)
