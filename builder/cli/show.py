@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder.cli.options import json_option, open_store, sentences, store_option
-from builder.cli.output import class_table, emit, rows
+from builder.cli.output import WIDE, class_table, emit, rows
 
 if TYPE_CHECKING:
     from builder.build import Built
@@ -186,6 +186,8 @@ def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
 
 def show_version(version: Version, more: Sequence[tuple[str, object]] = ()) -> None:
     """A version's facts, `more` of them after its own, and its classes."""
+    from builder.report.headline import class_cells, class_note
+
     manifest = version.manifest
     size = sum(shard.bytes for shard in manifest.shards)
     lines = version_lines(manifest)
@@ -200,4 +202,14 @@ def show_version(version: Version, more: Sequence[tuple[str, object]] = ()) -> N
     click.echo(rows(*lines, *more))
     ranked = sorted(manifest.per_class.items(), key=lambda item: -item[1]["kept"])
     counted = ("predicted", "kept", "ignored")
-    class_table(("class", *counted), [(name, *(counts[column] for column in counted)) for name, counts in ranked])
+    classes = [(name, *(str(counts[column]) for column in counted)) for name, counts in ranked]
+    by_itself = class_cells(manifest)
+    if not by_itself:
+        class_table(("class", *counted), classes)
+        return
+    class_table(
+        ("class", *counted, "certified", "precision on tune", "recall on tune"),
+        [(*line, *by_itself[line[0]]) for line in classes],
+        width=WIDE,
+    )
+    click.echo(class_note(manifest))

@@ -14,7 +14,7 @@ import yaml
 from builder.evidence.claims import claims, groups, keep_section
 from builder.kinds import kind_of
 from builder.report.card_terms import features, licence_terms, size_category
-from builder.report.headline import certificate, class_certificate, class_note, headline, interval_text, short_members
+from builder.report.headline import certificate, class_cells, class_note, headline, short_members
 from builder.report.quality import expected_quality, licences, used
 from builder.rules.fates import describe
 from builder.rules.reasons import BY_ACTION
@@ -115,14 +115,14 @@ def _classes(manifest: Manifest) -> Iterator[str]:
     truth, every = manifest.provenance.truth, claims(manifest)
     if truth is None or truth.measured is None or every.level is None:
         return
+    cells = class_cells(manifest)
     rows = ["| class | kept | certified | precision | recall | labelled |", "|" + "---|" * 6]
     for claim in sorted(every.classes, key=lambda claim: (not claim.flagged, -claim.kept, claim.name)):
-        cells = [_text(claim.name), str(claim.kept), class_certificate(claim), "-", "-", "-"]
-        if found := claim.estimate:
-            below = f" **below {claim.target:g}**" if claim.flagged else ""
-            cells[3] = interval_text(found.precision, found.low, found.high) + below
-            cells[4:] = interval_text(found.recall, found.recall_low, found.recall_high), str(found.objects)
-        rows.append("| " + " | ".join(cells) + " |")
+        certified, precision, recall = cells[claim.name]
+        precision = f"**{precision}**" if claim.flagged else precision
+        labelled = str(claim.estimate.objects) if claim.estimate else "-"
+        row = (_text(claim.name), str(claim.kept), certified, precision, recall, labelled)
+        rows.append("| " + " | ".join(row) + " |")
     yield f"## Each class by itself\n{class_note(manifest)}\n\n" + "\n".join(rows)
 
 

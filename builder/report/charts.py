@@ -107,7 +107,8 @@ def quality(points: Curve, trust: Reliability, keep: float, target: float | None
         left.plot(points.recall, points.precision, color=HUMAN, lw=1.6, solid_joinstyle="round")
         if target is not None:
             left.axhline(target, color=FAINT, lw=0.9, ls=(0, (3, 2)))
-            left.annotate(f"target {target:g}", (1.01, target), (0, 1), textcoords="offset points", ha="right")
+            at_left = (3, -3)  # operating points lie at the right
+            left.annotate(f"target {target:g}", (0, target), at_left, textcoords="offset points", va="top", bbox=PLATE)
         _operating_point(left, points, keep)
         right.plot([0, 1], [0, 1], color=FAINT, lw=0.9, ls=(0, (3, 2)))
         right.plot(trust.confidence, trust.right, color=HUMAN, lw=1.2)

@@ -107,6 +107,10 @@ def curves_section(manifest: Manifest, tune: Matches) -> Markup:
     return section("Precision, recall and reliability", note, [PAIRS.format(joined(figures))])
 
 
+def _labelled_noun(manifest: Manifest) -> str:
+    return "objects" if kind_of(manifest.kind).overlaps else kind_of(manifest.kind).noun
+
+
 def _labelled(tune: Matches) -> np.ndarray:
     """Labelled objects of each class, of maps pixels; int64 (C,)."""
     known = tune.object_counts & (tune.object_label >= 0)
@@ -135,9 +139,9 @@ def balance_section(manifest: Manifest, tune: Matches | None) -> Markup:
     if order[BALANCE:]:
         body.append(more(f"{len(order) - BALANCE} more classes", table(columns, map(row, order[BALANCE:]))))
     missing = len(kept) - len(order)
-    noun = kind_of(manifest.kind).noun
+    noun, labelled = kind_of(manifest.kind).noun, _labelled_noun(manifest)
     note = f"Which classes the kept {noun} are of" + (
-        "; the blue mark is their share among labelled objects." if tune is not None else "."
+        f"; the blue mark is their share among labelled {labelled}." if tune is not None else "."
     )
     note += f" Nothing is kept of the other {missing} classes." if missing else ""
     return section("Class balance", note, body)

@@ -31,8 +31,11 @@ def headline(manifest: Manifest) -> str:
     text = f"Precision of at least {every.target:g} certified for {_whom(manifest, every)}"
     if every.share < 1:
         text += f", {percent(every.share)} of the kept {kind_of(manifest.kind).noun}"
-    below = sum(claim.flagged for claim in every.classes if claim.certified != "no")
-    return text + (f"; {below} of them look{'s' * (below == 1)} worse by {_self(below)}" if below else "")
+    below = [claim.name for claim in every.flagged if claim.certified != "no"]
+    if not below:
+        return text
+    named = _and(below) if len(below) < LISTED else f"{len(below)} of them"
+    return f"{text}; {named} look{'s worse by itself' if len(below) == 1 else ' worse by themselves'}"
 
 
 def short_headline(every: Claims) -> str:
@@ -66,10 +69,6 @@ def _whom(manifest: Manifest, every: Claims) -> str:
         else:
             phrases.append(f"the {len(kept)} {rarer}classes together" if rarer else f"{len(kept)} classes together")
     return ", and for ".join(phrases)
-
-
-def _self(count: int) -> str:
-    return "itself" if count == 1 else "themselves"
 
 
 def _and(names: Sequence[str]) -> str:
@@ -123,6 +122,21 @@ def class_certificate(claim: ClassClaim) -> str:
     if claim.certified == "no":
         return "no" if claim.kept else "nothing kept"
     return f"≥ {claim.target:g}" if claim.certified == "alone" else "in its group only"
+
+
+def class_cells(manifest: Manifest) -> dict[str, tuple[str, str, str]]:
+    """Of each class by itself: what is certified, its precision, marked where it lies below the target, and its recall;
+    empty for a version without such estimates."""
+    every = claims(manifest)
+    cells = {}
+    for claim in every.classes if every.level is not None else ():
+        precision = recall = "-"
+        if found := claim.estimate:
+            below = f", below {claim.target:g}" if claim.flagged else ""
+            precision = interval_text(found.precision, found.low, found.high) + below
+            recall = interval_text(found.recall, found.recall_low, found.recall_high)
+        cells[claim.name] = class_certificate(claim), precision, recall
+    return cells
 
 
 def class_note(manifest: Manifest) -> str:

@@ -75,7 +75,7 @@ def expected_quality(manifest: Manifest) -> list[str]:
             "the condition below excludes."
         )
     for alike in sorted({_alike(certified) for certified in every.certificates}, reverse=True):
-        paragraphs.append(_statement([certified for certified in every.certificates if _alike(certified) == alike]))
+        paragraphs.append(_statement(every, [each for each in every.certificates if _alike(each) == alike]))
     paragraphs.append(_meaning(manifest, every))
     paragraphs += [*_of_one_class(manifest, every), *_below(manifest, every)]
     parent = manifest.provenance.parent
@@ -100,8 +100,8 @@ def _alike(certified: Certificate) -> tuple[float, float, float, bool]:
     return certified.target, certified.delta, certified.group.iou or 0.0, certified.exact
 
 
-def _statement(certified: Sequence[Certificate]) -> str:
-    """The certified statement about groups with the same claim."""
+def _statement(every: Claims, certified: Sequence[Certificate]) -> str:
+    """The certified statement about groups with the same claim; of an adaptive version what a first use would say."""
     target, delta, _, exact = _alike(certified[0])
     together = certified[0].family and len(certified) > 1
     kind = "exact, not asymptotic" if exact else "asymptotic"
@@ -115,6 +115,8 @@ def _statement(certified: Sequence[Certificate]) -> str:
     lead = f"Certified group: {listed}. " if count == 1 else f"{count} certified groups: {listed}. For each of them: "
     if together:
         lead = f"{count} certified groups: {listed}. For all of them together: "
+    if every.standing == "adaptive":
+        lead = f"Passed the test on it: {listed}. Only a first use of these labels would say: "
     words = f"{lead}{CONDITION}{whose} is at least {target:g} with confidence {about}{1 - delta:g} ({kind}; {scope})."
     if count > 1 and not together:
         words += f" With {count} groups up to {delta * count:.2g} may miss."

@@ -44,12 +44,12 @@ SORTS = {
     ),
     "group": Sort(
         (DROP,), "partly", ("cat",), ("dog", "bird"), ("bird",),
-        "Precision of at least 0.8 certified for cat by itself, and for dog and bird together; 1 of them looks worse by "
+        "Precision of at least 0.8 certified for cat by itself, and for dog and bird together; bird looks worse by "
         "itself",
     ),
     "version": Sort(
         ("keep.precision.over=version", DROP), "partly", (), ("cat", "dog", "bird"), ("bird",),
-        "Precision of at least 0.8 certified for cat, dog and bird together; 1 of them looks worse by itself",
+        "Precision of at least 0.8 certified for cat, dog and bird together; bird looks worse by itself",
     ),
     "fallback": Sort(
         ("keep.precision.over=class", FALLBACK), "partly", ("cat", "dog"), (), ("bird",),
