@@ -125,8 +125,10 @@ def _label(
     pools = [pool, *(references[name].pool for name in EVIDENCE if name in references)]
     if only == "cut":
         check_labelled(pools, labeller, store, retry_failures)
-    labelled, *_ = label_pools(pools, labeller, store, recipe.teacher, retry_failures, track)
+    labelled, *evidence = label_pools(pools, labeller, store, recipe.teacher, retry_failures, track)
     check_failures(labelled, recipe.max_failure_rate)
+    for labels in evidence:
+        check_failures(labels, recipe.max_failure_rate, "labelled images")
     return labelled
 
 

@@ -81,7 +81,12 @@ def label_truth(
             f"{_difference(read_meta(folder)['description'], labeller.description)}"
         )
     if labeller:
-        label_pool(pool, labeller, store, spec=spec, license=license, track=track)
+        done = label_pool(pool, labeller, store, spec=spec, license=license, track=track)
+        if done.failed:
+            warn(
+                f"{done.failed} of {done.images} images of {labels.source} have no predictions, so that only the "
+                f"others are measured ({done.failures[0]}): mend them, or take them out of the labels"
+            )
     elif missing := unlabelled(pool, folder):
         again = f"with the teacher {read_meta(folder)['spec']} and the options it was made with"
         if made.get("family") == "ensemble":

@@ -246,12 +246,12 @@ class TooManyFailures(BuildError):
     """More images than allowed cannot be read. What is done is kept."""
 
 
-def check_failures(labelled: Labelled, max_failure_rate: float) -> None:
-    """Raise TooManyFailures if more than that share of the images could not be read."""
+def check_failures(labelled: Labelled, max_failure_rate: float, what: str = "images") -> None:
+    """Raise TooManyFailures if more than that share of the images, called `what`, could not be read."""
     if labelled.failure_rate > max_failure_rate:
         listed = "; ".join(labelled.failures[:3]) + ("; …" if labelled.failed > 3 else "")
         raise TooManyFailures(
-            f"{labelled.failed} of {labelled.images} images cannot be read "
+            f"{labelled.failed} of {labelled.images} {what} cannot be read "
             f"({labelled.failure_rate:.1%}, allowed {max_failure_rate:.1%}): mend them and "
             f"retry failures (--retry-failures), or raise max_failure_rate ({listed})"
         )

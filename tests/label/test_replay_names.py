@@ -158,7 +158,7 @@ def test_names_below_one_folder_are_not_mixed_with_names_of_the_pool(tmp_path: P
     write_yolo(tmp_path / "labels", {"imgs/a.txt": f"{BOX} .9", "imgs/b.txt": f"{BOX} .8"}, None)
     found = replayed(pool, tmp_path / "labels", classes=("cat",))
     assert len(found["imgs/a.jpg"]) == 1
-    assert "not among the images of labels, which names 'imgs/b'" in found["b.jpg"].error
+    assert "not among the images of labels" in found["b.jpg"].error
 
 
 def test_an_image_is_listed_under_the_name_of_its_copy(tmp_path: Path) -> None:

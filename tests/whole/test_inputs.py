@@ -412,3 +412,17 @@ def test_labels_in_three_formats_measure_a_real_teacher_alike(shared_data: Path,
         measured.append((truth.images, truth.tune, truth.certify, truth.measured))
     assert measured[0] == measured[1] == measured[2]
     assert measured[0][0] == 20 and measured[0][3].correct > 10
+
+
+def test_labelled_images_without_stored_predictions_are_not_passed_over(tmp_path: Path) -> None:
+    """Evidence would be of the others alone."""
+    recipe = write_world(tmp_path, 4, 40)
+    listing = json.loads((tmp_path / "listing.json").read_text())
+    gone = listing["images"].pop()
+    (tmp_path / "listing.json").write_text(json.dumps(listing))
+    results = json.loads((tmp_path / "results.json").read_text())
+    results = [result for result in results if result["image_id"] != gone["id"]]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    line = told(run(recipe))
+    assert "1 of 40 labelled images cannot be read (2.5%, allowed 1.0%)" in line
+    assert f"{gone['file_name']}: not among the images of listing.json" in line

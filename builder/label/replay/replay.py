@@ -69,8 +69,8 @@ class PoolReplay:
         self._stored = stored
         self._listed = listed
         self._workers = workers
-        known = set(listed.values())
-        strange = [name for name in stored.sizes if name not in known]
+        known = set(listed.values()) if stored.guesses else set()
+        strange = [name for name in stored.sizes if name not in known] if stored.guesses or not listed else []
         names = f", which names {brief(repr(stored.spelt.get(strange[0], strange[0])))}" if strange else ""
         self._unlisted = f"not among the images of {stored.listing}{names}{stored.hint}"
 
