@@ -13,7 +13,7 @@ from builder.cli.review import review
 from builder.cli.show import show
 from builder.cli.study import study
 from builder.cli.train import evaluate, pretrain, preview_augment, train
-from builder.cli.versions import diff, explain, gc, log, rm, tag, verify
+from builder.cli.versions import diff, explain, gc, log, recut, rm, tag, verify
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -43,7 +43,7 @@ def main() -> None:
 for command in (scan, label, calibrate, sweep, build):
     main.add_command(command)
 main.add_command(build, "build-pseudo")
-for command in (log, show, diff, explain, verify, tag, rm, gc, report, export):
+for command in (log, show, diff, explain, recut, verify, tag, rm, gc, report, export):
     main.add_command(command)
 for command in (pretrain, train, evaluate, study, preview_augment, browse, review, publish, pull):
     main.add_command(command)

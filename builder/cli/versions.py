@@ -1,4 +1,4 @@
-"""The commands about versions that are there: log, diff, explain, verify, tag, rm, gc."""
+"""The commands about versions that are there: log, diff, explain, recut, verify, tag, rm, gc."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from builder.cli.options import Failed, json_option, open_store, sentences, store_option, workers_option
+from builder.cli.options import Failed, json_option, message_option, open_store, sentences, store_option, workers_option
 from builder.cli.output import WIDE, bar, emit, rows, table
 from builder.words import size_text
 
@@ -258,6 +258,47 @@ def tag(ref: str, tag: str | None, delete: bool, force: bool, store_root: str, a
 
 @click.command()
 @click.argument("version")
+@click.option("--set", "settings", multiple=True, required=True, metavar="KEY=VALUE", help="A rule: keep.score=0.6.")
+@message_option
+@store_option
+@workers_option
+@json_option
+@click.option("--dry-run", is_flag=True, help="Only check the rules.")
+def recut(
+    version: str,
+    settings: tuple[str, ...],
+    message: str,
+    store_root: str,
+    workers: int | None,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Cut a version again with other rules.
+
+    The new version is a child of VERSION, from the pool and the predictions in the store, or, where a pulled version
+    came without them, from the images in its own shards. No teacher is called, and no human labels are used.
+    """
+    with sentences():
+        from builder.cut.recall import changed_rules, check_cut_again, lacks
+        from builder.cut.recall import recut as cut_again
+
+        store = open_store(store_root)
+        before = store.version(version)
+        keep = changed_rules(before, settings)
+        check_cut_again(store, before)
+        if remark := lacks(store, before):
+            click.echo(remark, err=True)
+        if dry_run:
+            emit(as_json, {"keep": keep.model_dump(mode="json")}, f"{before.ref} can be cut again so; nothing written")
+            return
+        made = cut_again(before, store, settings, workers=workers, message=message, track=bar)
+        value = {"version": made.ref, "id": made.manifest.id, "path": str(made.folder)}
+        kept = f"{made.manifest.kept} kept, {made.manifest.ignored} ignored on {made.manifest.samples} images"
+        emit(as_json, value, rows(("version", f"{made.ref}  id {made.manifest.id[:12]}"), ("objects", kept)))
+
+
+@click.command()
+@click.argument("version")
 @store_option
 @json_option
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
@@ -310,4 +351,4 @@ def _garbage_text(unused: Found, dry_run: bool) -> str:
     return "\n".join(lines)
 
 
-COMMANDS = (log, diff, explain, verify, tag, rm, gc)
+COMMANDS = (log, diff, explain, recut, verify, tag, rm, gc)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from pydantic import ValidationError
 
 from builder.cut.basis import Basis
 from builder.cut.from_version import FromVersion
@@ -19,9 +21,10 @@ from builder.cut.version import Cut, cut_version, parent_shards
 from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.kinds import kind_of
+from builder.recipe.reading import explain, with_settings
 from builder.recipe.recipe import Recipe
 from builder.rules.calibrator import Calibrator
-from builder.rules.keep import Keep
+from builder.rules.keep import RULES, Keep
 from builder.rules.labelled import LabelledPool
 from builder.rules.objects import Thresholds
 from builder.rules.overrides import (
@@ -37,6 +40,9 @@ from builder.store.manifest import Manifest
 from builder.store.provenance import ParentRecord
 from builder.store.store import Store
 from builder.store.version import CLAIM, LEFT_OUT, OVERRIDES, Version, check_here
+
+RECUT = ("score", "top_box", "mixture")
+"""Sources of thresholds that need nothing but scores."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +161,65 @@ def new_version(
         return cut_version(
             basis, store, name=version.dataset, workers=workers, report=report, message=message, track=track
         )
+
+
+def recut(
+    version: Version,
+    store: Store,
+    settings: Sequence[str],
+    *,
+    workers: int | None = None,
+    report: bool = True,
+    message: str = "",
+    track: Track = silent,
+) -> Cut:
+    """Cut a version with other rules, as a child of one that is there; where the store lacks what that was made of,
+    among the images that are in it (see `lacks`).
+
+    Args:
+        version: the one to go on from.
+        store: holds it, and gets the new one.
+        settings: `keep.KEY=VALUE` each. A new source of thresholds takes the place of the old one; it must need no
+            human labels (RECUT).
+        workers: threads; None for one a core.
+        report: whether it gets a report page.
+        message: what it is for, in the store's history.
+        track: shows how far it is.
+
+    Returns:
+        The new version.
+
+    Raises:
+        BuildError: rules that cannot be, or that need what is not there; and as `check_cut_again`.
+    """
+    keep = changed_rules(version, settings)
+    with store.in_use(), basis_again(store, version, workers, keep=keep.model_dump(), resolve=True) as basis:
+        return cut_version(
+            basis, store, name=version.dataset, workers=workers, report=report, message=message, track=track
+        )
+
+
+def changed_rules(version: Version, settings: Sequence[str]) -> Keep:
+    """The rules of a version with these settings. Raises BuildError as `recut`."""
+    content: dict[str, Any] = {"keep": dict(version.manifest.provenance.inputs.keep)}
+    for setting in settings:
+        key = setting.partition("=")[0].split(".")
+        if key[0] != "keep" or len(key) < 2:
+            raise BuildError(f"--set {setting!r} is no rule: give keep.KEY=VALUE, such as keep.score=0.6")
+        if key[1] in RULES:
+            content["keep"] |= {name: None for name in RULES if name != key[1]}
+        with_settings(content, setting)
+    try:
+        keep = Keep.model_validate(content["keep"])
+    except ValidationError as error:
+        raise BuildError(f"the rules of {version.ref} with these settings cannot be: {explain(error, Keep)}") from None
+    before = Keep.model_validate(version.manifest.provenance.inputs.keep)
+    if keep.rule not in RECUT or keep.calibration != "none" or keep.classes != before.classes:
+        raise BuildError(
+            f"a version is cut again by {', '.join(f'keep.{name}' for name in RECUT)}, without calibration and with "
+            "the same classes: all else needs human labels or the teacher, so build its recipe"
+        )
+    return keep
 
 
 def check_cut_again(store: Store, version: Version) -> None:

@@ -30,6 +30,7 @@ from builder.cut.left_out import LEAK, NEAR_DUPLICATE, LeftOut
 from builder.cut.samples import EMPTY
 from builder.engine import in_order, worker_count
 from builder.errors import BuildError
+from builder.kinds import kind_of
 from builder.rules.overrides import load_keys
 from builder.scan.pool import (
     DUPLICATE,
@@ -101,6 +102,11 @@ def check_restorable(version: Version) -> None:
     """Raise BuildError for a version whose corrections cannot be cut from it alone, saying why."""
     manifest = version.manifest
     at_home = "correct it in the store that it was built in"
+    if kind_of(manifest.kind).pixels:
+        raise BuildError(
+            f"{version.ref} holds maps, and not what the teacher said of each pixel: only the store that it was built "
+            "in can cut it again"
+        )
     if not manifest.provenance.plan or not all(shard.inputs for shard in manifest.shards):
         raise BuildError(
             f"{version.ref} was built by an older Tutelage, which does not say what it was cut from: {at_home}"

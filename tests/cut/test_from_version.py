@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from builder.cut.basis import Basis
 from builder.cut.parent import find_parent
-from builder.cut.recall import is_at_home
+from builder.cut.recall import is_at_home, lacks, recut
 from builder.cut.version import Cut, cut_version
 from builder.errors import BuildError
 from builder.recipe.recipe import load_recipe
@@ -143,3 +144,51 @@ def test_a_build_after_a_review_finds_the_version_that_the_review_made(tmp_path:
     add_overrides(store, "pets", corrections(again, 3), again.manifest.classes)
     made = build()
     assert made.ref == "pets@v5" and made.manifest.id != again.manifest.id  # what nobody built yet
+
+
+@pytest.mark.parametrize("kind", ["detection", "instance"])
+@pytest.mark.parametrize(
+    "settings", [["keep.score=0.7"], ["keep.top_box=0.8", "keep.nms=0.3"], ["keep.score={cat: 0.2, '*': 0.9}"]]
+)
+def test_new_rules_give_the_shards_that_the_home_store_gives(tmp_path: Path, kind: str, settings: list[str]) -> None:
+    first, home, away = built(tmp_path, kind), Store(tmp_path / "store"), Store(tmp_path / "away")
+    second = corrected(first, home, corrections(first, 1))
+    pulled = elsewhere(second, away.root)
+    here, there = (recut(v, s, settings, workers=2, report=False) for v, s in ((second, home), (pulled, away)))
+    assert there.manifest.id == here.manifest.id != second.manifest.id and tree(there.data) == tree(here.data)
+    assert there.manifest.objects == here.manifest.objects and problems(there) == []
+
+
+def test_lower_thresholds_cannot_bring_back_images_that_are_not_there(tmp_path: Path) -> None:
+    first = built(tmp_path, "detection", images={"drop_empty": True}, keep={"score": 0.9, "ignore": 0.8})
+    away = Store(tmp_path / "away")
+    pulled = elsewhere(first, away.root)
+    assert f"the pictures of {first.manifest.images['empty']} images on which nothing was kept" in lacks(away, pulled)
+    made = recut(pulled, away, ["keep.score=0.2"], workers=2, report=False)
+    assert made.manifest.samples == first.manifest.samples and made.manifest.kept > first.manifest.kept
+    assert made.manifest.images == first.manifest.images and problems(made) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("images.drop_empty=true", "is no rule: give keep.KEY=VALUE"),
+        ("keep.precision=0.8", "needs human labels or the teacher, so build its recipe"),
+        ("keep.calibration=isotonic", "needs human labels"),
+        ("keep.score=2", "with these settings cannot be"),
+        ("keep.score={wolf: 0.5, '*': 0.6}", "names class 'wolf'"),
+    ],
+)
+def test_rules_that_need_more_than_scores_are_refused(tmp_path: Path, setting: str, said: str) -> None:
+    pulled = elsewhere(built(tmp_path, "detection"), tmp_path / "away")
+    with pytest.raises(BuildError, match=re.escape(said)):
+        recut(pulled, Store(tmp_path / "away"), [setting])
+    assert not (tmp_path / "away/datasets/pets/v2").exists()
+
+
+def test_maps_are_not_cut_again_from_themselves(tmp_path: Path) -> None:
+    first, home = built(tmp_path, "semantic"), Store(tmp_path / "store")
+    pulled = elsewhere(first, tmp_path / "away")
+    with pytest.raises(BuildError, match="holds maps, and not what the teacher said of each pixel"):
+        recut(pulled, Store(tmp_path / "away"), ["keep.score=0.7"])
+    assert recut(first, home, ["keep.score=0.7"], workers=2, report=False).manifest.kept < first.manifest.kept
