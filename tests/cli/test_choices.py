@@ -8,6 +8,7 @@ import click
 import pytest
 
 from builder.cli.main import main
+from builder.export.ignored import Ignored
 from builder.kinds import Format as ExportFormat
 from builder.review.queues import Tool
 from builder.truth.records import Format as TruthFormat
@@ -19,6 +20,7 @@ from builder.truth.records import Format as TruthFormat
         ("calibrate", "--format", {*get_args(TruthFormat)}),
         ("sweep", "--format", {*get_args(TruthFormat)}),
         ("export", "--format", {*get_args(ExportFormat)}),
+        ("export", "--ignored", {*get_args(Ignored)}),
         ("review queue", "--to", {"list", "app", *get_args(Tool)}),
     ],
 )
