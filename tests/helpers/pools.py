@@ -73,11 +73,11 @@ def write_recipe(folder: Path, **sections: Any) -> Path:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, locks left out."""
+    """Every file below a folder, locks and the history, which tells the time, left out."""
     return {
         str(p.relative_to(folder)): p.read_bytes()
         for p in sorted(folder.rglob("*"))
-        if p.is_file() and not p.name.startswith(".lock")
+        if p.is_file() and not p.name.startswith(".lock") and p.name != "history.json"
     }
 
 

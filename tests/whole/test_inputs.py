@@ -242,7 +242,9 @@ def test_labels_without_images_or_objects(tmp_path: Path) -> None:
 
 def test_few_units_are_told_as_such(tmp_path: Path) -> None:
     recipe = write_world(tmp_path, 40, 120)
-    line = told(run(recipe, "--set", "truth.group=^image_0(5[01])"))  # two units, one in each half
+    result = run(recipe, "--set", "truth.group=^image_0(5[01])")  # two units, one in each half
+    line = result.output.strip().splitlines()[-1]  # after the plan
+    assert result.exit_code == 1 and line.startswith("Error: ")
     assert "of one image or group are alike: they count as 0.0 independent ones, and 11 are needed" in line
     assert "are alike" not in run(recipe).output
 
