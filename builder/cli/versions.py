@@ -95,11 +95,8 @@ def diff(a: str, b: str, limit: int, store_root: str, as_json: bool) -> None:
         if told := names.sentence(f"{a}'s", f"not in {b}", "", "their objects are compared as of different classes"):
             click.echo(f"warning: {told}", err=True)
         if as_json:
-            emit(
-                True,
-                {"a": a, "b": b, "empty": difference.empty, "disjoint": difference.disjoint, **asdict(difference)},
-                "",
-            )
+            facts = {"a": a, "b": b, "empty": difference.empty, "disjoint": difference.disjoint}
+            emit(True, facts | asdict(difference), "")
         else:
             _print_diff(difference, a, b)
 
@@ -275,23 +272,22 @@ def recut(
 ) -> None:
     """Cut a version again with other rules.
 
-    The new version is a child of VERSION, from the pool and the predictions in the store, or, where a pulled version
-    came without them, from the images in its own shards. No teacher is called, and no human labels are used.
+    The new version is a child of VERSION, from the pool and the predictions in the store, or from a pulled version's
+    own shards. No teacher is called.
     """
     with sentences():
-        from builder.cut.recall import changed_rules, check_cut_again, lacks
-        from builder.cut.recall import recut as cut_again
+        from builder.cut import recall
 
         store = open_store(store_root)
         before = store.version(version)
-        keep = changed_rules(before, settings)
-        check_cut_again(store, before)
-        if remark := lacks(store, before):
+        keep = recall.changed_rules(before, settings)
+        recall.check_cut_again(store, before)
+        if remark := recall.lacks(store, before):
             click.echo(remark, err=True)
         if dry_run:
             emit(as_json, {"keep": keep.model_dump(mode="json")}, f"{before.ref} can be cut again so; nothing written")
             return
-        made = cut_again(before, store, settings, workers=workers, message=message, track=bar)
+        made = recall.recut(before, store, settings, workers=workers, message=message, track=bar)
         value = {"version": made.ref, "id": made.manifest.id, "path": str(made.folder)}
         kept = f"{made.manifest.kept} kept, {made.manifest.ignored} ignored on {made.manifest.samples} images"
         emit(as_json, value, rows(("version", f"{made.ref}  id {made.manifest.id[:12]}"), ("objects", kept)))
