@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from builder.build import build_pseudo as build_pseudo
     from builder.cut.basis import Basis as Basis
+    from builder.cut.recall import recut as recut
     from builder.cut.version import cut_version as cut_version
     from builder.export.export import export_version as export_version
     from builder.foresee import foresee as foresee
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from builder.versions.diff import diff as diff
     from builder.versions.explain import explain as explain
     from builder.versions.health import verify as verify
+    from builder.versions.removal import remove as remove
     from students.data.loader import JointBatches as JointBatches
     from students.evaluate.measure import evaluate as evaluate
     from students.evaluate.pictures import write_evaluation as write_evaluation
@@ -82,6 +84,8 @@ _HOMES = {
     "queue": "builder.review.queues",
     "read_answers": "builder.review.pull",
     "read_truth": "builder.truth.read",
+    "recut": "builder.cut.recall",
+    "remove": "builder.versions.removal",
     "scan_pool": "builder.scan.scanner",
     "sweep": "builder.measure",
     "take_over": "builder.review.pull",

@@ -211,7 +211,6 @@ def evaluate(
     images that a run was trained on.
     """
     with sentences():
-        from builder.evidence.matching import names_sentence
         from students.evaluate.measure import evaluate as evaluate_teacher
         from students.evaluate.pictures import write_evaluation
 
@@ -220,13 +219,6 @@ def evaluate(
             results=results, score=score,
             allow_code=allow_code, store=open_store(store_root), track=bar,
         )  # fmt: skip
-        seen, total = evaluation.trained_on, len(evaluation.truth.images)
-        if seen:
-            click.echo(
-                f"warning: the teacher was trained on {seen} of these {total} images: evaluate it on others", err=True
-            )
-        if told := names_sentence(evaluation.classes, evaluation.truth):
-            click.echo(f"warning: {told}", err=True)
         if out:
             write_evaluation(evaluation, out)
         if as_json:

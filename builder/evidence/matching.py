@@ -236,12 +236,7 @@ def shared_classes(classes: Sequence[str], truth: Truth, kind: Kind = "detection
 
 def names_on(classes: Sequence[str], truth: Truth) -> ClassNames:
     """A teacher's classes against those of the labels of which something is marked; of maps all of theirs."""
-    occurring = None
-    if truth.kind != "semantic":
-        marked = [np.unique(image.labels) for image in truth.images if len(image.labels)]
-        whole = [image.label for image in truth.images if image.label is not None]
-        occurring = [truth.classes[n] for n in np.unique(np.concatenate([np.array(whole, int), *marked]))]
-    return compare_names(classes, truth.classes, occurring)
+    return compare_names(classes, truth.classes, truth.marked_classes)
 
 
 def names_sentence(classes: Sequence[str], truth: Truth) -> str:

@@ -89,6 +89,15 @@ class Truth:
     split: Split | None = None
     repeated_boxes: int = 0
 
+    @property
+    def marked_classes(self) -> list[str]:
+        """The classes of which something is marked; of maps, whose masks are not read for it, all."""
+        if self.kind == "semantic":
+            return list(self.classes)
+        marked = [np.unique(image.labels) for image in self.images if len(image.labels)]
+        whole = [image.label for image in self.images if image.label is not None]
+        return [self.classes[n] for n in np.unique(np.concatenate([np.array(whole, int), *marked]))]
+
 
 @dataclass(frozen=True)
 class Marks:

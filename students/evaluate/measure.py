@@ -11,6 +11,7 @@ import numpy as np
 
 from builder.engine import Track, silent
 from builder.errors import BuildError, brief
+from builder.evidence.matching import names_sentence
 from builder.export.as_truth import read_labels, version_truth
 from builder.label.load import load_labeller, load_model
 from builder.label.replay.replay import Replay
@@ -28,6 +29,7 @@ from students.evaluate.maps import MAPS
 from students.evaluate.scored import Confusion, Scored, mean_figures
 from students.evaluate.stored import StoredPredictions
 from teachers.base import Detections, Teacher
+from teachers.errors import warn
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Evaluation:
         return {
             **self.metrics,
             "images": len(self.truth.images),
+            **({"split": self.truth.split} if self.truth.split else {}),
             "objects": int(self.scored.objects.sum()),
             "classes": [name for name in self.truth.classes if name in theirs],
             "only_in_labels": [name for name in self.truth.classes if name not in theirs],
@@ -153,6 +156,10 @@ def evaluate(
     with track("evaluate", len(labelled.images)) as advance:
         measured = kind.measure(teacher, labelled, batch_size, advance)
     evaluation = _evaluation(measured, teacher, labelled, score)
+    if unmatched := names_sentence(evaluation.classes, labelled):
+        warn(unmatched)
+    if seen := evaluation.trained_on:
+        warn(f"the teacher was trained on {seen} of these {len(labelled.images)} images: evaluate it on others")
     if results:
         write_file(Path(results), canonical_json(write_results(labelled, evaluation.detections)))
     return evaluation

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from builder.hub.remote import open_version
+from builder.kinds import kind_of
 from builder.store.files import sha256_file
 from builder.store.shards import read_bytes, read_samples
 from builder.store.store import Store
@@ -24,6 +25,7 @@ from students.tasks.base import Task
 from students.tasks.choose import check_labels, task_of, usual_arch
 from students.train.errors import TrainError
 from students.train.recipe import TrainRecipe
+from teachers.errors import warn
 from teachers.networks.backbones import DEFAULT
 from teachers.networks.build import build_network
 from teachers.networks.checkpoints import load_checkpoint, read_meta
@@ -79,6 +81,10 @@ def make_plan(recipe: TrainRecipe, store: Store) -> Plan:
     arch = recipe.network.arch or usual_arch(truth.kind)
     task = task_of(arch, recipe.soft)
     check_labels(truth.kind, task, labelled.path)
+    _check_taught(truth, labelled.path)
+    for version in versions:
+        if untaught := _untaught(truth, version):
+            warn(untaught)
     config = replace(recipe.network, arch=arch, classes=truth.classes)
     network = asdict(config)
     if config.pretrained not in (None, DEFAULT):
@@ -90,6 +96,33 @@ def make_plan(recipe: TrainRecipe, store: Store) -> Plan:
         "network": network,
     }
     return Plan(truth, versions, task, config, start, orjson.loads(orjson.dumps(description)))
+
+
+def _check_taught(truth: Truth, path: Path) -> None:
+    """Raises TrainError for labels that teach nothing: no object at all, or none that counts."""
+    if any(
+        image.label is not None or image.mask is not None or (~(image.crowd | image.difficult)).any()
+        for image in truth.images
+    ):
+        return
+    objects = sum(len(image.labels) for image in truth.images)
+    what = f"{objects} objects, all crowds or difficult ones" if objects else "not one object"
+    raise TrainError(f"{path} has {len(truth.images)} images and {what}: there is nothing to learn; correct the labels")
+
+
+def _untaught(truth: Truth, version: Version) -> str:
+    """What a version without some of the labelled classes does to them; "" where it has all that are labelled, and for
+    maps, where what is not said is void."""
+    if kind_of(version.manifest.kind).pixels:
+        return ""
+    missing = [name for name in truth.marked_classes if name not in version.manifest.classes]
+    if not missing:
+        return ""
+    names = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+    return (
+        f"{version.ref} was labelled without {names}, which the human labels have: on its images a student learns to "
+        "take them for something else, or for background; label with a teacher that knows them"
+    )
 
 
 def labels_digest(truth: Truth, path: Path) -> str:

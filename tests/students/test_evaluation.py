@@ -28,6 +28,7 @@ from students.evaluate.measure import evaluate
 from students.evaluate.pictures import write_evaluation
 from students.evaluate.scored import mean_figures
 from teachers.base import Detections, TeacherError
+from teachers.errors import TutelageWarning
 from tests.helpers.rectangles import RectangleFinder, write_rectangles
 
 NAMES = ("a", "b", "c")
@@ -178,7 +179,8 @@ def test_stored_predictions_are_measured_as_the_teacher_is(tmp_path: Path) -> No
 @pytest.mark.parametrize("score", [None, 0.95])
 def test_what_is_printed_and_written(tmp_path: Path, score: float | None) -> None:
     truth = write_rectangles(tmp_path / "scenes", 4)
-    evaluation = evaluate(RectangleFinder(("red", "green", "violet")), read_coco(truth), score=score)
+    with pytest.warns(TutelageWarning, match="labels that no prediction can match: 'blue'"):
+        evaluation = evaluate(RectangleFinder(("red", "green", "violet")), read_coco(truth), score=score)
     files = write_evaluation(evaluation, tmp_path / "out")
     assert sorted(path.name for path in files) == sorted(path.name for path in (tmp_path / "out").iterdir())
     figures = json.loads((tmp_path / "out" / "evaluation.json").read_bytes())

@@ -376,6 +376,7 @@ def test_evaluate_command_for_every_kind(tmp_path: Path) -> None:
     assert text.exit_code == 0 and "mIoU" in text.output and "IoU" in text.output
 
 
+@pytest.mark.filterwarnings("ignore::teachers.errors.TutelageWarning")  # of names that do not match
 def test_evaluate_takes_runs_teachers_and_labels_in_any_form(tmp_path: Path) -> None:
     """A run's folder or the teacher that is loaded from it, labels read or to be read: the command's figures."""
     path, run = outlined_coco(tmp_path / "boxes"), save_run(tmp_path / "run", "maskrcnn", classes=("a", "cell", "cat"))

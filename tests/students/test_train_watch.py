@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from students.train.errors import TrainError
 from students.train.facts import Facts
 from students.train.loop import look, train
 from students.train.recipe import TrainRecipe
+from teachers.errors import TutelageWarning
 from tests.helpers.rectangles import write_rectangles, write_version
 from tests.helpers.training import NETWORK, SHORT, make_recipe
 
@@ -179,3 +182,29 @@ def test_val_in_recipes() -> None:
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_what_the_human_labels_have_and_a_version_lacks_is_named(scenes: Path, tmp_path: Path) -> None:
+    """On the version's images it is background, which no loss shows."""
+    others = read_coco(write_rectangles(tmp_path / "others", 4, seed=1))
+    reds = [replace(image, boxes=image.boxes[:1], labels=image.labels[:1], crowd=image.crowd[:1], area=image.area[:1],
+                    difficult=image.difficult[:1]) for image in others.images if len(image.boxes)]  # fmt: skip
+    write_version(tmp_path / "reds", replace(others, images=reds), ["red"])
+    recipe = make_recipe(scenes, pseudo=(str(tmp_path / "reds"),))
+    with pytest.warns(TutelageWarning, match="scenes@v1 was labelled without green, blue, which the human labels have"):
+        look(recipe, Store(tmp_path))
+    write_version(tmp_path / "all", others, ["red", "green", "blue"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        look(make_recipe(scenes, pseudo=(str(tmp_path / "all"),)), Store(tmp_path))
+
+
+@pytest.mark.parametrize(("crowds", "words"), [(True, "21 objects, all crowds"), (False, "not one object")])
+def test_labels_that_teach_nothing_are_refused(scenes: Path, tmp_path: Path, crowds: bool, words: str) -> None:
+    content = json.loads(scenes.read_text())
+    content["annotations"] = [{**note, "iscrowd": 1} for note in content["annotations"]] if crowds else []
+    path = scenes.parent / f"{crowds}.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(TrainError, match=f"has 8 images and {words}.*: there is nothing to learn"):
+        train(make_recipe(path), tmp_path / "run", Store(tmp_path))
+    assert not (tmp_path / "run").exists()
