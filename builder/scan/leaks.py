@@ -39,6 +39,8 @@ SAMPLED, FEW = 500, 20
 """Labelled images of which that is asked; as many of them as a near pair is left out among."""
 PAIRS = 512
 """Pairs that are compared closely at a time."""
+CELLS = 1 << 23
+"""Correlations that are worked out at a time: 32 MB."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,7 @@ def leaks(pool: Pool, references: Mapping[str, Pool], distance: int | None) -> L
 
 def _same(looks: _Looks, known: _Looks, limits: _Limits, distance: int) -> dict[int, tuple[int, int]]:
     """Positions of images that are the same picture as a known one, with its position and the bits that differ."""
-    correlation = looks.small @ known.small.T
-    count = min(NEAREST, correlation.shape[1])
-    nearest = np.argpartition(-correlation, count - 1, axis=1)[:, :count]
-    image, place = np.nonzero(np.take_along_axis(correlation, nearest, 1) >= CORRELATION)
-    other = nearest[image, place]
+    image, other = _nearest(looks.small, known.small)
     bits = popcount(looks.hashes[image] ^ known.hashes[other]).sum(axis=1)
     near = bits <= distance
     image, other, bits = image[near], other[near], bits[near]
@@ -120,6 +118,19 @@ def _same(looks: _Looks, known: _Looks, limits: _Limits, distance: int) -> dict[
         n: (reference, differ)
         for n, reference, differ in zip(image[best].tolist(), other[best].tolist(), bits[best].tolist(), strict=True)
     }
+
+
+def _nearest(small: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of an image and a known one, int64 (K,) each, that are to be compared closely, in parts of bounded size."""
+    count, step = min(NEAREST, len(known)), max(1, CELLS // len(known))
+    images, others = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for first in range(0, len(small), step):
+        correlation = small[first : first + step] @ known.T
+        nearest = np.argpartition(-correlation, count - 1, axis=1)[:, :count]
+        image, place = np.nonzero(np.take_along_axis(correlation, nearest, 1) >= CORRELATION)
+        images.append(first + image)
+        others.append(nearest[image, place])
+    return np.concatenate(images), np.concatenate(others)
 
 
 def _limits(known: _Looks) -> _Limits:
