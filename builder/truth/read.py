@@ -9,13 +9,13 @@ from typing import get_args
 from builder.errors import brief
 from builder.truth.classes import read_classes, read_table
 from builder.truth.coco import read_coco
+from builder.truth.doubts import check_boxes
 from builder.truth.masks import read_masks
 from builder.truth.options import USUAL, LabelOptions, Part
 from builder.truth.recognise import recognise
 from builder.truth.records import CountedFrom, Format, Split, Truth, TruthError, check_detection, unit_of
 from builder.truth.voc import read_voc
 from builder.truth.yolo import read_yolo
-from teachers.errors import warn
 
 
 def read_truth(
@@ -70,12 +70,7 @@ def read_truth(
             truth = read_masks(path, where)
         case _:
             raise TruthError(f"format {format!r} is none of {', '.join(get_args(Format))}")
-    if truth.repeated_boxes:
-        total = truth.repeated_boxes + sum(len(image.boxes) for image in truth.images)
-        warn(
-            f"{truth.repeated_boxes} of {total} boxes of {path} stand twice, with the same class and corners: each "
-            "counts once, as merged exports are meant"
-        )
+    check_boxes(truth, path)
     if group is None:
         return truth
     return replace(truth, images=[replace(image, unit=unit_of(image.name, group)) for image in truth.images])

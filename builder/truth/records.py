@@ -79,6 +79,7 @@ class Truth:
         kind: what the labels are.
         split: the part of a data set that they are, as far as the data set says.
         repeated_boxes: boxes left out, for standing a second time in their image, with the same class and flags.
+        inverted_boxes: those of dropped_boxes that end before they begin.
     """
 
     classes: tuple[str, ...]
@@ -88,6 +89,7 @@ class Truth:
     kind: TruthKind = "detection"
     split: Split | None = None
     repeated_boxes: int = 0
+    inverted_boxes: int = 0
 
     @property
     def marked_classes(self) -> list[str]:
@@ -252,6 +254,7 @@ def assemble(
         tuple(number for _, number in known),
         dropped_boxes=int(dropped),
         repeated_boxes=int(np.count_nonzero(repeated)),
+        inverted_boxes=int((marks.xywh[:, 2:] < 0).any(axis=1).sum()),
     )
 
 

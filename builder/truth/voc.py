@@ -72,7 +72,7 @@ def read_voc(source: Path, images: Path | None = None, counted_from: CountedFrom
     marks = Marks(
         image=np.repeat(np.arange(len(notes)), [len(note.boxes) for note in notes]),
         category=np.array([place[name] for note in notes for name in note.names], np.int64),
-        xywh=np.concatenate([corners[:, :2] - first, np.where(span > 0, span + first, 0)], axis=1),
+        xywh=np.concatenate([corners[:, :2] - first, np.where(span > 0, span + first, np.minimum(span, 0))], axis=1),
         crowd=np.zeros(len(corners), bool),
         difficult=np.array([flag for note in notes for flag in note.difficult], bool),
         area=np.full(len(corners), np.nan),

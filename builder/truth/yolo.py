@@ -33,8 +33,8 @@ def read_yolo(source: Path, images: Path | None = None, split: Split = "val", st
     The label file of `…/images/…/a.jpg` is `…/labels/…/a.txt`, with the last `images`; elsewhere it lies beside the
     image. With `images`, that is the folder of images, and labels lie in `labels/` of the source, or in the source. An
     image without label file has no objects. Names are relative to the data set (or to `images`). A row is `class cx cy
-    w h`, shares of the upright image's width and height; a sixth number is a confidence, which people do not have, and
-    is left out; more are a polygon, read as its box, or keypoints, where the YAML says so (`kpt_shape`).
+    w h`, shares of the upright image's width and height; a sixth number is a confidence, which people do not have: it
+    is left out with a warning; more are a polygon, read as its box, or keypoints, where the YAML says so (`kpt_shape`).
     Raises TruthError for a row that is none of this or names no class, labels without an image, and no labels at all.
     """
     labelled = find_set(source, images, split, stated)
@@ -51,12 +51,19 @@ def read_yolo(source: Path, images: Path | None = None, split: Split = "val", st
     place = {number: position for position, number in enumerate(index.numbers)}
     counts, categories = [], []
     rows: list[list[float]] = []
+    confident: list[Path] = []
     for file, (width, height) in zip(files, sizes, strict=True):
-        objects = _read_rows(file, place, index) if file.is_file() else []
+        objects, has_confidence = _read_rows(file, place, index) if file.is_file() else ([], False)
+        confident += [file] if has_confidence else []
         counts.append(len(objects))
         for category, (cx, cy, w, h) in objects:
             categories.append(category)
             rows.append([(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height])
+    if confident:
+        warn(
+            f"{len(confident)} of {len(files)} label files, {confident[0]} first, have confidences, as predictions of "
+            "a model do: as labels of people these measure nothing, so give those that people made"
+        )
     total = len(rows)
     marks = Marks(
         image=np.repeat(np.arange(len(files)), counts),
@@ -94,9 +101,9 @@ def _check_pairs(labelled: YoloSet, where: Path) -> None:
 
 def _read_rows(
     file: Path, place: Mapping[int, int], index: YoloIndex
-) -> list[tuple[int, tuple[float, float, float, float]]]:
-    """(position of the class, (cx, cy, w, h)) of each row, normalised."""
-    objects = []
+) -> tuple[list[tuple[int, tuple[float, float, float, float]]], bool]:
+    """(position of the class, (cx, cy, w, h)) of each row, normalised; and whether a row has a confidence."""
+    objects, has_confidence = [], False
     for number, line in enumerate(read_lines(file), 1):
         try:
             category, *values = (float(part) for part in line.split())
@@ -114,13 +121,14 @@ def _read_rows(
         wrong = next((value for value in values if not -SLACK <= value <= 1 + SLACK), None)
         if wrong is not None:
             raise TruthError(f"{file}: row {number} has {wrong:g}, not a share of the image in 0..1: normalise it")
+        has_confidence |= len(values) == 5
         if len(values) < 6:
             cx, cy, width, height = values[:4]
         else:
             x, y = values[::2], values[1::2]
             cx, cy, width, height = (max(x) + min(x)) / 2, (max(y) + min(y)) / 2, max(x) - min(x), max(y) - min(y)
         objects.append((place[int(category)], (cx, cy, width, height)))
-    return objects
+    return objects, has_confidence
 
 
 def _without_keypoints(values: list[float], index: YoloIndex, where: str) -> list[float]:

@@ -52,7 +52,7 @@ def yolo_folder(tmp_path: Path) -> Path:
     save(tmp_path / "images" / "train" / "none.jpg")
     save(tmp_path / "images" / "val" / "b.png", (20, 10))
     save(tmp_path / "images" / "val" / "turned.jpg", (20, 10), turned=True)
-    write(tmp_path / "labels" / "train" / "a.txt", "0 0.5 0.5 1 1\n2 .25 .5 .1 .2 0.875\n")
+    write(tmp_path / "labels" / "train" / "a.txt", "0 0.5 0.5 1 1\n2 .25 .5 .1 .2\n")
     write(tmp_path / "labels" / "val" / "b.txt", "2 0.1 0.2 0.5 0.2 0.5 0.6 0.1 0.6\n0 0.5 0.5 0 0.5\n\n1 0.5 0.5 1 1")
     write(tmp_path / "labels" / "val" / "turned.txt", "0 0.5 0.25 1.0 0.5")
     write(tmp_path / "data.yaml", yaml.safe_dump({"path": "/nowhere", "names": {0: "cat", 1: "background", 2: "dog"}}))

@@ -1,0 +1,51 @@
+"""What cannot be meant of the boxes that a label file holds: said, or refused, before anybody learns from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from builder.truth.records import Truth, TruthError
+from teachers.errors import warn
+
+FEW = 3
+"""Boxes from which on their places tell anything."""
+FAR, MANY = 0.1, 0.2
+"""The share of an image's side that a box reaches beyond it to be far outside, and the share of all boxes that do so
+from which on they are told: of objects that the frame cuts off, and that are marked whole, few do."""
+
+
+def check_boxes(truth: Truth, source: Path) -> None:
+    """Warn of boxes that stand twice, that end before they begin, or that lie far outside of their images.
+
+    Raises TruthError where all of them lie in the first pixel, as shares of an image that are read as pixels do.
+    """
+    total = sum(len(image.boxes) for image in truth.images)
+    written = total + truth.repeated_boxes + truth.dropped_boxes
+    if truth.repeated_boxes:
+        warn(
+            f"{truth.repeated_boxes} of {total + truth.repeated_boxes} boxes of {source} stand twice, with the same "
+            "class and corners: each counts once, as merged exports are meant"
+        )
+    if truth.inverted_boxes:
+        warn(
+            f"{truth.inverted_boxes} of {written} boxes of {source} end before "
+            "they begin (x2 < x1 or y2 < y1) and are left out, so that predictions of these objects count as wrong: "
+            "correct them"
+        )
+    if total < FEW:
+        return
+    boxes = np.concatenate([image.boxes for image in truth.images])
+    size = np.repeat([(i.width, i.height) for i in truth.images], [len(i.boxes) for i in truth.images], axis=0)
+    if boxes[:, 2:].max() <= 1 and size.min() > 1:
+        raise TruthError(
+            f"all {total} boxes of {source} lie in the first pixel of their images: they seem to be shares of the "
+            "image, but boxes are pixels here: multiply them by its width and height"
+        )
+    far = int((np.maximum(boxes[:, 2:] / size - 1, -boxes[:, :2] / size) > FAR).any(axis=1).sum())
+    if far > MANY * total:
+        warn(
+            f"{far} of {total} boxes of {source} reach far beyond their images: check their form (COCO's bbox is x, y, "
+            "width, height; VOC's corners are x1, y1, x2, y2; YOLO's are a centre and sides) and the images' sizes"
+        )
