@@ -36,6 +36,7 @@ def tar_images(path: Path, name: str, listing: Listing) -> Iterator[Entry]:
     place = str(path.absolute())
     checked_text(place)
     taken, others = 0, ""
+    passed = set[str]()
     try:
         _check_shard(path)
         mtime = path.stat().st_mtime_ns
@@ -46,6 +47,8 @@ def tar_images(path: Path, name: str, listing: Listing) -> Iterator[Entry]:
                     images.append(member)
                 elif not is_hidden(member.name):
                     listing.pass_over(member.name)
+            if images and listing.member is None:
+                _check_together(sample, images, passed, path)
             chosen = _chosen(sample, images, listing.member, path)
             for member in images:
                 inside = member.name.removeprefix("./")
@@ -127,6 +130,28 @@ def _extension(name: str) -> str:
     return name.rpartition("/")[2].partition(".")[2].lower()
 
 
+def _check_together(sample: str, images: list[tarfile.TarInfo], passed: set[str], path: Path) -> None:
+    """Add a sample to those that were passed. Raises BuildError if it was, since then members that make one sample do
+    not stand together, and nobody looked at all of its images."""
+    for image in images:
+        if sample in passed and not _is_numbered(_parts(image.name)):
+            raise BuildError(
+                f"{image.name} of {path} does not stand beside the other members of sample {sample}, so that it cannot "
+                "be told which of them is the image: pack it again in the order of names (tar --sort=name), or say it "
+                f"with `member` in the recipe's pool (--member; `{ALL}` takes every image)"
+            )
+    passed.add(sample)
+
+
+def _parts(name: str) -> list[str]:
+    """What stands between the dots of a member's name, after its sample's."""
+    return _extension(name).split(".")[:-1]
+
+
+def _is_numbered(parts: list[str]) -> bool:
+    return bool(parts) and all(map(NUMBERED.fullmatch, parts))
+
+
 def _chosen(sample: str, images: list[tarfile.TarInfo], member: str | None, path: Path) -> set[str]:
     """The names of the members that are images, of those of one sample that may be. Raises BuildError to ask."""
     names = [image.name.removeprefix("./") for image in images]
@@ -136,9 +161,8 @@ def _chosen(sample: str, images: list[tarfile.TarInfo], member: str | None, path
         return {name for name in names if _extension(name) == member.removeprefix(".").lower()}
     if len(names) < 2:
         return set(names)
-    parts = {name: _extension(name).split(".")[:-1] for name in names}
-    simple = [name for name in names if not parts[name]]
-    numbered = [name for name in names if parts[name] and all(map(NUMBERED.fullmatch, parts[name]))]
+    simple = [name for name in names if not _parts(name)]
+    numbered = [name for name in names if _is_numbered(_parts(name))]
     if len(simple) > 1 or not (simple or numbered):
         first, second = (_extension(name) for name in (simple or names)[:2])
         raise BuildError(

@@ -58,6 +58,8 @@ def listed(source: Path, member: str | None = None) -> tuple[list[str], dict[str
         (["IMG.2024-05-01.jpg", "IMG.2024-05-02.jpg"], None, ["IMG.2024-05-01.jpg", "IMG.2024-05-02.jpg"], {}),
         (["x.jpg", "x.1.jpg", "x.depth.png"], None, ["x.1.jpg", "x.jpg"], {".depth.png": 1}),  # copies of a browser
         (["./0.jpg", "./0.seg.png"], None, ["0.jpg"], {".seg.png": 1}),
+        (["0.jpg", "1.jpg", "0.seg.png"], "jpg", ["0.jpg", "1.jpg"], {".seg.png": 1}),  # not side by side
+        (["x.1.jpg", "y.jpg", "x.2.jpg"], None, ["x.1.jpg", "x.2.jpg", "y.jpg"], {}),
         (["0.jpg", "._0.jpg"], None, ["0.jpg"], {}),  # what macOS packs beside each file
     ],
 )
@@ -79,6 +81,16 @@ def test_which_members_of_a_sample_are_images(
             r"sample k/0 .*\.in\.png and \.out\.png.*--member in\.png.*`member: all`",
         ),
         (["0.jpg", "0.png"], "webp", r"no image of .*t.tar is a member .webp, but some are .png: correct `member`"),
+        (
+            ["0.jpg", "1.jpg", "0.seg.png"],
+            None,
+            r"0\.seg\.png of .*t.tar does not stand beside .* sample 0, .*--sort=name",
+        ),
+        (
+            ["0.seg.png", "1.jpg", "0.jpg"],
+            None,
+            r"0\.jpg of .*t.tar does not stand beside the other members of sample 0",
+        ),
     ],
 )
 def test_a_tar_in_which_nobody_can_tell_asks(tmp_path: Path, names: list[str], member: str | None, says: str) -> None:
