@@ -17,7 +17,7 @@ GPS_IFD, LATITUDE = 0x8825, 2
 _KEPT_JPEG = frozenset({0xE0, 0xEE})  # JFIF, and Adobe's, which says what the colours are
 _ICC = b"ICC_PROFILE\0"
 _PNG_TEXT = frozenset({b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"tIME"})
-_MARKS = (b"Exif\0\0", b"eXIf", b"EXIF", b"GPSL", b"II*\0", b"MM\0*", b"Raw profile type")
+_MARKS = (b"Exif\0\0", b"eXIf", b"EXIF", b"GPSL", b"II*\0", b"MM\0*", b"Raw profile type", b"XML:com.adobe.xmp")
 
 
 class MetadataError(ValueError):
@@ -48,7 +48,8 @@ def has_location(data: bytes) -> bool:
         return False
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return LATITUDE in image.getexif().get_ifd(GPS_IFD)
+            exif = image.getexif()  # of a PNG it reads all chunks, also those that are compressed
+            return LATITUDE in exif.get_ifd(GPS_IFD) or b"GPSLatitude" in image.info.get("xmp", b"")
     except Exception:  # Pillow's plugins raise almost anything on damaged data, which verify finds
         return False
 

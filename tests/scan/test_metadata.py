@@ -72,6 +72,15 @@ def test_formats_that_would_have_to_be_encoded_again_are_refused() -> None:
         without_metadata(b"II*\0", "tif")
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_place_is_found_in_the_texts_of_a_png(compressed: bool) -> None:
+    text, out = PngImagePlugin.PngInfo(), io.BytesIO()
+    text.add_itxt("XML:com.adobe.xmp", XMP.decode(), zip=compressed)
+    Image.new("RGB", (8, 8)).save(out, "PNG", pnginfo=text)
+    assert has_location(out.getvalue())
+    assert not has_location(without_metadata(out.getvalue(), "png"))
+
+
 def test_a_serial_number_is_no_place() -> None:
     exif, out = Image.Exif(), io.BytesIO()
     exif[Base.BodySerialNumber] = "SERIAL-12345"
