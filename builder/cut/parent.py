@@ -80,13 +80,13 @@ def made_by_review(store: Store, name: str, inputs: Inputs) -> Version | None:
     inputs, but for the overrides that are in force now, with thresholds taken over that would be solved again."""
     folders = [folder for folder in store.versions(name) if (folder / MANIFEST).is_file()]
     versions = [Version.open(folder) for folder in folders] if inputs.overrides and not inputs.parent else []
-    by_id = {version.manifest.id: version.manifest.provenance for version in versions}
-    for version in reversed(versions):
+    for place, version in reversed([*enumerate(versions)]):
         made = version.manifest.provenance
         if made.inputs.overrides != inputs.overrides:
             continue
-        while made.parent and made.parent.taken_over and made.parent.id in by_id:
-            before = by_id[made.parent.id]
+        earlier = {older.manifest.id: older.manifest.provenance for older in versions[:place]}
+        while made.parent and made.parent.taken_over and made.parent.id in earlier:
+            before = earlier.pop(made.parent.id)  # once: a version may say the same as the one before it
             if made.inputs.stored(exclude=REVIEWED) != before.inputs.stored(exclude=REVIEWED):
                 break
             made = before

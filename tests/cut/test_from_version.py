@@ -146,6 +146,21 @@ def test_a_build_after_a_review_finds_the_version_that_the_review_made(tmp_path:
     assert made.ref == "pets@v5" and made.manifest.id != again.manifest.id  # what nobody built yet
 
 
+def test_a_review_that_changed_no_shard_ends_the_search(tmp_path: Path) -> None:
+    """Its version has the id of the one before it, so that a search by ids alone would go round."""
+    first, store = built(tmp_path, "detection"), Store(tmp_path / "store")
+    image = next(objects[0] for objects in shown_objects(first) if objects)
+    nothing = Override(image.sha256, (0.0, 0.0, 0.5, 0.5), "reject", image.label, author="ann")
+    same = corrected(first, store, [nothing])
+    assert (same.ref, same.manifest.id) == ("pets@v2", first.manifest.id)
+    inputs, overrides = first.manifest.provenance.inputs, tuple(read_overrides(store, "pets"))
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    basis = Basis(
+        read_pool(store, inputs.pool), store.predictions / inputs.predictions, recipe, "says", overrides=overrides
+    )
+    assert cut_version(basis, store, name="pets", workers=2, report=False).ref == "pets@v2"
+
+
 @pytest.mark.parametrize("kind", ["detection", "instance"])
 @pytest.mark.parametrize(
     "settings", [["keep.score=0.7"], ["keep.top_box=0.8", "keep.nms=0.3"], ["keep.score={cat: 0.2, '*': 0.9}"]]
