@@ -20,7 +20,8 @@ class Exported:
     removed: images of the version's tombstones, skipped. painted: ignored regions that were painted over; covered:
     those that were not, lying for the most part under kept boxes; changed: images whose pixels are not the original's;
     dropped: images left out for their ignored regions; twins: images left out for being human-labelled, too. labelled,
-    val: images with human labels to train and to measure on, and human_objects their objects.
+    val: images with human labels to train and to measure on, and human_objects their objects; both: images of val
+    that are among the labelled ones.
     """
 
     images: int
@@ -36,6 +37,7 @@ class Exported:
     labelled: int = 0
     val: int = 0
     human_objects: int = 0
+    both: int = 0
 
 
 def remarks(done: Exported, format: Format, how: Ignored, images: bool) -> Iterator[str]:
@@ -63,6 +65,11 @@ def remarks(done: Exported, format: Format, how: Ignored, images: bool) -> Itera
         yield f"ignored regions without a mark: {count(done.left_out)}, which trainers learn as background"
     if done.twins:
         yield f"images that people labelled, too: {count(done.twins)}, each written once, with the human labels"
+    if done.both:
+        yield (
+            f"images to measure on that are trained on, too: {count(done.both)} of {count(done.val)}, which flatters "
+            "every figure: keep each in one"
+        )
     if format == "yolo" and not images:
         yield "data.yaml names no images, since none were written: add train and val, the folders where they lie"
     elif format == "yolo" and not done.val:

@@ -27,30 +27,40 @@ class HumanLabels:
     """Human labels to train and to measure on, beside a version's.
 
     classes: theirs in their order, then those of the version that they do not have. seen: SHA-256 of their images that
-    were passed on so far.
+    were passed on so far; learned: of those to train on.
     """
 
     train: Truth
     val: Truth
     classes: tuple[str, ...]
     seen: set[str] = field(default_factory=set)
+    learned: set[str] = field(default_factory=set)
 
     def items(self, part: str, counts: Counter[str]) -> Iterator[Item]:
-        """The images of `labelled` or `val`. Objects that count neither way (crowds, difficult ones) are ignored
-        regions."""
+        """The images of `labelled`, then those of `val`. Objects that count neither way (crowds, difficult ones) are
+        ignored regions."""
         truth = self.train if part == LABELLED else self.val
         place = [self.classes.index(name) for name in truth.classes]
         for image in truth.images:
             try:
                 data = image.path.read_bytes()
-                format = read_header(data).format
+                header = read_header(data)
             except (OSError, ImageError) as error:
                 why = f"labelled image {image.path} cannot be used: {error}"
                 raise BuildError(f"{why}: replace it, or take it out") from None
+            if (header.width, header.height) != (image.width, image.height):
+                raise BuildError(
+                    f"labelled image {image.path} is {header.width}x{header.height} upright, but its labels were made "
+                    f"for {image.width}x{image.height}: correct the labels (an EXIF rotation moves boxes)"
+                )
             digest = sha256(data).hexdigest()
+            if part == LABELLED:
+                self.learned.add(digest)
+            else:
+                counts["both"] += digest in self.learned
             self.seen.add(digest)
             counts[part] += 1
-            yield _item(image, data, format, digest, place)
+            yield _item(image, data, header.format, digest, place)
 
     def others(self, items: Iterable[Item], classes: Sequence[str], counts: Counter[str]) -> Iterator[Item]:
         """The items of a version with these classes that are no image of the human labels, which were passed on before,

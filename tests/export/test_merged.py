@@ -153,3 +153,26 @@ def test_a_version_of_human_labelled_images_alone_leaves_nothing_to_export(tmp_p
     with pytest.raises(BuildError, match="no image of meadow@v1 is left to export: 4 are human-labelled too"):
         export_version(version, tmp_path / "out", "yolo", labels=train, val=train)
     assert not (tmp_path / "out").exists()
+
+
+def test_images_that_are_trained_and_measured_on_are_told(tmp_path: Path) -> None:
+    version = world(tmp_path)
+    human = [write_image(tmp_path / "human" / f"{n}.png", 100 + n) for n in range(3)]
+    train, val = (write_coco(tmp_path / "human" / f"{n}.json", human[n:], [WOLF]) for n in (0, 1))
+    told: list[str] = []
+    done = export_version(version, tmp_path / "out", "yolo", labels=train, val=val, note=told.append)
+    assert (done.val, done.both) == (2, 2)
+    assert any("images to measure on that are trained on, too: 2 of 2" in sentence for sentence in told)
+
+
+def test_labels_of_another_size_than_their_image_are_refused(tmp_path: Path) -> None:
+    version = world(tmp_path)
+    human = [write_image(tmp_path / "human" / f"{n}.png", 100 + n) for n in range(2)]
+    train = write_coco(tmp_path / "human" / "train.json", human[:1], [WOLF])
+    val = write_coco(tmp_path / "human" / "val.json", human[1:], [WOLF])
+    turned = json.loads(train.read_text())
+    turned["images"][0] |= {"width": H, "height": W}
+    train.write_text(json.dumps(turned))
+    with pytest.raises(BuildError, match=r"0\.png is 64x48 upright, but its labels were made for 48x64"):
+        export_version(version, tmp_path / "out", "yolo", labels=train, val=val)
+    assert not (tmp_path / "out").exists()
