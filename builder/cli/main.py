@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from builder.cli.browse import browse
@@ -9,13 +11,14 @@ from builder.cli.build import build, label, scan
 from builder.cli.evidence import calibrate, sweep
 from builder.cli.export import export, report
 from builder.cli.hub import publish, pull
+from builder.cli.log import log
 from builder.cli.review import review
 from builder.cli.show import show
 from builder.cli.study import study
 from builder.cli.train import evaluate, pretrain, preview_augment, train
-from builder.cli.versions import diff, explain, gc, log, recut, rm, tag, verify
+from builder.cli.versions import diff, explain, gc, recut, rm, tag, verify
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class PipelineOrder(click.Group):
@@ -51,4 +54,4 @@ for command in (pretrain, train, evaluate, study, preview_augment, browse, revie
 
 def build_pseudo_main() -> None:
     """`build-pseudo RECIPE`: the same as `tutelage build RECIPE`."""
-    build.main(prog_name="build-pseudo")
+    build.main(prog_name="build-pseudo", **CONTEXT)

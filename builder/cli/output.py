@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,6 +70,11 @@ MOST_CLASSES = 20
 """Rows of a table of classes; the others are counted."""
 
 
+def terminal_width() -> int:
+    """Characters in a line of the terminal; as many as are needed where the output goes to a file or pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
+
+
 def table(
     columns: Sequence[str],
     lines: Iterable[Sequence[object]],
@@ -115,7 +121,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
     click.echo("  ".join(f"{name} {figure(value)}" for name, value in metrics.items() if name != "per_class"))
     of = "" if evaluation.noun == "images" else f", {stored['objects']:,} labelled {evaluation.noun}"
     part = f" of {evaluation.truth.split}" if evaluation.truth.split else ""
-    click.echo(f"{stored['images']:,} images{part}{of}, {len(stored['classes'])} classes")
+    click.echo(f"{stored['images']:,} images{part}{of}, {len(evaluation.truth.classes)} classes")
     for name, classes in (("labels", stored["only_in_labels"]), ("teacher", stored["only_in_teacher"])):
         if classes:
             more = f" and {len(classes) - 5} more" if len(classes) > 5 else ""

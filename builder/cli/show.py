@@ -142,7 +142,7 @@ def build_text(built: Built) -> str:
         lines.append(("label", f"{done.predictions[:12]}  {now}"))
     if built.cut:
         manifest, wrote = built.cut.manifest, built.cut.shards_written
-        lines += version_lines(manifest)
+        lines += version_lines(manifest, f"{manifest.name}@{manifest.version}")
         lines.append(("folder", built.cut.folder))
         did = (
             f"{wrote} of {len(manifest.shards)} shards written now"
@@ -153,7 +153,8 @@ def build_text(built: Built) -> str:
     return rows(*lines)
 
 
-def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
+def version_lines(manifest: Manifest, ref: str) -> list[tuple[str, object]]:
+    """ref: what the version is called in its store, which may have pulled it under another name."""
     from builder.evidence.claims import claims
     from builder.report.headline import headline, uncertified
     from builder.report.quality import expected_quality
@@ -170,7 +171,7 @@ def version_lines(manifest: Manifest) -> list[tuple[str, object]]:
     quality = headline(manifest)
     quality = quality if claims(manifest).holding else expected_quality(manifest)[0]
     return [
-        ("version", f"{manifest.name}@{manifest.version}  id {manifest.id[:12]}"),
+        ("version", f"{ref}  id {manifest.id[:12]}"),
         ("images", f"{manifest.samples} written" + "".join(f", {text}" for text in left_out)),
         (
             "objects",
@@ -190,7 +191,7 @@ def show_version(version: Version, more: Sequence[tuple[str, object]] = ()) -> N
 
     manifest = version.manifest
     size = sum(shard.bytes for shard in manifest.shards)
-    lines = version_lines(manifest)
+    lines = version_lines(manifest, version.ref)
     lines += [
         ("shards", f"{len(manifest.shards)}, {size / 1e6:.1f} MB"),
         ("teacher", manifest.provenance.teacher.spec),

@@ -1,4 +1,4 @@
-"""The commands about versions that are there: log, diff, explain, recut, verify, tag, rm, gc."""
+"""The commands about versions that are there: diff, explain, recut, verify, tag, rm, gc."""
 
 from __future__ import annotations
 
@@ -18,59 +18,6 @@ if TYPE_CHECKING:
     from builder.versions.explain import Explanation, Reason
     from builder.versions.garbage import Found
     from builder.versions.health import Verified
-    from builder.versions.history import Entry
-
-
-@click.command()
-@click.argument("name", required=False)
-@store_option
-@json_option
-def log(name: str | None, store_root: str, as_json: bool) -> None:
-    """List versions and where they came from.
-
-    Prints all versions, or those of dataset NAME, with their dates, parents, teachers, rules, thresholds, certified
-    precision, authors and messages. Dates, authors and messages are this store's own (history.json), and are not
-    published.
-    """
-    with sentences():
-        from builder.versions.history import log as read_log
-
-        entries = read_log(open_store(store_root), name)
-        if as_json:
-            emit(True, {"versions": [asdict(entry) for entry in entries]}, "")
-        elif entries:
-            _print_log(entries)
-        else:
-            click.echo(f"no versions in {store_root} yet: run `tutelage build` first")
-
-
-def _print_log(entries: Sequence[Entry]) -> None:
-    columns = (
-        *("version", "id", "date", "parent", "teacher", "rule", "samples", "kept", "certified", "tags", "size"),
-        *("author", "message"),
-    )
-    lines = [
-        (
-            f"{entry.dataset}@{entry.version}",
-            entry.id[:12] or entry.state,
-            entry.when[:10] or "-",
-            entry.parent or "-",
-            entry.teacher or "-",
-            entry.rule or "-",
-            "-" if entry.samples is None else entry.samples,
-            "-" if entry.kept is None else entry.kept,
-            entry.certificate,
-            ", ".join(entry.tags) or "-",
-            size_text(entry.bytes),
-            entry.author or "-",
-            (f"pulled. {entry.message}" if entry.what == "pulled" else entry.message) or "-",
-        )
-        for entry in entries
-    ]
-    table(columns, lines, numbers=("samples", "kept", "size"), framed=False, width=WIDE)
-    for entry in entries:
-        if entry.note:
-            click.echo(entry.note)
 
 
 @click.command()
@@ -256,6 +203,7 @@ def tag(ref: str, tag: str | None, delete: bool, force: bool, store_root: str, a
 @click.command()
 @click.argument("version")
 @click.option("--set", "settings", multiple=True, required=True, metavar="KEY=VALUE", help="A rule: keep.score=0.6.")
+@click.option("--allow-empty", is_flag=True, help="Write a version in which the rules keep nothing, too.")
 @message_option
 @store_option
 @workers_option
@@ -264,6 +212,7 @@ def tag(ref: str, tag: str | None, delete: bool, force: bool, store_root: str, a
 def recut(
     version: str,
     settings: tuple[str, ...],
+    allow_empty: bool,
     message: str,
     store_root: str,
     workers: int | None,
@@ -287,7 +236,9 @@ def recut(
         if dry_run:
             emit(as_json, {"keep": keep.model_dump(mode="json")}, f"{before.ref} can be cut again so; nothing written")
             return
-        made = recall.recut(before, store, settings, workers=workers, message=message, track=bar)
+        made = recall.recut(
+            before, store, settings, workers=workers, allow_empty=allow_empty, message=message, track=bar
+        )
         value = {"version": made.ref, "id": made.manifest.id, "path": str(made.folder)}
         kept = f"{made.manifest.kept} kept, {made.manifest.ignored} ignored on {made.manifest.samples} images"
         emit(as_json, value, rows(("version", f"{made.ref}  id {made.manifest.id[:12]}"), ("objects", kept)))
@@ -308,7 +259,10 @@ def rm(version: str, store_root: str, as_json: bool, dry_run: bool) -> None:
         from builder.versions.removal import remove
 
         store = open_store(store_root)
-        removed = remove(store.version(version), store, dry_run=dry_run)
+        opened = store.version(version)
+        if version == opened.dataset:
+            raise click.UsageError(f"say which version of {version} to remove, such as its newest, {opened.ref}")
+        removed = remove(opened, store, dry_run=dry_run)
         shared = f"; {size_text(removed.shared)} stay, which other versions share" if removed.shared else ""
         did = "would be removed; nothing was" if dry_run else "removed"
         text = f"{removed.version}, id {removed.id[:12]}, {did}: {size_text(removed.bytes)} freed{shared}"
@@ -347,4 +301,4 @@ def _garbage_text(unused: Found, dry_run: bool) -> str:
     return "\n".join(lines)
 
 
-COMMANDS = (log, diff, explain, recut, verify, tag, rm, gc)
+COMMANDS = (diff, explain, recut, verify, tag, rm, gc)

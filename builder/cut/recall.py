@@ -112,7 +112,7 @@ def _overrides(version: Version, store: Store) -> list[Override]:
         return []
     if version.is_intact(OVERRIDES):
         return load_overrides(version.overrides)
-    overrides = read_overrides(store, version.manifest.name)
+    overrides = read_overrides(store, version.dataset)
     if overrides_digest(overrides) != version.manifest.provenance.inputs.overrides:
         raise BuildError(
             f"{version.overrides} is damaged, and the overrides in force are others by now: restore it from a copy"
@@ -170,6 +170,7 @@ def recut(
     *,
     workers: int | None = None,
     report: bool = True,
+    allow_empty: bool = False,
     message: str = "",
     track: Track = silent,
 ) -> Cut:
@@ -183,6 +184,7 @@ def recut(
             human labels (RECUT).
         workers: threads; None for one a core.
         report: whether it gets a report page.
+        allow_empty: write a version in which the rules keep nothing, too.
         message: what it is for, in the store's history.
         track: shows how far it is.
 
@@ -195,7 +197,14 @@ def recut(
     keep = changed_rules(version, settings)
     with store.in_use(), basis_again(store, version, workers, keep=keep.model_dump(), resolve=True) as basis:
         return cut_version(
-            basis, store, name=version.dataset, workers=workers, report=report, message=message, track=track
+            basis,
+            store,
+            name=version.dataset,
+            workers=workers,
+            report=report,
+            allow_empty=allow_empty,
+            message=message,
+            track=track,
         )
 
 
@@ -268,8 +277,8 @@ def lacks(store: Store, version: Version) -> str:
     if not parts:
         return ""
     return (
-        f"{version.ref} was made elsewhere: corrections are cut from its own shards, in which {' and '.join(parts)} "
-        "are not"
+        f"{version.ref} was made elsewhere: what is made of it is cut from its own shards, in which "
+        f"{' and '.join(parts)} are not"
     )
 
 

@@ -35,7 +35,7 @@ from builder.rules.reasons import REASONS, Reason
 from builder.scan.metadata import STRIPPED
 from builder.scan.pool import DUPLICATE, REMOVED, UNREADABLE, Pool
 from builder.store.files import digest, discard, locked, sha256_file, write_file
-from builder.store.history import record
+from builder.store.history import record, say_what_for
 from builder.store.manifest import MANIFEST, Manifest, as_read, read_manifest, version_id, write_manifest
 from builder.store.provenance import Provenance
 from builder.store.store import Store, check_store
@@ -78,7 +78,7 @@ def cut_version(
         report: whether it gets a report page.
         allow_empty: write a version in which the rules keep nothing, too.
         allow_partial: write it also where classes that `keep.precision` cannot certify hold most labelled objects.
-        message: what it is for, in the store's history.
+        message: what it is for, in the store's history; of a version that was complete before, too.
         track: shows how far it is (builder.engine.Track).
 
     Returns:
@@ -92,14 +92,14 @@ def cut_version(
     check_store(store)
     inputs = basis.inputs()
     if made := made_by_review(store, name, inputs):
-        return Cut(made.folder, made.manifest, 0)
+        return _complete(store, made.folder, message)
     folder = store.claim(name, digest(inputs.stored()))
     with held(folder):
         if not folder.is_dir():  # collected as abandoned in the moment before we held it
             raise BuildError(f"another process removed {name}@{folder.name}: run this again")
         if (folder / MANIFEST).exists():
             shutil.rmtree(folder / WORK, ignore_errors=True)
-            return Cut(folder, read_manifest(folder), 0)
+            return _complete(store, folder, message)
         try:
             plan = decide_all(
                 basis, store, inputs, workers, track, allow_empty=allow_empty, allow_partial=allow_partial
@@ -118,6 +118,13 @@ def cut_version(
         shutil.rmtree(folder / WORK)
     record(store.root, f"{name}@{folder.name}", manifest.id, "built", message)
     return Cut(folder, manifest, len(pending))
+
+
+def _complete(store: Store, folder: Path, message: str) -> Cut:
+    """A version that was there already, with the message that is given now."""
+    manifest = read_manifest(folder)
+    say_what_for(store.root, f"{folder.parent.name}@{folder.name}", manifest.id, message)
+    return Cut(folder, manifest, 0)
 
 
 def held(folder: Path) -> AbstractContextManager[None]:
@@ -196,11 +203,13 @@ def _finish(
         if not allow_empty:
             check_kept(name, kind, images[WRITTEN] + images[EMPTY], reasons, plan.thresholds.groups)
         if not shards:
-            listed = ", ".join(f"{n} are {s}" for s, n in images.items() if n)
+            words = {LEAK: "also in labelled, truth or test"}
+            listed = ", ".join(f"{n} are {words.get(s, s)}" for s, n in images.items() if n)
             advice = "lower the thresholds, or give other images"
             if images[LEAK]:
-                pair = next(iter(plan.left_out.leaks.values()))
-                advice = f"give other images, or, where they are others ({pair}), set gates.leak_distance: null"
+                pair = next((s for s in plan.left_out.leaks.values() if "looks like" in s), "")
+                advice = "give other images"
+                advice += f", or, where they are others ({pair}), set gates.leak_distance: null" if pair else ""
             raise BuildError(f"nothing to write for {name}: of {len(pool)} images {listed}: {advice}")
     except BuildError:
         discard(folder)

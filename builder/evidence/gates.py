@@ -76,7 +76,8 @@ def leak(gates: Gates, leaked: Mapping[str, str], note: str = "") -> Finding:
     status = "fail" if gates.on_leak == "fail" else "warn"
     listed = "; ".join([*leaked.values()][:5]) + ("; …" if len(leaked) > 5 else "")
     did = "leave them out with gates.on_leak: drop" if status == "fail" else "left out"
-    text = f"{len(leaked)} pool images are also in labelled, truth or test: {did} ({listed})"
+    also = "image of the pool is" if len(leaked) == 1 else "images of the pool are"
+    text = f"{len(leaked)} {also} also in labelled, truth or test: {did} ({listed})"
     if any("looks like" in sentence for sentence in leaked.values()):
         text += "; if those that look alike are not the same, lower gates.leak_distance (null: equal bytes only)"
     return Finding("leak", status, f"{text}; {note}" if note else text)
@@ -142,7 +143,7 @@ def density(
         f"{classes[c]} {stated_as(kept[c] / images)}, {stated_as(per_image[c])} in the labels" for c in worst[:5]
     )
     more = "; …" if len(worst) > 5 else ""
-    return Finding("density", "fail" if fail else "warn", f"{len(far)} classes differ from the labels ({listed}{more})")
+    return Finding("density", "fail" if fail else "warn", f"not as densely kept as in the labels: {listed}{more}")
 
 
 def min_precision(gates: Gates, claims: Claims, refused: int, noun: str = "boxes") -> Finding | None:
@@ -195,7 +196,7 @@ def coverage(
     missing = [name for name in wanted if not kept[name]]
     if not missing:
         return Finding("coverage", "ok", f"all {len(wanted)} classes have kept {noun}")
-    stated = f"{len(missing)} of {len(wanted)} classes have no kept {noun} ({_listed(missing)})"
+    stated = f"the rules keep no {noun} of {len(missing)} of {len(wanted)} classes ({_listed(missing)})"
     if labelled:
         total = sum(labelled.values())
         many = sorted(

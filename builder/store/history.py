@@ -8,7 +8,9 @@ mean another version.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -54,9 +56,30 @@ def record(root: Path, version: str, id: str, what: Literal["built", "pulled", "
     """Note what became of the version NAME@vN of the store in this folder, now, by whoever runs this."""
     now = datetime.now(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
     event = Event(id, what, now, os.environ.get("TUTELAGE_AUTHOR") or login_name(), message.strip())
-    with locked(root / f".lock-{HISTORY}", f"{HISTORY} of {root}", sweep=[root], wait=True):
-        events = {name: asdict(each) for name, each in {**read_history(root), version: event}.items()}
-        write_file(root / HISTORY, orjson.dumps(events, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+    with _alone(root):
+        _write(root, {**read_history(root), version: event})
+
+
+def say_what_for(root: Path, version: str, id: str, message: str) -> None:
+    """Give a version that is there already another message; who made it, and when, stay. No message changes nothing."""
+    if not message.strip():
+        return
+    with _alone(root):
+        events = read_history(root)
+        before = events.get(version)
+        if before and before.id == id:
+            _write(root, {**events, version: replace(before, message=message.strip())})
+            return
+    record(root, version, id, "built", message)
+
+
+def _alone(root: Path) -> AbstractContextManager[None]:
+    return locked(root / f".lock-{HISTORY}", f"{HISTORY} of {root}", sweep=[root], wait=True)
+
+
+def _write(root: Path, events: Mapping[str, Event]) -> None:
+    stored = {name: asdict(event) for name, event in events.items()}
+    write_file(root / HISTORY, orjson.dumps(stored, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
 
 
 def login_name() -> str:

@@ -119,7 +119,9 @@ def _matrix_picture(evaluation: Evaluation) -> bytes:
     longest = max(len(name) for name in (*confusion.rows, *confusion.columns))
     margin = 0.7 + 0.065 * min(longest, 24)
     wide, high = (max(2.2, side * cells) for cells in (counts.shape[1], counts.shape[0]))
-    with _figure(wide + margin + 0.3, high + margin + 0.75) as figure:
+    title = f"{_summary(evaluation)}\nshade: share of the row"
+    beside = max(0.3, 0.072 * max(map(len, title.splitlines())) - wide)  # the title may be longer than a row
+    with _figure(wide + margin + beside, high + margin + 0.75) as figure:
         width, height = figure.get_size_inches()
         axes = figure.add_axes((margin / width, margin / height, wide / width, high / height))
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -138,7 +140,7 @@ def _matrix_picture(evaluation: Evaluation) -> bytes:
                 if count:
                     colour = "white" if shares[row, column] > 0.55 else INK
                     axes.text(column, row, _number(int(count)), ha="center", va="center", fontsize=6.5, color=colour)
-        axes.set_title(f"{_summary(evaluation)}\nshade: share of the row", fontsize=8.5, loc="left", color=INK)
+        axes.set_title(title, fontsize=8.5, loc="left", color=INK)
         return _png(figure)
 
 

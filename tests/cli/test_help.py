@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from builder.cli.main import main
+from builder.cli.main import build_pseudo_main, main
 from builder.cli.review import review
 
 ODD = re.compile(r"\b(say|says|said|told|tells)\b", re.IGNORECASE)
@@ -21,6 +21,14 @@ def commands(group: click.Group) -> Iterator[click.Command]:
         yield command
         if isinstance(command, click.Group):
             yield from commands(command)
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_build_pseudo_has_the_same_help(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    monkeypatch.setattr("sys.argv", ["build-pseudo", option])
+    with pytest.raises(SystemExit) as ended:
+        build_pseudo_main()
+    assert ended.value.code == 0
 
 
 @pytest.mark.parametrize("width", [80, 100])

@@ -8,7 +8,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
+from builder.cli.main import main
 from builder.cut.basis import Basis
 from builder.cut.parent import find_parent
 from builder.cut.recall import is_at_home, lacks, recut
@@ -182,6 +184,15 @@ def test_lower_thresholds_cannot_bring_back_images_that_are_not_there(tmp_path: 
     made = recut(pulled, away, ["keep.score=0.2"], workers=2, report=False)
     assert made.manifest.samples == first.manifest.samples and made.manifest.kept > first.manifest.kept
     assert made.manifest.images == first.manifest.images and problems(made) == []
+
+
+def test_a_recut_that_keeps_nothing_is_refused_unless_insisted_on(tmp_path: Path) -> None:
+    first, store = built(tmp_path, "detection"), Store(tmp_path / "store")
+    with pytest.raises(BuildError, match="would teach nothing"):
+        recut(first, store, ["keep.score=1"])
+    command = ["recut", first.ref, "--set", "keep.score=1", "--store", str(store.root)]
+    assert CliRunner().invoke(main, command).exit_code == 1
+    assert "  0 kept" in CliRunner().invoke(main, [*command, "--allow-empty"]).output
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_a_leak_is_left_out_and_listed(world: Path) -> None:
 def test_a_leak_can_stop_the_build(world: Path) -> None:
     leak_images(world)
     result = run(world, "keep={score: 0.5}", "gates.on_leak=fail")
-    assert result.exit_code == 1 and "gate leak failed: 2 pool images" in result.output
+    assert result.exit_code == 1 and "gate leak failed: 2 images of the pool" in result.output
     assert not (world / "store" / "datasets" / "pets" / "v1").exists()
 
 
@@ -98,7 +98,10 @@ def test_coverage_names_the_class_of_which_nothing_is_kept(world: Path) -> None:
     keep = "keep={score: {cat: 1.0, dog: 0.5}}"
     assert gates(built(world, keep)[0])["coverage"] == "warn"
     result = run(world, keep, "gates.coverage=fail")
-    assert result.exit_code == 1 and "gate coverage failed: 1 of 2 classes have no kept boxes (cat)" in result.output
+    assert (
+        result.exit_code == 1
+        and "gate coverage failed: the rules keep no boxes of 1 of 2 classes (cat)" in result.output
+    )
     assert "coverage" not in gates(built(world, keep, "gates.coverage=off")[0])
 
 

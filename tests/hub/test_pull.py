@@ -238,6 +238,12 @@ def test_a_repository_without_a_version(hub: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_version_under_another_name_is_called_by_it(hub: Path, tmp_path: Path) -> None:
+    run("pull", f"{REPO}@v1", "--name", "theirs", store=tmp_path / "store")
+    assert run("show", "theirs", store=tmp_path / "store").output.split()[:2] == ["version", "theirs@v1"]
+    assert run("log", store=tmp_path / "store").output.splitlines()[1].split()[-1] == "pulled"
+
+
 def test_a_version_without_its_pool(published: Path, hub: Path, tmp_path: Path) -> None:
     """Everything about a pulled version works, or says in a sentence what it lacks."""
     store = tmp_path / "other"

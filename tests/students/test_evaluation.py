@@ -202,6 +202,13 @@ def test_what_is_printed_and_written(tmp_path: Path, score: float | None) -> Non
             assert min(picture.size) > 200
 
 
+def test_a_title_longer_than_the_matrix_is_wide_is_whole(tmp_path: Path) -> None:
+    truth = read_coco(write_rectangles(tmp_path / "scenes", 12))
+    write_evaluation(evaluate(RectangleFinder(("red", "green", "blue")), truth, score=0.123), tmp_path / "out")
+    with Image.open(tmp_path / "out" / "confusion.png") as picture:
+        assert np.asarray(picture.convert("L"))[:, -4:].min() == 255  # nothing runs over the edge
+
+
 def test_evaluate_says_what_it_measured(tmp_path: Path) -> None:
     truth, results = write_rectangles(tmp_path / "scenes", 4), tmp_path / "results.json"
     evaluate(RectangleFinder(("red", "green", "blue")), str(truth), results=results)

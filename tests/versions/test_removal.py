@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
 import re
 import shutil
+import struct
+import subprocess
+import sys
+import termios
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +65,28 @@ def test_the_log_says_when_by_what_rule_by_whom_and_what_for(store: Store) -> No
             assert b"a first try" not in data and b'"ann"' not in data, name
 
 
+def test_a_build_that_finds_its_version_takes_the_message(made: Path, store: Store) -> None:
+    before = read_history(store.root)["pets@v1"]
+    run(store.root, "build", made / "recipe.yaml", "-m", "the one to train on")
+    assert read_history(store.root)["pets@v1"] == replace(before, message="the one to train on")
+    run(store.root, "build", made / "recipe.yaml")
+    assert read_history(store.root)["pets@v1"].message == "the one to train on"
+
+
+def test_a_narrow_terminal_gets_a_paragraph_for_each_version(store: Store) -> None:
+    terminal, ours = pty.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    command = [sys.executable, "-c", "from builder.cli.main import main; main()", "log", "--store", str(store.root)]
+    subprocess.run(command, stdout=ours, env=environment, check=True)
+    first, *lines = os.read(terminal, 4096).decode().splitlines()
+    for end in (terminal, ours):
+        os.close(end)
+    assert re.fullmatch(r"pets@v1  \w{12}  \d{4}-\d\d-\d\d  ann", first) and lines[0] == "    a first try"
+    assert len(lines) == 6 and max(map(len, lines)) <= 80
+    assert re.search(r"score 0.5, certified: unknown, \d+ kept, \d+ samples, ", lines[2])
+
+
 def test_a_version_without_history_and_a_damaged_history(store: Store, tmp_path: Path) -> None:
     (store.root / HISTORY).unlink()
     assert json.loads(run(store.root, "log", "--json").stdout)["versions"][0]["when"] == ""
@@ -99,8 +129,9 @@ def test_a_version_is_removed_and_its_number_is_not_used_again(made: Path, store
 
 def test_what_others_need_is_not_removed(store: Store) -> None:
     assert "pets@v2 was made from pets@v1" in run(store.root, "rm", "pets@v1", code=1).output
+    assert "say which version of pets to remove" in run(store.root, "rm", "pets", code=2).output
     run(store.root, "tag", "pets@v2", "good")
-    assert "has the tag good: remove that first" in run(store.root, "rm", "pets", code=1).output
+    assert "has the tag good: remove that first" in run(store.root, "rm", "pets@latest", code=1).output
     run(store.root, "tag", "--delete", "pets@good")
     with store.in_use(), pytest.raises(BuildError, match="another process is working on store"):
         remove(store.version("pets@v2"), store)
