@@ -11,6 +11,7 @@ from pathlib import Path
 from builder.cut.parent import find_parent
 from builder.errors import BuildError
 from builder.evidence.matching import shared_classes
+from builder.evidence.on_truth import check_split
 from builder.label.labeller import Labeller
 from builder.label.labelling import count_pending
 from builder.label.load import load_labeller
@@ -21,6 +22,7 @@ from builder.rules.limits import per_class
 from builder.scan.entries import Entry, read_entry
 from builder.store.store import Store, check_store
 from builder.truth.read import read_section
+from builder.truth.records import Truth
 from teachers.images import ImageError, decode_rgb
 
 PROBE = 8
@@ -90,7 +92,7 @@ def foresee(
     for name in ("score", "ignore"):
         per_class(getattr(recipe.keep, name) or 0.0, classes, name)
     if "truth" in truths:
-        shared_classes(classes, truths["truth"], labeller.description["kind"])
+        _check_truth(recipe, rooted, truths["truth"], classes, labeller.description["kind"])
     unlabelled = found.unread
     if found.before is not None:
         unlabelled = min(found.images, found.unread + count_pending(found.before, labeller, store).images)
@@ -113,6 +115,18 @@ def foresee(
         free=free,
         needed=found.bytes,
     )
+
+
+def _check_truth(recipe: Recipe, rooted: Recipe, truth: Truth, classes: Sequence[str], kind: str) -> None:
+    """Whether held-out labels know the teacher's classes, and are a split that may certify; those that alone certify
+    are read, too."""
+    shared_classes(classes, truth, kind)
+    certifies = recipe.keep.precision is not None and (recipe.parent is None or recipe.resolve)
+    assert recipe.truth and rooted.truth
+    if (fresh := rooted.truth.certifying) and recipe.truth.certify:
+        check_split(read_section(fresh, "truth").split, recipe.truth.certify.source, fresh, certifies)
+        certifies = False
+    check_split(truth.split, recipe.truth.source, recipe.truth, certifies)
 
 
 def _seconds(labeller: Labeller, first: Sequence[Entry]) -> float:

@@ -31,16 +31,21 @@ def check_independent(labels: Labels, options: LabelOptions, certifies: bool) ->
     if labels.certify and certifying:
         check_independent(labels.certify, certifying, certifies)
         certifies = False
-    reason = SPLITS.get(labels.truth.split or "")
+    check_split(labels.truth.split, labels.source, options, certifies)
+
+
+def check_split(split: str | None, source: str, options: LabelOptions, certifies: bool) -> None:
+    """`check_independent` of labels by the name of their split, None where they are none."""
+    reason = SPLITS.get(split or "")
     if reason is None or options.independent:
         return
-    mend = f"set truth.independent: true if nothing of this teacher was learned from or chosen on {labels.source}"
+    mend = f"set truth.independent: true if nothing of this teacher was learned from or chosen on {source}"
     if certifies:
         raise BuildError(
-            f"truth {labels.source} is the {labels.truth.split} split, {reason}: keep.precision would certify nothing: "
-            f"give labels that the teacher has not seen (new images, or the test split), or {mend}"
+            f"truth {source} is the {split} split, {reason}: keep.precision would certify nothing: give labels that "
+            f"the teacher has not seen (new images, or the test split), or {mend}"
         )
-    warn(f"truth {labels.source} is the {labels.truth.split} split, {reason}: {mend}")
+    warn(f"truth {source} is the {split} split, {reason}: {mend}")
 
 
 def check_unseen(labels: Labels, labeller: Labeller) -> None:

@@ -127,3 +127,21 @@ def test_labels_that_share_no_class_with_the_teacher_are_told(recipe: dict[str, 
             Store(tmp_path / "store"),
             root=tmp_path,
         )
+
+
+def test_a_split_that_cannot_certify_stops_a_dry_run_as_it_stops_a_build(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    for part in ("images", "labels"):
+        (tmp_path / "set" / part).mkdir(parents=True)
+    (name,) = write_images(tmp_path / "set/images", 1, start=200)
+    (tmp_path / "set/labels" / name).with_suffix(".txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "set/data.yaml").write_text("path: .\nval: images\nnames: [cat, dog]\n")
+    recipe |= {"truth": "set/data.yaml", "keep": {"precision": 0.8}}
+    with pytest.raises(BuildError, match=r"is the val split.*keep.precision would certify nothing"):
+        foresee(Recipe.model_validate(recipe), Store(tmp_path / "store"), root=tmp_path)
+    recipe["truth"] = {"source": "set/data.yaml", "independent": True, "certify": "new.json"}
+    with pytest.raises(BuildError, match=r"new\.json do not exist"):
+        foresee(Recipe.model_validate(recipe), Store(tmp_path / "store"), root=tmp_path)
+    recipe["truth"] = {"source": "set/data.yaml", "independent": True}
+    assert foresee(Recipe.model_validate(recipe), Store(tmp_path / "store"), root=tmp_path).labels["truth"] == 1
