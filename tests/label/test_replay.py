@@ -25,6 +25,7 @@ from builder.label.predictions import Failure
 from builder.label.replay.replay import Replay
 from builder.store.store import Store
 from teachers.base import TeacherError, TeacherOptions, fingerprint
+from teachers.errors import TutelageWarning
 from tests.helpers.replayed import (
     HEIGHT,
     NAMES,
@@ -53,6 +54,15 @@ def pool(tmp_path: Path) -> Path:
 BOX = "0 .5 .5 .2 .2"
 
 # COCO results
+
+
+def test_results_that_were_written_twice_are_told(pool: Path, tmp_path: Path) -> None:
+    boxes = [{"image_id": 0, "category_id": 7, "bbox": [n, 2, 10, 8], "score": 0.5} for n in range(20)]
+    results, listing = write_coco(tmp_path, [*boxes, boxes[0]])
+    assert len(replayed(pool, results, listing)["a.jpg"]) == 21  # a teacher may say a thing twice
+    write_coco(tmp_path, boxes * 2)
+    with pytest.warns(TutelageWarning, match=r"results\.json: 20 of 40 boxes stand twice on their image"):
+        assert len(replayed(pool, results, listing)["a.jpg"]) == 40
 
 
 def test_coco_masks_as_codes_and_polygons_are_masks(pool: Path, tmp_path: Path) -> None:

@@ -14,8 +14,11 @@ from builder.errors import BuildError, brief
 from builder.kinds import kind_of
 from builder.store.files import digest, sha256_file
 from teachers.base import Detections, Kind, Prediction, TeacherError, TeacherOptions
+from teachers.errors import warn
 
 StoredFormat = Literal["coco", "label_studio", "fiftyone", "yolo", "csv", "maps"]
+TWICE = 0.1
+"""The share of boxes that stand twice, by more than which results were written twice."""
 Size = tuple[int, int]
 """Width and height, pixels of the upright image."""
 
@@ -140,6 +143,13 @@ def _check_boxes(
         raise BuildError(
             f"{path}: {len(beyond)} of {len(boxes)} boxes, first on {brief(_owner(names, count, beyond[0]))}, reach "
             f"beyond their images: give x, y, width and height in {unit}, not two corners"
+        )
+    rows = np.concatenate([objects_of[name].rows for name in names])
+    different = len(np.unique(np.column_stack([np.repeat(np.arange(len(names)), count), rows]), axis=0))
+    if len(rows) - different > TWICE * len(rows):
+        warn(
+            f"{path}: {len(rows) - different} of {len(rows)} boxes stand twice on their image, with the same class and "
+            "score, as in results that were written or merged twice: keep each once (or set keep.nms)"
         )
 
 
