@@ -23,6 +23,7 @@ from builder.scan.entries import Entry, read_entry
 from builder.store.store import Store, check_store
 from builder.truth.read import read_section
 from builder.truth.records import Truth
+from teachers.base import Kind
 from teachers.images import ImageError, decode_rgb
 
 PROBE = 8
@@ -117,7 +118,7 @@ def foresee(
     )
 
 
-def _check_truth(recipe: Recipe, rooted: Recipe, truth: Truth, classes: Sequence[str], kind: str) -> None:
+def _check_truth(recipe: Recipe, rooted: Recipe, truth: Truth, classes: Sequence[str], kind: Kind) -> None:
     """Whether held-out labels know the teacher's classes, and are a split that may certify; those that alone certify
     are read, too."""
     shared_classes(classes, truth, kind)
