@@ -149,6 +149,9 @@ def write_queue(
     audited = [item.id for item in queued.audit.items] if queued.audit else []
     outcomes = ("kept", "ignored") if ignored else ("kept",)
     shown = tasks(queued.version, queued.keys, outcomes, audited)
+    if out.suffix.lower() == ".zip":
+        wanted = out.with_suffix(".xml" if tool == "cvat" else ".json")
+        raise BuildError(f"{out} would be no ZIP archive: what {tool} reads is one file, such as {wanted}")
     match tool:
         case "cvat":
             if kind_of(manifest.kind).single:

@@ -74,6 +74,13 @@ def test_files_for_a_tool(store: Store, tmp_path: Path, tool: Any, prefix: str |
         write_queue(queue(store.version("pets"), store, budget=3), tool, tmp_path / "queue", url_prefix=prefix)
 
 
+@pytest.mark.parametrize(("tool", "suffix"), [("labelstudio", "json"), ("cvat", "xml")])
+def test_a_queue_is_not_called_an_archive(store: Store, tmp_path: Path, tool: Any, suffix: str) -> None:
+    with pytest.raises(BuildError, match=rf"no ZIP archive.*one file, such as .*\.{suffix}$"):
+        write_queue(queue(store.version("pets"), store, budget=1), tool, tmp_path / "tasks.zip")
+    assert not list(tmp_path.glob("tasks*"))
+
+
 def test_an_unknown_tool(store: Store, tmp_path: Path) -> None:
     unknown: Any = "paper"
     with pytest.raises(BuildError, match="labelstudio or cvat"):
