@@ -25,6 +25,8 @@ from teachers.errors import warn
 
 LIKELY = 0.8
 """The chance of being certified that a plan asks for."""
+EVEN = 0.5
+"""The chance below which it is unlikely."""
 STEP, MOST = 1.1, 100
 """Numbers of images that are looked at: each so many times the one before, up to so many times what there is."""
 FEW = 3
@@ -76,7 +78,7 @@ class Need:
 def check_likely(needs: Sequence[Need], classes: Sequence[str], objects: np.ndarray, target: float) -> None:
     """Warn where the groups that are unlikely to be certified hold most of the labelled objects: whoever looks at the
     certify half uses it. needs: of the groups as they are shared out; objects: int (C,), of each class, on `tune`."""
-    unlikely = [need for need in needs if not need.likely]
+    unlikely = [need for need in needs if need.chance < EVEN]
     names = {name for need in unlikely for name in need.classes}
     theirs = sum(int(number) for name, number in zip(classes, objects, strict=True) if name in names)
     if 2 * theirs > (total := int(objects.sum())):
