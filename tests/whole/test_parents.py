@@ -116,7 +116,7 @@ def test_leaks_of_the_truth_behind_the_thresholds_stay_out_for_good(tmp_path: Pa
         assert {state for state, _ in states.values()} == {"leak"} and len(states) == number - 1
         assert all("of truth of pets@v1" in why for _, why in states.values())
         (gate,) = [g for g in child.provenance.gates if g.name == "leak"]
-        assert gate.status == "warn" and gate.message.startswith(f"{number - 1} pool images")
+        assert gate.status == "warn" and gate.message.startswith(f"{number - 1} image")
         explained = json.loads(run("explain", "pets", path.name, "--json", store=tmp_path / "store").stdout)
         assert explained["state"] == "leak" and "of truth of pets@v1" in explained["why"]
     references = read_manifest(version(tmp_path, 3)).provenance.inputs.references
