@@ -119,9 +119,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
 
     stored, metrics, of_class = evaluation.stored(), evaluation.metrics, evaluation.of_class
     click.echo("  ".join(f"{name} {figure(value)}" for name, value in metrics.items() if name != "per_class"))
-    of = "" if evaluation.noun == "images" else f", {stored['objects']:,} labelled {evaluation.noun}"
-    part = f" of {evaluation.truth.split}" if evaluation.truth.split else ""
-    click.echo(f"{stored['images']:,} images{part}{of}, {len(evaluation.truth.classes)} classes")
+    click.echo(f"{evaluation.counted}, {len(evaluation.truth.classes)} classes")
     for name, classes in (("labels", stored["only_in_labels"]), ("teacher", stored["only_in_teacher"])):
         if classes:
             more = f" and {len(classes) - 5} more" if len(classes) > 5 else ""

@@ -39,6 +39,11 @@ class Curve:
     kept: np.ndarray
     objects: int
 
+    @property
+    def f1(self) -> np.ndarray:
+        """Harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN), float64 (K,)."""
+        return 2 * np.rint(self.precision * self.kept) / (self.kept + self.objects)
+
 
 def curve(matches: Matches, iou: float = 0.5, labels: Sequence[int] | None = None) -> Curve:
     """The curve of these classes (positions in the teacher's), of all shared ones by default, taken together.
@@ -46,13 +51,18 @@ def curve(matches: Matches, iou: float = 0.5, labels: Sequence[int] | None = Non
     Size buckets are curves of matches at an area range (`matching.SIZES`), so that they are COCOeval's.
     """
     score, right, rows = outcomes(matches, iou, labels)
+    return curve_of(score, right, matches.weights(rows), _number(matches, labels))
+
+
+def curve_of(score: np.ndarray, right: np.ndarray, weight: np.ndarray | None, objects: int) -> Curve:
+    """The curve of predictions that were judged. score: float32 (N,); right: bool (N,); weight: int64 (N,), what each
+    counts for, None: one; objects: that are there to be found."""
     order = np.argsort(-score, kind="stable")
     last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True)[: len(order)])  # equal scores move together
-    weight = matches.weights(rows[order])
+    weight = None if weight is None else weight[order]
     kept, hits = last + 1, np.cumsum(right[order] if weight is None else right[order] * weight)[last]
     if weight is not None:
         kept = np.cumsum(weight)[last]
-    objects = _number(matches, labels)
     recall = hits / objects if objects else np.full(len(last), np.nan)
     return Curve(score[order][last].astype(np.float64), hits / kept, recall, kept, objects)
 

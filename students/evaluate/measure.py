@@ -11,7 +11,7 @@ import numpy as np
 
 from builder.engine import Track, silent
 from builder.errors import BuildError, brief
-from builder.evidence.matching import names_sentence
+from builder.evidence.matching import names_of, names_sentence
 from builder.export.as_truth import read_labels, version_truth
 from builder.label.load import load_labeller, load_model
 from builder.label.replay.replay import Replay
@@ -68,6 +68,13 @@ class Evaluation:
         return kind_measure(self.truth.kind).noun
 
     @property
+    def counted(self) -> str:
+        """On what it was measured, in words."""
+        part = f" of {self.truth.split}" if self.truth.split else ""
+        objects = f", {int(self.scored.objects.sum()):,} labelled {self.noun}"
+        return f"{len(self.truth.images):,} images{part}{'' if self.noun == 'images' else objects}"
+
+    @property
     def whose(self) -> str:
         """Of what `figures` are, in words."""
         return f"of all {self.noun}" if kind_measure(self.truth.kind).best else "mean over the classes"
@@ -81,15 +88,12 @@ class Evaluation:
 
     def stored(self) -> dict[str, Any]:
         """All of it but the detections, JSON-ready."""
-        ours, theirs = set(self.truth.classes), set(self.classes)
         return {
             **self.metrics,
             "images": len(self.truth.images),
             **({"split": self.truth.split} if self.truth.split else {}),
             "objects": int(self.scored.objects.sum()),
-            "classes": [name for name in self.truth.classes if name in theirs],
-            "only_in_labels": [name for name in self.truth.classes if name not in theirs],
-            "only_in_teacher": [name for name in self.classes if name not in ours],
+            **names_of(self.classes, self.truth),
             "score": self.score,
             "score_chosen_here": self.chosen,
             **self.figures(),

@@ -83,8 +83,10 @@ def _curve_table(evaluation: Evaluation) -> bytes:
         scored = evaluation.scored
         for name, label in (("", None), *((name, label) for label, name in enumerate(scored.classes))):
             curve = scored.curve(label)
-            chosen = np.unique(np.linspace(0, len(curve.score) - 1, min(POINTS, len(curve.score))).astype(np.int64))
-            columns = (curve.score, curve.precision, curve.recall, curve.f1)
+            chosen = np.unique(
+                np.linspace(0, len(curve.threshold) - 1, min(POINTS, len(curve.threshold))).astype(np.int64)
+            )
+            columns = (curve.threshold, curve.precision, curve.recall, curve.f1)
             for values in zip(*(column[chosen].tolist() for column in columns), strict=True):
                 yield name, *(f"{value:.6g}" for value in values)
 
@@ -174,10 +176,7 @@ def _curve_picture(evaluation: Evaluation) -> bytes:
 
 
 def _summary(evaluation: Evaluation) -> str:
-    images, objects = len(evaluation.truth.images), int(evaluation.scored.objects.sum())
-    from_score = f", score ≥ {evaluation.score:.3g}" if evaluation.score else ""
-    of = "" if evaluation.noun == "images" else f", {objects:,} labelled {evaluation.noun}"
-    return f"{images:,} images{of}{from_score}"
+    return evaluation.counted + (f", score ≥ {evaluation.score:.3g}" if evaluation.score else "")
 
 
 def _short(name: str) -> str:

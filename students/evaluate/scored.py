@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from builder.evidence.calibrate import Curve, curve_of
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -29,19 +31,15 @@ class Scored:
     def curve(self, label: int | None = None) -> Curve:
         """Of one class, or of all of them taken together."""
         rows = slice(None) if label is None else self.label == label
-        score, right, weight = self.score[rows], self.right[rows], self.weight[rows]
-        order = np.argsort(-score, kind="stable")
-        last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True)[: len(order)])  # equal scores move together
-        kept = np.cumsum(weight[order])[last]
-        hits = np.cumsum((weight * right)[order])[last]
-        return Curve(score[order][last], hits, kept, int(self.objects.sum() if label is None else self.objects[label]))
+        objects = int(self.objects.sum() if label is None else self.objects[label])
+        return curve_of(self.score[rows], self.right[rows], self.weight[rows], objects)
 
     @cached_property
     def best_score(self) -> float:
         """The score from which on all predictions together have the highest F1, of equals the highest; 1 without
         any."""
         curve = self.curve()
-        return float(curve.score[int(np.argmax(curve.f1))]) if len(curve.score) else 1.0
+        return float(curve.threshold[int(np.argmax(curve.f1))]) if len(curve.threshold) else 1.0
 
     def figures(self, score: float, label: int | None = None) -> Figures:
         """At `score` and above, of one class or of all together."""
@@ -82,30 +80,6 @@ class Figures:
         """JSON-ready."""
         named = {"objects": self.objects, "kept": self.kept, "right": self.right}
         return named | {"precision": self.precision, "recall": self.recall, "F1": self.f1}
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Predictions with at least `score`, float32 (K,) falling, for the K scores that occur. right, kept: int64 (K,), of
-    them; objects: that are there to be found."""
-
-    score: np.ndarray
-    right: np.ndarray
-    kept: np.ndarray
-    objects: int
-
-    @property
-    def precision(self) -> np.ndarray:
-        return self.right / self.kept
-
-    @property
-    def recall(self) -> np.ndarray:
-        """NaN without objects."""
-        return self.right / self.objects if self.objects else np.full(len(self.right), np.nan)
-
-    @property
-    def f1(self) -> np.ndarray:
-        return 2 * self.right / (self.kept + self.objects)
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def test_figures_of_classes_are_scikit_learns(count: int, seed: int) -> None:
     if right.any():
         precision, _, thresholds = precision_recall_curve(right, score)
         np.testing.assert_allclose(curve.precision[::-1], precision[:-1])
-        np.testing.assert_allclose(curve.score[::-1], thresholds, rtol=1e-6)
+        np.testing.assert_allclose(curve.threshold[::-1], thresholds, rtol=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
