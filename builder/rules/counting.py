@@ -92,10 +92,10 @@ def pool_kept(
 def _kept_of(
     labelled: LabelledPool, wanted: np.ndarray, thresholds: np.ndarray, block: range, stop: Event
 ) -> list[np.ndarray]:
-    objects, states = labelled.load(list(labelled.pool.chunks(block.start, block.stop)), labelled.looks_at_boxes)
+    rows, states = _scored(labelled, block)
     usable = np.array([state == OK for state in states], bool)
-    rows = alive(objects, labelled.keep, len(labelled.classes)) & wanted[objects.label]
-    image, score = objects.image[rows], objects.confidence[rows]
+    chosen = wanted[rows.label]
+    image, score = rows.image[chosen], rows.score[chosen]
     return [np.bincount(np.bincount(image[score >= t], minlength=len(states))[usable]) for t in thresholds]
 
 
