@@ -63,15 +63,16 @@ class Restored:
     pool: Pool
     rows: tuple[tuple[int, int], ...] = field(repr=False)
 
-    def labels(self, chunks: Sequence[int]) -> pa.Table:
-        """The rows of labels.parquet of these chunks, which follow one another."""
+    def labels(self, chunks: Sequence[int], columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of labels.parquet of these chunks, which follow one another. columns: those that are wanted, as far
+        as they are there; None: all."""
         first, last = (self.rows[chunks[0]][0], self.rows[chunks[-1]][1]) if chunks else (0, 0)
         with _opened(self.version) as file:
             starts = list(
                 accumulate((file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)), initial=0)
             )
             groups = [n for n in range(file.num_row_groups) if starts[n] < last and starts[n + 1] > first]
-            table = file.read_row_groups(groups, use_threads=False)
+            table = file.read_row_groups(groups, columns=columns and list(columns), use_threads=False)
         return table.slice(first - starts[groups[0]] if groups else 0, last - first).combine_chunks()
 
     def probabilities(self, chunk: Chunk, positions: Sequence[int]) -> np.ndarray:
@@ -90,7 +91,7 @@ class Restored:
 
     def _soft_before(self, chunks: Sequence[int], keys: Collection[str], classes: int) -> dict[str, np.ndarray]:
         """Those of images whose class people named, by key: their samples say what people said."""
-        table = self.labels(chunks)
+        table = self.labels(chunks, ["key", SOFT_BEFORE])
         if SOFT_BEFORE not in table.column_names:
             return {}
         there = table.filter(pc.is_valid(table[SOFT_BEFORE]))
