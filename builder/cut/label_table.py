@@ -98,7 +98,7 @@ def _before(made: Overruled, before: Before, soft: Mapping[int, np.ndarray]) -> 
     columns |= {name: taken(theirs.boxes[:, n], pa.float32()) for n, name in enumerate(BOX_BEFORE)}
     columns["reason_before"] = taken(np.array(REASONS)[before.decision.reason], pa.string())
     if theirs.rle is not None and made.objects.rle is not None:
-        lost = there & (made.objects.rle == b"") & (before.row >= 0)
+        lost = there & (made.objects.rle == b"")
         if lost.any():
             columns[RLE_BEFORE] = taken(theirs.rle, pa.binary(), ~lost)
     if soft:
