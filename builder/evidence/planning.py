@@ -83,7 +83,7 @@ def check_likely(needs: Sequence[Need], classes: Sequence[str], objects: np.ndar
     theirs = sum(int(number) for name, number in zip(classes, objects, strict=True) if name in names)
     if 2 * theirs > (total := int(objects.sum())):
         advised = [need for need in unlikely if need.advice()]
-        listed = "; ".join(f"{_short(need.classes)}: {need.advice()}" for need in advised[:3])
+        listed = "; ".join(f"{first_names(need.classes)}: {need.advice()}" for need in advised[:3])
         more = "; …" if len(advised) > 3 else ""
         warn(
             f"a precision of {target:g} is unlikely to be certified for classes with {percent(theirs / total)} of the "
@@ -92,7 +92,8 @@ def check_likely(needs: Sequence[Need], classes: Sequence[str], objects: np.ndar
         )
 
 
-def _short(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
+    """The first three of these, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from builder.errors import BuildError
 from builder.evidence.certify import solve as certify
 from builder.evidence.matching import Matches
-from builder.evidence.planning import Need
+from builder.evidence.planning import Need, first_names
 from builder.rules.keep import Density, Keep, Mixture
 from builder.rules.limits import per_class
 from builder.rules.objects import Thresholds
@@ -136,7 +136,7 @@ def _advised(group: Group, advice: str) -> Group:
 def not_certified(missed: Sequence[Group], classes: int, target: float, share: str = "") -> str:
     """Which groups were not certified and why, as the beginning of a sentence. classes: of the version; share: what
     more to say of them."""
-    listed = "; ".join(f"{_names(group.classes)}: {group.reason}" for group in missed[:3])
+    listed = "; ".join(f"{first_names(group.classes)}: {group.reason}" for group in missed[:3])
     number = sum(len(group.classes) for group in missed)
     more = "; …" if len(missed) > 3 else ""
     return f"a precision of {target:g} cannot be certified for {number} of {classes} classes{share} ({listed}{more})"
@@ -272,7 +272,3 @@ def _at_count(tail: Tail, count: float, low: float) -> float | None:
 
 def _float32(value: float) -> float:
     return float(np.float32(value))
-
-
-def _names(classes: Sequence[str]) -> str:
-    return ", ".join(classes[:3]) + (f" and {len(classes) - 3} more" if len(classes) > 3 else "")
