@@ -63,15 +63,16 @@ def sweep(
     row = iou_place(tune, iou)
     chosen = [np.flatnonzero(tune.shared) if labels is None else np.asarray(labels, np.int64) for labels in groups]
     findable = [_Findable.of(tune, labels, row) for labels in chosen]
-    boxes = [_objects_per_image(tune, pool, these) * pool.images for these in findable]
+    densities = [_objects_per_image(tune, pool, these) for these in findable]
+    boxes = [density * pool.images for density in densities]
     cells = [
         np.append(cell(np.array(ladder, np.float32)), cells_at(pool.above(labels), np.array([count])))
         for labels, count in zip(chosen, boxes, strict=True)
     ]
     tails = pool.tails(chosen, cells)
     return [
-        _points(tune, pool, tail, labels, these, _thresholds(tail, ladder, count), row, level)
-        for tail, labels, these, count in zip(tails, chosen, findable, boxes, strict=True)
+        _points(tune, pool, tail, labels, these, density, _thresholds(tail, ladder, count), row, level)
+        for tail, labels, these, density, count in zip(tails, chosen, findable, densities, boxes, strict=True)
     ]
 
 
@@ -120,12 +121,12 @@ def _points(
     tail: Tail,
     labels: np.ndarray,
     these: _Findable,
+    density: float,
     thresholds: Mapping[float, bool],
     row: int,
     level: float,
 ) -> list[Point]:
     count, unit, units = tune.counted[row] & np.isin(tune.label, labels), tune.unit[tune.image], _units(tune)
-    density = _objects_per_image(tune, pool, these)
     points = []
     for threshold, is_density in thresholds.items():
         rows = count & (tune.score >= np.float32(threshold))
