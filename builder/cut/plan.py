@@ -151,8 +151,9 @@ def _look(
     """What the certify half can be expected to certify, said before it is looked at, and its uses, this one included.
     usable: see `use_of`."""
     keep = basis.options.keep
-    needs = plan_needs(split.tune, scores, keep.precision, split.certify.images) if keep.precision else []
+    needs = list[Need]()
     if keep.precision:
+        needs = plan_needs(split.tune, scores, keep.precision, split.certify.images)
         check_likely([n for n in needs if not n.own], basis.classes, split.objects, keep.precision.target)
     use = use_of(split.digest, basis.predictions.name, usable, scores, keep, calibration)
     return needs, count_use(store, split.images, use)
