@@ -34,7 +34,6 @@ def without_ignored(
         if how == "mark" or not any(item.ignore):
             yield item
             continue
-        counts["with_ignored"] += 1
         match how:
             case "paint":
                 made: Item | None = _painted(item, counts)
