@@ -22,7 +22,7 @@ from builder.hub.repository import PREFIX, HubError, Ref, parse_ref
 from builder.store.files import locked, sha256_file, sync_folder, write_file
 from builder.store.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
 from builder.store.store import NAME, VERSION, Store, check_store
-from builder.store.version import CARD, CHART, CLAIM, DATA, LABELS, LEFT_OUT, OVERRIDES, REPORT, WORK, Version
+from builder.store.version import CLAIM, DATA, WORK, Version
 
 OURS = (MANIFEST, CLAIM)
 
@@ -52,35 +52,7 @@ class RemoteVersion(Version):
     def is_remote(self) -> bool:
         return True
 
-    @property
-    def labels(self) -> Path:
-        return self._there(LABELS)
-
-    @property
-    def card(self) -> Path:
-        return self._there(CARD)
-
-    @property
-    def chart(self) -> Path:
-        return self._there(CHART)
-
-    @property
-    def report(self) -> Path:
-        return self._there(REPORT)
-
-    @property
-    def overrides(self) -> Path:
-        return self._there(OVERRIDES)
-
-    @property
-    def left_out(self) -> Path:
-        return self._there(LEFT_OUT)
-
-    def is_intact(self, name: str) -> bool:
-        self._there(name)
-        return super().is_intact(name)
-
-    def _there(self, name: str) -> Path:
+    def _place(self, name: str) -> Path:
         """One of its files, fetched if it was not here yet; where it would be, if the version has none."""
         return self.file(name) if self.has(name) else self.folder / name
 

@@ -64,30 +64,34 @@ class Version:
     @property
     def labels(self) -> Path:
         """Every object, with what became of it and why (builder.cut.label_table)."""
-        return self.folder / LABELS
+        return self._place(LABELS)
 
     @property
     def card(self) -> Path:
-        return self.folder / CARD
+        return self._place(CARD)
 
     @property
     def chart(self) -> Path:
         """The card's picture: objects of each class."""
-        return self.folder / CHART
+        return self._place(CHART)
 
     @property
     def report(self) -> Path:
-        return self.folder / REPORT
+        return self._place(REPORT)
 
     @property
     def overrides(self) -> Path:
         """What people said of its objects, with what became of each (builder.rules.overrides); not in every version."""
-        return self.folder / OVERRIDES
+        return self._place(OVERRIDES)
 
     @property
     def left_out(self) -> Path:
         """Images that may not be used, and why (builder.cut.left_out); not in every version."""
-        return self.folder / LEFT_OUT
+        return self._place(LEFT_OUT)
+
+    def _place(self, name: str) -> Path:
+        """Where one of its files lies, or would, if the version has none."""
+        return self.folder / name
 
     def shard(self, record: ShardRecord) -> Path:
         """The file of one of the manifest's shards."""
@@ -105,7 +109,7 @@ class Version:
 
     def is_intact(self, name: str) -> bool:
         """Whether a file is as the manifest says, or one that the version does not have."""
-        path = self.folder / name
+        path = self._place(name)
         return not self.has(name) or (path.is_file() and sha256_file(path) == self.manifest.files[name])
 
 
