@@ -16,7 +16,7 @@ from builder.truth.records import LabelledImage, Truth, TruthError, read_pixels
 from students.evaluate.coco import align_classes
 from students.evaluate.scored import Confusion, Scored
 from students.evaluate.stored import StoredPredictions
-from teachers.base import Prediction, Teacher, TeacherError
+from teachers.base import Prediction, Teacher, TeacherError, TeacherOptions
 
 READERS = 4
 """Threads that read and decode; both release the GIL."""
@@ -60,6 +60,11 @@ class KindMeasure:
     noun: str
     best: bool
     measure: Callable[[Source, Truth, int | None, Progress | None], Measured]
+
+    @property
+    def options(self) -> TeacherOptions:
+        """Of a checkpoint that is measured."""
+        return TeacherOptions() if self.floor is None else TeacherOptions(floor=self.floor)
 
 
 def shared_classes(teacher: Source, truth: Truth, kind: str) -> np.ndarray:

@@ -25,7 +25,6 @@ from students.study.versions import Made, make
 from students.train.loop import train
 from students.train.recipe import TrainRecipe
 from students.train.run import LOG, STATE
-from teachers.base import TeacherOptions
 from teachers.from_checkpoint import CheckpointTeacher
 from teachers.networks.weights import BACKBONE
 
@@ -157,8 +156,7 @@ def _beside(study: StudyRecipe, out: Path, job: Job) -> list[Made]:
 def measure_run(run: Path, truth: Truth, per_image: Path) -> tuple[str, float]:
     """The metric of a run on labelled images, by its name, and what became of each image as a Parquet."""
     kind = kind_measure(truth.kind)
-    options = TeacherOptions() if kind.floor is None else TeacherOptions(floor=kind.floor)
-    metrics, outcomes, _ = kind.measure(CheckpointTeacher(run, options), truth, None, None)
+    metrics, outcomes, _ = kind.measure(CheckpointTeacher(run, kind.options), truth, None, None)
     study_kind(truth.kind).write_outcomes(per_image, truth, outcomes)
     return kind.metric, metrics[kind.metric]
 

@@ -19,7 +19,6 @@ from students.evaluate.coco import align_classes
 from students.evaluate.measure import kind_measure
 from students.train.errors import TrainError
 from students.train.recipe import TrainRecipe, Validated
-from teachers.base import TeacherOptions
 from teachers.from_checkpoint import CheckpointTeacher
 from teachers.networks.config import NetworkConfig
 
@@ -61,8 +60,7 @@ class Validation:
 
     def measure(self, network: nn.Module, config: NetworkConfig) -> dict[str, float]:
         """The figures by name, without those of which there is nothing to measure."""
-        options = TeacherOptions() if self.kind.floor is None else TeacherOptions(floor=self.kind.floor)
-        teacher = CheckpointTeacher.of(copy.deepcopy(network).eval(), config, options)
+        teacher = CheckpointTeacher.of(copy.deepcopy(network).eval(), config, self.kind.options)
         metrics = self.kind.measure(teacher, self.truth, None, None).metrics
         return {name: float(value) for name, value in metrics.items() if name != "per_class" and value >= 0}
 
