@@ -38,7 +38,11 @@ def read_names(file: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
     if file.suffix not in YAML:
         classes = read_class_lines(file)
         return tuple(range(len(classes))), classes
-    settings = read_settings(file)
+    return names_in(read_settings(file), file)
+
+
+def names_in(settings: dict[str, Any], file: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """`read_names` of the settings that were read from a YAML."""
     names = settings.get("names")
     if isinstance(names, list):
         names = {str(number): name for number, name in enumerate(names)}

@@ -99,9 +99,7 @@ def _check_pairs(labelled: YoloSet, where: Path) -> None:
             raise TruthError(f"{len(lonely)} of {len(there)} label files, {lonely[0]} first, have no image in {where}")
 
 
-def _read_rows(
-    file: Path, place: Mapping[int, int], index: YoloIndex
-) -> tuple[list[tuple[int, tuple[float, float, float, float]]], bool]:
+def _read_rows(file: Path, place: Mapping[int, int], index: YoloIndex) -> tuple[list[tuple[int, Box]], bool]:
     """(position of the class, (cx, cy, w, h)) of each row, normalised; and whether a row has a confidence."""
     objects, has_confidence = [], False
     for number, line in enumerate(read_lines(file), 1):

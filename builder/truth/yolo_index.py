@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from builder.errors import brief
 from builder.store.names import Folder
-from builder.truth.class_names import YAML, read_names, read_settings
+from builder.truth.class_names import YAML, names_in, read_names, read_settings
 from builder.truth.listing import read_lines
 from builder.truth.records import Split, TruthError
 
@@ -70,10 +70,10 @@ def read_index(file: Path) -> YoloIndex:
     one that does not hold together."""
     if file.suffix == ".data":
         return _read_darknet(file)
-    numbers, classes = read_names(file)
     if file.suffix not in YAML:
-        return YoloIndex(file, file.parent, {}, numbers, classes)
+        return YoloIndex(file, file.parent, {}, *read_names(file))
     settings = read_settings(file)
+    numbers, classes = names_in(settings, file)
     splits: dict[Split, Sequence[str]] = {}
     for key, split in KEYS.items():
         value = settings.get(key) or []
