@@ -38,7 +38,7 @@ class YoloIndex:
             return list(dict.fromkeys(place for each in self.splits for place in self.places(each)))
         places = []
         for text in self.splits[split]:
-            place = locate(self.root, text)
+            place = locate(Folder(self.root), text)
             if place is None:
                 raise TruthError(
                     f"{self.file}: {split} is {brief(text)}, which is not in {self.root}: correct it, or give the "
@@ -111,16 +111,15 @@ def find_index(folder: Path) -> Path:
     )
 
 
-def locate(root: Path, written: str) -> Path | None:
-    """The file or folder that an index or a list means by a path: relative to `root`, where tools also write a `data/`
-    or `../` that is not there (CVAT, Darknet, Roboflow), or the backslashes of Windows."""
-    folder = Folder(root)
+def locate(folder: Folder, written: str) -> Path | None:
+    """The file or folder that an index or a list means by a path: relative to `folder`, where tools also write a
+    `data/` or `../` that is not there (CVAT, Darknet, Roboflow), or the backslashes of Windows."""
     for text in dict.fromkeys((written, written.replace("\\", "/"))):
         path = PurePosixPath(text)
         paths = [path, PurePosixPath(*path.parts[1:])] if path.parts[:1] in (("data",), ("..",)) else [path]
         for each in paths:
-            if (root / each).is_dir():
-                return root / each
+            if (folder.root / each).is_dir():
+                return folder.root / each
             if file := folder.find(each):
                 return file
     return None
@@ -130,8 +129,10 @@ def _read_darknet(file: Path) -> YoloIndex:
     """The index in an obj.data: lines of `key = value`."""
     pairs = [line.partition("=") for line in read_lines(file) if not line.startswith("#")]
     settings = {key.strip().lower(): value.strip() for key, _, value in pairs}
-    root = next((r for r in (file.parent, file.parent.parent) if locate(r, settings.get("names", ""))), file.parent)
-    names = locate(root, settings.get("names", ""))
+    root = next(
+        (r for r in (file.parent, file.parent.parent) if locate(Folder(r), settings.get("names", ""))), file.parent
+    )
+    names = locate(Folder(root), settings.get("names", ""))
     if names is None or not names.is_file():
         raise TruthError(
             f"{file} names no file with the classes that is there (names = {brief(settings.get('names', ''))}): "

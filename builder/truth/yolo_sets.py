@@ -69,7 +69,7 @@ def _below(index: YoloIndex, folder: Path, images: Path | None) -> YoloSet:
     base = above if folder.is_relative_to(above) else folder
     paths = list_images(folder).values()
     named = {path.relative_to(base).as_posix(): path for path in paths}  # the same, whichever part of the set is read
-    return YoloSet(index, named, _label_files(named, base), base)
+    return YoloSet(index, named, _label_files(named, Folder(base)), base)
 
 
 def _of_files(index: YoloIndex, base: Path, images: Path) -> YoloSet:
@@ -84,13 +84,13 @@ def _label_folder(index: YoloIndex, split: Split) -> Path | None:
     """The folder of the label files of a split, if the index names one folder of its images, which may be elsewhere."""
     texts = {text for name, named in index.splits.items() if split in (name, "all") for text in named}
     folders = {_label_path(PurePosixPath(text) / "image").parent for text in texts}
-    place = locate(index.root, str(min(folders))) if len(folders) == 1 else None
+    place = locate(Folder(index.root), str(min(folders))) if len(folders) == 1 else None
     return place if place and place.is_dir() else None
 
 
 def _of_places(index: YoloIndex, places: Iterable[Path], images: Path | None) -> YoloSet:
     """The images in these folders and lists."""
-    root, listed = index.root, False
+    root, below, listed = index.root, Folder(index.root), False
     named: dict[str, Path] = {}
     labels: list[Path] = []
     for place in places:
@@ -103,20 +103,21 @@ def _of_places(index: YoloIndex, places: Iterable[Path], images: Path | None) ->
             paths = list(list_images(place).values())
             found = {_name(path, root): path for path in paths}
             named |= found
-            labels += _label_files(found, root)
+            labels += _label_files(found, below)
             continue
-        listed = True
-        for line, image in _listed(place, root, images):
+        listed, beside = True, Folder(place.parent)
+        for line, image in _listed(place, beside, below, images):
             name = _name(image, root) if images is None else image.relative_to(images).as_posix()
             if name in named:
                 raise TruthError(f"{place} lists {brief(line)}, but {image} is another line's image too: keep one")
             named[name] = image
-            labels.append(_label_of_line(line, place, root) if images else _label_files({name: image}, root)[0])
+            labels.append(_label_of_line(line, beside, below) if images else _label_files({name: image}, below)[0])
     return YoloSet(index, named, labels, root, listed)
 
 
-def _listed(file: Path, root: Path, images: Path | None) -> Iterator[tuple[str, Path]]:
-    """Each line of a list, and its image. Raises TruthError for one that is not there."""
+def _listed(file: Path, beside: Folder, below: Folder, images: Path | None) -> Iterator[tuple[str, Path]]:
+    """Each line of a list, and its image: beside the list, or below the data set. Raises TruthError for one that is
+    not there."""
     elsewhere = Folder(images) if images else None
     for line in read_lines(file):
         parts = PurePath(line.replace("\\", "/")).parts
@@ -124,29 +125,27 @@ def _listed(file: Path, root: Path, images: Path | None) -> Iterator[tuple[str, 
             ends = (PurePath(*parts[n:]) for n in range(parts[:1] == ("/",), len(parts)))
             image = next((found for end in ends if (found := elsewhere.find(end))), None)
         else:
-            image = locate(file.parent, line) or locate(root, line)
+            image = locate(beside, line) or locate(below, line)
         if image is None or not image.is_file():
             raise TruthError(
-                f"{file} lists {brief(repr(line))}, which is not in {images or root}: export the labels with their "
-                "images, or say where these are with --images DIR, or `images` in a recipe"
+                f"{file} lists {brief(repr(line))}, which is not in {images or below.root}: export the labels with "
+                "their images, or say where these are with --images DIR, or `images` in a recipe"
             )
         yield line, image
 
 
-def _label_of_line(line: str, file: Path, root: Path) -> Path:
+def _label_of_line(line: str, beside: Folder, below: Folder) -> Path:
     """The label file of a listed image that lies elsewhere."""
-    path = PurePosixPath(line.replace("\\", "/"))
-    nominal = _label_path(path)
-    return locate(file.parent, str(nominal)) or locate(root, str(nominal)) or root / nominal
+    nominal = _label_path(PurePosixPath(line.replace("\\", "/")))
+    return locate(beside, str(nominal)) or locate(below, str(nominal)) or below.root / nominal
 
 
-def _label_files(named: Mapping[str, Path], root: Path) -> list[Path]:
-    """The label file of each image, by its path relative to `root`, where it lies inside."""
-    labels = Folder(root)
-    files = []
+def _label_files(named: Mapping[str, Path], below: Folder) -> list[Path]:
+    """The label file of each image, by its path relative to the folder, where it lies inside."""
+    root, files = below.root, []
     for path in named.values():
         file = _label_path(path.relative_to(root) if path.is_relative_to(root) else path)
-        files.append(labels.find(file) or root / file)
+        files.append(below.find(file) or root / file)
     return files
 
 
@@ -167,7 +166,7 @@ def _split_of(index: YoloIndex, folder: Path, split: Split, stated: bool) -> Spl
     """The split that a folder of images is in. Raises TruthError if it holds several, or another than was asked for."""
     held: list[Split] = []
     for name, texts in index.splits.items():
-        places = [place for text in texts if (place := locate(index.root, text)) and place.is_dir()]
+        places = [place for text in texts if (place := locate(Folder(index.root), text)) and place.is_dir()]
         if any(folder.is_relative_to(place) or place.is_relative_to(folder) for place in map(Path.resolve, places)):
             held.append(name)
     if split == "all" or not held:
