@@ -78,13 +78,24 @@ def _names_from(spec_path: Path, name: str) -> tuple[str, ...]:
     try:
         text = source.read_text("utf-8-sig")
         if source.suffix not in YAML:
-            return tuple(line.strip() for line in text.splitlines() if line.strip())
+            return _name_lines(text, source)
         content = _words(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise TeacherError(f"classes_from in {spec_path} cannot be read: {first_line(error)}") from error
     names = names_in_order(content.get("names") if isinstance(content, dict) else None)
     if names is None:
         raise TeacherError(f"{source}, named by classes_from in {spec_path}, has no list of names: write names: [a, b]")
+    return names
+
+
+def _name_lines(text: str, source: Path) -> tuple[str, ...]:
+    """A name a line. Raises TeacherError for an empty line before the last name: the names below it would be of other
+    outputs."""
+    names = tuple(line.strip() for line in text.rstrip().splitlines())
+    if not all(names):
+        raise TeacherError(
+            f"{source}: line {names.index('') + 1} is empty, but classes are counted by lines: remove it"
+        )
     return names
 
 

@@ -273,6 +273,13 @@ def lonely_map(folder: Path) -> Path:
     return path
 
 
+def gap_in_classes(folder: Path) -> Path:
+    """Whose second class would be the value of the empty line."""
+    path = maps(folder)
+    (path / "classes.txt").write_text("\n\n".join((path / "classes.txt").read_text().split()))
+    return path
+
+
 def maps_as(folder: Path, name: str, mode: str) -> Path:
     path = maps(folder)
     Image.fromarray(SQUARE).convert(mode).save(path / name)
@@ -383,6 +390,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a CSV of words": (lambda d: stored_csv(d, "name,a\nx,yes\n"), "line 2 holds no number"),
     "a CSV with a NaN": (lambda d: stored_csv(d, "name,a\nx,nan\n"), "the probability nan"),
     "a CSV with an image twice": (lambda d: stored_csv(d, "name,a\nx,1\nx,0\n"), "line 3 has 'x' again"),
+    "a class after an empty line": (gap_in_classes, "classes.txt: line 2 is empty, but classes are counted by lines"),
     "a map without its confidence": (lonely_map, "labels has b.png, but confidence has not"),
     "a map of another size": (lambda d: maps(d, labels=SQUARE[1:]), "b.png is 80x59, but its image 80x60"),
     "a value that is no class": (lambda d: maps(d, labels=SQUARE + 2), "has the value 2, but classes.txt 2 classes"),

@@ -306,7 +306,12 @@ def test_the_description_of_a_yolox_stays_what_it_was(tmp_path: Path) -> None:
 
 def test_model_and_classes_are_found_from_the_yaml(tmp_path: Path) -> None:
     model = write_model(tmp_path, ONE_BOX, classes=None, classes_from="names.txt")
-    (tmp_path / "names.txt").write_text("Katze\n\nHund \n")
+    (tmp_path / "names.txt").write_text("Katze\n\nHund \n")  # Hund would be of the output of the empty line
+    with pytest.raises(
+        TeacherError, match=r"names\.txt: line 2 is empty, but classes are counted by lines: remove it$"
+    ):
+        load_onnx(model, TeacherOptions())
+    (tmp_path / "names.txt").write_text("Katze\nHund \n\n")
     assert load_onnx(model, TeacherOptions()).classes == ("Katze", "Hund")
     (tmp_path / "specs").mkdir()
     spec = tmp_path / "specs" / "small.yaml"

@@ -11,7 +11,8 @@ from PIL import Image
 
 from builder.errors import BuildError, brief
 from builder.label.replay.stored import Stored, digest_files
-from builder.truth.listing import list_images, read_lines
+from builder.truth.class_names import read_class_lines
+from builder.truth.listing import list_images
 from teachers.base import VOID, SemanticMap, TeacherOptions
 
 
@@ -21,7 +22,7 @@ def read_maps(folder: Path, options: TeacherOptions) -> Stored:
     classes.txt, 255 for none, and 255 times the probability. Raises BuildError for what is missing, and on reading for
     maps of another size or with a value that is no class."""
     options.refuse("maps, which are stored whole", "floor", "max_detections", "classes")
-    classes = tuple(read_lines(folder / "classes.txt"))
+    classes = read_class_lines(folder / "classes.txt")
     if not 0 < len(classes) <= VOID or len(set(classes)) < len(classes):
         raise BuildError(f"{folder / 'classes.txt'} has {len(classes)} lines: give 1 to {VOID} different classes")
     labels, confidence = (_planes(folder / part) for part in ("labels", "confidence"))
