@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +16,10 @@ from builder.store.locks import take_lock
 
 TEMPORARY = ".tmp-"
 """Prefix of every unfinished file and folder; whoever holds the lock of the folder around it may remove them."""
+
+SEAL = "digest"
+"""The key under which a JSON file of the store keeps the digest of the rest of itself."""
+EMPTY = hashlib.sha256(b"").hexdigest()
 
 
 @contextmanager
@@ -100,6 +104,52 @@ def canonical_json(value: Any) -> bytes:
 def digest(value: Any) -> str:
     """SHA-256, hex, of `canonical_json(value)`."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with the digest of the rest of itself under `digest`, as `unseal` checks it."""
+    rest = {key: kept for key, kept in value.items() if key != SEAL}
+    return {**rest, SEAL: digest(rest)}
+
+
+def unseal(
+    value: Any, path: Path | str, mend: str = "restore it from a copy, or ask `tutelage fsck`"
+) -> dict[str, Any]:
+    """What was sealed, without its digest; an object from before there was one as it is (`is_sealed` tells which).
+
+    Args:
+        value: parsed JSON.
+        path: the file that it was read from, for the message.
+        mend: the next step, for the message.
+
+    Raises:
+        BuildError: if it is no object, or any value or key of it is other than when it was sealed.
+    """
+    if not isinstance(value, dict):
+        raise BuildError(f"{path} is damaged (it holds no object): {mend}")
+    rest = {key: kept for key, kept in value.items() if key != SEAL}
+    try:
+        intact = value[SEAL] == digest(rest) if SEAL in value else not _sealed_under_another_key(value)
+    except (ValueError, TypeError, RecursionError):  # NaN, half a surrogate, keys or depths that nothing sealed has
+        intact = False
+    if not intact:
+        raise BuildError(f"{path} is damaged (it is not what its digest says): {mend}")
+    return rest
+
+
+def is_sealed(value: Mapping[str, Any]) -> bool:
+    """Whether a JSON object says what it is to be; those from before files did are read unverified."""
+    return SEAL in value
+
+
+def _sealed_under_another_key(value: Mapping[str, Any]) -> bool:
+    """Whether one of its values is the digest of the others: then the name `digest` itself was damaged."""
+    return any(
+        isinstance(said, str)
+        and len(said) == len(EMPTY)
+        and said == digest({k: v for k, v in value.items() if k != key})
+        for key, said in value.items()
+    )
 
 
 def sha256_file(path: Path) -> str:
