@@ -33,11 +33,8 @@ _Finite = Annotated[float, Field(ge=-1e9, le=1e9)]
 _Source = Literal["teacher", "human"]
 
 
-_CLOSED = ConfigDict(extra="forbid")
-
-
 class _Image(TypedDict):
-    __pydantic_config__ = _CLOSED
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     key: Annotated[str, Field(max_length=100)]
     name: Annotated[str, Field(max_length=4096)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -47,24 +44,22 @@ class _Image(TypedDict):
 
 
 class _Objects(TypedDict):
-    __pydantic_config__ = _CLOSED
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     bbox: list[tuple[_Finite, _Finite, _Finite, _Finite]]
     category: list[_OwnOrNone]
     score: list[_Score]
     calibrated: NotRequired[list[_Score]]
     ignore: list[bool]
     area: list[Annotated[float, Field(ge=0, le=1e12)]]
-    source: NotRequired[list[_Source]]
-    """Not in versions from before there were overrides."""
+    source: NotRequired[list[_Source]]  # not in versions from before there were overrides
 
 
 class _Masks(_Objects):
-    segmentation: list[Annotated[str, Field(pattern="^[0-o]*$")]]
-    """COCO's run-length code: characters from 0 to o."""
+    segmentation: list[Annotated[str, Field(pattern="^[0-o]*$")]]  # COCO's run-length code: characters from 0 to o
 
 
 class _Pixels(TypedDict):
-    __pydantic_config__ = _CLOSED
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     category: list[_OwnOrNone]
     kept: list[_Number]
     ignored: list[_Number]
