@@ -16,7 +16,7 @@ STAMP := .venv/installed
 # Half installed, moved, or its Python gone: then .venv is made anew
 INTACT := $(shell { "$$(sed -n '1s/^\#!//p' $(BIN)/build-pseudo)" -c '' && $(BIN)/uv --version >&2 && echo yes; } 2>/dev/null)
 
-.PHONY: help setup demo test check lint format constraints bench screenshot clean
+.PHONY: help setup demo test check faults lint format constraints bench screenshot clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf 'make %-12s %s\n' "$$name" "$$what"; done
@@ -32,6 +32,11 @@ test: setup ## run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: lint test ## lint, types, import contracts, tests
+
+# Variables: FAULTS (categories of faults, all if not given), ARGS (more arguments, such as --share 0.1)
+faults: export OMP_NUM_THREADS = 1
+faults: setup ## inject faults of every kind into real commands and print what became of them (half an hour)
+	$(BIN)/python -m tests.faults $(FAULTS) $(ARGS)
 
 lint: setup ## ruff, mypy and import-linter
 	$(BIN)/ruff check
