@@ -18,6 +18,7 @@ WAYS_ON = {
     Reason.CAP: "raise keep.max_per_image",
     Reason.WHERE_FALSE: "change keep.where",
     Reason.WHERE_NULL: "change keep.where",
+    Reason.WHERE_NAN: "change keep.where",
     Reason.SIZE: "lower keep.min_size",
     Reason.UNCERTAIN: "raise keep.uncertainty",
 }

@@ -69,9 +69,10 @@ def decide(objects: Objects, keep: Keep, thresholds: Thresholds, classes: Sequen
         reason = np.where(objects.ours, reason, objects.aside)
     if keep.where is not None:
         where = compiled(keep.where)
-        true, null = where(sql_columns(objects, classes, where.optional))
-        reason[(reason == Reason.KEPT) & null] = Reason.WHERE_NULL
-        reason[(reason == Reason.KEPT) & ~true] = Reason.WHERE_FALSE
+        answer = where(sql_columns(objects, classes, where.optional))
+        reason[(reason == Reason.KEPT) & answer.null] = Reason.WHERE_NULL
+        reason[(reason == Reason.KEPT) & answer.nan] = Reason.WHERE_NAN
+        reason[(reason == Reason.KEPT) & ~answer.true] = Reason.WHERE_FALSE
     if keep.min_size is not None:
         sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
         reason[(reason == Reason.KEPT) & (sides.min(axis=1, initial=np.inf) < keep.min_size)] = Reason.SIZE

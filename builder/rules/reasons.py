@@ -67,6 +67,12 @@ class Reason(IntEnum):
         "`where` is NULL for it, neither true nor false: {it.keep[where]}",
         "are above {it.threshold}, but `where` is NULL for them: {it.keep[where]}: void",
     )
+    WHERE_NAN = (
+        None,
+        "the recipe's condition compares what is no number",
+        "`where` compares what is no number (NaN) for it: {it.keep[where]}",
+        "are above {it.threshold}, but `where` compares what is no number (NaN) for them: {it.keep[where]}: void",
+    )
     SIZE = (
         None,
         "smaller than the recipe's least size",

@@ -12,8 +12,8 @@ from builder.rules.reasons import BY_ACTION, OUTCOMES, REASONS, Reason
 from builder.versions.reasons import Explained
 
 STORED = (
-    "kept below_threshold ignore_band no_threshold class_ignored class_dropped nms cap where_false where_null size "
-    "uncertain thinned accepted relabelled moved added rejected superseded"
+    "kept below_threshold ignore_band no_threshold class_ignored class_dropped nms cap where_false where_null "
+    "where_nan size uncertain thinned accepted relabelled moved added rejected superseded"
 ).split()
 """As they stand in labels.parquet and manifests of versions that people have."""
 ROOT = Path(__file__).parents[2]
@@ -22,9 +22,9 @@ ROOT = Path(__file__).parents[2]
 def test_keys_and_codes_are_what_versions_hold() -> None:
     assert list(REASONS) == STORED and [int(reason) for reason in Reason] == list(range(len(STORED)))
     assert set(BY_ACTION) == {"accept", "relabel", "move", "add", "reject"}
-    assert [reason.key for reason in Reason if reason.by_people] == STORED[13:]
+    assert [reason.key for reason in Reason if reason.by_people] == STORED[14:]
     refused = [reason.key for reason in Reason if reason.outcome is None]
-    assert refused == "cap where_false where_null size uncertain".split()
+    assert refused == "cap where_false where_null where_nan size uncertain".split()
 
 
 @pytest.mark.parametrize("reason", Reason)
