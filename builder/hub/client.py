@@ -1,35 +1,32 @@
 """The Hugging Face Hub: the only place that knows huggingface_hub.
 
-What goes wrong there becomes one sentence for the user. No token is in any: sentences quote the server only with what
-looks like a token taken out, and the library's own log, which names signed addresses, is silent meanwhile.
+What goes wrong there becomes one sentence for the user (builder.hub.failures); how long and how much it may take:
+builder.hub.line. The library's own log, which names signed addresses, is silent meanwhile.
 """
 
 from __future__ import annotations
 
-import re
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from builder.engine import Advance
 from builder.errors import brief
-from builder.hub.repository import MAIN, HubError, Outdated, Refs, RemoteFile, endpoint
+from builder.hub import line
+from builder.hub.failures import cause_of, is_closed, is_silent, is_transient, retry_after, sentence
+from builder.hub.repository import COMMIT, MAIN, REVISION, HubError, Refs, RemoteFile, endpoint
 
 Result = TypeVar("Result")
 
-AGAIN = "run the same command again: what was sent or fetched is kept"
-TRANSIENT = (408, 429, 500, 502, 503, 504)
 WAITS = (1.0, 2.0, 4.0)
 """Seconds before each further try of a call that huggingface_hub does not repeat by itself."""
-LONGEST_WAIT = 60.0
-"""Seconds: who is to wait longer is told, and may come back."""
 TOGETHER = 16
 """Files that are announced and sent together; the bar moves after them."""
-TOKEN = re.compile(r"(hf_|Bearer\s+)[A-Za-z0-9._-]{6,}")
 
 
 class Hub:
@@ -41,6 +38,7 @@ class Hub:
     def __init__(self, repo: str) -> None:
         from huggingface_hub import HfApi
 
+        _use_our_line()
         self.repo = repo
         self._api = HfApi(endpoint=endpoint(), library_name="tutelage")
 
@@ -73,10 +71,20 @@ class Hub:
         self._call(lambda: self._api.create_repo(self.repo, repo_type="dataset", private=private, exist_ok=True))
 
     def refs(self) -> Refs:
+        """Its branches and tags; names that none of ours may have are nobody's business."""
         refs = self._call(lambda: self._api.list_repo_refs(self.repo, repo_type="dataset"))
-        return Refs(
-            {ref.name: ref.target_commit for ref in refs.branches}, {ref.name: ref.target_commit for ref in refs.tags}
+        branches, tags = (
+            {ref.name: ref.target_commit for ref in named if REVISION.fullmatch(ref.name)}
+            for named in (refs.branches, refs.tags)
         )
+        for commit in (*branches.values(), *tags.values()):
+            self._check_commit(commit)
+        return Refs(branches, tags)
+
+    def _check_commit(self, commit: object) -> str:
+        if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
+            raise HubError(f"the Hub names {brief(repr(commit))} as a commit of {self.repo}: look at HF_ENDPOINT")
+        return commit
 
     def resolve(self, revision: str) -> str:
         """The commit of a tag, branch or commit, "" for main. Raises HubError, saying what there is, for no such."""
@@ -90,9 +98,9 @@ class Hub:
 
         commit = self._call(look)
         if commit:
-            return commit
+            return self._check_commit(commit)
         refs = self.refs()
-        known = ", ".join([*refs.tags, *refs.branches]) or "nothing yet"
+        known = brief(", ".join([*refs.tags, *refs.branches]) or "nothing yet")
         raise HubError(f"{self.repo} has no version, tag or branch {revision or MAIN!r}: it has {known}")
 
     def create_branch(self, branch: str, commit: str) -> None:
@@ -106,7 +114,7 @@ class Hub:
         commits = self._call(
             lambda: self._api.list_repo_commits(self.repo, repo_type="dataset", revision=revision), repeated=True
         )
-        return ((commit.commit_id, commit.title) for commit in commits)
+        return ((self._check_commit(commit.commit_id), str(commit.title)) for commit in commits)
 
     def tree(self, revision: str) -> dict[str, RemoteFile]:
         """Every file by its path."""
@@ -115,16 +123,18 @@ class Hub:
         def look() -> dict[str, RemoteFile]:
             entries = self._api.list_repo_tree(self.repo, recursive=True, revision=revision, repo_type="dataset")
             return {
-                entry.path: RemoteFile(entry.size, entry.lfs.sha256 if entry.lfs else "", entry.blob_id)
+                str(entry.path): RemoteFile(
+                    int(entry.size), str(entry.lfs.sha256 if entry.lfs else ""), str(entry.blob_id)
+                )
                 for entry in entries
                 if isinstance(entry, RepoFile)
             }
 
         return self._call(look, repeated=True)
 
-    def download(self, commit: str, path: str, folder: Path) -> Path:
+    def download(self, commit: str, path: str, folder: Path, most: int = line.MOST_FILE) -> Path:
         """The file as `folder/path`, its length checked; `folder` is to be the caller's alone. A line that is cut is
-        taken up where it broke; no hash is checked."""
+        taken up where it broke; no hash is checked. most: bytes that it may have."""
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         def fetch() -> Path | None:
@@ -138,7 +148,7 @@ class Hub:
             except EntryNotFoundError:
                 return None
 
-        local = self._call(fetch)
+        local = self._call(fetch, most=most)
         if local is None:
             raise HubError(f"{self.repo} at {commit[:12]} has no {path}: it is no version that Tutelage published")
         return local
@@ -162,6 +172,7 @@ class Hub:
                     self.repo, batch, repo_type="dataset", revision=branch, free_memory=False
                 ),
                 repeated=True,
+                sends=True,
             )
             advance(sum(addition.upload_info.size for addition in batch))
 
@@ -175,7 +186,8 @@ class Hub:
         made = self._call(
             lambda: self._api.create_commit(
                 self.repo, operations, commit_message=title, repo_type="dataset", revision=branch, parent_commit=parent
-            )
+            ),
+            sends=True,
         )
         return str(made.oid)
 
@@ -194,22 +206,41 @@ class Hub:
 
         return self._call(make)
 
-    def _call(self, call: Callable[[], Result], *, repeated: bool = False) -> Result:
-        """repeated: huggingface_hub repeats the request itself where the Hub or the line fails."""
-        for wait in (*WAITS, None):
+    def _call(
+        self,
+        call: Callable[[], Result],
+        *,
+        repeated: bool = False,
+        most: int = line.MOST_FILE,
+        sends: bool = False,
+    ) -> Result:
+        """repeated: huggingface_hub repeats the request itself where the Hub or the line fails. most, sends: see
+        builder.hub.line.call."""
+        for number, wait in enumerate((*WAITS, None)):
             try:
-                with _quiet():
+                with _quiet(), line.call(self._api.endpoint, self.repo, most=most, sends=sends):
                     return call()
             except Exception as error:
-                cause = _cause(error)
-                if cause is None:
-                    raise
-                asked = _retry_after(cause)
-                hope = _is_closed(cause) or (_is_transient(cause) and not repeated)
-                if wait is None or not hope or asked > LONGEST_WAIT:
-                    raise _sentence(self.repo, cause, asked) from None
+                cause = cause_of(error)
+                if isinstance(cause, HubError):
+                    raise cause from None
+                asked = retry_after(cause)
+                hope = is_closed(cause) or (is_transient(cause) and not repeated and not (number and is_silent(cause)))
+                if wait is None or not hope or asked > line.LONGEST_WAIT:
+                    raise sentence(self.repo, cause, asked) from None
                 time.sleep(max(wait, asked))
         raise AssertionError("the last try returns or raises")
+
+
+@cache
+def _use_our_line() -> None:
+    """Let huggingface_hub make its clients as builder.hub.line does, from now on."""
+    from huggingface_hub import constants, set_client_factory
+    from huggingface_hub.utils._http import hf_request_event_hook
+
+    heard = "HF_HUB_DOWNLOAD_TIMEOUT" in os.environ
+    silence = float(constants.HF_HUB_DOWNLOAD_TIMEOUT) if heard else line.SILENCE
+    set_client_factory(partial(line.client, silence, hf_request_event_hook))
 
 
 _quiet_calls: list[tuple[int, bool]] = []
@@ -240,105 +271,3 @@ def _quiet() -> Iterator[None]:
                 logging.set_verbosity(verbosity)
                 if not (fixed or hidden):
                     enable_progress_bars()
-
-
-def _cause(error: BaseException) -> Exception | None:
-    """The answer of the Hub, or the failure to get one, behind an error; None for a fault of ours. Raises the error of
-    the disk where that is behind it."""
-    from httpx2 import HTTPError
-    from huggingface_hub.errors import OfflineModeIsEnabled, XetDownloadError
-
-    chain: list[BaseException] = [error]
-    while (link := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        chain.append(link)
-    for link in chain:
-        if isinstance(link, (HTTPError, OfflineModeIsEnabled)):
-            return link
-        if isinstance(link, OSError) and link.errno is not None:
-            raise link from None
-    known = (ValueError, RuntimeError, OSError, XetDownloadError)
-    return next((link for link in reversed(chain) if isinstance(link, known)), None)
-
-
-def _status(cause: Exception) -> int:
-    """Of an answer; 0 without one."""
-    response = getattr(cause, "response", None)
-    return int(response.status_code) if response is not None else 0
-
-
-def _is_transient(cause: Exception) -> bool:
-    from httpx2 import HTTPError
-
-    status = _status(cause)
-    return status in TRANSIENT if status else isinstance(cause, HTTPError)
-
-
-def _is_closed(cause: Exception) -> bool:
-    """Whether another thread, on a broken line, closed the client that all threads of huggingface_hub share."""
-    return isinstance(cause, RuntimeError) and "client has been closed" in str(cause)
-
-
-def _retry_after(cause: Exception) -> float:
-    """Seconds that the Hub asks to wait; 0 if it does not say."""
-    response = getattr(cause, "response", None)
-    if response is None:
-        return 0.0
-    header = re.fullmatch("[0-9]{1,6}", response.headers.get("Retry-After", ""))
-    window = re.search(r";\s*r=0\s*;\s*t=([0-9]{1,6})", response.headers.get("RateLimit", ""))  # none are left in it
-    return float(header[0]) if header else float(window[1]) if window and response.status_code == 429 else 0.0
-
-
-def _sentence(repo: str, cause: Exception, asked: float) -> HubError:
-    from httpx2 import HTTPError
-    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
-
-    if isinstance(cause, OfflineModeIsEnabled):
-        return HubError(f"{repo} cannot be reached, since HF_HUB_OFFLINE is set: unset it")
-    if isinstance(cause, UnicodeEncodeError):  # of a header; everything else that is sent may hold any character
-        return HubError("your token holds characters that no token has: run `hf auth login`, or set HF_TOKEN")
-    status = _status(cause)
-    if not status:
-        if not isinstance(cause, HTTPError) and not _is_closed(cause):
-            xet = "; or set HF_HUB_DISABLE_XET=1, if this Hub has no Xet" if isinstance(cause, ConnectionError) else ""
-            return HubError(f"the Hub cannot be used for {repo} ({_plain(str(cause))}): {AGAIN}{xet}")
-        return HubError(f"the Hub cannot be reached for {repo} ({type(cause).__name__}{_host(cause)}): {AGAIN}")
-    message = _plain(getattr(cause, "server_message", None) or "")
-    because = f" ({status}: {message})" if message else f" ({status})"
-    if isinstance(cause, GatedRepoError):
-        return HubError(f"{repo} is gated{because}: ask for access on its page, then log in")
-    if isinstance(cause, RepositoryNotFoundError):
-        return HubError(f"no dataset {repo} on the Hub that you may see{because}: check its name, or log in")
-    match status:
-        case 401:
-            return HubError(
-                f"the Hub does not take your token for {repo}{because}: run `hf auth login`, or set HF_TOKEN"
-            )
-        case 403:
-            return HubError(f"your token may not do this to {repo}{because}: use one with write access to it")
-        case 404:
-            return HubError(f"{repo} does not hold what was asked for{because}: check the version's name")
-        case 409:
-            return HubError(f"{repo} is being changed by somebody else{because}: {AGAIN}")
-        case 412:
-            return Outdated(f"somebody else published to {repo} meanwhile{because}: look at it, then {AGAIN}")
-        case 429:
-            when = f"in {asked:.0f} s " if asked else "later "
-            return HubError(f"the Hub asks to slow down for {repo}{because}: {when}{AGAIN}")
-        case _ if status in TRANSIENT or status >= 500:
-            return HubError(f"the Hub failed for {repo}{because}: {AGAIN}")
-        case _:
-            return HubError(f"the Hub refused what was asked of {repo}{because}")
-
-
-def _host(cause: Exception) -> str:
-    request = getattr(cause, "_request", None)
-    return f" at {urlsplit(str(request.url)).hostname}" if request is not None else ""
-
-
-def _plain(text: str) -> str:
-    """What the server said, on one line, without anything that looks like a token."""
-    from huggingface_hub import get_token
-
-    token = get_token()
-    text = text.replace(token, "…") if token else text
-    return brief(TOKEN.sub("…", text))

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 
 from builder.errors import BuildError
 from builder.hub.client import Hub
+from builder.hub.line import MOST_FILE
 from builder.hub.repository import PREFIX, HubError, Ref, parse_ref
 from builder.store.files import locked, sha256_file, sync_folder, write_file
 from builder.store.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
@@ -25,6 +26,8 @@ from builder.store.store import NAME, VERSION, Store, check_store
 from builder.store.version import CLAIM, DATA, WORK, Version
 
 OURS = (MANIFEST, CLAIM)
+MOST_MANIFEST = 1 << 27
+"""Bytes of a manifest."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ class RemoteVersion(Version):
             self.sound.add(name)
         return path.is_file() and name in self.sound
 
+    def _bytes(self, name: str) -> int:
+        """That a file may have: as many as the manifest says of a shard."""
+        sizes = {f"{DATA}/{shard.name}": shard.bytes for shard in self.manifest.shards}
+        return sizes.get(name, MOST_FILE)
+
     def _fetch(self, name: str, sha256: str, path: Path) -> None:
         work = self.folder / WORK / name.replace("/", "%")
         with locked(work.with_name(f".lock-{work.name}"), f"{name} of {self.ref}", sweep=[], wait=True):
@@ -86,7 +94,7 @@ class RemoteVersion(Version):
             shutil.rmtree(work, ignore_errors=True)  # of a killed one
             work.mkdir(parents=True)
             try:
-                fetched = Hub(self.origin.ref.repo).download(self.origin.commit, name, work)
+                fetched = Hub(self.origin.ref.repo).download(self.origin.commit, name, work, self._bytes(name))
                 if sha256_file(fetched) != sha256:
                     raise HubError(
                         f"{name} of {self.ref} is not the file of its manifest: ask its publisher to look at it"
@@ -143,7 +151,7 @@ def remote_manifest(hub: Hub, commit: str) -> tuple[bytes, Manifest]:
     """The manifest of a repository at a commit: its bytes, and what they say. Raises HubError if it has none, one that
     does not fit its id, or one that names files outside of the version."""
     with TemporaryDirectory(prefix="tutelage-") as temporary:
-        path = hub.download(commit, MANIFEST, Path(temporary))
+        path = hub.download(commit, MANIFEST, Path(temporary), MOST_MANIFEST)
         try:
             contents, manifest = path.read_bytes(), read_manifest(path.parent)
         except BuildError:

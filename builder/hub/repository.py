@@ -13,6 +13,7 @@ PREFIX = "hf://"
 MAIN = "main"
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,127}", re.ASCII)
+COMMIT = re.compile("[0-9a-f]{40,64}")
 
 
 class HubError(BuildError):
