@@ -36,8 +36,9 @@ MOST_FILE = 1 << 40
 
 @dataclass
 class Call:
-    """What a call of this thread has done. repo: that it is about. most: bytes of a file that it fetches; sends: whether
-    it brings files there, which takes its time."""
+    """What a call of this thread has done: requests and bytes received so far.
+
+    most: bytes of a file that it fetches. sends: whether it brings files there, which takes its time."""
 
     repo: str
     most: int
