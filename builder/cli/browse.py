@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from types import FrameType
+from contextlib import suppress
 
 import click
 
@@ -73,15 +73,6 @@ def browse(
 
 
 def _wait() -> None:
-    """Wait for Ctrl-C or SIGTERM."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
+    """Wait for Ctrl-C, or another signal that asks to end: that is how a session ends well."""
+    with suppress(KeyboardInterrupt):
         signal.pause()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        signal.signal(signal.SIGTERM, before)

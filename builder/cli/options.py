@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from threading import current_thread, main_thread
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -37,14 +40,27 @@ class Failed(click.ClickException):
     exit_code = 1
 
 
+class Stopped(click.ClickException):
+    """A signal asked to end: exit code 130, and how to go on."""
+
+    exit_code = 130
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"stopped: {self.message}", err=True)
+
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""What asks a command to end; what it is at is finished or given up, so that nothing stays half-written."""
+
+
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Turn errors that a user can fix into one sentence and exit code 1, and warnings into one on stderr; others stay
-    as they are."""
+    """Turn errors that a user can fix into one sentence and exit code 1, signals that ask to end into one and exit code
+    130, and warnings into one on stderr; others stay as they are."""
     from teachers.errors import TutelageError
 
     try:
-        with _spoken():
+        with _spoken(), _stoppable():
             yield
     except TutelageError as error:
         notes = getattr(error, "__notes__", ())  # the line of a file that is meant
@@ -61,8 +77,33 @@ def sentences() -> Iterator[None]:
         raise Failed(
             f"{error.strerror or error}{where}: finished work is kept; fix this and run the same command again"
         ) from None
-    except KeyboardInterrupt:
-        raise Failed("interrupted: finished work is kept; run the same command again to continue") from None
+    except KeyboardInterrupt as stop:
+        kept = "; ".join(getattr(stop, "__notes__", ())) or "finished work is kept"
+        raise Stopped(f"run the same command again to go on; {kept}") from None
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Each of SIGNALS raises KeyboardInterrupt; a second one ends the process at once. One that is ignored from outside
+    (`nohup`) stays so."""
+    if current_thread() is not main_thread():
+        yield  # only there can signals be handled
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for sign in taken:
+            signal.signal(sign, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    before = {sign: signal.getsignal(sign) for sign in SIGNALS}
+    taken = [sign for sign, handler in before.items() if handler in (signal.SIG_DFL, signal.default_int_handler)]
+    for sign in taken:
+        signal.signal(sign, stop)
+    try:
+        yield
+    finally:
+        for sign in taken:
+            signal.signal(sign, before[sign])
 
 
 @contextmanager

@@ -94,23 +94,32 @@ def label_pool(
             {"spec": spec, "license": license} | {k: dict(getattr(labeller, k)) for k in ("description", "runtime")},
         )
         pending = _pending(pool, of_pool, folder, retry_failures)
-        labelled = 0
-        if pending:
-            with track("label", sum(pool.index[number].images for number in pending)) as advance:
-                for chunk, results in zip(
-                    pool.pick(pending), of_pool.results(pool.pick(pending), advance), strict=True
-                ):
-                    _check(results, chunk, labeller)
-                    if labeller.alarm and not labelled:
-                        check_plausible(chunk.images, results, labeller.description)
-                    discard(folder / chunk.digest)
-                    write_chunk(folder / chunk.digest, chunk, results)
-                    labelled += sum(image.state != REMOVED for image in chunk.images)
+        labelled = _label(pool, pending, labeller, of_pool, folder, track) if pending else 0
         failures = _failures(pool, folder)
         first_failures = tuple(islice(failures, MAX_ERRORS))
         failed = len(first_failures) + sum(1 for _ in failures)
     used = pool.count(OK) + pool.count(UNREADABLE)
     return Labelled(name, len(pool.index), len(pending), used, labelled, first_failures, failed)
+
+
+def _label(
+    pool: Pool, pending: Sequence[int], labeller: Labeller, of_pool: PoolLabeller, folder: Path, track: Track
+) -> int:
+    """Label these chunks; the number of images in them."""
+    labelled, kept = 0, 0
+    with track("label", sum(pool.index[number].images for number in pending)) as advance:
+        try:
+            for chunk, results in zip(pool.pick(pending), of_pool.results(pool.pick(pending), advance), strict=True):
+                _check(results, chunk, labeller)
+                if labeller.alarm and not labelled:
+                    check_plausible(chunk.images, results, labeller.description)
+                discard(folder / chunk.digest)
+                write_chunk(folder / chunk.digest, chunk, results)
+                labelled, kept = labelled + sum(image.state != REMOVED for image in chunk.images), kept + 1
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"{kept} of {len(pending)} chunks were labelled and are kept")
+            raise
+    return labelled
 
 
 def label_pools(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from builder.errors import BuildError
-from builder.store.locks import take_lock
+from builder.store.locks import holder, sign, take_lock
 
 TEMPORARY = ".tmp-"
 """Prefix of every unfinished file and folder; whoever holds the lock of the folder around it may remove them."""
@@ -86,11 +86,15 @@ def sync_folder(path: Path) -> None:
 @contextmanager
 def locked(lock: Path, what: str, *, sweep: Sequence[Path], wait: bool = False) -> Iterator[None]:
     """Hold the lock file alone, and sweep what a killed holder left half-written directly below the folders `sweep`.
-    The kernel frees the lock of a dead process. If another one holds it: `wait`, or raise BuildError naming `what`."""
+    The kernel frees the lock of a dead process. If another one holds it: `wait`, or raise BuildError naming `what` and
+    who that is."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "wb") as file:
+    with open(lock, "ab+") as file:
         if not take_lock(file, wait=wait):
-            raise BuildError(f"another process is working on {what}: wait for it to end, then run this again")
+            raise BuildError(
+                f"another process{holder(file)} is working on {what}: wait for it to end, then run this again"
+            )
+        sign(file)
         for path in (path for folder in sweep for path in folder.glob(f"{TEMPORARY}*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import sys
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
 from typing import IO
 
 from builder.errors import BuildError
@@ -26,3 +33,27 @@ def take_lock(file: IO[bytes], *, shared: bool = False, wait: bool = False) -> b
     except BlockingIOError:
         return False
     return True
+
+
+def sign(file: IO[bytes]) -> None:
+    """Write into a lock that was taken who holds it: the process, its command, since when. Only words of the command
+    line that name nothing of this machine are said. On a full disk the lock holds without."""
+    words = [Path(sys.argv[0]).name, *sys.argv[1:2]] if sys.argv else []
+    command = " ".join(word for word in words if re.fullmatch(r"[a-z][a-z.-]*", word))
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    with suppress(OSError):
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), json.dumps({"pid": os.getpid(), "command": command, "since": since}).encode())
+
+
+def holder(file: IO[bytes]) -> str:
+    """Who holds a lock that could not be taken, in words for behind "another process"; "" where it is not known."""
+    file.seek(0)
+    with suppress(ValueError, KeyError, TypeError, OSError):
+        held = json.loads(file.read(1000))
+        pid, since = int(held["pid"]), datetime.fromisoformat(held["since"]).astimezone()
+        os.kill(pid, 0)  # does nothing but fail where there is none such: then it is of one that was killed
+        when = since.strftime("%H:%M" if since.date() == datetime.now().date() else "%Y-%m-%d %H:%M")
+        command = f"`{held['command']} …`, " if held["command"] else ""
+        return f" (pid {pid}, {command}since {when})"
+    return ""

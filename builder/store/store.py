@@ -14,7 +14,7 @@ import orjson
 from builder.errors import BuildError, brief
 from builder.store.files import canonical_json, locked, new_folder, write_file
 from builder.store.history import read_history
-from builder.store.locks import take_lock
+from builder.store.locks import sign, take_lock
 from builder.store.manifest import MANIFEST
 from builder.store.version import CLAIM, DATASETS, Version
 
@@ -53,8 +53,9 @@ class Store:
         """While this is open, `gc` removes nothing: the stages of a build need what others of it have finished. Any
         number of processes may have it open; the kernel frees it when one dies."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.lock, "wb") as file:
+        with open(self.lock, "ab+") as file:
             take_lock(file, shared=True, wait=True)
+            sign(file)
             yield
 
     @staticmethod

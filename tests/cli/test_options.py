@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from builder.cli.options import sentences
+from builder.cli.options import SIGNALS, sentences
 from teachers.errors import TutelageWarning, warn
 
 
@@ -31,3 +32,28 @@ def test_a_warning_is_a_line_on_stderr_and_stands_once() -> None:
 def test_warnings_of_others_stay_what_they_are() -> None:
     with sentences(), pytest.warns(UserWarning, match="theirs"):
         warnings.warn("theirs", stacklevel=1)
+
+
+@pytest.mark.parametrize("sign", SIGNALS)
+def test_a_signal_that_asks_to_end_gets_a_sentence_and_its_own_exit_code(sign: signal.Signals) -> None:
+    @click.command()
+    def patient() -> None:
+        with sentences():
+            try:
+                signal.raise_signal(sign)
+            except KeyboardInterrupt as stop:
+                stop.add_note("2 of 3 chunks are kept")
+                assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # a second one ends it at once
+                raise
+
+    before = signal.getsignal(sign)
+    result = CliRunner().invoke(patient)
+    assert result.exit_code == 130
+    assert result.stderr == "stopped: run the same command again to go on; 2 of 3 chunks are kept\n"
+    assert signal.getsignal(sign) is before
+    signal.signal(sign, signal.SIG_IGN)  # as nohup does
+    try:
+        with sentences():
+            signal.raise_signal(sign)
+    finally:
+        signal.signal(sign, before)

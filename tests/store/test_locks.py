@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from builder.store.locks import take_lock
+from builder.store.locks import holder, sign, take_lock
 
 
 def test_a_lock_is_held_until_its_file_is_closed(tmp_path: Path) -> None:
@@ -20,6 +22,17 @@ def test_a_lock_is_held_until_its_file_is_closed(tmp_path: Path) -> None:
         assert take_lock(mine) and not take_lock(other) and not take_lock(other, shared=True)
         mine.close()
         assert take_lock(other, wait=True)
+
+
+def test_a_lock_says_who_holds_it_until_that_process_ends(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    with open(path, "ab+") as mine, open(path, "rb") as other:
+        assert take_lock(mine)
+        sign(mine)
+        assert re.fullmatch(rf" \(pid {os.getpid()}, .*since \d\d:\d\d\)", holder(other))
+        for gone in ('{"pid": 2147483647, "command": "", "since": "2026-11-30T12:00:00+00:00"}', "[]", "", "{"):
+            path.write_text(gone)
+            assert holder(other) == ""
 
 
 @pytest.mark.parametrize("command", [["scan", "images"], ["build", "recipe.yaml"], ["gc"]])

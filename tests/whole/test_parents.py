@@ -387,7 +387,7 @@ def test_gc_removes_nothing_while_a_build_uses_the_store(pets: Path) -> None:
     store, full = Store(pets / "store"), tree(pets / "store")
     with store.in_use(), store.in_use():  # a build, and a scan in it
         result = run("gc", "--predictions", store=pets / "store")
-        assert result.exit_code == 1 and "another process is working on store" in result.output
+        assert result.exit_code == 1 and "another process (pid " in result.output
         assert result.output.count("\n") == 1 and tree(pets / "store") == full and unfinished.is_dir()
         planned = json.loads(run("gc", "--dry-run", "--json", store=pets / "store").stdout)
         assert planned["busy"] == [".lock"]
@@ -398,5 +398,5 @@ def test_gc_between_two_stages_of_a_build_is_refused(pets: Path, monkeypatch: py
     asked = []
     monkeypatch.setattr(stages, "check_failures", lambda *_: asked.append(run("gc", store=pets / "store").output))
     build(pets)
-    assert len(asked) == 1 and "another process is working on store" in asked[0]
+    assert len(asked) == 1 and "is working on store" in asked[0]
     assert run("gc", store=pets / "store").exit_code == 0

@@ -88,10 +88,10 @@ def result(process: subprocess.Popen[str]) -> dict[str, Any]:
     return json.loads(out)
 
 
-def sentence(process: subprocess.Popen[str]) -> str:
-    """The one sentence of a process that failed as it should: nothing on stdout, exit code 1."""
+def sentence(process: subprocess.Popen[str], code: int = 1, begin: str = "Error: ") -> str:
+    """The one sentence of a process that failed as it should: nothing on stdout, this exit code."""
     out, err = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, out, len(err.splitlines()), err[:7]) == (1, "", 1, "Error: "), err
+    assert (process.returncode, out, len(err.splitlines())) == (code, "", 1) and err.startswith(begin), err
     return err
 
 
@@ -258,7 +258,7 @@ def interrupt(process: subprocess.Popen[str]) -> None:
     group while all threads stand still, the kernel might hand it to another one."""
     assert ctypes.CDLL(None).tgkill(process.pid, process.pid, signal.SIGINT) == 0
     os.killpg(process.pid, signal.SIGCONT)
-    assert "interrupted: finished work is kept; run the same command again to continue" in sentence(process)
+    sentence(process, 130, "stopped: run the same command again to go on; ")
 
 
 def test_ctrl_c_gets_one_sentence_and_loses_nothing(replay: Job, tmp_path: Path) -> None:
@@ -308,7 +308,8 @@ def test_a_full_disk_gets_one_sentence_and_leaves_nothing_half_written(crowded: 
 def test_of_two_processes_the_second_is_told_of_the_first(replay: Job, tmp_path: Path, moment: str, what: str) -> None:
     store = tmp_path / "store"
     first = stopped(replay, store, moment)
-    assert f"another process is working on {what}" in sentence(start(replay.recipe, store))
+    said = sentence(start(replay.recipe, store))
+    assert f"another process (pid {first.pid}, " in said and f" is working on {what}" in said
     os.killpg(first.pid, signal.SIGCONT)
     result(first)
     assert tree(store) == replay.undisturbed and not unfinished(store)
@@ -321,5 +322,5 @@ def test_two_processes_that_race_never_harm_the_store(replay: Job, tmp_path: Pat
     codes = [process.returncode for process in both]
     assert 0 in codes
     for code, (_, err) in zip(codes, outputs, strict=True):
-        assert (code, err) == (0, "") or (code == 1 and "Error: another process is working on " in err), err
+        assert (code, err) == (0, "") or (code == 1 and "Error: another process (pid " in err), err
     assert tree(store) == replay.undisturbed and not unfinished(store)
