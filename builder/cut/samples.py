@@ -33,7 +33,7 @@ from builder.rules.overruling import Overruled
 from builder.rules.reasons import IGNORED, KEPT, REASONS
 from builder.rules.scores import counted
 from builder.scan.pool import OK, REMOVED, Chunk, PoolImage
-from builder.store.files import digest, new_file, sha256_file, sync_folder
+from builder.store.files import digest, make_folder, new_file, sha256_file, sync_folder
 from builder.store.keys import copy_key
 from builder.store.manifest import ShardRecord
 from builder.store.shards import ShardError, ShardFile, read_samples, write_shard
@@ -259,7 +259,7 @@ def _take(parent: Parent, job: ShardJob, record: ShardRecord) -> bool:
     source, target = parent.version.data / job.name, job.writing.folder / DATA / job.name
     if not source.is_file() or sha256_file(source) != record.sha256:
         return False
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)  # versions never change: both may be the same file

@@ -19,11 +19,8 @@ masks, classes: see builder.export.folders.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +29,7 @@ from typing import get_args
 from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.export.coco import write_coco
-from builder.export.exported import Exported, readme, remarks
+from builder.export.exported import README, Exported, readme, remarks, title
 from builder.export.folders import write_classes, write_masks
 from builder.export.ignored import Ignored, without_ignored
 from builder.export.items import Item, named, version_items
@@ -40,7 +37,8 @@ from builder.export.merged import LABELLED, VAL, HumanLabels, read_human
 from builder.export.voc import write_voc
 from builder.export.yolo import below_images, write_data_yaml, write_yolo
 from builder.kinds import Format, kind_of
-from builder.store.files import TEMPORARY, sync_folder
+from builder.store.files import new_tree
+from builder.store.manifest import Manifest
 from builder.store.shards import ShardError
 from builder.store.version import Version, check_version
 
@@ -64,7 +62,7 @@ def export_version(
 
     Args:
         version: a complete version.
-        out: the folder, which must not be there or be empty.
+        out: the folder, which must not be there, be empty, or hold this very export already.
         format: `coco`, `yolo`, `voc`, `masks` or `classes`, one that its kind of labels has.
         images: whether image files are written.
         ignored: what becomes of ignored regions of boxes and masks (builder.export.ignored.Ignored): by default they
@@ -78,8 +76,8 @@ def export_version(
         What was written, and what the format could not hold.
 
     Raises:
-        BuildError: `out` is not empty, the format is none of its kind or cannot do what is asked for, or the version is
-            damaged.
+        BuildError: `out` holds something else, the format is none of its kind or cannot do what is asked for, or the
+            version is damaged.
         TruthError: human labels that cannot be used.
     """
     check_version(version)
@@ -87,10 +85,10 @@ def export_version(
     how = _treatment(version, format, ignored, images)
     human = _human(version, format, labels, val, images, note)
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not _may_become(out, manifest, format):
         raise BuildError(f"{out} exists and is not empty: give a new folder, or remove this one")
     counts: Counter[str] = Counter()
-    with _new_tree(out.resolve()) as folder, track("export", manifest.stored) as advance:
+    with new_tree(out.resolve()) as folder, track("export", manifest.stored) as advance:
         try:
             _write(folder, version, format, how, images, human, counts, advance)
         except ShardError as error:
@@ -108,10 +106,19 @@ def export_version(
         if format == "yolo":
             classes = human.classes if human else manifest.classes
             write_data_yaml(folder, classes, _parts(images, human), [f"{version.ref}: pseudo-labels", *told])
-        (folder / "README.md").write_text(readme(manifest, format, how, done, told), "utf-8")
+        (folder / README).write_text(readme(manifest, format, how, done, told), "utf-8")
     for sentence in told:
         note(sentence)
     return done
+
+
+def _may_become(out: Path, manifest: Manifest, format: Format) -> bool:
+    """Whether what is there is empty, or looks like this export: of one that was killed in its last moment. What is
+    there is compared file by file at the end (builder.store.files.new_tree)."""
+    if not out.is_dir() or not any(out.iterdir()):
+        return out.is_dir()
+    note = out / README
+    return note.is_file() and note.read_bytes().startswith(title(manifest, format).encode())
 
 
 def _parts(images: bool, human: HumanLabels | None) -> dict[str, str | list[str]]:
@@ -215,20 +222,3 @@ def _label_file(folder: Path, format: Format, part: str, classes: Sequence[str],
             return folder / classes[item.label["label"]] / item.file
         case _:
             return folder / "images" / item.file
-
-
-@contextmanager
-def _new_tree(path: Path) -> Iterator[Path]:
-    """A fresh folder, which may get folders of its own, that becomes `path` when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        os.sync()  # once for all: to sync every small file by itself takes many times as long
-        os.rename(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync_folder(path.parent)

@@ -89,6 +89,14 @@ MARKS = {
 """What the README of an export says of ignored regions that are marked."""
 
 
+README = "README.md"
+
+
+def title(manifest: Manifest, format: Format) -> str:
+    """The first line of what lies beside the files."""
+    return f"# {manifest.name}@{manifest.version} as {format}\n"
+
+
 def readme(manifest: Manifest, format: Format, how: Ignored, done: Exported, told: Sequence[str]) -> str:
     """Markdown that lies beside the files. told: `remarks`."""
     noun = kind_of(manifest.kind).noun
@@ -100,7 +108,7 @@ def readme(manifest: Manifest, format: Format, how: Ignored, done: Exported, tol
     )
     notes = [*told, *([MARKS[format]] if how == "mark" and done.ignored and format in MARKS else [])]
     return (
-        f"# {manifest.name}@{manifest.version} as {format}\n\n"
+        f"{title(manifest, format)}\n"
         f"{count(done.images)} images with pseudo-labels, {count(done.kept)} {noun}.{human}\n"
         f"Version id: `{manifest.id}`.\n" + "".join(f"\n- {note.rstrip('.')}.\n" for note in notes)
     )

@@ -20,7 +20,7 @@ from builder.errors import BuildError, brief
 from builder.kinds import kind_of
 from builder.review.objects import Edited, Shown, on_image, shown_objects
 from builder.rules.overrides import Box
-from builder.store.files import new_file, new_folder, write_file
+from builder.store.files import new_file, new_tree, write_file
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes
 from builder.store.version import Version
@@ -137,15 +137,14 @@ def write_out(
     """Write what a tool imports to `path`, a file of settings `beside` it, and, if `images`, the image files into the
     folder `PATH.images`; all of it or nothing. Returns the number of images.
 
-    Raises BuildError if one of them exists: people may have begun with it.
+    Raises BuildError if one of them is there with other contents: people may have begun with it.
     """
     folder = images_folder(path)
-    for place in (path, folder) if images else (path,):
-        if place.exists():
-            raise BuildError(f"{place} is already there: remove it, or give another --out")
-    with new_file(path) as file:
+    if images and path.exists() and not folder.exists():
+        raise BuildError(f"{path} is already there: remove it, or give another --out")
+    with new_file(path, over=False) as file:
         if images:
-            with new_folder(folder) as temporary:
+            with new_tree(folder) as temporary:
                 count = write(file, _with_files(queued, temporary, extension))
         else:
             count = write(file, queued)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import filecmp
 import hashlib
 import json
 import os
@@ -17,21 +19,26 @@ from builder.store.locks import holder, sign, take_lock
 TEMPORARY = ".tmp-"
 """Prefix of every unfinished file and folder; whoever holds the lock of the folder around it may remove them."""
 
+THERE = "{} is already there with other contents: give another place, or remove it"
+
 SEAL = "digest"
 """The key under which a JSON file of the store keeps the digest of the rest of itself."""
 EMPTY = hashlib.sha256(b"").hexdigest()
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """An open file that becomes `path`, synced, when the block ends well, and nothing when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def new_file(path: Path, *, over: bool = True) -> Iterator[IO[bytes]]:
+    """An open file that becomes `path`, synced, when the block ends well, and nothing when it does not. Raises
+    BuildError if it is not to be put `over` what is there, and that has other bytes."""
+    make_folder(path.parent)
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if not over and path.exists() and not (path.is_file() and filecmp.cmp(temporary, path, shallow=False)):
+            raise BuildError(THERE.format(path))
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -51,7 +58,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises FileExistsError (or OSError ENOTEMPTY) if another process put a folder there first: the claim is exclusive.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -66,11 +73,79 @@ def new_folder(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+@contextmanager
+def new_tree(path: Path) -> Iterator[Path]:
+    """A fresh folder, which may get folders of its own, that becomes `path` outside of the store when the block ends
+    well, and nothing when it does not. What is there stays if it is the same, byte for byte: the command was killed, or
+    another process was, just when it had ended. What killed processes left half-written beside it goes.
+
+    Raises BuildError if `path` is there and is other than that.
+    """
+    make_folder(path.parent)
+    prefix = f"{TEMPORARY}{path.name}-"
+    for other in list(path.parent.iterdir()):
+        if other.name.startswith(prefix) and other.name.removeprefix(prefix).isdecimal() and other.is_dir():
+            with _held(other) as abandoned:
+                if abandoned:
+                    shutil.rmtree(other, ignore_errors=True)
+    temporary = path.with_name(f"{prefix}{os.getpid()}")
+    temporary.mkdir()
+    try:
+        with _held(temporary):
+            yield temporary
+            os.sync()  # once for all: to sync every small file by itself takes many times as long
+            _settle(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """A folder locked while the block runs, unless another process has it: whether it is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield take_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _settle(temporary: Path, path: Path) -> None:
+    """Put a finished folder in its place, which may hold the same already."""
+    try:
+        os.rename(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        if not _equal(temporary, path):
+            raise BuildError(THERE.format(path)) from None
+        shutil.rmtree(temporary)
+
+
+def _equal(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files."""
+    names = [{path.relative_to(folder) for path in folder.rglob("*")} for folder in (one, other)]
+    if names[0] != names[1]:
+        return False
+    files = [name for name in sorted(names[0]) if (one / name).is_file()]
+    return all((other / name).is_file() and filecmp.cmp(one / name, other / name, shallow=False) for name in files)
+
+
+def make_folder(path: Path) -> None:
+    """A folder, with those above it, whose names stay after a power cut; nothing where it is there."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def discard(folder: Path) -> None:
     """Remove a folder, if it is there; it leaves its name at once, so that no reader finds a part of it."""
     if folder.exists():
         grave = folder.with_name(f"{TEMPORARY}{folder.name}-{os.getpid()}-old")
         folder.rename(grave)
+        sync_folder(grave.parent)  # or a power cut could leave it under its name without some of its files
         shutil.rmtree(grave)
 
 
@@ -88,7 +163,7 @@ def locked(lock: Path, what: str, *, sweep: Sequence[Path], wait: bool = False) 
     """Hold the lock file alone, and sweep what a killed holder left half-written directly below the folders `sweep`.
     The kernel frees the lock of a dead process. If another one holds it: `wait`, or raise BuildError naming `what` and
     who that is."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(lock.parent)
     with open(lock, "ab+") as file:
         if not take_lock(file, wait=wait):
             raise BuildError(

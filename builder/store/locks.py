@@ -19,8 +19,8 @@ except ModuleNotFoundError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 
-def take_lock(file: IO[bytes], *, shared: bool = False, wait: bool = False) -> bool:
-    """Lock an open file until it is closed.
+def take_lock(file: IO[bytes] | int, *, shared: bool = False, wait: bool = False) -> bool:
+    """Lock an open file, or the folder of a descriptor, until it is closed.
 
     shared: together with others that share it, else alone. wait: until those that hold it let go. Returns whether the
     lock was taken: False if another process holds it and this one is not to wait. Raises BuildError on a system without

@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 
 from builder.errors import BuildError, brief
-from builder.store.files import canonical_json, locked, new_folder, write_file
+from builder.store.files import canonical_json, locked, make_folder, new_folder, write_file
 from builder.store.history import read_history
 from builder.store.locks import sign, take_lock
 from builder.store.manifest import MANIFEST
@@ -52,7 +52,7 @@ class Store:
     def in_use(self) -> Iterator[None]:
         """While this is open, `gc` removes nothing: the stages of a build need what others of it have finished. Any
         number of processes may have it open; the kernel frees it when one dies."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         with open(self.lock, "ab+") as file:
             take_lock(file, shared=True, wait=True)
             sign(file)

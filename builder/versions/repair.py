@@ -19,7 +19,7 @@ from builder.rules.counting import pool_scores
 from builder.rules.fates import image_keys, settled
 from builder.rules.overrides import dump_overrides
 from builder.rules.scores import PoolScores
-from builder.store.files import TEMPORARY, discard, sha256_file, sync_folder, write_file
+from builder.store.files import TEMPORARY, discard, make_folder, sha256_file, sync_folder, write_file
 from builder.store.manifest import write_manifest
 from builder.store.store import Store
 from builder.store.version import CARD, CHART, DATA, LABELS, LEFT_OUT, OVERRIDES, REPORT, Version
@@ -92,7 +92,7 @@ def _put(new: Path, old: Path, sha256: str) -> None:
             f"{old} cannot be built again: an image, the predictions or the tool changed since, and the bytes would "
             "differ; what is there was left as it is"
         )
-    old.parent.mkdir(exist_ok=True)
+    make_folder(old.parent)
     os.replace(new, old)
     sync_folder(old.parent)
 

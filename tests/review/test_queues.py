@@ -71,7 +71,7 @@ def test_files_for_a_tool(store: Store, tmp_path: Path, tool: Any, prefix: str |
     assert (files.images is None) == (prefix is not None)
     assert files.images is None or len(list(files.images.iterdir())) == 3
     with pytest.raises(BuildError, match="already there"):
-        write_queue(queue(store.version("pets"), store, budget=3), tool, tmp_path / "queue", url_prefix=prefix)
+        write_queue(queue(store.version("pets"), store, budget=2), tool, tmp_path / "queue", url_prefix=prefix)
 
 
 @pytest.mark.parametrize(("tool", "suffix"), [("labelstudio", "json"), ("cvat", "xml")])
