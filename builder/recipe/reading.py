@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from builder.errors import LONGEST, BuildError, brief
+from builder.errors import BuildError, brief
 from builder.recipe.keys import likeliest
 from builder.rules.keep import BY_CLASS, NUMBER
-from builder.store.text import read_text
+from builder.store.text import parse_yaml, read_yaml
 
 SHORT = {"pool": "source", "teacher": "spec", "truth": "source", "test": "source", "labelled": "source"}
 """Sections that may be written as one string -> the key that the string stands for."""
@@ -56,35 +55,15 @@ REFERENCE, BY_EXAMPLE = "Recipe reference", "On your own data"
 """Sections of the README that list the keys of recipes, and show those of pre-training and studies."""
 
 
-def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The mapping in a YAML file, with `key.key=value` overrides. Raises BuildError, with the line for what is no
     YAML."""
-    try:
-        content = yaml.safe_load(text := read_text(path))
-    except yaml.YAMLError as error:
-        raise _not_yaml(path, error, text) from None
-    except (ValueError, RecursionError) as error:  # a date that is none, a number of 5,000 digits; 3,000 brackets
-        reason = brief(error) if isinstance(error, ValueError) else "too deep"
-        raise BuildError(f"{path} is not YAML that can be read ({reason}): correct it") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise BuildError(f"{path} must be a mapping of keys to values, such as name: cells")
     for override in overrides:
         with_settings(content, override)
     return content
-
-
-def _not_yaml(path: Path, error: yaml.YAMLError, text: str) -> BuildError:
-    """What is wrong, in which line; a note shows the line with a caret below the place."""
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return BuildError(f"{path} is not YAML: {brief(error)}: correct it")
-    mark, lines = error.problem_mark, text.splitlines()
-    what = ": ".join(filter(None, (error.context, error.problem)))
-    fault = BuildError(f"{path} is not YAML in line {mark.line + 1}, column {mark.column + 1} ({what}): correct it")
-    if mark.line < len(lines):
-        first = max(0, mark.column - LONGEST // 2)
-        shown = lines[mark.line].replace("\t", " ")[first : first + LONGEST]
-        fault.add_note(f"  {shown}\n  {' ' * (mark.column - first)}^")
-    return fault
 
 
 def explain(error: ValidationError, model: type, section: str = REFERENCE) -> str:
@@ -131,7 +110,4 @@ def with_settings(content: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise BuildError(f"override {override!r}: {part!r} is {brief(repr(inner))}, not a section")
         section = inner
-    try:
-        section[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise BuildError(f"override {override!r}: {value!r} is not YAML") from None
+    section[last] = parse_yaml(value, f"override {brief(repr(override))}: {brief(repr(value))}")

@@ -12,7 +12,7 @@ from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.evidence.gates import Gates
 from builder.label.section import TeacherSection, root, tail
-from builder.recipe.reading import SHORT, explain, read_yaml, with_settings
+from builder.recipe.reading import SHORT, explain, read_mapping, with_settings
 from builder.rules.keep import Keep
 from builder.scan.pool import Pool
 from builder.scan.scanner import Foreseen, foresee_scan, scan_pool
@@ -178,7 +178,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """
     if isinstance(overrides, str):
         raise TypeError(f"overrides must be a list: give [{overrides!r}]")
-    content = read_yaml(Path(path), overrides)
+    content = read_mapping(Path(path), overrides)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:

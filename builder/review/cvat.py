@@ -8,17 +8,13 @@ images a person has finished: the tag `reviewed` on an image does.
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
-from xml.parsers import expat
 
 import orjson
 
-from builder.errors import brief
+from builder.errors import BuildError, brief
 from builder.review.exchange import (
     AnnotationError,
     Answer,
@@ -32,13 +28,12 @@ from builder.review.exchange import (
 )
 from builder.review.objects import Shown
 from builder.store.manifest import Manifest
+from builder.store.markup import open_packed, parse_xml
 from builder.versions.media import file_name
 
 MARK, VERDICT, AUDIT, REVIEWED = "tutelage", "verdict", "audit", "reviewed"
 VERDICTS: dict[str, Verdict] = {"accept": "accept", "reject": "reject"}
 SHAPES = ("polygon", "polyline", "points", "cuboid", "mask", "ellipse", "skeleton")
-CHUNK = 1 << 16
-"""Bytes of XML that are parsed at a time."""
 
 
 def labels(classes: Sequence[str]) -> bytes:
@@ -113,39 +108,17 @@ def read_cvat(path: Path, author: str) -> Iterator[Answer]:
     """
     reader = _Reader(path, author)
     try:
-        with _opened(path) as file:
-            while chunk := file.read(CHUNK):
-                reader.parser.Parse(chunk, False)
+        with open_packed(path, "annotations.xml") as file:
+            for _ in parse_xml(file, path, reader.start, reader.end, reader.text):
                 yield from reader.taken()
-            reader.parser.Parse(b"", True)
-    except (expat.ExpatError, LookupError) as error:
-        raise AnnotationError(f"{path} is no whole XML ({error}): export the task again") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise AnnotationError(f"{path} is a damaged ZIP ({error}): export the task again") from None
-    except RuntimeError as error:  # encrypted, or compressed in a way that Python lacks
-        raise AnnotationError(f"{path} cannot be unpacked ({error}): give the annotations.xml in it") from None
-    yield from reader.taken()
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    if not zipfile.is_zipfile(path):
-        with open(path, "rb") as plain:
-            yield plain
-        return
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if PurePosixPath(name).name == "annotations.xml"]
-        if len(names) != 1:
-            raise AnnotationError(
-                f"{path} holds {len(names)} files annotations.xml: export one task as CVAT for images 1.1"
-            )
-        with archive.open(names[0]) as inside:
-            yield inside
+    except AnnotationError:
+        raise
+    except BuildError as error:
+        raise AnnotationError(str(error)) from None
 
 
 class _Reader:
-    """Events of the XML to answers. The parser is expat's own, since only it tells of a DOCTYPE before what is in it
-    can do harm."""
+    """Events of the XML to answers."""
 
     def __init__(self, path: Path, author: str) -> None:
         self._path, self._author = path, author
@@ -158,22 +131,13 @@ class _Reader:
         self._looked_at = False
         self._problem = ""
         self._done: list[Answer] = []
-        self.parser = expat.ParserCreate()
-        self.parser.buffer_text = True
-        self.parser.StartDoctypeDeclHandler = self._doctype
-        self.parser.StartElementHandler = self._start
-        self.parser.EndElementHandler = self._end
-        self.parser.CharacterDataHandler = self._text
 
     def taken(self) -> list[Answer]:
         """The images that were completed since the last call."""
         done, self._done = self._done, []
         return done
 
-    def _doctype(self, *declaration: object) -> None:
-        raise AnnotationError(f"{self._path} has a DOCTYPE, which no export of CVAT has: export the task again")
-
-    def _start(self, tag: str, attributes: dict[str, str]) -> None:
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
         self._depth += 1
         if self._depth == 1 and tag != "annotations":
             raise AnnotationError(
@@ -192,11 +156,11 @@ class _Reader:
         elif self._box is not None and tag == "attribute":
             self._attribute = attributes.get("name", "")
 
-    def _text(self, text: str) -> None:
+    def text(self, text: str) -> None:
         if self._attribute is not None:
             self._attributes[self._attribute] = self._attributes.get(self._attribute, "") + text
 
-    def _end(self, tag: str) -> None:
+    def end(self, tag: str) -> None:
         self._depth -= 1
         if tag == "attribute":
             self._attribute = None

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from builder.review.exchange import AnnotationError, Answer
-from builder.store.text import codec_of
+from teachers.files import open_regular
+from teachers.text import codec_of
 
 CHUNK = 4096
 """Bytes in which the kind of a file shows."""
@@ -19,7 +20,7 @@ def read_annotations(path: Path, author: str) -> Iterator[Answer]:
     from builder.review.label_studio import read_label_studio
 
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             head = file.read(CHUNK)
     except OSError as error:
         raise AnnotationError(f"{path} cannot be read ({error.strerror}): give the export of the tool") from None

@@ -13,7 +13,7 @@ from builder.errors import BuildError, brief
 from builder.scan.entries import COMPRESSED, Entry, Listing, checked_text, is_hidden, is_image
 from builder.scan.tars import tar_images
 from builder.store.names import Folder
-from builder.store.text import open_text, read_json
+from builder.store.text import lines, open_text, read_json
 
 
 def list_source(
@@ -128,10 +128,10 @@ def _list(path: Path, listing: Listing) -> Iterator[Entry]:
     from there."""
     folder, here = Folder(path.parent), f"{path.absolute().parent}/"
     with open_text(path) as file:
-        stripped = (line.strip() for line in file)
-        lines = (os.path.normpath(line).removeprefix(here) for line in stripped if line and not line.startswith("#"))
+        stripped = (line.strip() for line in lines(file, path))
+        paths = (os.path.normpath(line).removeprefix(here) for line in stripped if line and not line.startswith("#"))
         yield from _files(
-            ((name.lstrip("/").replace("../", "up/"), folder.find(name) or path.parent / name) for name in lines),
+            ((name.lstrip("/").replace("../", "up/"), folder.find(name) or path.parent / name) for name in paths),
             listing,
         )
 

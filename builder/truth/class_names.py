@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from builder.errors import BuildError, brief
 from builder.store.names import canonical, first_repeated
-from builder.store.text import read_text
+from builder.store.text import read_text, read_yaml
 from builder.truth.records import NO_CLASSES, TruthError
 
 YAML = (".yaml", ".yml")
@@ -19,11 +17,7 @@ def read_settings(file: Path) -> dict[str, Any]:
     """The mapping in a data set's YAML, its values (and keys) as text, lists and mappings: as written, where YAML would
     make `no` false and `1.0` a number. Raises TruthError for what is none, and for a key that stands twice."""
     try:
-        node = yaml.compose(read_text(file), yaml.BaseLoader)
-        _check_keys(node, file)
-        content = yaml.BaseLoader("").construct_document(node) if node else None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise TruthError(f"{file} is no YAML ({brief(error)}): correct it") from None
+        content = read_yaml(file, as_written=True)
     except BuildError as error:
         raise TruthError(str(error)) from None
     if not isinstance(content, dict):
@@ -75,14 +69,3 @@ def read_class_lines(file: Path) -> tuple[str, ...]:
 def _check_names(names: list[str], file: Path) -> None:
     if (name := first_repeated(name for name in names if name not in NO_CLASSES)) is not None:
         raise TruthError(f"{file}: two classes have the name {brief(repr(name))}: rename one")
-
-
-def _check_keys(node: yaml.Node | None, file: Path) -> None:
-    """Raises TruthError for a key that stands twice, at the top or below `names`: YAML would take the last."""
-    if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if (key := first_repeated(keys)) is not None:
-            raise TruthError(f"{file}: the key {brief(key)} stands twice: keep one")
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value == "names":
-                _check_keys(value, file)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from pathlib import Path
 
-from builder.errors import brief
+from builder.errors import BuildError, brief
 from builder.store.names import Folder, canonical
+from builder.store.text import read_rows
 from builder.truth.class_names import read_class_lines
-from builder.truth.listing import list_images, read_lines, upright_sizes
+from builder.truth.listing import list_images, upright_sizes
 from builder.truth.records import NO_CLASSES, Truth, TruthError, without_boxes
 
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "pool", "unlabelled"})
@@ -51,11 +51,7 @@ def read_table(source: Path, images: Path | None = None) -> Truth:
     Classes are those of the `classes.txt` beside the table, in its order, else the table's, sorted. Raises TruthError
     for a table without the two columns or rows, a file that is missing or stands twice, and an unknown class.
     """
-    root, lines = images or source.parent, read_lines(source)
-    table = csv.DictReader(lines)
-    if not {"file", "class"} <= set(table.fieldnames or ()):
-        raise TruthError(f"{source} has no columns file and class: name them in its first line")
-    rows = [(canonical(row["file"] or ""), canonical((row["class"] or "").strip())) for row in table]
+    root, rows = images or source.parent, _rows(source)
     if not rows:
         raise TruthError(f"{source} has no rows: give one for each image")
     beside = source.parent / "classes.txt"
@@ -83,3 +79,16 @@ def read_table(source: Path, images: Path | None = None) -> Truth:
         for number, ((file, name), path, size) in enumerate(zip(rows, there, sizes, strict=True), 1)
     ]
     return Truth(classes, labelled, tuple(range(len(classes))), kind="classification")
+
+
+def _rows(source: Path) -> list[tuple[str, str]]:
+    """File and class of each row of a table."""
+    try:
+        header, *rows = [[cell.strip() for cell in row] for _, row in read_rows(source)] or [[]]
+    except BuildError as error:
+        raise TruthError(str(error)) from None
+    if not {"file", "class"} <= set(header):
+        raise TruthError(f"{source} has no columns file and class: name them in its first line")
+    columns = header.index("file"), header.index("class")
+    padded = ([*row, *[""] * (len(header) - len(row))] for row in rows)
+    return [(canonical(row[columns[0]]), canonical(row[columns[1]])) for row in padded]

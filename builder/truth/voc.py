@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from builder.errors import brief
+from builder.errors import BuildError, brief
+from builder.store.markup import xml_tree
 from builder.store.names import Folder, canonical, first_repeated
 from builder.truth.listing import by_stem, list_images, read_lines, upright_sizes
 from builder.truth.records import LARGEST, NO_CLASSES, CountedFrom, Marks, Truth, TruthError, assemble
@@ -122,11 +123,9 @@ def _counted_from(notes: Sequence[_Annotation], corners: np.ndarray, source: Pat
 
 def _read(file: Path) -> _Annotation:
     try:
-        tree = ElementTree.parse(file).getroot()
-    except OSError as error:
-        raise TruthError(f"label file {file} cannot be read ({error.strerror}): check its path") from None
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: of its encoding
-        raise TruthError(f"label file {file} is not XML that can be read: {error}: save it as UTF-8") from None
+        tree = xml_tree(file)
+    except BuildError as error:
+        raise TruthError(f"label file {error}") from None
     if tree.tag != "annotation":
         raise TruthError(
             f"label file {file} is no Pascal VOC annotation but <{brief(tree.tag)}>: take it out of the folder"
@@ -156,7 +155,7 @@ def _read(file: Path) -> _Annotation:
     return _Annotation(file, filename, size, names, boxes, difficult, _written_by(tree))
 
 
-def _written_by(tree: ElementTree.Element) -> CountedFrom | None:
+def _written_by(tree: Element) -> CountedFrom | None:
     """What the tool that wrote a file calls the first pixel: FiftyOne, which leaves `database` and `segmented` empty,
     and the makers of VOC and we, who name theirs, can be told."""
     database, segmented = tree.findtext("source/database"), tree.findtext("segmented")

@@ -32,7 +32,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from builder.label.section import root
-from builder.recipe.reading import BY_EXAMPLE, explain, read_yaml
+from builder.recipe.reading import BY_EXAMPLE, explain, read_mapping
 from builder.recipe.recipe import PoolOptions
 from builder.scan.pool import Pool, find_pool
 from builder.sections import Section
@@ -104,7 +104,7 @@ class PretrainRecipe(Section):
 
 def load_pretrain_recipe(path: Path, overrides: Sequence[str] = ()) -> PretrainRecipe:
     """The recipe in a YAML file, with `key.key=value` overrides. Raises BuildError, in one sentence with the key."""
-    content = read_yaml(path, overrides)
+    content = read_mapping(path, overrides)
     try:
         return PretrainRecipe.model_validate(content).rooted(path.parent)
     except ValidationError as error:

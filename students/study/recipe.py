@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from builder.label.section import TeacherSection, root
-from builder.recipe.reading import BY_EXAMPLE, explain, read_yaml
+from builder.recipe.reading import BY_EXAMPLE, explain, read_mapping
 from builder.recipe.recipe import ImageOptions, PoolOptions, Recipe, ShardOptions
 from builder.rules.keep import Keep
 from builder.sections import Section
@@ -300,7 +300,7 @@ class StudyRecipe(Section):
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyRecipe:
     """The study in a YAML file, with `key.key=value` overrides. Raises BuildError, a sentence with the key."""
-    content = read_yaml(path, overrides)
+    content = read_mapping(path, overrides)
     try:
         return StudyRecipe.model_validate(content).rooted(path.parent)
     except ValidationError as error:

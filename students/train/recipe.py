@@ -18,7 +18,7 @@ from pydantic import (
     field_validator,
 )
 
-from builder.recipe.reading import explain, read_yaml
+from builder.recipe.reading import explain, read_mapping
 from builder.sections import Section
 from builder.truth.options import LabelOptions
 from builder.truth.records import CountedFrom
@@ -197,7 +197,7 @@ def rooted_network(network: NetworkConfig, folder: Path) -> NetworkConfig:
 def load_train_recipe(path: Path, overrides: Sequence[str] = ()) -> TrainRecipe:
     """The training recipe in a YAML file, with `key.key=value` overrides. Raises BuildError, in one sentence that names
     the key."""
-    content = read_yaml(path, overrides)
+    content = read_mapping(path, overrides)
     try:
         return TrainRecipe.model_validate(content).rooted(path.parent)
     except ValidationError as error:

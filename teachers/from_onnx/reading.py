@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from pydantic import ValidationError
 
 from teachers.base import TeacherError
 from teachers.errors import nearest
 from teachers.from_onnx.spec import DECODERS, NO_CLASS, READER, Model, ModelSpec
+from teachers.text import read_text, read_yaml
 
 YAML = (".yaml", ".yml")
 
@@ -76,12 +76,11 @@ def names_in_order(names: Any) -> tuple[str, ...] | None:
 def _names_from(spec_path: Path, name: str) -> tuple[str, ...]:
     source = spec_path.parent / name
     try:
-        text = source.read_text("utf-8-sig")
         if source.suffix not in YAML:
-            return _name_lines(text, source)
-        content = _words(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise TeacherError(f"classes_from in {spec_path} cannot be read: {first_line(error)}") from error
+            return _name_lines(read_text(source), source)
+        content = read_yaml(source, as_written=True)
+    except TeacherError as error:
+        raise TeacherError(f"classes_from in {spec_path}: {error}") from error
     names = names_in_order(content.get("names") if isinstance(content, dict) else None)
     if names is None:
         raise TeacherError(f"{source}, named by classes_from in {spec_path}, has no list of names: write names: [a, b]")
@@ -99,33 +98,15 @@ def _name_lines(text: str, source: Path) -> tuple[str, ...]:
     return names
 
 
-def _words(text: str) -> Any:
-    """A YAML text's mappings and lists with every value as it is written: the classes [yes, no] are no truth values."""
-    loader = yaml.BaseLoader(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
-
-
-def first_line(error: Exception) -> str:
-    """An error's first line, or the name of its type."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def _content(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text("utf-8-sig")
-        content = yaml.safe_load(text)
-        words = _words(text)
-    except FileNotFoundError as error:
-        raise TeacherError(f"{path} not found: write this YAML file with input, decoder and classes") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise TeacherError(f"{path} cannot be read as YAML: {first_line(error)}") from error
+    if not path.exists():
+        raise TeacherError(f"{path} not found: write this YAML file with input, decoder and classes")
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise TeacherError(f"{path} must be a YAML mapping with the keys {', '.join(Model.model_fields)}, decoder")
-    if "classes" in content and (names := names_in_order(words["classes"])) is not None:
-        content["classes"] = list(names)
+    if "classes" in content:  # the classes [yes, no] are no truth values
+        names = names_in_order(read_yaml(path, as_written=True).get("classes"))
+        content["classes"] = content["classes"] if names is None else list(names)
     return content
 
 

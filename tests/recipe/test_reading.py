@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from builder.cli.main import main
 from builder.errors import BuildError
 from builder.recipe.keys import keys, likeliest
-from builder.recipe.reading import read_yaml
+from builder.recipe.reading import read_mapping
 from builder.recipe.recipe import Recipe, load_recipe
 from students.train.recipe import TrainRecipe
 
@@ -77,8 +77,7 @@ def test_what_is_no_yaml_is_shown(text: str, place: str, shown: str | None, tmp_
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x: 2026-02-30", "day is out of range for month"),
-        ("x: " + "9" * 5000, "is not YAML that can be read"),
+        ("x: " + "9" * 5000, "a number of 5,000 digits"),
         ("x: " + "[" * 3000, "is not YAML"),
         ("- a", "must be a mapping of keys to values"),
         ("", "must be a mapping of keys to values"),
@@ -87,11 +86,11 @@ def test_what_is_no_yaml_is_shown(text: str, place: str, shown: str | None, tmp_
 def test_yaml_that_python_cannot_hold_is_a_sentence(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(BuildError, match=message) as error:
-        read_yaml(tmp_path / "r.yaml")
+        read_mapping(tmp_path / "r.yaml")
     assert len(str(error.value)) < 300 + len(str(tmp_path)) and "\n" not in str(error.value)
 
 
 def test_a_recipe_that_notepad_or_powershell_wrote_is_read(tmp_path: Path) -> None:
     for codec in ("utf-8-sig", "utf-16"):
         (tmp_path / "r.yaml").write_text("name: x\npool: café\n", encoding=codec)
-        assert read_yaml(tmp_path / "r.yaml") == {"name": "x", "pool": "café"}
+        assert read_mapping(tmp_path / "r.yaml") == {"name": "x", "pool": "café"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from builder.errors import BuildError, brief
 from builder.label.replay.stored import Stored
 from builder.store.files import sha256_file
 from builder.store.names import canonical
+from builder.store.text import read_rows
 from teachers.base import ClassProbabilities, TeacherOptions
 
 NAME = "name"
@@ -22,27 +22,19 @@ def read_probabilities(path: Path, options: TeacherOptions) -> Stored:
     options.refuse("class probabilities, which are stored whole", "floor", "max_detections", "classes")
     places: dict[str, int] = {}
     rows: list[np.ndarray] = []
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file, strict=True)
-            header = [column.strip() for column in next(lines, [])]
-            classes = tuple(header[1:])
-            if header[:1] != [NAME] or not classes or len(set(header)) < len(header) or "" in header:
-                raise BuildError(
-                    f"{path} begins with {brief(','.join(header))!r}: begin with name and the classes, all different"
-                )
-            for line in lines:
-                if not line:
-                    continue
-                name = canonical(line[0])
-                if name in places:
-                    raise BuildError(f"{path}: line {lines.line_num} has {brief(repr(name))} again: keep one")
-                places[name] = len(rows)
-                rows.append(_values(line[1:], len(classes), f"{path}: line {lines.line_num}"))
-    except OSError as error:
-        raise BuildError(f"{path} cannot be read ({error.strerror}): give an existing file") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise BuildError(f"{path} is no CSV file in UTF-8 ({brief(error)}): correct it") from None
+    table = read_rows(path)
+    header = [column.strip() for column in next(table, (0, []))[1]]
+    classes = tuple(header[1:])
+    if header[:1] != [NAME] or not classes or len(set(header)) < len(header) or "" in header:
+        raise BuildError(
+            f"{path} begins with {brief(repr(','.join(header)))}: begin with name and the classes, all different"
+        )
+    for number, line in table:
+        name = canonical(line[0])
+        if name in places:
+            raise BuildError(f"{path}: line {number} has {brief(repr(name))} again: keep one")
+        places[name] = len(rows)
+        rows.append(_values(line[1:], len(classes), f"{path}: line {number}"))
     return Stored(
         "classification",
         classes,
