@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import click
@@ -31,7 +32,8 @@ def main(names: tuple[str, ...], share: float, workers: int, lines: bool, alone:
     if alone:
         for name in chosen:
             with tempfile.TemporaryDirectory(prefix=f"tutelage-{name}-", ignore_cleanup_errors=True) as folder:
-                click.echo(as_json(go_through(name, Path(folder), share)))
+                tell = partial(click.echo, err=True)
+                click.echo(as_json(go_through(name, Path(folder), share, tell)))
         return
     with ThreadPoolExecutor(workers) as threads:
         rows = list(threads.map(lambda name: _apart(name, share), chosen))
@@ -53,12 +55,12 @@ def main(names: tuple[str, ...], share: float, workers: int, lines: bool, alone:
 def _apart(name: str, share: float) -> Row:
     """A category in a process of its own."""
     command = [sys.executable, "-m", "tests.faults", name, "--alone", "--share", str(share)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     try:
         row = from_json(done.stdout.splitlines()[-1])
     except (IndexError, ValueError, TypeError):
         row = Row(name, name, share)
-        row.bad["broken"].append((name, f"exit {done.returncode}: {done.stderr[-1000:]}"))
+        row.bad["broken"].append((name, f"ended with code {done.returncode}"))
     click.echo(
         f"{name}: {row.injected:,} faults, {sum(map(len, row.bad.values())):,} bad, {row.seconds:.0f} s", err=True
     )

@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 MODULES = (
     *("numpy", "pyarrow.parquet", "pyarrow.compute", "pyarrow.dataset", "duckdb", "PIL.Image", "simplejpeg"),
@@ -29,7 +29,7 @@ NO_RIGHTS = 0x20080522
 """The version of the kernel's structure of capabilities that `capset` is told."""
 
 
-def serve(connection: socket.socket) -> None:
+def serve(connection: socket.socket) -> NoReturn:
     """Fork a command for each line of JSON, answer with its process id, and write `ended` (its code and its peak of
     resident memory, bytes) in its folder when it has ended."""
     for name in MODULES:
@@ -50,7 +50,7 @@ def serve(connection: socket.socket) -> None:
             _reap(places)
         if connection.fileno() in ready:
             if not (data := connection.recv(1 << 20)):
-                return
+                os._exit(0)  # libraries would say what they leave behind
             requests += data
             while b"\n" in requests:
                 line, _, requests = requests.partition(b"\n")
@@ -91,6 +91,7 @@ def _command(request: dict[str, Any]) -> None:
         if before != {name: value for name, value in os.environ.items() if name.startswith("HF_")}:
             for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
                 del sys.modules[name]  # it reads them when it is imported
+        sys.argv = ["tutelage", *request["args"]]
         tempfile.tempdir = None
         os.chdir(request["cwd"])
         if request["humble"]:

@@ -8,8 +8,7 @@ import pkgutil
 import resource
 import time
 import traceback
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -44,8 +43,8 @@ class Row:
     row: str
     share: float
     injected: int = 0
-    good: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    bad: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
+    good: dict[str, int] = field(default_factory=dict)
+    bad: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     seconds: float = 0.0
     peak: int = 0
 
@@ -75,19 +74,22 @@ def small(name: str) -> float:
     return getattr(importlib.import_module(f"tests.faults.{name}"), "SMALL", SMALL)
 
 
-def go_through(name: str, folder: Path, share: float) -> Row:
-    """Inject a share of a category's faults below an empty folder. An error of the category itself is a bad verdict."""
+def go_through(name: str, folder: Path, share: float, tell: Callable[[str], None] = lambda line: None) -> Row:
+    """Inject a share of a category's faults below an empty folder; what ended badly is told at once. An error of the
+    category itself is a bad verdict."""
     category: Category = importlib.import_module(f"tests.faults.{name}")
     row, since = Row(name, category.ROW, share), time.monotonic()
     try:
         for fault, verdict, detail in category.inject(folder, share):
             row.injected += 1
             if verdict.good:
-                row.good[verdict] += 1
+                row.good[verdict.value] = row.good.get(verdict.value, 0) + 1
             else:
-                row.bad[verdict].append((fault, " ".join(detail.split())[-DETAIL:]))
+                row.bad.setdefault(verdict.value, []).append((fault, " ".join(detail.split())[-DETAIL:]))
+                tell(f"{name}: {verdict}: {fault}: {row.bad[verdict.value][-1][1]}")
     except Exception:
-        row.bad["broken"].append((name, traceback.format_exc()))
+        row.bad["broken"] = [(name, traceback.format_exc())]
+        tell(f"{name} is broken: {traceback.format_exc()}")
     row.seconds = time.monotonic() - since
     row.peak = max(SERVER.peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
     return row

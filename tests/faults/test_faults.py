@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.faults import kills
 from tests.faults.commands import run, start
 from tests.faults.disk import operations
 from tests.faults.table import BASELINE, Row, as_json, categories, from_json, go_through, markdown, small
@@ -49,6 +51,19 @@ def test_a_command_is_killed_at_an_operation_or_when_told(tmp_path: Path) -> Non
     assert judge(late) is Verdict.HANG
     large = run("scan", "pool", cwd=tmp_path, memory=1 << 20)
     assert judge(large) is Verdict.MEMORY
+
+
+def test_a_category_becomes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def inject(folder: Path, share: float) -> Iterator[tuple[str, Verdict, str]]:
+        yield "one", Verdict.REFUSED, ""
+        yield "two", Verdict.HANG, "for\never"
+        raise OSError("the category itself")
+
+    monkeypatch.setattr(kills, "inject", inject)
+    told: list[str] = []
+    row = from_json(as_json(go_through("kills", tmp_path, 0.5, told.append)))
+    assert (row.injected, row.good, row.bad["hang"]) == (2, {"refused": 1}, [["two", "for ever"]])
+    assert "the category itself" in row.bad["broken"][0][1] and len(told) == 2
 
 
 def test_a_row_is_worse_where_more_ends_badly_or_less_is_injected() -> None:
