@@ -146,6 +146,7 @@ def start(
     memory: int = 4 << 30,
     limits: Mapping[str, int] | None = None,
     kill_at: int | None = None,
+    sign: signal.Signals = signal.SIGKILL,
     trace: Path | None = None,
     humble: bool = False,
     closed: tuple[int, ...] = (),
@@ -153,8 +154,8 @@ def start(
     """Start `tutelage ARGS` in a forked process, and come back at once.
 
     cwd: its working folder. env: changes to the environment, None for a variable that is not to be there. limits:
-    values of resource limits by name, such as {"NOFILE": 64}. kill_at: it kills itself (as `kill -9` does) just before
-    its n-th operation on files, counted from 1. trace: a file that gets a line for each such operation. humble: without
+    values of resource limits by name, such as {"NOFILE": 64}. kill_at: it sends itself `sign` just before its n-th
+    operation on files, counted from 1. trace: a file that gets a line for each such operation. humble: without
     root's right to read and write everything. closed: descriptors that are closed, 1 or 2.
     """
     changed = {**os.environ, **(env or {})}
@@ -164,6 +165,7 @@ def start(
         "env": {name: value for name, value in changed.items() if value is not None},
         "limits": dict(limits or {}),
         "kill_at": kill_at,
+        "sign": sign,
         "trace": str(trace) if trace else None,
         "humble": humble,
         "closed": closed,
@@ -181,6 +183,7 @@ def run(
     memory: int = 4 << 30,
     limits: Mapping[str, int] | None = None,
     kill_at: int | None = None,
+    sign: signal.Signals = signal.SIGKILL,
     trace: Path | None = None,
     humble: bool = False,
     closed: tuple[int, ...] = (),
@@ -193,6 +196,7 @@ def run(
         memory=memory,
         limits=limits,
         kill_at=kill_at,
+        sign=sign,
         trace=trace,
         humble=humble,
         closed=closed,

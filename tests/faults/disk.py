@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -17,9 +16,9 @@ CHANGES = (
 ELSEWHERE = ("/dev/", "/proc/", "/sys/")
 
 
-def watch(kill_at: int | None, trace: str | None) -> None:
-    """From now on, write a line to the file `trace` before each operation on files, and end as `kill -9` does before
-    the one numbered `kill_at`, counted from 1."""
+def watch(kill_at: int | None, sign: int, trace: str | None) -> None:
+    """From now on, write a line to the file `trace` before each operation on files, and send the process the signal
+    `sign` before the one numbered `kill_at`, counted from 1."""
     log = os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if trace else None
     count, turn = 0, threading.Lock()
 
@@ -30,7 +29,7 @@ def watch(kill_at: int | None, trace: str | None) -> None:
         with turn:
             count += 1
             if count == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), sign)
             if log is not None:
                 os.write(log, f"{event} {' '.join(str(value) for value in args[:2])}\n".encode(errors="replace"))
 

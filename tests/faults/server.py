@@ -99,7 +99,7 @@ def _command(request: dict[str, Any]) -> None:
         if request["kill_at"] is not None or request["trace"] is not None:
             from tests.faults.disk import watch
 
-            watch(request["kill_at"], request["trace"])
+            watch(request["kill_at"], request["sign"], request["trace"])
         for name, value in request["limits"].items():
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
         code = _main(request["args"])

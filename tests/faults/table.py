@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import pkgutil
+import re
 import resource
 import time
 import traceback
@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import tests.faults
 from tests.faults.commands import SERVER
 from tests.faults.verdict import Verdict
 
@@ -63,10 +62,9 @@ class Row:
 
 
 def categories() -> list[str]:
-    """The names of the modules here that inject faults."""
-    found = (module.name for module in pkgutil.iter_modules(tests.faults.__path__))
-    names = sorted(name for name in found if not name.startswith(("_", "test_")))
-    return [name for name in names if hasattr(importlib.import_module(f"tests.faults.{name}"), "ROW")]
+    """The names of the modules here that inject faults: those that name a ROW."""
+    modules = sorted(Path(__file__).parent.glob("*.py"))
+    return [path.stem for path in modules if re.search(r"^ROW\b", path.read_text("utf-8"), re.MULTILINE)]
 
 
 def small(name: str) -> float:

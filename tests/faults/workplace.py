@@ -14,9 +14,11 @@ import yaml
 
 from tests.faults.commands import Ran, run
 from tests.helpers.pools import write_images, write_recipe, write_results
-from tests.helpers.training import NETWORK, SHORT
 
 Fault = TypeVar("Fault")
+NETWORK = {"backbone": "timm:test_resnet", "size": 64, "channels": 16, "head_depth": 1, "levels": [8, 16]}
+SCHEDULE = {"steps": 6, "batch": 4, "workers": 0, "save_every": 3, "lr": 1e-3}
+"""Of a training that takes a second, with two saves."""
 LABEL = ("label", "pool", "--teacher", "replay:results.json", "--set", "images=listing.json")
 CUT_AGAIN = ("recut", "pets@v1", "--set", "keep.score=0.7", "-m", "stricter")
 QUEUE = ("review", "queue", "pets@v1", "--budget", "4", "--to", "labelstudio", "--out", "queue.json")
@@ -146,7 +148,7 @@ class Workplace:
         (self.work / "truth.json").write_text(json.dumps(truth))
         write_recipe(self.work, pool={"source": "pool", "chunk": 3}, shards={"max_images": 5})
         labelled = {"path": "truth.json", "images": "truth"}
-        recipe = {"labelled": labelled, "network": NETWORK, **SHORT}
+        recipe = {"labelled": labelled, "network": NETWORK, **SCHEDULE}
         (self.work / "train.yaml").write_text(yaml.safe_dump(recipe))
 
     def _make_scanned(self) -> None:
