@@ -25,7 +25,7 @@ from tests import ROOT
 
 POLL = 0.005
 """Seconds between two looks at whether a command has ended; memory is looked at every tenth time."""
-START = 120.0
+START = 600.0
 """Seconds that the imports may take."""
 
 
@@ -148,6 +148,7 @@ def start(
     kill_at: int | None = None,
     sign: signal.Signals = signal.SIGKILL,
     trace: Path | None = None,
+    record: tuple[Path, Path] | None = None,
     humble: bool = False,
     closed: tuple[int, ...] = (),
 ) -> Running:
@@ -155,7 +156,8 @@ def start(
 
     cwd: its working folder. env: changes to the environment, None for a variable that is not to be there. limits:
     values of resource limits by name, such as {"NOFILE": 64}. kill_at: it sends itself `sign` just before its n-th
-    operation on files, counted from 1. trace: a file that gets a line for each such operation. humble: without
+    operation on files, counted from 1. trace: a file that gets a line for each such operation. record: a folder,
+    and an empty one that gets what is done below it (tests.faults.recorder). humble: without
     root's right to read and write everything. closed: descriptors that are closed, 1 or 2.
     """
     changed = {**os.environ, **(env or {})}
@@ -167,6 +169,7 @@ def start(
         "kill_at": kill_at,
         "sign": sign,
         "trace": str(trace) if trace else None,
+        "record": [str(folder) for folder in record] if record else None,
         "humble": humble,
         "closed": closed,
     }
@@ -185,6 +188,7 @@ def run(
     kill_at: int | None = None,
     sign: signal.Signals = signal.SIGKILL,
     trace: Path | None = None,
+    record: tuple[Path, Path] | None = None,
     humble: bool = False,
     closed: tuple[int, ...] = (),
 ) -> Ran:
@@ -198,6 +202,7 @@ def run(
         kill_at=kill_at,
         sign=sign,
         trace=trace,
+        record=record,
         humble=humble,
         closed=closed,
     )

@@ -24,7 +24,7 @@ def watch(kill_at: int | None, sign: int, trace: str | None) -> None:
 
     def see(event: str, args: tuple[Any, ...]) -> None:
         nonlocal count
-        if event not in CHANGES or (event == "open" and not _writes(args)):
+        if event not in CHANGES or (event == "open" and not writes(args)):
             return
         with turn:
             count += 1
@@ -44,7 +44,7 @@ def watch(kill_at: int | None, sign: int, trace: str | None) -> None:
     sys.addaudithook(see)
 
 
-def _writes(args: tuple[Any, ...]) -> bool:
+def writes(args: tuple[Any, ...]) -> bool:
     """Whether an `open` is for writing, by its path, mode and flags."""
     path, flags = args[0], args[2]
     if not isinstance(path, str | bytes | os.PathLike) or not isinstance(flags, int):

@@ -100,6 +100,10 @@ def _command(request: dict[str, Any]) -> None:
             from tests.faults.disk import watch
 
             watch(request["kill_at"], request["sign"], request["trace"])
+        if request["record"] is not None:
+            from tests.faults.recorder import record
+
+            record(*request["record"])
         for name, value in request["limits"].items():
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
         code = _main(request["args"])
