@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 
 from builder.errors import BuildError, brief
-from builder.store.files import canonical_json, locked, make_folder, new_folder, write_file
+from builder.store.files import canonical_json, locked, make_folder, new_folder, sync_folder, write_file
 from builder.store.history import read_history
 from builder.store.locks import sign, take_lock
 from builder.store.manifest import MANIFEST
@@ -181,6 +181,7 @@ class Store:
             raise BuildError(f"no tag {name}@{tag} in {self.root}: {f'{name} has {known}' if known else 'it has none'}")
         with locked(path.parent / ".lock", f"the tags of {name}", sweep=[path.parent], wait=True):
             path.unlink(missing_ok=True)
+            sync_folder(path.parent)
 
 
 def check_store(value: object) -> None:

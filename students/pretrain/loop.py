@@ -36,14 +36,14 @@ from builder.recipe.reading import BY_EXAMPLE, explain, read_mapping
 from builder.recipe.recipe import PoolOptions
 from builder.scan.pool import Pool, find_pool
 from builder.sections import Section
-from builder.store.files import locked, new_file, sha256_file, write_file
+from builder.store.files import locked, sha256_file, write_file
 from builder.store.store import Store
 from students.data.ahead import made_ahead
 from students.pretrain.simclr import PoolImages, Projection, ViewBatches, Views, nt_xent
 from students.train.errors import TrainError
 from students.train.loop import MAX_SKIPPED, Progress, learning_rate, make_optimizer
 from students.train.recipe import rooted_network
-from students.train.run import STATE, append, claim, cut_log, libraries
+from students.train.run import STATE, append, claim, cut_log, libraries, save_state, sync_log
 from teachers.networks.backbones import DEFAULT, make_backbone, published_names, whole_network
 from teachers.networks.checkpoints import FORMAT, META
 from teachers.networks.config import NetworkConfig, check_normalisation
@@ -211,8 +211,8 @@ class _Run:
             "random": torch.get_rng_state(),
             "random_gpu": torch.cuda.get_rng_state() if self.device.type == "cuda" else torch.empty(0),
         }
-        with new_file(self.out / STATE) as file:
-            torch.save(state, file)
+        sync_log(self.out)
+        save_state(self.out / STATE, state)
         body = self.network["body"].state_dict()
         weights = save_tensors({name: body[ours].contiguous() for ours, name in self.names.items()})
         meta = {

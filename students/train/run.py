@@ -7,6 +7,7 @@ before), `model.safetensors` (the weights, for whoever uses the network) and, la
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
-from builder.store.files import new_file, write_file
+from builder.store.files import new_file, sync_folder, write_file
 from students.train.average import WeightAverage
 from students.train.errors import TrainError
 from students.train.losses import JointLoss
@@ -58,11 +59,26 @@ def append(out: Path, record: Mapping[str, Any]) -> None:
         file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
 
 
+def sync_log(out: Path) -> None:
+    """Make what the log of the run `out` holds durable, before a save says that so many steps are done."""
+    if (out / LOG).is_file():
+        sync_folder(out / LOG)
+        sync_folder(out)
+
+
 def cut_log(out: Path, step: int) -> None:
     """Drop what the log of the run `out` says of later steps than its first `step`."""
     log = out / LOG
     if log.is_file():
         write_file(log, b"".join(log.read_bytes().splitlines(keepends=True)[:step]))
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """`state` as `torch.load` reads it. By way of memory: torch tells of a full disk in errors of its own."""
+    held = io.BytesIO()
+    torch.save(state, held)
+    with new_file(path) as file:
+        file.write(held.getbuffer())
 
 
 def libraries() -> dict[str, str]:
@@ -137,8 +153,8 @@ class Run:
             "random_gpu": gather(torch.cuda.get_rng_state()[None].to(device)).cpu() if self._on_gpu else torch.empty(0),
         }
         if self.accelerator.is_main_process:
-            with new_file(self.out / STATE) as file:
-                torch.save(state, file)
+            sync_log(self.out)
+            save_state(self.out / STATE, state)
             meta = {"step": step, **self.about(step), "libraries": libraries()}
             save_checkpoint(self.out, self.average.network, self.config, meta)
         self.accelerator.wait_for_everyone()

@@ -71,11 +71,15 @@ def load_checkpoint(folder: Path) -> tuple[nn.Module, NetworkConfig, dict[str, A
 
 def _write(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # makes the new name durable
