@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
@@ -14,3 +14,10 @@ class Section(BaseModel):
     """A part of a recipe, or of a record on disk. An unknown key is an error; values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def complaint(error: ValidationError) -> str:
+    """The first complaint of pydantic about a record on disk, as a clause with the key."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    key = ".".join(map(str, first["loc"])) or "it"
+    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}"

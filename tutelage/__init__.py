@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from builder.truth.records import Truth as Truth
     from builder.versions.diff import diff as diff
     from builder.versions.explain import explain as explain
+    from builder.versions.fsck import fsck as fsck
     from builder.versions.health import verify as verify
     from builder.versions.removal import remove as remove
     from students.data.loader import JointBatches as JointBatches
@@ -75,6 +76,7 @@ _HOMES = {
     "explain": "builder.versions.explain",
     "export_version": "builder.export.export",
     "foresee": "builder.foresee",
+    "fsck": "builder.versions.fsck",
     "label_pool": "builder.label.labelling",
     "load_recipe": "builder.recipe.recipe",
     "load_teacher": "teachers.load",

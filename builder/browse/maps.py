@@ -22,6 +22,7 @@ from builder.store.files import locked, new_folder
 from builder.store.manifest import ShardRecord
 from builder.store.shards import ShardError, read_bytes, read_samples
 from builder.store.store import Store
+from builder.store.sums import write_sums
 from builder.store.version import Version
 from builder.versions.media import LOCK, cache_folder, file_name
 
@@ -57,6 +58,7 @@ def pool_planes(store: Store, version: Version, track: Track = silent) -> Callab
                 if not folders[record.name].is_dir():  # another process was faster
                     with new_folder(folders[record.name]) as temporary:
                         _write(temporary, version.shard(record), record, pool, predictions)
+                        write_sums(temporary)
                 advance(record.samples)
 
     def planes(media: Media) -> Planes | None:

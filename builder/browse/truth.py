@@ -5,13 +5,11 @@ Only the tune half: who looks at the certify half, and then changes a recipe, sp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import orjson
 
 from builder.browse.maps import truth_planes
 from builder.browse.pictures import Columns, Evidence, Media, Picture, likeliest, pictures_of
@@ -25,7 +23,7 @@ from builder.label.predictions import read_probabilities
 from builder.rules.labelled import LabelledPool
 from builder.rules.objects import Decision, Objects
 from builder.rules.reasons import OUTCOMES, REASONS
-from builder.scan.pool import Chunk, read_pool
+from builder.scan.pool import Chunk, pointers, read_pool
 from builder.store.manifest import Manifest
 from builder.store.store import Store
 from builder.truth.read import read_truth
@@ -123,8 +121,7 @@ def _scanned(
     store: Store, manifest: Manifest, id: str, source: str, group: str | None, problems: list[BuildError]
 ) -> Iterator[Labels]:
     """All labels that were scanned into the pool of this id. problems: gets what is wrong with others."""
-    for path in sorted((store.pools / "sources").glob("*.json")):
-        pointer: Mapping[str, Any] = orjson.loads(path.read_bytes())
+    for pointer in pointers(store):
         if pointer.get("pool") == id and "labels" in pointer:
             images = Path(pointer["images"]) if pointer.get("images") else None
             try:

@@ -1,4 +1,4 @@
-"""`tutelage log`: the versions of a store."""
+"""The commands that list and compare versions: log, diff."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from builder.cli.options import json_option, open_store, sentences, store_option
-from builder.cli.output import WIDE, emit, table, terminal_width
+from builder.cli.output import WIDE, emit, rows, table, terminal_width
 from builder.words import size_text
 
 if TYPE_CHECKING:
+    from builder.versions.changes import Changes, Diff
     from builder.versions.history import Entry
 
 COLUMNS = (
@@ -85,3 +86,68 @@ def _paragraph(cells: Sequence[str]) -> str:
         ", ".join(text.format(cell[column]) for column, text in (*written, ("size", "{}")) if cell.get(column)),
     )
     return "\n    ".join(line for line in lines if line)
+
+
+@click.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option("--limit", type=click.IntRange(0), default=10, show_default=True, help="Number of images to list.")
+@store_option
+@json_option
+def diff(a: str, b: str, limit: int, store_root: str, as_json: bool) -> None:
+    """Compare two versions, by class and by image.
+
+    Prints what version B adds, removes and changes against version A.
+    """
+    with sentences():
+        from builder.rules.class_names import compare_names
+        from builder.versions.diff import diff as compare
+
+        store = open_store(store_root)
+        first, second = store.version(a), store.version(b)
+        difference = compare(first, second, limit=limit)
+        names = compare_names(first.manifest.classes, second.manifest.classes, occurring=())
+        if told := names.sentence(f"{a}'s", f"not in {b}", "", "their objects are compared as of different classes"):
+            click.echo(f"warning: {told}", err=True)
+        if as_json:
+            facts = {"a": a, "b": b, "empty": difference.empty, "disjoint": difference.disjoint}
+            emit(True, facts | asdict(difference), "")
+        else:
+            _print_diff(difference, a, b)
+
+
+def _print_diff(difference: Diff, a: str, b: str) -> None:
+    images = difference.images
+    if difference.disjoint:
+        click.echo(f"{a} and {b} share no image, so nothing that they say can be compared", err=True)
+    if difference.empty:
+        click.echo(f"{a} and {b} hold the same objects on the same {images['common']} images")
+    if len(set(difference.quality)) > 1:
+        click.echo(rows(*((f"quality of {ref}", words) for ref, words in zip((a, b), difference.quality, strict=True))))
+    if difference.empty:
+        return
+    click.echo(
+        rows(
+            ("images", f"{images['added']} added, {images['removed']} removed, {images['common']} in both"),
+            ("changed", f"{images['changed']} of those in both"),
+        )
+    )
+    if difference.people:
+        counts = ", ".join(f"{a} → {b} {reason}" for reason, (a, b) in difference.people.items())
+        click.echo(f"by people: {counts}")
+    if difference.classes:
+        lines = sorted(difference.classes.items(), key=lambda item: (*(-n for n in item[1].weight), item[0]))
+        _print_changes("class", [("all", difference.total), *lines])
+    if difference.most_changed:
+        _print_changes("image", list(difference.most_changed.items()))
+    for what, keys in (("added", difference.added_images), ("removed", difference.removed_images)):
+        if keys:
+            more = f" and {images[what] - len(keys)} more" if images[what] > len(keys) else ""
+            click.echo(f"images {what}: {', '.join(keys)}{more}")
+
+
+def _print_changes(first: str, lines: Sequence[tuple[str, Changes]]) -> None:
+    columns = ("added", "removed", "moved", "re-scored", "kept→ignored", "ignored→kept")
+    fields = ("added", "removed", "moved", "rescored", "kept_to_ignored", "ignored_to_kept")
+    counts = [(name, *(getattr(changes, field) for field in fields)) for name, changes in lines]
+    table((first, *columns), counts, numbers=columns, framed=False, width=WIDE)

@@ -11,12 +11,12 @@ from builder.cli.build import build, label, scan
 from builder.cli.evidence import calibrate, sweep
 from builder.cli.export import export, report
 from builder.cli.hub import publish, pull
-from builder.cli.log import log
+from builder.cli.log import diff, log
 from builder.cli.review import review
 from builder.cli.show import show
 from builder.cli.study import study
 from builder.cli.train import evaluate, pretrain, preview_augment, train
-from builder.cli.versions import diff, explain, gc, recut, rm, tag, verify
+from builder.cli.versions import explain, fsck, gc, recut, rm, tag, verify
 
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -46,7 +46,7 @@ def main() -> None:
 for command in (scan, label, calibrate, sweep, build):
     main.add_command(command)
 main.add_command(build, "build-pseudo")
-for command in (log, show, diff, explain, recut, verify, tag, rm, gc, report, export):
+for command in (log, show, diff, explain, recut, verify, fsck, tag, rm, gc, report, export):
     main.add_command(command)
 for command in (pretrain, train, evaluate, study, preview_augment, browse, review, publish, pull):
     main.add_command(command)

@@ -1,88 +1,33 @@
-"""The commands about versions that are there: diff, explain, recut, verify, tag, rm, gc."""
+"""The commands about what is in a store: explain, recut, verify, fsck, tag, rm, gc."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from os.path import relpath
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from builder.cli.options import Failed, json_option, message_option, open_store, sentences, store_option, workers_option
-from builder.cli.output import WIDE, bar, emit, rows, table
+from builder.cli.options import (
+    Failed,
+    allow_code_option,
+    json_option,
+    message_option,
+    open_store,
+    sentences,
+    store_option,
+    workers_option,
+)
+from builder.cli.output import bar, emit, rows
 from builder.words import size_text
 
 if TYPE_CHECKING:
-    from builder.versions.changes import Changes, Diff
     from builder.versions.explain import Explanation, Reason
     from builder.versions.garbage import Found
     from builder.versions.health import Verified
-
-
-@click.command()
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
-@click.option("--limit", type=click.IntRange(0), default=10, show_default=True, help="Number of images to list.")
-@store_option
-@json_option
-def diff(a: str, b: str, limit: int, store_root: str, as_json: bool) -> None:
-    """Compare two versions, by class and by image.
-
-    Prints what version B adds, removes and changes against version A.
-    """
-    with sentences():
-        from builder.rules.class_names import compare_names
-        from builder.versions.diff import diff as compare
-
-        store = open_store(store_root)
-        first, second = store.version(a), store.version(b)
-        difference = compare(first, second, limit=limit)
-        names = compare_names(first.manifest.classes, second.manifest.classes, occurring=())
-        if told := names.sentence(f"{a}'s", f"not in {b}", "", "their objects are compared as of different classes"):
-            click.echo(f"warning: {told}", err=True)
-        if as_json:
-            facts = {"a": a, "b": b, "empty": difference.empty, "disjoint": difference.disjoint}
-            emit(True, facts | asdict(difference), "")
-        else:
-            _print_diff(difference, a, b)
-
-
-def _print_diff(difference: Diff, a: str, b: str) -> None:
-    images = difference.images
-    if difference.disjoint:
-        click.echo(f"{a} and {b} share no image, so nothing that they say can be compared", err=True)
-    if difference.empty:
-        click.echo(f"{a} and {b} hold the same objects on the same {images['common']} images")
-    if len(set(difference.quality)) > 1:
-        click.echo(rows(*((f"quality of {ref}", words) for ref, words in zip((a, b), difference.quality, strict=True))))
-    if difference.empty:
-        return
-    click.echo(
-        rows(
-            ("images", f"{images['added']} added, {images['removed']} removed, {images['common']} in both"),
-            ("changed", f"{images['changed']} of those in both"),
-        )
-    )
-    if difference.people:
-        counts = ", ".join(f"{a} → {b} {reason}" for reason, (a, b) in difference.people.items())
-        click.echo(f"by people: {counts}")
-    if difference.classes:
-        lines = sorted(difference.classes.items(), key=lambda item: (*(-n for n in item[1].weight), item[0]))
-        _print_changes("class", [("all", difference.total), *lines])
-    if difference.most_changed:
-        _print_changes("image", list(difference.most_changed.items()))
-    for what, keys in (("added", difference.added_images), ("removed", difference.removed_images)):
-        if keys:
-            more = f" and {images[what] - len(keys)} more" if images[what] > len(keys) else ""
-            click.echo(f"images {what}: {', '.join(keys)}{more}")
-
-
-def _print_changes(first: str, lines: Sequence[tuple[str, Changes]]) -> None:
-    columns = ("added", "removed", "moved", "re-scored", "kept→ignored", "ignored→kept")
-    fields = ("added", "removed", "moved", "rescored", "kept_to_ignored", "ignored_to_kept")
-    counts = [(name, *(getattr(changes, field) for field in fields)) for name, changes in lines]
-    table((first, *columns), counts, numbers=columns, framed=False, width=WIDE)
+    from builder.versions.walk import Fault
 
 
 @click.command()
@@ -163,6 +108,50 @@ def _advice(version: str, repair: bool, checked: Verified) -> str:
     if repair:
         return "they remain after the repair: build it again into another store and compare"
     return f"`tutelage verify --repair {version}` rebuilds what is damaged"
+
+
+@click.command()
+@click.option("--repair", is_flag=True, help="Scan, label or build again what is bad, and sweep leftovers.")
+@click.option("--adopt", is_flag=True, help="Give what was written before digests existed its digest.")
+@allow_code_option
+@store_option
+@workers_option
+@json_option
+def fsck(repair: bool, adopt: bool, allow_code: bool, store_root: str, workers: int | None, as_json: bool) -> None:
+    """Check every byte of a store.
+
+    Reads pools, predictions, versions, tags, reviews, history and caches, and lists what is bad and how it can be made
+    again, what has no digest to check it by, and what killed commands left. Exits with 1 if anything is bad.
+
+    --repair replaces a thing only by what is proved to be the same as before: run it where the images and the teacher
+    of the recipes are. --adopt trusts what is there now; its digests are marked as unverified before today.
+    """
+    with sentences():
+        from builder.versions.fsck import fsck as check
+
+        store = open_store(store_root)
+        checked = check(store, repair=repair, adopt=adopt, allow_code=allow_code, workers=workers, track=bar)
+
+        def lines(faults: Sequence[Fault]) -> list[dict[str, str]]:
+            return [{**asdict(fault), "path": relpath(fault.path, store.root)} for fault in faults]
+
+        adopted = [relpath(path, store.root) for path in checked.adopted]
+        value = {"faults": lines(checked.faults), "repaired": lines(checked.repaired), "adopted": adopted}
+        emit(as_json, {"store": store_root, **value}, "" if as_json else _state_text(store_root, value))
+        if checked.bad:
+            count = f"{len(checked.bad)} thing{'' if len(checked.bad) == 1 else 's'} in {store_root}"
+            advice = "what remains needs you" if repair else "`tutelage fsck --repair` makes again what it can"
+            raise Failed(f"{count} {'is' if len(checked.bad) == 1 else 'are'} bad: {advice}")
+
+
+def _state_text(store_root: str, value: dict[str, Any]) -> str:
+    repaired = [f"repaired: {fault['path']}: {fault['what']}" for fault in value["repaired"]]
+    adopted = [f"adopted: {path}" for path in value["adopted"]]
+    left = [
+        f"{fault['state']}: {fault['path']}: {fault['what']}" + (f"; {fault['again']}" if fault["again"] else "")
+        for fault in value["faults"]
+    ]
+    return "\n".join([*repaired, *adopted, *(left or [f"{store_root}: no problems"])])
 
 
 @click.command()
@@ -301,4 +290,4 @@ def _garbage_text(unused: Found, dry_run: bool) -> str:
     return "\n".join(lines)
 
 
-COMMANDS = (diff, explain, recut, verify, tag, rm, gc)
+COMMANDS = (explain, recut, verify, fsck, tag, rm, gc)

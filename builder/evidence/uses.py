@@ -13,6 +13,7 @@ from builder.rules.keep import Keep
 from builder.rules.scores import PoolScores
 from builder.store.files import canonical_json, digest, locked, sync_folder, write_file
 from builder.store.store import Store
+from teachers.files import read_regular
 
 IMAGES = "images.json"
 TESTED = ("target", "iou", "delta", "over", "family", "bound")
@@ -56,7 +57,13 @@ def count_use(store: Store, images: Collection[str], use: str) -> int:
 
 
 def _listed(path: Path) -> set[str]:
+    """The images of a half. Raises BuildError if the list is not the one that its folder is named after."""
     try:
-        return set(orjson.loads(path.read_bytes()))
-    except orjson.JSONDecodeError:
-        raise BuildError(f"{path} is damaged, and uses of the labels are counted by it: restore it") from None
+        listed = orjson.loads(read_regular(path))
+        if digest(listed) == path.parent.name:
+            return set(listed)
+    except (OSError, ValueError):
+        pass
+    raise BuildError(
+        f"{path} is damaged, and uses of the labels are counted by it: run `tutelage fsck --repair`, or restore it"
+    )

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import orjson
-
 from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.kinds import SEMANTIC, kind_of
@@ -21,7 +19,7 @@ from builder.label.model import ModelLabeller
 from builder.label.predictions import MAX_ERRORS, UNLISTED, FailedImage, Failure, read_failures, write_chunk, write_meta
 from builder.label.predictions import REMOVED as REMOVED_STATUS
 from builder.label.section import TeacherSection
-from builder.scan.pool import OK, REMOVED, UNREADABLE, Chunk, Pool, PoolImage, find_pool, read_pool
+from builder.scan.pool import OK, REMOVED, UNREADABLE, Chunk, Pool, PoolImage, find_pool, pointers, read_pool
 from builder.store.files import discard, locked
 from builder.store.store import Store, check_store
 from teachers.base import (
@@ -283,8 +281,7 @@ def labelled_pool(store: Store, predictions: str, name: str | None = None) -> Po
         if unlabelled(pool, folder):
             raise BuildError(f"pool {name} is not wholly labelled by {predictions[:12]}: run `tutelage label` first")
         return pool
-    pointers = [orjson.loads(path.read_bytes()) for path in sorted((store.pools / "sources").glob("*.json"))]
-    ids = sorted({pointer["pool"] for pointer in pointers if "source" in pointer} & {*store.ids(store.pools)})
+    ids = sorted({pointer["pool"] for pointer in pointers(store) if "source" in pointer} & {*store.ids(store.pools)})
     pools = [pool for pool in (read_pool(store, id) for id in ids) if not unlabelled(pool, folder)]
     if len(pools) == 1:
         return pools[0]

@@ -18,9 +18,12 @@ import numpy as np
 from PIL import Image
 
 from builder.errors import BuildError
+from builder.store.sums import check_sum
 from teachers.base import VOID, SemanticMap
 
 MAPS = "maps.tar"
+MEND = "run `tutelage fsck --repair`, or remove its folder and label again"
+"""What is to be done about a damaged chunk."""
 LEVELS = 256
 """Confidences that a map can say."""
 MEMBERS = ("labels", "confidence")
@@ -110,6 +113,7 @@ def read_maps(folder: Path) -> Iterator[MapReader]:
     """A reader of the maps that `write_maps` put in `folder`. Raises BuildError if they are missing or damaged."""
     path = folder / MAPS
     try:
+        check_sum(path, MEND)
         tar = tarfile.open(path, "r:")  # noqa: SIM115 - closed below, after what the caller does with it
     except (OSError, tarfile.TarError) as error:
         raise _damaged(path, error) from None
@@ -135,4 +139,4 @@ def kept_map(prediction: SemanticMap, label: np.ndarray, confidence: np.ndarray,
 
 def _damaged(path: Path, error: Exception) -> BuildError:
     reason = str(error).partition("\n")[0] or type(error).__name__
-    return BuildError(f"maps {path} cannot be read ({reason}): remove the folder and label again")
+    return BuildError(f"maps {path} cannot be read ({reason}): {MEND}")

@@ -17,13 +17,17 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import ConfigDict, Field, ValidationError
 
-from builder.errors import BuildError
-from builder.label.maps import PackedMap, pack, score, write_maps
+from builder.errors import BuildError, brief
+from builder.label.maps import MEND, PackedMap, pack, score, write_maps
 from builder.scan.pool import Chunk
-from builder.store.files import new_folder, write_file
+from builder.sections import Section, complaint
+from builder.store.files import new_folder, seal, unseal, write_file
 from builder.store.store import Store
-from teachers.base import ClassProbabilities, Detections, Prediction, SemanticMap
+from builder.store.sums import read_checked, write_sums
+from teachers.base import ClassProbabilities, Detections, Kind, Prediction, SemanticMap, fingerprint
+from teachers.files import read_regular
 
 META = "meta.json"
 MAX_ERRORS = 20
@@ -109,6 +113,7 @@ def write_chunk(folder: Path, chunk: Chunk, results: Sequence[Prediction | Packe
         pq.write_table(objects, temporary / "objects.parquet", compression="zstd")
         if maps:
             write_maps(temporary, maps)
+        write_sums(temporary)
 
 
 def _rows(prediction: Detections | ClassProbabilities | PackedMap, width: int, height: int) -> dict[str, Any]:
@@ -250,9 +255,10 @@ def _read(path: Path, columns: Sequence[str]) -> pa.Table:
 
 
 def _opened(path: Path) -> pq.ParquetFile:
-    """The file, a fifth of the time of `pq.read_table`, which first looks for a data set around it."""
+    """The file, checked against its sum, a fifth of the time of `pq.read_table`, which first looks for a data set
+    around it. It is read once, hashed and parsed from memory: what is checked is what is used."""
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(pa.BufferReader(read_checked(path, MEND)))
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from None
 
@@ -270,21 +276,51 @@ def _columns(file: pq.ParquetFile, path: Path, columns: Sequence[str]) -> pa.Tab
 
 def _damaged(path: Path, error: Exception) -> BuildError:
     reason = str(error).partition("\n")[0]
-    return BuildError(f"predictions {path} cannot be read ({reason}): remove its folder and label again")
+    return BuildError(f"predictions {path} cannot be read ({reason}): {MEND}")
+
+
+class Description(Section):
+    """What every teacher's description says, whatever else it does: it decides the predictions."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: Kind
+    classes: list[str]
+    floor: float
+
+
+class Meta(Section):
+    """What made predictions. spec: names the teacher, for people; description: see teachers.base.Teacher; runtime: what
+    it ran on; license: of its weights."""
+
+    spec: str
+    license: str = "unknown"
+    description: Description
+    runtime: dict[str, Any] = Field(default_factory=dict)
 
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
-    """Say, once, what made the predictions below `folder`."""
-    if not (folder / META).exists():
-        write_file(folder / META, orjson.dumps(meta, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    """Say, once, what made the predictions below `folder`. Raises BuildError if what is there is damaged."""
+    if (folder / META).exists():
+        read_meta(folder)
+        return
+    write_file(folder / META, orjson.dumps(seal(meta), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """spec, description (with kind, classes, floor), runtime, license. Raises BuildError."""
+    """spec, description (with kind, classes, floor), runtime, license (Meta). Raises BuildError if it is missing, or
+    not what was written there: the folder's name is the digest of the description."""
+    path, mend = folder / META, "remove it and label again, which writes it anew and labels nothing twice"
     try:
-        meta: dict[str, Any] = orjson.loads((folder / META).read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise BuildError(f"{folder / META} cannot be read ({error}): label again") from None
+        meta = unseal(orjson.loads(read_regular(path)), path, mend)
+        Meta.model_validate(meta)
+        described = fingerprint(meta["description"])
+    except ValidationError as error:
+        raise BuildError(f"{path} is damaged ({brief(complaint(error))}): {mend}") from None
+    except (OSError, ValueError) as error:
+        raise BuildError(f"{path} cannot be read ({brief(error)}): {mend}") from None
+    if described != folder.name:
+        raise BuildError(f"{path} is damaged (it describes the teacher {described[:12]}): {mend}")
     return meta
 
 

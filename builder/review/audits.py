@@ -20,17 +20,18 @@ import orjson
 import pyarrow as pa
 from pydantic import ValidationError
 
-from builder.errors import BuildError
+from builder.errors import BuildError, brief
 from builder.evidence.estimate import Estimate, Item, audit_items
 from builder.kinds import kind_of
 from builder.review.objects import Edited, check_reviewable
 from builder.rules.overrides import Box
-from builder.sections import Section
-from builder.store.files import canonical_json, digest, locked, write_file
+from builder.sections import Section, complaint
+from builder.store.files import canonical_json, digest, locked, seal, unseal, write_file
 from builder.store.manifest import Manifest
 from builder.store.store import Store
 from builder.store.version import Version
 from teachers.boxes import iou_matrix
+from teachers.files import read_regular
 
 BINS = 5
 FEWEST = 2
@@ -270,14 +271,18 @@ def read(store: Store, manifest: Manifest, name: str | None = None) -> list[Audi
 def _read(path: Path) -> Audited:
     beside = path.with_suffix(".verdicts.json")
     try:
-        audit = Audit.model_validate(orjson.loads(path.read_bytes()))
-        stored = orjson.loads(beside.read_bytes())["verdicts"] if beside.is_file() else {}
+        audit = Audit.model_validate(orjson.loads(read_regular(path)))
+        if audit.name != path.stem:
+            raise ValueError("its name is not the digest of what it holds")
+        sealed = orjson.loads(read_regular(beside)) if beside.is_file() else {"verdicts": {}}
+        stored = unseal(sealed, beside, "run `tutelage fsck --repair`, or remove it and pull the verdicts again")[
+            "verdicts"
+        ]
         given = {id: Verdict.model_validate(verdict) for id, verdict in stored.items()}
         verdicts = {item.id: given[item.id] for item in audit.items if item.id in given}
-    except (orjson.JSONDecodeError, ValidationError, KeyError, TypeError, AttributeError) as error:
-        raise BuildError(
-            f"{path} is damaged ({str(error).splitlines()[0]}): remove it and draw an audit again"
-        ) from None
+    except (OSError, ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = complaint(error) if isinstance(error, ValidationError) else brief(error)
+        raise BuildError(f"{path} is damaged ({reason}): remove it and draw an audit again") from None
     return Audited(audit, verdicts, estimate(audit, verdicts))
 
 
@@ -305,7 +310,7 @@ def record(store: Store, audited: Audited, right: Mapping[str, bool], authors: M
         done = joined(_read(path), right, authors)
         verdicts = {id: verdict.model_dump() for id, verdict in done.verdicts.items()}
         value = {"verdicts": verdicts, "estimate": estimate_value(done)}
-        write_file(path.with_suffix(".verdicts.json"), canonical_json(value))
+        write_file(path.with_suffix(".verdicts.json"), canonical_json(seal(value)))
     return done
 
 

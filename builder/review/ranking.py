@@ -40,13 +40,14 @@ from builder.report.quality import thresholds
 from builder.rules.overrides import overrides_path, read_overrides
 from builder.scan.dhash import BITS, dhash
 from builder.scan.pool import read_pool
-from builder.store.files import canonical_json, locked, write_file
+from builder.store.files import canonical_json, locked, seal, unseal, write_file
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.versions.history import version_before
 from builder.versions.media import images_of
+from teachers.files import read_regular
 
 NEAR = 0.1
 """Of score: the distance from the threshold at which a box is no longer near."""
@@ -97,16 +98,19 @@ def remember(store: Store, name: str, looked_at: Collection[str]) -> None:
     if not set(looked_at) - set(_remembered(path)):
         return
     with locked(path.parent / ".lock", f"the reviews of {name}", sweep=[path.parent], wait=True):
-        write_file(path, canonical_json(sorted({*_remembered(path), *looked_at})))
+        write_file(path, canonical_json(seal({"images": sorted({*_remembered(path), *looked_at})})))
 
 
 def _remembered(path: Path) -> list[str]:
+    """SHA-256s. Raises BuildError if the file is damaged."""
+    mend = "run `tutelage fsck --repair`, or remove it, and images that people went through are queued again"
     try:
-        hashes = orjson.loads(path.read_bytes()) if path.exists() else []
+        content = orjson.loads(read_regular(path)) if path.exists() else []
     except (OSError, orjson.JSONDecodeError):
-        hashes = None
+        content = None
+    hashes = content if isinstance(content, list) else unseal(content, path, mend).get("images")  # a list: of before
     if not isinstance(hashes, list) or not all(isinstance(sha256, str) for sha256 in hashes):
-        raise BuildError(f"{path} is damaged: remove it, and images that people went through are queued again")
+        raise BuildError(f"{path} is damaged: {mend}")
     return hashes
 
 

@@ -20,16 +20,19 @@ import numpy as np
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from builder.errors import BuildError
-from builder.store.files import canonical_json, digest, locked, write_file
+from builder.errors import BuildError, brief
+from builder.store.files import canonical_json, digest, locked, seal, unseal, write_file
 from builder.store.store import NAME, Store
 from builder.store.version import OVERRIDES
 from teachers.boxes import iou_matrix
+from teachers.files import read_regular
 
 Box = tuple[float, float, float, float]
 """xyxy, pixels of the upright image."""
 Action = Literal["accept", "reject", "relabel", "move", "add"]
 FORMAT = 1
+MEND = "run `tutelage fsck --repair`, or restore it from a copy"
+"""What is to be done about a damaged file of overrides, which nobody can make again."""
 SAME = 0.99
 """IoU from which on a box that was shown is taken for the one that an override made, or was made for."""
 MATCH = 0.5
@@ -104,13 +107,13 @@ def read_overrides(store: Store, name: str) -> list[Override]:
 def load_overrides(path: Path) -> list[Override]:
     """The overrides in a file: a store's, or a version's copy. Raises BuildError if it is not such a file."""
     try:
-        content = orjson.loads(path.read_bytes())
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        content = unseal(orjson.loads(read_regular(path)), path, MEND)
+        if content.get("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
         overrides = [_normal(override) for override in RECORDS.validate_python(content["overrides"])]
     except (OSError, ValidationError, ValueError, KeyError) as error:
         reason = f"{error!r}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise BuildError(f"{path} cannot be read as overrides ({reason}): restore it from a copy") from None
+        raise BuildError(f"{path} cannot be read as overrides ({brief(reason)}): {MEND}") from None
     if flaw := next((flaw for override in overrides if (flaw := _flaw(override))), None):
         raise BuildError(f"{path} holds an override that cannot be: {flaw}: correct it there")
     return sorted(overrides, key=BY_ORDER)
@@ -139,15 +142,16 @@ def dump_overrides(
     states: Mapping[Override, str] | None = None,
     keys: Mapping[str, str] | None = None,
 ) -> bytes:
-    """The bytes of such a file: canonical JSON, sorted. For a version's copy: states, what became of each, and keys, of
-    the images in its chunks, by SHA-256."""
+    """The bytes of such a file: canonical JSON, sorted and sealed. For a version's copy, which its manifest covers:
+    states, what became of each, and keys, of the images in its chunks, by SHA-256."""
     rows = [
         asdict(override)
         | ({"state": states[override]} if states is not None else {})
         | ({"key": keys[override.sha256]} if keys and override.sha256 in keys else {})
         for override in sorted(overrides, key=BY_ORDER)
     ]
-    return canonical_json({"format": FORMAT, "overrides": rows}) + b"\n"
+    content = {"format": FORMAT, "overrides": rows}
+    return canonical_json(seal(content) if states is None else content) + b"\n"
 
 
 def overrides_digest(overrides: Iterable[Override]) -> str | None:

@@ -17,9 +17,14 @@ from typing import Any
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field, NonNegativeInt, ValidationError
 
-from builder.errors import BuildError
+from builder.errors import BuildError, brief
+from builder.sections import Section, complaint
+from builder.store.files import digest, unseal
 from builder.store.store import Store
+from builder.store.sums import check_sum
+from teachers.files import read_regular
 
 CHUNK_SIZE = 512
 ROWS = 4096
@@ -39,6 +44,24 @@ SCHEMA = pa.schema([(name, NUMBERS.get(name, pa.string())) for name in FIELDS])
 FILE_SCHEMA = SCHEMA.append(pa.field("thumb", pa.binary()))
 SUMMARY = "summary"
 """Where the file's own metadata keep what is said about chunks, formats and counts, as JSON."""
+FILE, SOURCES = "pool.parquet", "sources"
+MEND = "run `tutelage fsck --repair`, or scan its source again"
+"""What is to be done about a damaged pool."""
+
+
+class Summary(Section):
+    """What a pool's file says of all its rows; see Pool. reader: builder.scan.scanner.READER when it was scanned."""
+
+    chunks: list[tuple[str, NonNegativeInt, NonNegativeInt]]
+    counts: dict[str, NonNegativeInt]
+    formats: list[tuple[str, bool]]
+    lost: NonNegativeInt
+    passed_over: dict[str, NonNegativeInt] = Field(default_factory=dict)
+    reader: int = 0
+
+
+class OlderPool(BuildError):
+    """A pool whose file has not the columns that are known here."""
 
 
 class ImageChanged(BuildError):
@@ -143,6 +166,7 @@ class Pool:
         formats: of the readable images, removed ones left out: (format, whether its EXIF orientation is not 1).
         lost: unreadable images that are in no chunk.
         passed_over: files of the source that were not taken for images, by what their names end in.
+        reader: how its images were read (builder.scan.scanner.READER).
     """
 
     id: str
@@ -153,6 +177,7 @@ class Pool:
     formats: frozenset[tuple[str, bool]]
     lost: int
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    reader: int = field(default=0, compare=False, repr=False)
 
     def __len__(self) -> int:
         return sum(self.counts.values())
@@ -194,6 +219,7 @@ class Pool:
 
     def _opened(self) -> pq.ParquetFile:
         try:
+            check_sum(self.path, MEND)
             return pq.ParquetFile(self.path)
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(self.id, error) from None
@@ -210,30 +236,62 @@ def _images(table: pa.Table) -> Iterator[PoolImage]:
 
 
 def _unreadable(id: str, error: object) -> BuildError:
-    return BuildError(f"pool {id[:12]} cannot be read ({error}): scan its source again")
+    return BuildError(f"pool {id[:12]} cannot be read ({brief(error)}): {MEND}")
 
 
 def read_pool(store: Store, id: str) -> Pool:
     """The pool of this full id. Raises BuildError if it is not in the store or damaged."""
-    path = store.pools / id / "pool.parquet"
+    path = store.pools / id / FILE
     try:
+        check_sum(path, MEND)
         with pq.ParquetFile(path) as file:
             metadata, names = file.metadata.metadata or {}, file.schema_arrow.names
         if SUMMARY.encode() not in metadata or tuple(names) not in (FIELDS, COLUMNS):
-            raise _unreadable(id, "it is of another version of Tutelage")
-        summary = orjson.loads(metadata[SUMMARY.encode()])
-    except (OSError, pa.ArrowException) as error:
+            raise OlderPool(f"pool {id[:12]} is of another version of Tutelage: scan its source again")
+        summary = Summary.model_validate(orjson.loads(metadata[SUMMARY.encode()]))
+        source = metadata.get(b"source", b"").decode()
+    except ValidationError as error:
+        raise _unreadable(id, f"its summary is damaged, {complaint(error)}") from None
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise _unreadable(id, error) from None
     return Pool(
         id,
-        metadata.get(b"source", b"").decode(),
+        source,
         path,
-        {state: summary["counts"].get(state, 0) for state in (OK, UNREADABLE, DUPLICATE, REMOVED)},
-        tuple(ChunkFacts(*facts) for facts in summary["chunks"]),
-        frozenset((format, rotated) for format, rotated in summary["formats"]),
-        summary["lost"],
-        summary.get("passed_over", {}),
+        {state: summary.counts.get(state, 0) for state in (OK, UNREADABLE, DUPLICATE, REMOVED)},
+        tuple(ChunkFacts(*facts) for facts in summary.chunks),
+        frozenset(summary.formats),
+        summary.lost,
+        summary.passed_over,
+        summary.reader,
     )
+
+
+def pointer_path(store: Store, key: Mapping[str, Any]) -> Path:
+    """The file that says which pool the last scan of a source made. key: JSON values that name the source."""
+    return store.pools / SOURCES / f"{digest(key)}.json"
+
+
+def read_pointer(path: Path) -> dict[str, Any] | None:
+    """What such a file says: the key that names its source, and `pool`, an id; None if there is none. Raises BuildError
+    if it is damaged: without it nobody knows which images were in which chunk, and a scan would begin anew."""
+    mend = "run `tutelage fsck --repair`, or remove it to scan that source from the beginning, in other chunks perhaps"
+    try:
+        pointer = unseal(orjson.loads(read_regular(path)), path, mend)
+    except FileNotFoundError:
+        return None
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise BuildError(f"{path} cannot be read ({brief(error)}): {mend}") from None
+    key = {name: value for name, value in pointer.items() if name != "pool"}
+    if not isinstance(pointer.get("pool"), str) or digest(key) != path.stem:
+        raise BuildError(f"{path} is damaged (it is about another source): {mend}")
+    return pointer
+
+
+def pointers(store: Store) -> list[dict[str, Any]]:
+    """What the last scan of each source made. Raises BuildError as `read_pointer`."""
+    paths = sorted((store.pools / SOURCES).glob("*.json"))
+    return [pointer for pointer in map(read_pointer, paths) if pointer is not None]
 
 
 def describe(pool: Pool) -> dict[str, Any]:
@@ -260,8 +318,7 @@ def find_pool(store: Store, name: str) -> Pool:
         return read_pool(store, matches[0])
     if len(matches) > 1:
         raise BuildError(f"pool {name!r} is ambiguous ({', '.join(m[:12] for m in matches)}): give more of the id")
-    pointers = [orjson.loads(path.read_bytes()) for path in sorted((store.pools / "sources").glob("*.json"))]
-    scans = [pointer for pointer in pointers if pointer.get("source") == os.path.abspath(name)]
+    scans = [pointer for pointer in pointers(store) if pointer.get("source") == os.path.abspath(name)]
     scans = [pointer for pointer in scans if pointer.get("limit") is None] or scans
     if len(scans) == 1:
         return read_pool(store, scans[0]["pool"])

@@ -17,7 +17,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,11 +25,26 @@ from builder.errors import BuildError
 from builder.scan.census import Census, Row
 from builder.scan.dhash import look
 from builder.scan.entries import Entry, Listing, passed_over_text, read_entry
-from builder.scan.pool import CHUNK_SIZE, COLUMNS, FILE_SCHEMA, ROWS, SUMMARY, UNREADABLE, Pool, PoolImage, read_pool
+from builder.scan.pool import (
+    CHUNK_SIZE,
+    COLUMNS,
+    FILE,
+    FILE_SCHEMA,
+    ROWS,
+    SUMMARY,
+    UNREADABLE,
+    OlderPool,
+    Pool,
+    PoolImage,
+    pointer_path,
+    read_pointer,
+    read_pool,
+)
 from builder.scan.sources import list_source
-from builder.store.files import canonical_json, digest, locked, new_file, write_file
+from builder.store.files import canonical_json, locked, seal, write_file
 from builder.store.keys import make_key
 from builder.store.store import Store, check_store
+from builder.store.sums import new_summed_file
 from teachers.images import MAX_PIXELS, ImageError, check_pixels, read_header
 
 READER = 1
@@ -108,7 +122,7 @@ def scan_entries(
     for name, value in (("limit", limit), ("max_pixels", max_pixels), ("chunk_size", chunk_size)):
         if value is not None and value < 1:
             raise BuildError(f"{name} = {value}: give at least 1")
-    pointer = _pointer(store, pointer_key)
+    pointer = pointer_path(store, pointer_key)
     threads = worker_count(workers)
     with store.in_use(), closing(Census(max_pixels)) as census:
         total = census.enlist(entries, source, limit)
@@ -118,7 +132,7 @@ def scan_entries(
             raise BuildError(
                 f"no images in {source}{instead}: give a folder, a glob, a list (.txt), a COCO JSON or tars"
             )
-        before = _before(store, pointer, census)
+        before, damaged = _before(store, pointer, census)
         with track("scan", total) as advance:
             advance(census.known())
             for row in in_order(partial(_row, max_pixels), census.unread(), threads, 4 * threads):
@@ -128,7 +142,16 @@ def scan_entries(
             with _alone(store, before.path.parent, pointer):
                 return before
         census.arrange(chunk_size)
-        return _write(census, store, pointer, pointer_key, source, others)
+        id, summary = census.summary()
+        if damaged and damaged != id:
+            raise BuildError(
+                f"pool {damaged[:12]} of {source} is damaged, and its images or their chunks are others by now, so "
+                f"that it cannot be made again: restore {store.pools / damaged} from a copy, or remove that folder to "
+                "scan from the beginning"
+            )
+        return _write(
+            census, id, {**summary, "passed_over": others, "reader": READER}, store, pointer, pointer_key, source
+        )
 
 
 @dataclass(frozen=True)
@@ -159,7 +182,7 @@ def foresee_scan(
         if not total:
             raise BuildError(f"no images in {source}: give a folder, a glob, a list (.txt), a COCO JSON or tars")
         some = tuple(islice(census.unread(), first))
-        before = _before(store, _pointer(store, _pointer_key(source, images, limit, member)), census)
+        before, _ = _before(store, pointer_path(store, _pointer_key(source, images, limit, member)), census)
         return Foreseen(total, census.size, total - census.known(), some, before)
 
 
@@ -167,10 +190,6 @@ def _pointer_key(source: str, images: Path | str | None, limit: int | None, memb
     """What names a source, so that the next scan of it goes on from this one."""
     key = {"source": os.path.abspath(source), "images": images and os.path.abspath(images), "limit": limit}
     return key if member is None else {**key, "member": member}
-
-
-def _pointer(store: Store, key: Mapping[str, Any]) -> Path:
-    return store.pools / "sources" / f"{digest(key)}.json"
 
 
 def list_size(
@@ -185,26 +204,30 @@ def list_size(
         return census.enlist(list_source(source, images, store.root, listing), source, limit), census.size
 
 
-def _before(store: Store, pointer: Path, census: Census) -> Pool | None:
-    """Tell the census what the last scan of this source found: nothing if there was none, or its pool is damaged. A
-    pool without thumbnails, of an older Tutelage, keeps its chunks; its images are read again."""
+def _before(store: Store, pointer: Path, census: Census) -> tuple[Pool | None, str]:
+    """Tell the census what the last scan of this source found, and return its pool: nothing if there was none, it was
+    removed, or it is of another Tutelage; of one that is damaged the id alone. A pool without thumbnails, of an older
+    Tutelage, keeps its chunks; its images are read again. Raises BuildError where nobody knows which pool it was."""
+    if (last := read_pointer(pointer)) is None or not (store.pools / last["pool"] / FILE).exists():
+        return None, ""
+    id = str(last["pool"])
+    pool, damaged = None, id
     try:
-        id = str(orjson.loads(pointer.read_bytes())["pool"])
-        with pq.ParquetFile(store.pools / id / "pool.parquet") as file:
+        try:
+            pool = read_pool(store, id)
+        except OlderPool:
+            damaged = ""
+        with pq.ParquetFile(store.pools / id / FILE) as file:
             old = "thumb" not in file.schema_arrow.names
-            reader = orjson.loads((file.metadata.metadata or {}).get(SUMMARY.encode(), b"{}")).get("reader", 0)
             columns = [name for name in COLUMNS if not old or name not in ("dhash", "thumb")]
             parts = (file.read_row_group(n, columns=columns, use_threads=False) for n in range(file.num_row_groups))
             census.remember(chain.from_iterable(map(_rows, parts)))
-        if reader < READER:
+        if pool is None or pool.reader < READER:
             census.doubt_turned_tiffs()
-    except (OSError, orjson.JSONDecodeError, pa.ArrowException, KeyError):
+    except (BuildError, OSError, pa.ArrowException, KeyError):
         census.forget()
-        return None
-    try:
-        return read_pool(store, id)
-    except BuildError:
-        return None
+        return None, damaged
+    return pool, ""
 
 
 def _rows(table: pa.Table) -> Iterator[Row]:
@@ -238,25 +261,24 @@ def _unreadable(row: PoolImage, error: str) -> Row:
 
 def _write(
     census: Census,
+    id: str,
+    summary: Mapping[str, Any],
     store: Store,
     pointer: Path,
     pointer_key: Mapping[str, Any],
     source: str,
-    passed_over: Mapping[str, int],
 ) -> Pool:
-    id, summary = census.summary()
-    summary |= {"passed_over": passed_over, "reader": READER}
     folder = store.pools / id
     schema = FILE_SCHEMA.with_metadata({"source": source, SUMMARY: canonical_json(summary)})
     with _alone(store, folder, pointer):
         with (
-            new_file(folder / "pool.parquet") as file,
+            new_summed_file(folder / FILE) as file,
             pq.ParquetWriter(file, schema, compression="zstd") as writer,
         ):
             for rows in census.groups([images for _, images, _ in summary["chunks"]], ROWS):
                 columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
                 writer.write_table(pa.table(columns, schema=FILE_SCHEMA))
-        write_file(pointer, canonical_json({**pointer_key, "pool": id}))
+        write_file(pointer, canonical_json(seal({**pointer_key, "pool": id})))
     return read_pool(store, id)
 
 

@@ -17,7 +17,7 @@ from builder.errors import BuildError, brief
 from builder.kinds import kind_of
 from builder.label.predictions import read_failures
 from builder.rules.overrides import APPLIED, Override, load_fates, who
-from builder.scan.pool import DUPLICATE, OK, REMOVED, UNREADABLE, read_pool
+from builder.scan.pool import DUPLICATE, OK, REMOVED, UNREADABLE, Pool, read_pool
 from builder.store.keys import is_copy
 from builder.store.manifest import ShardRecord
 from builder.store.provenance import Inputs
@@ -141,8 +141,9 @@ def _unmet(override: Override, fate: str) -> str:
 
 def _find(store: Store, version: Version, wanted: str) -> _Image:
     """The image in the version's pool; where that is gone, or does not know it, in its shards."""
-    pool = store.pools / version.manifest.provenance.inputs.pool / "pool.parquet"
-    matches = (_in_pool(pool, wanted) if pool.is_file() else []) or _in_shards(version, wanted)
+    id = version.manifest.provenance.inputs.pool
+    scanned = id in store.match(store.pools, id)
+    matches = (_in_pool(read_pool(store, id), wanted) if scanned else []) or _in_shards(version, wanted)
     exact = [image for image in matches if wanted in (image.key, image.name)] or matches
     holders = [image for image in exact if image.chunk >= 0] if len({i.sha256 for i in exact}) == 1 else exact
     if len(holders or exact) == 1:
@@ -156,16 +157,14 @@ def _find(store: Store, version: Version, wanted: str) -> _Image:
     )
 
 
-def _in_pool(path: Path, wanted: str) -> list[_Image]:
+def _in_pool(pool: Pool, wanted: str) -> list[_Image]:
     images: list[_Image] = []
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            rows = file.read_row_group(group, columns=list(FIELDS))
-            matches = pc.or_(pc.equal(rows["key"], wanted), pc.equal(rows["name"], wanted))
-            if len(wanted) >= SHORTEST:
-                for name in ("key", "sha256"):
-                    matches = pc.or_(matches, pc.starts_with(rows[name], wanted))
-            images += (_Image(**row) for row in rows.filter(matches).to_pylist())
+    for rows in pool.tables(FIELDS):
+        matches = pc.or_(pc.equal(rows["key"], wanted), pc.equal(rows["name"], wanted))
+        if len(wanted) >= SHORTEST:
+            for name in ("key", "sha256"):
+                matches = pc.or_(matches, pc.starts_with(rows[name], wanted))
+        images += (_Image(**row) for row in rows.filter(matches).to_pylist())
     return images
 
 

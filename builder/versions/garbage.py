@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from builder.errors import BuildError
-from builder.scan.pool import read_pool
+from builder.scan.pool import pointers, read_pool
 from builder.store.files import TEMPORARY, discard, locked
 from builder.store.locks import take_lock
 from builder.store.manifest import MANIFEST, read_manifest
@@ -74,6 +72,16 @@ def collect(store: Store, *, predictions: bool = False) -> Found:
         return Found([], [])
     with locked(store.lock, f"store {store.root}", sweep=[]):
         return _collect(store, _find(store, predictions, [lock for lock in _locks(store) if _is_held(lock)]))
+
+
+def leftovers(store: Store) -> list[Garbage]:
+    """What killed processes left half-written, unfinished versions among it; nothing that a running one holds."""
+    return [g for g in (*_temporaries(store), *_versions(store)) if not _is_held(g.lock)]
+
+
+def sweep(store: Store) -> list[Garbage]:
+    """Remove what killed processes left half-written, but unfinished versions, which their build goes on with."""
+    return _collect(store, Found([g for g in leftovers(store) if g.kind == "temporary"], [])).garbage
 
 
 def _collect(store: Store, found: Found) -> Found:
@@ -164,12 +172,7 @@ def _needed(store: Store) -> set[str]:
     """Ids that a complete version's manifest or a scanned source names, wherever in them."""
     complete = (folder for name in store.names() for folder in store.versions(name) if (folder / MANIFEST).is_file())
     needed = {text for folder in complete for text in _texts(read_manifest(folder).provenance.stored())}
-    for path in sorted((store.pools / "sources").glob("*.json")):
-        try:
-            needed |= set(_texts(orjson.loads(path.read_bytes())))
-        except orjson.JSONDecodeError:
-            raise BuildError(f"{path} is damaged: scan its source again, or remove it") from None
-    return needed
+    return needed.union(*(_texts(pointer) for pointer in pointers(store)))
 
 
 def _texts(value: Any) -> Iterator[str]:

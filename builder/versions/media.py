@@ -16,6 +16,7 @@ from builder.store.keys import is_copy
 from builder.store.manifest import ShardRecord
 from builder.store.shards import Member, Sample, ShardError, read_bytes, read_samples
 from builder.store.store import Store
+from builder.store.sums import SUMS, write_sums
 from builder.store.version import Version
 
 LOCK = ".lock"
@@ -79,7 +80,7 @@ class Extracted(Mapping[str, Path]):
 
     def __iter__(self) -> Iterator[str]:
         for folder in self._folders:
-            names = (path.name.removesuffix(f".{self._extension}") for path in folder.iterdir())
+            names = (path.name.removesuffix(f".{self._extension}") for path in folder.iterdir() if path.name != SUMS)
             keys = (name.replace(".", "/") for name in names)
             yield from (key for key in keys if key not in self._gone)
 
@@ -133,6 +134,7 @@ def _extract(path: Path, record: ShardRecord, extension: str, target: Path, adva
                         read_bytes(path, sample.members[extension])
                     )
                 advance(len(batch))
+            write_sums(temporary)
     except FileNotFoundError as error:
         raise BuildError(f"{error.filename or path} is not there: run `tutelage verify --repair`") from None
     except (ShardError, KeyError) as error:

@@ -228,7 +228,7 @@ def test_a_damaged_audit_is_told_in_a_sentence(store: Store, suffix: str, data: 
     folder, manifest = version(store)
     path = audits.save(store, draw(Version(folder, manifest), 20))
     path.with_suffix(suffix).write_bytes(data)
-    with pytest.raises(BuildError, match=r"json is damaged .*: remove it") as caught:
+    with pytest.raises(BuildError, match=r"json is damaged .*: .*remove it") as caught:
         audits.read(store, manifest)
     assert "\n" not in str(caught.value)
 

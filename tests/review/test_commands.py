@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -246,7 +247,7 @@ def test_the_next_queue_is_about_other_images(store: Store, tmp_path: Path) -> N
     assert first & {one["key"] for one in run_json(store, "queue", "pets@v2", "--again")["images"]}
     assert "5 images that people reviewed already" in run(store, "queue", "pets").output
     (store.root / "reviews" / "pets" / "looked_at.json").write_text("{")
-    assert "is damaged: remove it" in refused(store, "queue", "pets")
+    assert re.search(r"is damaged .*or remove it", refused(store, "queue", "pets"))
 
 
 def test_what_a_person_submits_is_what_the_next_version_shows(store: Store, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import re
 import shutil
 import tarfile
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -25,6 +26,7 @@ from builder.scan.sources import list_source
 from builder.store.files import digest
 from builder.store.keys import make_key
 from builder.store.store import Store
+from builder.store.sums import SUMS
 from tests.helpers.pools import write_images
 
 
@@ -206,6 +208,33 @@ def test_a_damaged_pool_is_scanned_anew(images: Path, tmp_path: Path) -> None:
     assert scan_pool(str(images), store) == pool
 
 
+def test_a_damaged_pool_that_cannot_be_made_again_is_not_replaced_by_another(images: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    scan_pool(str(images), store, chunk_size=2)
+    write_images(images, 1, start=70)
+    pool = scan_pool(str(images), store, chunk_size=2)  # the new one is in a chunk of its own
+    pool.path.write_bytes(b"PAR1")
+    with pytest.raises(BuildError, match=r"is damaged, and its images or their chunks are others by now.*from a copy"):
+        scan_pool(str(images), store, chunk_size=2)
+    shutil.rmtree(pool.path.parent)
+    assert len(scan_pool(str(images), store, chunk_size=2)) == len(pool)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-9], lambda data: data.replace(b"limit", b"lamit"), lambda _: b"[]"]
+)
+def test_a_damaged_note_of_the_last_scan_stops_the_next(
+    images: Path, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    store = Store(tmp_path / "store")
+    scan_pool(str(images), store)
+    (path,) = store.pools.glob("sources/*.json")
+    path.write_bytes(damage(path.read_bytes()))
+    for look in (lambda: scan_pool(str(images), store), lambda: find_pool(store, str(images))):
+        with pytest.raises(BuildError, match=r"sources/[0-9a-f]{64}\.json .*fsck --repair.*from the beginning"):
+            look()
+
+
 def test_what_a_killed_scan_left_behind_is_swept(images: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     pool = scan_pool(str(images), store)
@@ -282,6 +311,7 @@ def test_a_pool_of_an_older_version_keeps_its_chunks(images: Path, tmp_path: Pat
     pool = scan_pool(str(images), store, chunk_size=3)
     table = pq.read_table(pool.path, partitioning=None).drop_columns(["dhash"]).replace_schema_metadata({})
     pq.write_table(table, pool.path)
+    (pool.path.parent / SUMS).unlink()
     with pytest.raises(BuildError, match=r"another version of Tutelage.*scan its source again"):
         find_pool(store, pool.id)
     assert scan_pool(str(images), store, chunk_size=3) == pool

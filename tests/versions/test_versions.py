@@ -18,13 +18,13 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from builder.cli.build import build
-from builder.cli.log import log
+from builder.cli.log import diff, log
 from builder.cli.versions import COMMANDS
 from builder.store.manifest import Manifest, read_manifest, version_id, write_manifest
 from tests.helpers.pools import tree, write_images, write_recipe, write_results
 from tests.helpers.records import changed
 
-GROUP = click.Group(commands=[log, *COMMANDS, build])
+GROUP = click.Group(commands=[log, diff, *COMMANDS, build])
 
 
 def run(*arguments: object, store: Path) -> Result:
