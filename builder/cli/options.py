@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 
 def open_store(root: str) -> Store:
+    """The store in a folder. Raises BuildError for a folder that is none, and cannot become one."""
     from builder.store.store import Store
 
-    return Store(root)
+    store = Store(root)
+    store.check_root()
+    return store
 
 
 EXTRAS = dict.fromkeys(("torch", "torchvision", "timm", "accelerate", "safetensors"), "torch") | {

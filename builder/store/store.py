@@ -13,7 +13,7 @@ import orjson
 
 from builder.errors import BuildError, brief
 from builder.store.files import canonical_json, locked, make_folder, new_folder, sync_folder, write_file
-from builder.store.history import read_history
+from builder.store.history import HISTORY, read_history
 from builder.store.locks import sign, take_lock
 from builder.store.manifest import MANIFEST
 from builder.store.version import CLAIM, DATASETS, Version
@@ -22,6 +22,20 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 VERSION = re.compile(r"v[1-9][0-9]*")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LATEST = "latest"
+OURS = {
+    "pools",
+    "predictions",
+    DATASETS,
+    "tags",
+    "reviews",
+    "certify",
+    "remote",
+    "cache",
+    "fiftyone",
+    HISTORY,
+    "lost+found",
+}
+"""What lies directly in a store; the last is of the file system, where one is mounted there."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,27 @@ class Store:
         self.datasets = self.root / DATASETS
         self.tagged = self.root / "tags"
         self.lock = self.root / ".lock"
+
+    def check_root(self) -> None:
+        """Raise BuildError for a folder that holds other things and nothing of a store: nothing is to be written there.
+        One that is empty, absent or holds only what stores hold is a store to be."""
+        try:
+            names = {name for name in os.listdir(self.root) if not name.startswith(".")}
+        except FileNotFoundError:
+            return
+        except NotADirectoryError:
+            raise BuildError(f"{self.root} is a file, no store: give --store a folder") from None
+        is_store = (
+            names <= OURS
+            or (self.pools / "sources").is_dir()
+            or any((self.ids(self.pools), self.ids(self.predictions), self.names()))
+        )
+        if not is_store:
+            other = brief(min(names - OURS))
+            raise BuildError(
+                f"{self.root} is no store, since it holds {other} and nothing of a store: give --store a store, or an "
+                "empty or new folder"
+            )
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

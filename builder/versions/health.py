@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from builder.cut.version import held
 from builder.engine import Track, silent
 from builder.store.store import Store, check_store
 from builder.store.version import Version, check_here, check_version
@@ -51,8 +52,11 @@ def verify(
     check_store(store)
     check_here(version)
     verified = Verified(version, tuple(problems(version, workers=workers, track=track)))
-    if not repair or verified.only_strays:
+    if not repair:
         return verified
+    if verified.only_strays:
+        with held(version.folder):  # sweeps what a killed repair left
+            return verified
     repairing.repair(version, store, bad_shards(verified.problems), workers, track)
     left = tuple(problems(version, workers=workers, track=track))
     return Verified(version, left, tuple(problem for problem in verified.problems if problem not in left))

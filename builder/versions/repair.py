@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +20,10 @@ from builder.rules.counting import pool_scores
 from builder.rules.fates import image_keys, settled
 from builder.rules.overrides import dump_overrides
 from builder.rules.scores import PoolScores
-from builder.store.files import TEMPORARY, discard, make_folder, sha256_file, sync_folder, write_file
+from builder.store.files import TEMPORARY, digest, discard, make_folder, sha256_file, sync_folder, write_file
 from builder.store.manifest import write_manifest
 from builder.store.store import Store
-from builder.store.version import CARD, CHART, DATA, LABELS, LEFT_OUT, OVERRIDES, REPORT, Version
+from builder.store.version import CARD, CHART, CLAIM, DATA, LABELS, LEFT_OUT, OVERRIDES, REPORT, Version
 
 
 def repair(
@@ -34,10 +35,8 @@ def repair(
     Raises BuildError if the store no longer holds what the version was made of, or gives other bytes.
     """
     manifest = version.manifest
-    with store.in_use(), held(version.folder):
+    with store.in_use(), held(version.folder), _scratch(version) as scratch:
         recalled = recall(version, store)
-        scratch = Version(version.folder / f"{TEMPORARY}repair", manifest.model_copy(update={"files": {}}))
-        discard(scratch.folder)
         writing = replace(recalled.writing, folder=scratch.folder)
         jobs = [ShardJob(n, range(*chunks), writing) for n, chunks in enumerate(manifest.provenance.plan)]
         labels_bad, overrides_bad = (not version.is_intact(name) for name in (LABELS, OVERRIDES))
@@ -63,7 +62,20 @@ def repair(
                 _put(scratch.folder / name, version.folder / name, manifest.files[name])
         if not version.is_intact(REPORT):
             _repair_report(version, scratch, pool_scores(recalled.writing.labelled, workers, track))
-        discard(scratch.folder)
+        claim, inputs = version.folder / CLAIM, digest(manifest.provenance.inputs.stored()).encode()
+        if claim.is_file() and claim.read_bytes() != inputs:
+            write_file(claim, inputs)
+
+
+@contextmanager
+def _scratch(version: Version) -> Iterator[Version]:
+    """A place to build in, beside the files of a version, which is gone when the block ends; whoever holds the version
+    next sweeps that of a killed repair."""
+    folder = version.folder / f"{TEMPORARY}repair"
+    try:
+        yield Version(folder, version.manifest.model_copy(update={"files": {}}))
+    finally:
+        discard(folder)
 
 
 def _repair_report(version: Version, scratch: Version, scores: PoolScores) -> None:
@@ -78,7 +90,6 @@ def _repair_report(version: Version, scratch: Version, scores: PoolScores) -> No
     write_report(scratch, scores, None)
     has_labels = version.manifest.provenance.inputs.truth is not None
     if has_labels and sha256_file(scratch.report) != version.manifest.files[REPORT]:
-        discard(scratch.folder)
         raise BuildError(
             f"{version.report} cannot be built again, since it shows human labels, which a store does not hold: build "
             "its recipe into another store and copy it from there (all else in this version is as it was)"
