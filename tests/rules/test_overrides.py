@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from builder.errors import BuildError
@@ -23,6 +23,7 @@ from builder.rules.overrides import (
     Box,
     Override,
     add_overrides,
+    dump_overrides,
     load_overrides,
     merge,
     overrides_digest,
@@ -399,3 +400,45 @@ def test_a_damaged_file_gets_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "overrides.json").write_text(text)
     with pytest.raises(BuildError, match=r"overrides\.json"):
         load_overrides(tmp_path / "overrides.json")
+
+
+def read_or_refused(path: Path) -> list[Override] | None:
+    """What a file holds; None if it is refused, which must be in one sentence that names it."""
+    refused = ""
+    try:
+        return load_overrides(path)
+    except BuildError as error:
+        refused = str(error)
+    assert str(path) in refused and "\n" not in refused
+    return None
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_file_with_changed_bytes_is_refused_in_a_sentence_or_says_the_same(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    said = [Override(A, HERE, "relabel", "cat", None, "ann", "dog"), Override(B, FAR, "add", "bird", FAR)]
+    path = tmp_path / "overrides.json"
+    text = bytearray(dump_overrides(said))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(text) - 1))
+        text[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    path.write_bytes(text)
+    assert read_or_refused(path) in (said, None)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["sha256", "box", "label"]), inner),
+    max_leaves=8,
+)
+ROW = st.dictionaries(st.sampled_from(["sha256", "box", "action", "label", "drawn", "author", "was", "more"]), JSON)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=JSON | st.fixed_dictionaries({"format": st.just(1), "overrides": st.lists(ROW, max_size=2) | JSON}))
+def test_any_json_is_refused_in_a_sentence_or_read(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "overrides.json"
+    path.write_text(json.dumps(content))
+    read_or_refused(path)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 
 from teachers import masks
@@ -148,11 +149,32 @@ def test_what_is_no_mask_is_an_error_in_a_sentence(wrong: Any) -> None:
         masks.from_segmentation(wrong, HEIGHT, WIDTH)
 
 
-@settings(deadline=None, max_examples=200)
-@given(code=st.binary(max_size=12))
-def test_a_damaged_code_covers_no_image(code: bytes) -> None:
-    if masks.covers(code, HEIGHT, WIDTH):  # then pycocotools may read it
-        assert 0 <= masks.area([code], HEIGHT, WIDTH)[0] <= HEIGHT * WIDTH
+@st.composite
+def damaged_codes(draw: st.DrawFn) -> bytes:
+    """Any bytes, digits only, or the code of a mask with some bytes changed, put in or taken out."""
+    how = draw(st.sampled_from(["bytes", "digits", "changed"]))
+    if how != "changed":
+        return draw(st.binary(max_size=12) if how == "bytes" else st.lists(st.integers(48, 111), max_size=9).map(bytes))
+    code = bytearray(masks.encode(blobs(draw(st.integers(0, 99)), 1))[0])
+    for _ in range(draw(st.integers(0, 2))):
+        place = draw(st.integers(0, len(code) - 1))
+        code[place : place + draw(st.integers(0, 2))] = bytes(draw(st.lists(st.integers(48, 111), max_size=2))) or b"0"
+    return bytes(code)
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools with NumPy 2
+@settings(deadline=None, max_examples=500)
+@given(code=damaged_codes())
+def test_a_damaged_code_is_refused_or_read_as_pycocotools_reads_it(code: bytes) -> None:
+    segmentation = {"size": [HEIGHT, WIDTH], "counts": code}
+    if not masks.covers(code, HEIGHT, WIDTH):
+        with pytest.raises(TeacherError, match=r"^[^\n]+ is no mask: [^\n]+$"):
+            masks.from_segmentation(segmentation, HEIGHT, WIDTH)
+        return
+    read = masks.from_segmentation(segmentation, HEIGHT, WIDTH)
+    theirs = coco_masks.decode([{"size": [HEIGHT, WIDTH], "counts": read}])[..., 0] == 1
+    assert np.array_equal(masks.decode([read], HEIGHT, WIDTH)[0], theirs)
+    assert masks.pixels(read) == HEIGHT * WIDTH and masks.area([read], HEIGHT, WIDTH)[0] == theirs.sum()
 
 
 def test_a_resized_mask_keeps_its_edges() -> None:
