@@ -6,19 +6,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.faults.stores import World, flipped, kind_of_file, places, worlds
+from tests.faults.stores import FEW, KINDS, World, flipped, kind_of_file, places, worlds
 from tests.faults.verdict import Verdict, judge
 
 ROW = "bit flips elsewhere in the store, then the next build"
 COUNT = 500
-SMALL = 0.025
+SMALL = 0.01
 
 
 def inject(folder: Path, share: float) -> Iterator[tuple[str, Verdict, str]]:
     """Flips spread evenly over the kinds of files, with the files' times set back after all was looked at once."""
     made = 0
-    for seed, world in enumerate(worlds(folder)):
-        for name, bit in places(world, False, round(COUNT * share / 3), 10 + seed):
+    for seed, world in enumerate(worlds(folder, share)):
+        for name, bit in places(world, False, round(COUNT * share / (len(KINDS) if share > FEW else 1)), 10 + seed):
             made += 1
             with flipped(world, name, bit):
                 yield (f"{world.name} {kind_of_file(name)} bit {bit}", *_verdict(world, name, made))
