@@ -23,7 +23,8 @@ from builder.evidence.sweep import sweep as sweep_points
 from builder.kinds import kind_of
 from builder.label.labelling import labelled_pool, unlabelled
 from builder.label.load import load_labeller
-from builder.label.predictions import find_predictions, read_meta
+from builder.label.meta import read_meta
+from builder.label.predictions import find_predictions
 from builder.recipe.recipe import PoolOptions, load_recipe, parse_teacher
 from builder.rules.calibrator import Calibrator
 from builder.rules.counting import pool_scores

@@ -12,7 +12,8 @@ from builder.cut.parent import OF, ParentVersion, settled_by
 from builder.cut.samples import FORMAT
 from builder.errors import BuildError
 from builder.evidence.holdout import EVIDENCE, Labels
-from builder.label.predictions import read_failures, read_meta
+from builder.label.meta import read_meta
+from builder.label.predictions import read_failures
 from builder.recipe.recipe import Recipe
 from builder.rules.calibrator import Calibrator
 from builder.rules.keep import version_classes

@@ -17,7 +17,7 @@ from builder.evidence.estimate import interval
 from builder.evidence.matching import Matches, check_kind
 from builder.evidence.stored import match_stored
 from builder.kinds import kind_of
-from builder.label.predictions import read_meta
+from builder.label.meta import read_meta
 from builder.label.section import tail
 from builder.rules.calibrator import Calibrator
 from builder.rules.keep import IOUS, Keep

@@ -10,7 +10,7 @@ from builder.evidence.holdout import Labels
 from builder.evidence.matching import shared_classes
 from builder.label.labeller import Labeller
 from builder.label.labelling import label_pool, unlabelled
-from builder.label.predictions import read_meta
+from builder.label.meta import read_meta
 from builder.rules.keep import Keep, version_classes
 from builder.store.store import Store
 from builder.truth.options import LabelOptions, TruthOptions

@@ -16,7 +16,7 @@ from builder.evidence.agreement import match_classes, match_maps
 from builder.evidence.matching import SIZES, Matches, match_columns
 from builder.kinds import kind_of
 from builder.label.maps import read_maps
-from builder.label.predictions import read_meta
+from builder.label.meta import read_meta
 from builder.rules.apply import alive
 from builder.rules.class_map import ASIDE
 from builder.rules.keep import IOUS, Keep, version_classes

@@ -15,8 +15,9 @@ from builder.kinds import SEMANTIC, kind_of
 from builder.label.alarm import check_plausible
 from builder.label.labeller import Labeller, PoolLabeller, Result
 from builder.label.maps import PackedMap, pack
+from builder.label.meta import write_meta
 from builder.label.model import ModelLabeller
-from builder.label.predictions import MAX_ERRORS, UNLISTED, FailedImage, Failure, read_failures, write_chunk, write_meta
+from builder.label.predictions import MAX_ERRORS, UNLISTED, FailedImage, Failure, read_failures, write_chunk
 from builder.label.predictions import REMOVED as REMOVED_STATUS
 from builder.label.section import TeacherSection
 from builder.scan.pool import OK, REMOVED, UNREADABLE, Chunk, Pool, PoolImage, find_pool, pointers, read_pool

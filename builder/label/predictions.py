@@ -13,23 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import ConfigDict, Field, ValidationError
 
-from builder.errors import BuildError, brief
+from builder.errors import BuildError
 from builder.label.maps import MEND, PackedMap, pack, score, write_maps
+from builder.label.meta import read_meta
 from builder.scan.pool import Chunk
-from builder.sections import Section, complaint
-from builder.store.files import new_folder, seal, unseal, write_file
+from builder.store.files import new_folder
 from builder.store.store import Store
 from builder.store.sums import read_checked, write_sums
-from teachers.base import ClassProbabilities, Detections, Kind, Prediction, SemanticMap, fingerprint
-from teachers.files import read_regular
+from teachers.base import ClassProbabilities, Detections, Prediction, SemanticMap
 
-META = "meta.json"
 MAX_ERRORS = 20
 """How many reasons are told of images that cannot be read; the others are counted."""
 BOX = ("x1", "y1", "x2", "y2")
@@ -277,51 +273,6 @@ def _columns(file: pq.ParquetFile, path: Path, columns: Sequence[str]) -> pa.Tab
 def _damaged(path: Path, error: Exception) -> BuildError:
     reason = str(error).partition("\n")[0]
     return BuildError(f"predictions {path} cannot be read ({reason}): {MEND}")
-
-
-class Description(Section):
-    """What every teacher's description says, whatever else it does: it decides the predictions."""
-
-    model_config = ConfigDict(extra="allow")
-
-    kind: Kind
-    classes: list[str]
-    floor: float
-
-
-class Meta(Section):
-    """What made predictions. spec: names the teacher, for people; description: see teachers.base.Teacher; runtime: what
-    it ran on; license: of its weights."""
-
-    spec: str
-    license: str = "unknown"
-    description: Description
-    runtime: dict[str, Any] = Field(default_factory=dict)
-
-
-def write_meta(folder: Path, meta: dict[str, Any]) -> None:
-    """Say, once, what made the predictions below `folder`. Raises BuildError if what is there is damaged."""
-    if (folder / META).exists():
-        read_meta(folder)
-        return
-    write_file(folder / META, orjson.dumps(seal(meta), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-
-
-def read_meta(folder: Path) -> dict[str, Any]:
-    """spec, description (with kind, classes, floor), runtime, license (Meta). Raises BuildError if it is missing, or
-    not what was written there: the folder's name is the digest of the description."""
-    path, mend = folder / META, "remove it and label again, which writes it anew and labels nothing twice"
-    try:
-        meta = unseal(orjson.loads(read_regular(path)), path, mend)
-        Meta.model_validate(meta)
-        described = fingerprint(meta["description"])
-    except ValidationError as error:
-        raise BuildError(f"{path} is damaged ({brief(complaint(error))}): {mend}") from None
-    except (OSError, ValueError) as error:
-        raise BuildError(f"{path} cannot be read ({brief(error)}): {mend}") from None
-    if described != folder.name:
-        raise BuildError(f"{path} is damaged (it describes the teacher {described[:12]}): {mend}")
-    return meta
 
 
 def describe(store: Store, name: str) -> dict[str, Any]:

@@ -15,14 +15,8 @@ import numpy as np
 
 from builder.engine import Track, run, silent
 from builder.kinds import kind_of
-from builder.label.predictions import (
-    OPTIONAL,
-    ChunkPredictions,
-    read_chunk,
-    read_failures,
-    read_meta,
-    read_probabilities,
-)
+from builder.label.meta import read_meta
+from builder.label.predictions import OPTIONAL, ChunkPredictions, read_chunk, read_failures, read_probabilities
 from builder.rules.apply import decide
 from builder.rules.calibrator import Calibrator
 from builder.rules.class_map import ASIDE, Mapped

@@ -32,7 +32,6 @@ Box = tuple[float, float, float, float]
 Action = Literal["accept", "reject", "relabel", "move", "add"]
 FORMAT = 1
 MEND = "run `tutelage fsck --repair`, or restore it from a copy"
-"""What is to be done about a damaged file of overrides, which nobody can make again."""
 SAME = 0.99
 """IoU from which on a box that was shown is taken for the one that an override made, or was made for."""
 MATCH = 0.5
@@ -98,8 +97,7 @@ def overrides_path(store: Store, name: str) -> Path:
 
 
 def read_overrides(store: Store, name: str) -> list[Override]:
-    """The overrides in force for dataset `name`, sorted; none if nobody reviewed it. Raises BuildError if the file is
-    damaged."""
+    """The overrides in force for dataset `name`, sorted; none if nobody reviewed it. Raises BuildError if damaged."""
     path = overrides_path(store, name)
     return load_overrides(path) if path.exists() else []
 
@@ -112,8 +110,7 @@ def load_overrides(path: Path) -> list[Override]:
             raise ValueError(f"its format is not {FORMAT}")
         overrides = [_normal(override) for override in RECORDS.validate_python(content["overrides"])]
     except (OSError, ValidationError, ValueError, KeyError) as error:
-        reason = f"{error!r}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise BuildError(f"{path} cannot be read as overrides ({brief(reason)}): {MEND}") from None
+        raise BuildError(f"{path} cannot be read as overrides ({brief(error)}): {MEND}") from None
     if flaw := next((flaw for override in overrides if (flaw := _flaw(override))), None):
         raise BuildError(f"{path} holds an override that cannot be: {flaw}: correct it there")
     return sorted(overrides, key=BY_ORDER)
@@ -142,8 +139,8 @@ def dump_overrides(
     states: Mapping[Override, str] | None = None,
     keys: Mapping[str, str] | None = None,
 ) -> bytes:
-    """The bytes of such a file: canonical JSON, sorted and sealed. For a version's copy, which its manifest covers:
-    states, what became of each, and keys, of the images in its chunks, by SHA-256."""
+    """The bytes of such a file: canonical JSON, sorted, sealed but for a version's copy, which its manifest covers. For
+    that: states, what became of each, and keys, of the images in its chunks, by SHA-256."""
     rows = [
         asdict(override)
         | ({"state": states[override]} if states is not None else {})

@@ -16,7 +16,8 @@ from builder.errors import BuildError
 from builder.evidence.holdout import load_labels
 from builder.label.labeller import Labeller
 from builder.label.load import load_labeller
-from builder.label.predictions import read_meta, write_chunk
+from builder.label.meta import read_meta
+from builder.label.predictions import write_chunk
 from builder.label.section import TeacherSection
 from builder.recipe.recipe import Recipe
 from builder.scan.pool import CHUNK_SIZE, SOURCES, Pool, read_pointer, read_pool

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from builder.engine import Track, run, silent
 from builder.errors import BuildError
-from builder.label.predictions import META, read_chunk, read_meta
+from builder.label.meta import META, read_meta
+from builder.label.predictions import read_chunk
 from builder.rules.overrides import load_overrides
 from builder.scan.pool import FILE, SOURCES, UNREADABLE, Pool, read_pointer, read_pool
 from builder.store.files import digest, is_sealed, unseal

@@ -18,7 +18,8 @@ from builder.errors import BuildError
 from builder.evidence.holdout import halves, load_truth, measure, with_outlines
 from builder.kinds import kind_of
 from builder.label.maps import read_maps
-from builder.label.predictions import BOX, OK, read_chunk, read_meta
+from builder.label.meta import read_meta
+from builder.label.predictions import BOX, OK, read_chunk
 from builder.recipe.recipe import Recipe
 from builder.rules.keep import IOUS, Keep, class_map
 from builder.scan.pool import read_pool
