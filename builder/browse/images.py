@@ -111,7 +111,7 @@ def _put_left_out(sql: duckdb.DuckDBPyConnection, store: Store, version: Version
         return
     if not left_out and not manifest.images.get(EMPTY):
         return
-    why = {**left_out.near_duplicates, **left_out.leaks} if left_out else {}
+    why = left_out.why if left_out else {}
     states = left_out.states if left_out else {}
     labels = _quoted(version.labels)
     room = limit

@@ -92,7 +92,7 @@ def verify(version: str, repair: bool, store_root: str, workers: int | None, as_
         from builder.versions.health import verify as check
 
         store = open_store(store_root)
-        checked = check(store.version(version), store, repair=repair, workers=workers, track=bar)
+        checked = check(store.version(version, claimed=False), store, repair=repair, workers=workers, track=bar)
         wrong, repaired = ([problem.what for problem in part] for part in (checked.problems, checked.repaired))
         text = [f"repaired: {what}" for what in repaired] + (wrong or [f"{checked.version.folder}: no problems"])
         value = {"version": str(checked.version.folder), "problems": wrong, "repaired": repaired}
@@ -104,7 +104,7 @@ def verify(version: str, repair: bool, store_root: str, workers: int | None, as_
 
 def _advice(version: str, repair: bool, checked: Verified) -> str:
     if checked.only_strays:
-        return "move files that are not part of it elsewhere"
+        return "move files that are not part of it elsewhere, and restore what was edited"
     if repair:
         return "they remain after the repair: build it again into another store and compare"
     return f"`tutelage verify --repair {version}` rebuilds what is damaged"

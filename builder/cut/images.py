@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 from builder.errors import BuildError
 from builder.scan.metadata import MetadataError, without_metadata
 from builder.scan.pool import PoolImage
 from teachers.images import ImageError, encode_upright
+
+
+class OtherBytes(Exception):
+    """Images are not what was scanned, though their size and time are: a disk has changed them, not a person. names: by
+    SHA-256."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        super().__init__(names)
+        self.names = names
+
+
+def others(images: Iterable[PoolImage]) -> dict[str, str]:
+    """Those of these images of which that is so: SHA-256 -> name. Raises ImageChanged."""
+    return {i.sha256: i.name for i in images if hashlib.sha256(i.read()).hexdigest() != i.sha256}
 
 
 def not_here(key: str, ref: str) -> BuildError:
@@ -20,11 +36,14 @@ def not_here(key: str, ref: str) -> BuildError:
 
 def described(
     image: PoolImage, extension: str, stored: bool = False, strip: bool = False
-) -> tuple[dict[str, Any], bytes]:
-    """What every label JSON says of an image, and the bytes that are written of it. stored: whether it was brought to
-    that form already. strip: without metadata. Raises BuildError if it is not what was scanned, or cannot be written
-    so."""
+) -> tuple[dict[str, Any], bytes, str]:
+    """What every label JSON says of an image, the bytes that are written of it, and their SHA-256 (hex) where they are
+    those that were scanned, else "". stored: whether it was brought to that form already, in a shard that was hashed.
+    strip: without metadata. Raises OtherBytes, and BuildError for an image whose file is another one, or that cannot be
+    written so."""
     data = image.read()
+    if not stored and hashlib.sha256(data).hexdigest() != image.sha256:
+        raise OtherBytes({image.sha256: image.name})
     reencoded = "format" if image.format != extension else "upright" if image.orientation != 1 else "none"
     if reencoded != "none" and not stored:
         try:
@@ -45,4 +64,4 @@ def described(
         "height": image.height,
         "reencoded": reencoded,
     }
-    return label, data
+    return label, data, image.sha256 if reencoded == "none" and not stored else ""

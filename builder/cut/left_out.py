@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +15,27 @@ from builder.scan.duplicates import Settled, near_duplicates
 from builder.scan.leaks import Leaks, leaks
 from builder.scan.pool import OK, Pool
 
-LEAK, NEAR_DUPLICATE = "leak", "near_duplicate"
+LEAK, NEAR_DUPLICATE, CHANGED = "leak", "near_duplicate", "changed"
 HEAD = ["state", "sha256", "why"]
+OTHER = "its bytes are no longer those that were scanned, though its size and time are: the disk may be failing"
 
 
 @dataclass(frozen=True)
 class LeftOut:
     """Pool images that may not be used, SHA-256 -> sentence: those that are also labelled, truth or test ones, or
-    nearly so, and those that are nearly the same as an earlier one. note: what was found out about the labelled
-    images, where two that are near are not the same."""
+    nearly so, those that are nearly the same as an earlier one, and those whose bytes are no longer what was scanned,
+    which the cut finds. note: what was found out about the labelled images, where two that are near are not the
+    same."""
 
     leaks: Mapping[str, str]
     near_duplicates: Mapping[str, str]
     note: str = ""
+    changed: Mapping[str, str] = field(default_factory=dict)
+
+    def with_changed(self, names: Mapping[str, str]) -> LeftOut:
+        """With images whose bytes changed: SHA-256 -> name."""
+        sentences = {sha256: f"{name}: {OTHER}" for sha256, name in names.items()}
+        return replace(self, changed={**self.changed, **sentences})
 
     def table(self) -> str:
         """CSV: what became of each image, its SHA-256, and why."""
@@ -35,12 +43,21 @@ class LeftOut:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(HEAD)
         for sha256, state in sorted(self.states.items()):
-            writer.writerow([state, sha256, self.leaks.get(sha256) or self.near_duplicates[sha256]])
+            writer.writerow([state, sha256, self.why[sha256]])
         return out.getvalue()
 
     @property
+    def why(self) -> dict[str, str]:
+        return {**self.changed, **self.near_duplicates, **self.leaks}
+
+    @property
+    def by_state(self) -> dict[str, Mapping[str, str]]:
+        """The three of them; of an image in several, the first is its state."""
+        return {LEAK: self.leaks, NEAR_DUPLICATE: self.near_duplicates, CHANGED: self.changed}
+
+    @property
     def states(self) -> dict[str, str]:
-        return {**dict.fromkeys(self.near_duplicates, NEAR_DUPLICATE), **dict.fromkeys(self.leaks, LEAK)}
+        return {sha256: state for state, images in reversed(self.by_state.items()) for sha256 in images}
 
 
 def read_left_out(path: Path) -> LeftOut:
@@ -48,13 +65,14 @@ def read_left_out(path: Path) -> LeftOut:
     try:
         head, *rows = csv.reader(io.StringIO(path.read_bytes().decode()))
         images = {
-            state: {sha256: why for kind, sha256, why in rows if kind == state} for state in (LEAK, NEAR_DUPLICATE)
+            state: {sha256: why for kind, sha256, why in rows if kind == state}
+            for state in (LEAK, NEAR_DUPLICATE, CHANGED)
         }
     except (OSError, ValueError, csv.Error):
         head = []
     if head != HEAD:
         raise BuildError(f"{path} cannot be read: repair its version with `tutelage verify --repair`")
-    return LeftOut(images[LEAK], images[NEAR_DUPLICATE])
+    return LeftOut(images[LEAK], images[NEAR_DUPLICATE], changed=images[CHANGED])
 
 
 def find_left_out(

@@ -2,19 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from builder.cut.left_out import LeftOut, read_left_out, settle
 from builder.errors import BuildError
 from builder.recipe.recipe import ShardOptions
 from builder.scan.duplicates import Settled
-from builder.scan.pool import Pool, read_pool
-from builder.store.manifest import MANIFEST
+from builder.scan.pool import REMOVED, Pool, PoolImage, read_pool
+from builder.store.files import make_folder, new_file, sha256_file, sync_folder
+from builder.store.index import contents_of, follow, read_index, rows_of_shard
+from builder.store.manifest import MANIFEST, ShardRecord
 from builder.store.provenance import SOLVED_AGAIN, TAKEN_OVER, Inputs, ParentRecord
+from builder.store.shards import SampleRow, ShardError, ShardFile, read_samples
 from builder.store.store import Store
-from builder.store.version import LEFT_OUT, Version
+from builder.store.version import INDEX, LEFT_OUT, Version
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A version whose shards may serve again, and its shards by name. renewed: keys of images whose bytes changed
+    since, so that the key stands for another image now and the old sample may not stay."""
+
+    version: Version
+    shards: Mapping[str, ShardRecord]
+    renewed: frozenset[str] = frozenset()
+
+    def still_there(self, name: str, images: Sequence[PoolImage]) -> frozenset[str]:
+        """SHA-256 of removed images whose samples lie in the shard of this name."""
+        removed = {image.key: image.sha256 for image in images if image.state == REMOVED}
+        if not removed:
+            return frozenset()
+        try:
+            keys = [sample.key for sample in read_samples(self.version.data / name)]
+        except (ShardError, OSError):
+            return frozenset()  # damaged: `take` will not have it
+        return frozenset(removed[key] for key in keys if key in removed and key not in self.renewed)
+
+    def check(self, name: str) -> None:
+        """Raise BuildError if a shard that images are taken from is not what the manifest says."""
+        path = self.version.data / name
+        if not path.is_file() or sha256_file(path) != self.shards[name].sha256:
+            raise BuildError(f"{path} is missing or damaged: put {self.version.ref} there again from where it came")
+
+    def take(self, record: ShardRecord, target: Path) -> ShardFile | None:
+        """Link a shard into place; None if it is not what the manifest says."""
+        source = self.version.data / record.name
+        if not source.is_file() or sha256_file(source) != record.sha256:
+            return None
+        make_folder(target.parent)
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source, target)  # versions never change: both may be the same file
+        except OSError:
+            with open(source, "rb") as old, new_file(target) as file:
+                shutil.copyfileobj(old, file)
+        sync_folder(target.parent)  # before the record says that it is there
+        return ShardFile(record.samples, record.bytes, record.sha256, tuple(self._rows(record, source)))
+
+    def _rows(self, record: ShardRecord, source: Path) -> list[SampleRow]:
+        """What the index says of a shard, or, where there is none or it is damaged, the shard itself."""
+        if self.version.has(INDEX):
+            with suppress(BuildError):
+                rows = read_index(self.version, self.version.manifest.shards.index(record))
+                if contents_of(rows) == record.contents and follow(rows, record.bytes):
+                    return rows
+        return rows_of_shard(source)
+
 
 OF = " of "
 """Between the name of a reference and the parent version it was taken over from."""
@@ -35,7 +94,13 @@ class ParentVersion(Version):
     def record(self, taken_over: bool) -> ParentRecord:
         """What the other's manifest says of it. taken_over: whether its thresholds are."""
         thresholds = TAKEN_OVER if taken_over else SOLVED_AGAIN
-        return ParentRecord(version=self.ref, id=self.manifest.id, pool=self.pool.id, thresholds=thresholds)
+        return ParentRecord(
+            version=self.ref,
+            id=self.manifest.id,
+            manifest=self.manifest.pin,
+            pool=self.pool.id,
+            thresholds=thresholds,
+        )
 
     @cached_property
     def references(self) -> dict[str, Pool]:
@@ -60,12 +125,15 @@ class ParentVersion(Version):
         return read_left_out(self.left_out)
 
 
-def find_parent(ref: str, store: Store, id: str | None = None) -> ParentVersion:
-    """The version to go on from, with its pool. Raises BuildError if either is not in the store, or not of this id."""
+def find_parent(ref: str, store: Store, id: str = "", pin: str = "") -> ParentVersion:
+    """The version to go on from, with its pool. Raises BuildError if either is not in the store, or not of this id and
+    with this `Manifest.pin`, where they are given."""
     version = store.version(ref)
     manifest = version.manifest
-    if id not in (None, manifest.id):
-        raise BuildError(f"parent {ref} has id {manifest.id[:12]}, not {str(id)[:12]}: it is another version")
+    if id and id != manifest.id:
+        raise BuildError(f"parent {ref} has id {manifest.id[:12]}, not {id[:12]}: it is another version")
+    if pin and pin != manifest.pin:
+        raise BuildError(f"parent {ref} has another manifest than when it was built on: it was edited, so restore it")
     if not manifest.provenance.plan:
         raise BuildError(f"parent {ref} was built by an older Tutelage: build it again, then go on from that")
     return ParentVersion(version.folder, manifest, read_pool(store, manifest.provenance.inputs.pool), store)

@@ -123,7 +123,7 @@ def _overrides(version: Version, store: Store) -> list[Override]:
 def _parent(record: ParentRecord | None, store: Store) -> ParentVersion | None:
     """The parent, unless it was removed."""
     try:
-        return find_parent(record.version, store, record.id) if record else None
+        return find_parent(record.version, store, record.id, record.manifest) if record else None
     except BuildError:
         return None
 
@@ -138,7 +138,11 @@ def _left_out(version: Version, store: Store, pool: Pool, parent: ParentVersion 
     references = {name: read_pool(store, id) for name, id in inputs.references.items()}
     near = inputs.images.near_duplicates
     settled = settled_by(parent, pool, near) if parent and not inputs.resolve else None
-    return find_left_out(pool, references, inputs.gates.leak_distance, near, settled)
+    left_out = find_left_out(pool, references, inputs.gates.leak_distance, near, settled)
+    if not inputs.changed:
+        return left_out
+    changed = {*inputs.changed}
+    return left_out.with_changed({image.sha256: image.name for image in pool.images() if image.sha256 in changed})
 
 
 def new_version(

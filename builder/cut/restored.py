@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from builder.cut.images import not_here
 from builder.cut.label_table import SOFT_BEFORE
-from builder.cut.left_out import LEAK, NEAR_DUPLICATE, LeftOut
+from builder.cut.left_out import LeftOut
 from builder.cut.samples import EMPTY
 from builder.engine import in_order, worker_count
 from builder.errors import BuildError
@@ -270,7 +270,7 @@ def _others(version: Version, left_out: LeftOut, absent: int) -> Iterator[PoolIm
     """A row for each image of the pool of which the version says nothing but that it is not there, so that the next
     version counts it, too. absent: images of EMPTY that are known."""
     counts = version.manifest.images
-    for state, among in ((LEAK, left_out.leaks), (NEAR_DUPLICATE, left_out.near_duplicates)):
+    for state, among in left_out.by_state.items():
         yield from (_unknown(f"{state}-{n}", sha256) for n, sha256 in enumerate(sorted(among)[: counts.get(state, 0)]))
     yield from (_unknown(f"{EMPTY}-{n}") for n in range(counts.get(EMPTY, 0) - absent))
     yield from (replace(_unknown(f"{REMOVED}-{n}"), state=REMOVED) for n in range(counts.get(REMOVED, 0)))

@@ -15,7 +15,8 @@ from builder.store.manifest import ShardRecord
 class ShardResult(Section):
     """shard: None where no image of its chunks is written. tombstones: keys. images: by what became of them.
     overrides: of these images, JSON-ready, each with what became of it. reasons: objects (of maps pixels) by Reason;
-    per_class: predicted, kept, ignored -> the same by class; both without those of tombstoned images."""
+    per_class: predicted, kept, ignored -> the same by class; both without those of tombstoned images. changed: SHA-256
+    of images whose bytes are no longer those, and their names."""
 
     shard: ShardRecord | None
     tombstones: list[str]
@@ -23,6 +24,7 @@ class ShardResult(Section):
     overrides: list[tuple[dict[str, Any], str]]
     reasons: list[int]
     per_class: dict[str, list[int]]
+    changed: dict[str, str]
 
     def write(self, path: Path) -> None:
         write_file(path, orjson.dumps(self.model_dump()))

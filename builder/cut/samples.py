@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,13 +15,14 @@ import numpy as np
 import orjson
 
 from builder.cut.balance import balanced
-from builder.cut.images import described, not_here
+from builder.cut.images import OtherBytes, described, not_here, others
 from builder.cut.kinds.choose import cut_kind
 from builder.cut.kinds.kind import Kind
 from builder.cut.label_table import write_labels
+from builder.cut.left_out import CHANGED
+from builder.cut.parent import Parent
 from builder.cut.results import ShardResult
 from builder.engine import until
-from builder.errors import BuildError
 from builder.kinds import DETECTION, LabelKind
 from builder.rules.keep import RULES
 from builder.rules.labelled import LabelledPool
@@ -33,27 +32,18 @@ from builder.rules.overruling import Overruled
 from builder.rules.reasons import IGNORED, KEPT, REASONS
 from builder.rules.scores import counted
 from builder.scan.pool import OK, REMOVED, Chunk, PoolImage
-from builder.store.files import digest, make_folder, new_file, sha256_file, sync_folder
+from builder.store.files import digest
+from builder.store.index import contents_of, write_part
 from builder.store.keys import copy_key
 from builder.store.manifest import ShardRecord
-from builder.store.shards import ShardError, ShardFile, read_samples, write_shard
-from builder.store.version import DATA, WORK, Version
+from builder.store.shards import Part, ShardFile, write_shard
+from builder.store.version import DATA, WORK
 
-FORMAT = 6
+FORMAT = 7
 """Raised whenever the same inputs might give other files, so that an old claim is not taken for a new build."""
 SHARD_FORMAT = 4
 """Raised only when the same inputs would give other bytes of a shard: then none of an older version serves again."""
 WRITTEN, EMPTY, TOMBSTONE = "written", "empty", "tombstone"
-
-
-@dataclass(frozen=True)
-class Parent:
-    """A version whose shards may serve again, and its shards by name. renewed: keys of images whose bytes changed
-    since, so that the key stands for another image now and the old sample may not stay."""
-
-    version: Version
-    shards: Mapping[str, ShardRecord]
-    renewed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -122,38 +112,51 @@ class ShardJob:
         """This shard's part of labels.parquet."""
         return self.record.with_suffix(".parquet")
 
+    @property
+    def index(self) -> Path:
+        """This shard's part of index.parquet."""
+        return self.record.with_suffix(".index.parquet")
+
+    @property
+    def images(self) -> list[PoolImage]:
+        """Of its chunks, removed ones included."""
+        pool = self.writing.labelled.pool
+        return [image for chunk in pool.chunks(self.chunks.start, self.chunks.stop) for image in chunk.images]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its record is there, and images that were other than scanned when it was written still are."""
+        if not self.record.exists():
+            return False
+        changed = self.result().changed
+        return not changed or changed.keys() == others(i for i in self.images if i.sha256 in changed).keys()
+
     def result(self) -> ShardResult:
         """Of a shard that is complete."""
         return ShardResult.read(self.record)
 
 
 def write_job(job: ShardJob, stop: Event) -> int:
-    """Write a shard, its part of labels.parquet and, last, the record that says so. Returns its images.
+    """Write a shard, its parts of labels.parquet and index.parquet and, last, the record that says so. Returns its
+    images.
 
     If the parent version has the same shard, its file is taken as it is, with images that were removed since: their
-    keys become tombstones.
+    keys become tombstones. Images that the disk has changed since they were scanned are left out.
     """
     writing = job.writing
     chunks = list(writing.labelled.pool.chunks(job.chunks.start, job.chunks.stop))
     images = [image for chunk in chunks for image in chunk.images]
-    written: ShardFile | None = None
-    chosen = _choose(writing, chunks, images, frozenset(i.sha256 for i in images if i.key in writing.tombstones))
-    for parent in writing.parents:
-        shard = parent.shards.get(job.name)
-        if shard is None or shard.chunks != (job.chunks.start, job.chunks.stop):
-            continue
-        gone = _still_there(parent, job, images)
-        with_gone = chosen if gone == chosen.gone else _choose(writing, chunks, images, gone)
-        if with_gone.inputs == shard.inputs and _take(parent, job, shard):
-            chosen, written = with_gone, ShardFile(shard.samples, shard.bytes, shard.sha256)
+    changed: dict[str, str] = {}
+    while True:
+        try:
+            chosen, written = _write(job, chunks, images, changed, stop)
             break
-    if chosen.places and not written:
-        if writing.stored:
-            _check_stored(writing.parents, job)
-        samples = _samples(writing, chunks, images, chosen)
-        written = write_shard(writing.folder / DATA / job.name, until(stop, samples))
+        except OtherBytes as error:
+            changed |= error.names
     soft = writing.writer.remember(chosen.labelled, chunks, chosen.made)
     write_labels(job.labels, writing.kind, [image.key for image in images], chosen.made, soft)
+    if written:
+        write_part(job.index, written.rows)
     objects = chosen.made.objects
     there = ~np.isin(objects.image, chosen.tombstones)
     ShardResult(
@@ -163,8 +166,38 @@ def write_job(job: ShardJob, stop: Event) -> int:
         overrides=_settled(chosen, images),
         reasons=_number(chosen.made.decision.reason, there, objects.pixels, len(REASONS)),
         per_class=_per_class(chosen, there, len(writing.labelled.classes)),
+        changed=changed,
     ).write(job.record)
     return len(images)
+
+
+def _write(
+    job: ShardJob, chunks: Sequence[Chunk], images: Sequence[PoolImage], changed: Mapping[str, str], stop: Event
+) -> tuple[_Chosen, ShardFile | None]:
+    """What is made of a shard's images without those that changed, and the shard that was written or taken over, None
+    if no image is in it. Raises OtherBytes for more images that changed: for all of them, or the shard would be begun
+    again for each."""
+    writing = job.writing
+    gone = frozenset(image.sha256 for image in images if image.key in writing.tombstones)
+    chosen = _choose(writing, images, chunks, gone, changed)
+    for parent in writing.parents:
+        shard = parent.shards.get(job.name)
+        if shard is None or shard.chunks != (job.chunks.start, job.chunks.stop):
+            continue
+        gone = parent.still_there(job.name, images)
+        with_gone = chosen if gone == chosen.gone else _choose(writing, images, chunks, gone, changed)
+        if with_gone.inputs == shard.inputs and (taken := parent.take(shard, writing.folder / DATA / job.name)):
+            return with_gone, taken
+    if not chosen.places:
+        return chosen, None
+    if writing.stored:
+        for parent in writing.parents:
+            parent.check(job.name)
+    samples = _samples(writing, chunks, images, chosen)
+    try:
+        return chosen, write_shard(writing.folder / DATA / job.name, until(stop, samples))
+    except OtherBytes as error:
+        raise OtherBytes(error.names | others(images[place] for place in chosen.places)) from None
 
 
 @dataclass(frozen=True)
@@ -194,8 +227,15 @@ class _Chosen:
         return [copy_key(images[place].key, number) for number in range(self.repeats.get(place, 1))]
 
 
-def _choose(writing: Writing, chunks: Sequence[Chunk], images: Sequence[PoolImage], gone: frozenset[str]) -> _Chosen:
-    labelled = replace(writing.labelled, revived=gone)
+def _choose(
+    writing: Writing,
+    images: Sequence[PoolImage],
+    chunks: Sequence[Chunk],
+    gone: frozenset[str],
+    changed: Mapping[str, str],
+) -> _Chosen:
+    excluded = {**dict.fromkeys(changed, CHANGED), **writing.labelled.excluded}
+    labelled = replace(writing.labelled, revived=gone, excluded=excluded)
     objects, decision, states = writing.writer.decide(labelled, chunks, writing.thresholds)
     overrides = {
         n: writing.overrides[image.sha256]
@@ -234,42 +274,6 @@ def _settled(chosen: _Chosen, images: Sequence[PoolImage]) -> list[tuple[dict[st
     ]
 
 
-def _still_there(parent: Parent, job: ShardJob, images: Sequence[PoolImage]) -> frozenset[str]:
-    """SHA-256 of removed images whose samples lie in the parent's shard of this name."""
-    removed = {image.key: image.sha256 for image in images if image.state == REMOVED}
-    if not removed:
-        return frozenset()
-    try:
-        keys = [sample.key for sample in read_samples(parent.version.data / job.name)]
-    except (ShardError, OSError):
-        return frozenset()  # damaged: `_take` will not have it
-    return frozenset(removed[key] for key in keys if key in removed and key not in parent.renewed)
-
-
-def _check_stored(parents: Sequence[Parent], job: ShardJob) -> None:
-    """Raise BuildError if the shard that a job's images are taken from is not what its manifest says."""
-    for parent in parents:
-        path = parent.version.data / job.name
-        if not path.is_file() or sha256_file(path) != parent.shards[job.name].sha256:
-            raise BuildError(f"{path} is missing or damaged: put {parent.version.ref} there again from where it came")
-
-
-def _take(parent: Parent, job: ShardJob, record: ShardRecord) -> bool:
-    """Link the parent's shard into place; False if it is not what its manifest says."""
-    source, target = parent.version.data / job.name, job.writing.folder / DATA / job.name
-    if not source.is_file() or sha256_file(source) != record.sha256:
-        return False
-    make_folder(target.parent)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)  # versions never change: both may be the same file
-    except OSError:
-        with open(source, "rb") as old, new_file(target) as file:
-            shutil.copyfileobj(old, file)
-    sync_folder(target.parent)  # before the record says that it is there
-    return True
-
-
 def _per_class(chosen: _Chosen, there: np.ndarray, classes: int) -> dict[str, list[int]]:
     """Objects by outcome and class. there: bool (N,), those that are on no tombstoned image."""
     objects, decision = chosen.made.objects, chosen.made.decision
@@ -303,12 +307,13 @@ def _shard_record(job: ShardJob, written: ShardFile, chosen: _Chosen) -> ShardRe
         tombstones=sum(chosen.repeats.get(n, 1) for n in chosen.tombstones),
         skipped_kept=count(chosen.tombstones, KEPT),
         skipped_ignored=count(chosen.tombstones, IGNORED),
+        contents=contents_of(written.rows),
         chunks=(job.chunks.start, job.chunks.stop),
         inputs=chosen.inputs,
     )
 
 
-Members = list[tuple[str, bytes]]
+Members = list[Part]
 
 
 def _samples(
@@ -320,9 +325,9 @@ def _samples(
     for place, (fields, rest) in zip(chosen.places, labels, strict=True):
         if writing.stored and not images[place].bytes:
             raise not_here(images[place].key, writing.parents[0].version.ref)
-        head, data = described(images[place], writing.extension, writing.stored, writing.strip)
-        more = [(kind.member, rest)] if kind.member else []
+        head, data, sha256 = described(images[place], writing.extension, writing.stored, writing.strip)
+        image: Part = (writing.extension, data, sha256) if sha256 else (writing.extension, data)
+        more: Members = [(kind.member, rest)] if kind.member else []
         for number, key in enumerate(chosen.keys(place, images)):
             label = head | {"key": key} | ({"copy": number} if kind.single else {}) | fields
-            members = [(writing.extension, data), ("json", orjson.dumps(label, option=orjson.OPT_SERIALIZE_NUMPY))]
-            yield key, members + more
+            yield key, [image, ("json", orjson.dumps(label, option=orjson.OPT_SERIALIZE_NUMPY)), *more]

@@ -11,18 +11,20 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from builder.cut.basis import Basis
 from builder.cut.emptiness import check_kept
+from builder.cut.images import others
 from builder.cut.label_table import join_labels
-from builder.cut.left_out import LEAK
-from builder.cut.parent import made_by_review, ranges
+from builder.cut.left_out import CHANGED, LEAK
+from builder.cut.parent import Parent, made_by_review, ranges
 from builder.cut.plan import Plan, decide_all
-from builder.cut.samples import EMPTY, WRITTEN, Parent, ShardJob, Writing, write_job
+from builder.cut.samples import EMPTY, WRITTEN, ShardJob, Writing, write_job
 from builder.engine import Track, run, silent
 from builder.errors import BuildError
 from builder.kinds import kind_of
@@ -36,10 +38,12 @@ from builder.scan.metadata import STRIPPED
 from builder.scan.pool import DUPLICATE, REMOVED, UNREADABLE, Pool
 from builder.store.files import digest, discard, locked, sha256_file, write_file
 from builder.store.history import record, say_what_for
-from builder.store.manifest import MANIFEST, Manifest, as_read, read_manifest, version_id, write_manifest
+from builder.store.index import join_index
+from builder.store.manifest import FORMAT, MANIFEST, Manifest, as_read, id_of, read_manifest, write_manifest
 from builder.store.provenance import Provenance
 from builder.store.store import Store, check_store
-from builder.store.version import CARD, CHART, DATA, LABELS, LEFT_OUT, OVERRIDES, REPORT, WORK, Version
+from builder.store.version import CARD, CHART, DATA, INDEX, LABELS, LEFT_OUT, OVERRIDES, REPORT, WORK, Version
+from teachers.errors import warn
 
 WRITABLE = {"jpg", "png", "webp"}
 """Formats that an image can be brought to."""
@@ -93,7 +97,7 @@ def cut_version(
     inputs = basis.inputs()
     if made := made_by_review(store, name, inputs):
         return _complete(store, made.folder, message)
-    folder = store.claim(name, digest(inputs.stored()))
+    folder = store.claim(name, digest(inputs.claimed()), partial(_still_serves, basis.pool))
     with held(folder):
         if not folder.is_dir():  # collected as abandoned in the moment before we held it
             raise BuildError(f"another process removed {name}@{folder.name}: run this again")
@@ -109,21 +113,41 @@ def cut_version(
                 discard(folder)
             raise
         jobs = shard_jobs(basis, plan, folder)
-        pending = [job for job in jobs if not job.record.exists()]
+        pending = [job for job in jobs if not job.is_done]
         with track("cut", sum(basis.pool.index[n].images for job in pending for n in job.chunks)) as advance:
             for images_done in run(write_job, pending, workers):
                 advance(images_done)
+        if changed := {sha256: name for job in jobs for sha256, name in job.result().changed.items()}:
+            inputs = inputs.model_copy(update={"changed": sorted(changed)})
+            plan = replace(plan, left_out=plan.left_out.with_changed(changed))
         provenance = plan.provenance(inputs, written or basis.options, [job.chunks for job in jobs])
         manifest = _finish(folder, jobs, plan, provenance, report, allow_empty)
         shutil.rmtree(folder / WORK)
-    record(store.root, f"{name}@{folder.name}", manifest.id, "built", message)
+    record(store.root, f"{name}@{folder.name}", manifest, "built", message)
+    _warn_of_changed(manifest)
     return Cut(folder, manifest, len(pending))
+
+
+def _still_serves(pool: Pool, folder: Path) -> bool:
+    """Whether a version may be taken for a build of the same inputs: not one that lacks images of the pool which the
+    disk had changed, and which are mended by now."""
+    changed = {*read_manifest(folder).provenance.inputs.changed} if (folder / MANIFEST).is_file() else None
+    return not changed or changed == others(i for i in pool.images() if i.sha256 in changed).keys()
+
+
+def _warn_of_changed(manifest: Manifest) -> None:
+    if count := manifest.images.get(CHANGED, 0):
+        warn(
+            f"{count} images of {manifest.name}@{manifest.version} are left out, since their bytes are no longer those "
+            f"that were scanned: {LEFT_OUT} names them; restore them and build again"
+        )
 
 
 def _complete(store: Store, folder: Path, message: str) -> Cut:
     """A version that was there already, with the message that is given now."""
-    manifest = read_manifest(folder)
-    say_what_for(store.root, f"{folder.parent.name}@{folder.name}", manifest.id, message)
+    manifest = store.version(f"{folder.parent.name}@{folder.name}").manifest
+    say_what_for(store.root, f"{folder.parent.name}@{folder.name}", manifest, message)
+    _warn_of_changed(manifest)
     return Cut(folder, manifest, 0)
 
 
@@ -215,20 +239,22 @@ def _finish(
         discard(folder)
         raise
     join_labels(folder / LABELS, [job.labels for job in jobs])
+    join_index(folder / INDEX, [job.index for job, result in zip(jobs, results, strict=True) if result.shard])
     features = [jobs[0].writing.extension, "json", *([kind.member] if kind.member else [])]
     totals = {o: np.sum([result.per_class[o] for result in results], axis=0) for o in ("predicted", "kept", "ignored")}
     tombstones = sorted(key for result in results for key in result.tombstones)
     states = [WRITTEN, EMPTY, UNREADABLE, DUPLICATE, REMOVED]
-    states += sorted(set(images) - {*states}) if tombstones or plan.labelled.excluded else []
+    states += sorted(set(images) - {*states}) if tombstones or plan.left_out.states else []
     if basis.overrides:
         rows = [row for result in results for row in result.overrides]
         fates = settled(basis.overrides, rows)
         write_file(folder / OVERRIDES, dump_overrides(basis.overrides, fates, image_keys(rows)))
         provenance = provenance.model_copy(update={"overrides": summary(fates)})
     manifest = Manifest(
+        format=FORMAT,
         name=name,
         version=folder.name,
-        id=version_id(classes, features, [s.sha256 for s in shards], tombstones),
+        id="",
         kind=kind.name,
         classes=classes,
         features=features,
@@ -241,6 +267,7 @@ def _finish(
         files={},
         provenance=provenance,
     )
+    manifest = manifest.model_copy(update={"id": id_of(manifest)})
     return seal(Version(folder, as_read(manifest)), plan, report)
 
 
@@ -250,7 +277,7 @@ def seal(version: Version, plan: Plan, report: bool) -> Manifest:
     manifest = version.manifest
     write_file(version.card, card(manifest).encode())
     write_file(version.chart, classes_chart(manifest))
-    names = [LABELS, CARD, CHART, *([OVERRIDES] if manifest.provenance.overrides else [])]
+    names = [LABELS, INDEX, CARD, CHART, *([OVERRIDES] if manifest.provenance.overrides else [])]
     if plan.left_out.states:
         write_file(version.left_out, plan.left_out.table().encode())
         names.append(LEFT_OUT)

@@ -77,7 +77,7 @@ def pull(ref: str, store: Store, *, name: str | None = None, dry_run: bool = Fal
         with locked(target.parent / f".lock-{target.name}", outcome.version, sweep=[]):
             if not _is_there(target, manifest.id):
                 _place(version, target)
-                record(store.root, outcome.version, outcome.id, "pulled")
+                record(store.root, outcome.version, manifest, "pulled")
     return replace(outcome, state="pulled", fetched=len(missing), bytes=size)
 
 

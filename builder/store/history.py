@@ -19,21 +19,31 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from builder.errors import BuildError
-from builder.store.files import locked, write_file
+from builder.store.files import locked, seal, unseal, write_file
+from builder.store.manifest import Manifest
+from teachers.files import read_regular
 
 HISTORY = "history.json"
+MAX_BYTES = 1 << 26
+"""Of the file: 64 MiB are a quarter of a million versions."""
 
 
 @dataclass(frozen=True)
 class Event:
     """What became of a version. id: of the version; when: ISO 8601 to the second, UTC; author: who did it in this
-    store; message: what for, as they said it."""
+    store, as TUTELAGE_AUTHOR says, "" where it says nothing; message: what for, as they said it; manifest:
+    Manifest.pin of the version, "" in events of older tools."""
 
     id: str
     what: Literal["built", "pulled", "removed"]
     when: str
     author: str
     message: str = ""
+    manifest: str = ""
+
+    def is_of(self, manifest: Manifest) -> bool:
+        """Whether a version is the one that it tells of; one of an older tool says so by its id alone."""
+        return self.id == manifest.id and self.manifest in ("", manifest.pin)
 
 
 EVENTS = TypeAdapter(dict[str, Event])
@@ -42,35 +52,37 @@ EVENTS = TypeAdapter(dict[str, Event])
 def read_history(root: Path) -> dict[str, Event]:
     """What became last of each version of the store in this folder, by NAME@vN; versions from before it was kept are
     not in it. Raises BuildError if the file is damaged."""
-    path = root / HISTORY
+    path, mend = root / HISTORY, "restore it from a copy, or remove it, with which dates, authors and messages are lost"
     try:
-        return EVENTS.validate_python(orjson.loads(path.read_bytes())) if path.exists() else {}
-    except (orjson.JSONDecodeError, ValidationError) as error:
-        raise BuildError(
-            f"{path} is damaged ({str(error).splitlines()[0]}): restore it from a copy, or remove it, with which "
-            "dates, authors and messages are lost"
-        ) from None
+        return EVENTS.validate_python(unseal(orjson.loads(read_regular(path, MAX_BYTES)), path, mend))
+    except FileNotFoundError:
+        return {}
+    except (OSError, orjson.JSONDecodeError, ValidationError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise BuildError(f"{path} is damaged ({reason}): {mend}") from None
 
 
-def record(root: Path, version: str, id: str, what: Literal["built", "pulled", "removed"], message: str = "") -> None:
+def record(
+    root: Path, version: str, manifest: Manifest, what: Literal["built", "pulled", "removed"], message: str = ""
+) -> None:
     """Note what became of the version NAME@vN of the store in this folder, now, by whoever runs this."""
     now = datetime.now(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
-    event = Event(id, what, now, os.environ.get("TUTELAGE_AUTHOR") or login_name(), message.strip())
+    event = Event(manifest.id, what, now, os.environ.get("TUTELAGE_AUTHOR", ""), message.strip(), manifest.pin)
     with _alone(root):
         _write(root, {**read_history(root), version: event})
 
 
-def say_what_for(root: Path, version: str, id: str, message: str) -> None:
-    """Give a version that is there already another message; who made it, and when, stay. No message changes nothing."""
-    if not message.strip():
-        return
+def say_what_for(root: Path, version: str, manifest: Manifest, message: str) -> None:
+    """Give a version that is there already another message; who made it, and when, stay. No message changes nothing,
+    but notes a version that a killed build could not."""
     with _alone(root):
         events = read_history(root)
         before = events.get(version)
-        if before and before.id == id:
-            _write(root, {**events, version: replace(before, message=message.strip())})
+        if before and before.is_of(manifest):
+            if message.strip():
+                _write(root, {**events, version: replace(before, message=message.strip())})
             return
-    record(root, version, id, "built", message)
+    record(root, version, manifest, "built", message)
 
 
 def _alone(root: Path) -> AbstractContextManager[None]:
@@ -79,7 +91,7 @@ def _alone(root: Path) -> AbstractContextManager[None]:
 
 def _write(root: Path, events: Mapping[str, Event]) -> None:
     stored = {name: asdict(event) for name, event in events.items()}
-    write_file(root / HISTORY, orjson.dumps(stored, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+    write_file(root / HISTORY, orjson.dumps(seal(stored), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
 
 
 def login_name() -> str:

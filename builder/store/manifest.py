@@ -1,37 +1,83 @@
-"""What a version is made of, and its id. `manifest.json` is written last: a folder with one is complete."""
+"""What a version is made of, and its id. `manifest.json` is written last: a folder with one is complete.
+
+Formats: 1 names its shards by the SHA-256 of their files, and nothing covers the manifest itself; 2 states the digest
+of the rest of itself, and its id is made of what lies in the shards (`ShardRecord.contents`). Both are read.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any
 
 import orjson
-from pydantic import Field, NonNegativeInt, ValidationError, field_serializer
+from pydantic import Field, ValidationError, field_serializer
 
-from builder.errors import BuildError
+from builder.errors import BuildError, brief
 from builder.kinds import kind_of
 from builder.sections import Section
-from builder.store.files import digest, write_file
+from builder.store.files import digest, is_sealed, seal, unseal, write_file
+from builder.store.keys import original
 from builder.store.provenance import Json, Provenance
+from builder.store.shards import KEY
+from teachers.files import read_regular
 
 MANIFEST = "manifest.json"
+FORMAT = 2
+"""Of the manifests that are written now."""
+REPORT = "report/index.html"
+"""The page that `tutelage report` may add to a version that has none."""
+CLAIM = "claim"
+"""The digest of the inputs, by which a build finds its version again."""
+MAX_BYTES = 1 << 27
+"""Of a manifest: 128 MiB are a hundred million images, or a million tombstones."""
+MAX_DEPTH = 64
+"""Of what is nested in it; a recipe has eight levels, and what writes JSON gives up at 254."""
+HASH = re.compile("[0-9a-f]{64}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+VERSION = re.compile(r"v[1-9][0-9]*")
+NAMES = {
+    "dataset": NAME,
+    "version": VERSION,
+    "class": re.compile(r"[^\x00-\x1f\x7f-\x9f]+"),
+    "member": re.compile(r"[a-z0-9]{1,16}(\.[a-z0-9]{1,16})?"),
+    "shard": re.compile(r"train-[0-9]{6}\.tar"),
+    "file": re.compile(
+        r"labels\.parquet|index\.parquet|overrides\.json|left_out\.csv|README\.md|report/\w[\w.-]{0,127}", re.ASCII
+    ),
+    "tombstone": KEY,
+}
+"""What may have which name in a version. No name of a file leads out of it, and none is one that the store makes."""
+NEEDED = ("labels.parquet", "index.parquet", "README.md")
+OUTCOMES = ("predicted", "kept", "ignored")
+"""What `per_class` counts."""
+MEND = "build or pull the version again"
+NOT_PREDICTED = ("predicted", "added")
+"""Of `objects`: the sum, and what people drew."""
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
+"""A number that JSON can say everywhere."""
 
 
 class ShardRecord(Section):
     """One tar: its name below `data/`, size and SHA-256 of the file, samples, objects kept and ignored in them.
 
     tombstones: how many of the samples are to be skipped (0 in versions from before this was recorded); skipped_kept,
-    skipped_ignored: how many of these objects are on them."""
+    skipped_ignored: how many of these objects are on them. contents: digest of its members
+    (builder.store.index.contents_of), "" in format 1."""
 
     name: str
-    bytes: NonNegativeInt
+    bytes: Count
     sha256: str
-    samples: NonNegativeInt
-    kept: NonNegativeInt
-    ignored: NonNegativeInt
-    tombstones: int = 0
-    skipped_kept: int = 0
-    skipped_ignored: int = 0
-    chunks: tuple[int, int] = (0, 0)
+    samples: Count
+    kept: Count
+    ignored: Count
+    tombstones: Count = 0
+    skipped_kept: Count = 0
+    skipped_ignored: Count = 0
+    contents: str = ""
+    chunks: tuple[Count, Count] = (0, 0)
     """First chunk of the pool in it, and the one past its last."""
     inputs: str = ""
     """Digest of all that decides its bytes: a child version with the same takes the file as it is."""
@@ -44,8 +90,8 @@ class Manifest(Section):
     Attributes:
         format: of this file.
         name, version: NAME and vN of NAME@vN.
-        id: SHA-256 over classes, features, the hashes of the shards in order, and tombstones. All else explains the
-            bytes and is no part of it.
+        id: SHA-256 over kind, classes, features, the contents of the shards in order, and tombstones (`id_of`). All
+            else explains the bytes and is no part of it.
         kind: of its labels: detection, instance, semantic or classification.
         classes: names; positions in it are the ids.
         features: extensions of every sample's members, e.g. `["jpg", "json"]`.
@@ -69,15 +115,29 @@ class Manifest(Section):
     features: list[str]
     shards: list[ShardRecord]
     tombstones: list[str] = Field(default_factory=list)
-    images: dict[str, int]
-    objects: dict[str, int]
-    per_class: dict[str, dict[str, int]]
+    images: dict[str, Count]
+    objects: dict[str, Count]
+    per_class: dict[str, dict[str, Count]]
     files: dict[str, str]
     provenance: Provenance
 
     @field_serializer("provenance")
     def _stored(self, provenance: Provenance) -> Json:
         return provenance.stored()
+
+    def written(self) -> Json:
+        """JSON-ready as it is written, but for the digest: what was read, without the defaults of a later Tutelage, so
+        that `pin` stays."""
+        value: Json = orjson.loads(orjson.dumps(self.model_dump(exclude_unset=True)))
+        return value
+
+    @property
+    def pin(self) -> str:
+        """Digest of all that the manifest says, but for the page that `tutelage report` may add later. Tags, children
+        and the history hold it: the manifest's own digest stops accidents, not an editor who makes it anew."""
+        value = self.written()
+        value["files"].pop(REPORT, None)
+        return digest(value)
 
     @property
     def stored(self) -> int:
@@ -108,8 +168,25 @@ class Manifest(Section):
 
 
 def version_id(classes: list[str], features: list[str], shard_hashes: list[str], tombstones: list[str]) -> str:
-    """SHA-256 of what a reader of the version can see."""
+    """The id of a version of format 1: SHA-256 of what a reader of it can see."""
     return digest({"classes": classes, "features": features, "shards": shard_hashes, "tombstones": tombstones})
+
+
+def id_of(manifest: Manifest) -> str:
+    """The id that a manifest of its format is to have. In format 2 it needs no tar, only what its members say: versions
+    with the same samples have the same id, however these are stored."""
+    if manifest.format == 1:
+        hashes = [shard.sha256 for shard in manifest.shards]
+        return version_id(manifest.classes, manifest.features, hashes, manifest.tombstones)
+    return digest(
+        {
+            "kind": manifest.kind,
+            "classes": manifest.classes,
+            "features": manifest.features,
+            "shards": [shard.contents for shard in manifest.shards],
+            "tombstones": manifest.tombstones,
+        }
+    )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -118,30 +195,142 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def as_read(manifest: Manifest) -> Manifest:
     """The manifest as it will be read again: its mappings in the order of their keys."""
-    return Manifest.model_validate(orjson.loads(_dump(manifest)))
+    return Manifest.model_validate(unseal(orjson.loads(_dump(manifest)), MANIFEST))
 
 
 def _dump(manifest: Manifest) -> bytes:
-    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
-    return orjson.dumps(manifest.model_dump(), option=options)
+    value = manifest.written()
+    value = seal(value) if manifest.format > 1 else value
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a complete version. Raises BuildError if there is none, or if it is not one."""
+def read_manifest(folder: Path, *, claimed: bool = True) -> Manifest:
+    """The manifest of a complete version, with all of it that can be checked without its files: the digest of itself,
+    the id, names, numbers that must agree (`faults`) and, but for those who mend it, the claim beside it. Raises
+    BuildError if there is none, or if it is not one."""
     path = folder / MANIFEST
+    value = _parsed(path)
     try:
-        manifest = Manifest.model_validate(orjson.loads(path.read_bytes()))
-    except FileNotFoundError:
-        raise BuildError(f"{folder} has no {MANIFEST}: it is no version, or its build has not finished") from None
+        manifest = Manifest.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        key = ".".join(map(str, first["loc"])) or "it"
-        raise BuildError(
-            f"{path} is damaged ({key}: {first['msg'][0].lower()}{first['msg'][1:]}): build or pull the version again"
-        ) from None
-    except orjson.JSONDecodeError as error:
-        raise BuildError(f"{path} is damaged ({error}): build or pull the version again") from None
-    expected = version_id(manifest.classes, manifest.features, [s.sha256 for s in manifest.shards], manifest.tombstones)
+        key = brief(".".join(map(str, first["loc"])) or "it")
+        raise _damaged(path, f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+    expected = id_of(manifest)
     if manifest.id != expected:
-        raise BuildError(f"{path} states id {manifest.id[:12]} but its contents have {expected[:12]}: it was edited")
+        stated = brief(manifest.id[:12])
+        raise BuildError(f"{path} states id {stated} but its contents have {expected[:12]}: it was edited")
+    if wrong := next(faults(manifest), "") or (other_claim(folder, manifest) if claimed else ""):
+        raise _damaged(path, wrong)
     return manifest
+
+
+def faults(manifest: Manifest) -> Iterator[str]:
+    """What cannot be in a manifest, in words: names that lead out of the version or stand twice, and numbers that
+    contradict one another."""
+    yield from _bad_names(manifest)
+    if manifest.format > 1:  # older ones counted otherwise here and there
+        yield from _bad_numbers(manifest)
+
+
+def _bad_names(manifest: Manifest) -> Iterator[str]:
+    lists = {
+        "class": manifest.classes,
+        "member": manifest.features,
+        "shard": [shard.name for shard in manifest.shards],
+        "file": list(manifest.files),
+        "tombstone": manifest.tombstones,
+    }
+    for what, names in lists.items():
+        for name in names:
+            if not NAMES[what].fullmatch(name):
+                yield f"no {what} can be named {brief(repr(name))}"
+        if len(set(names)) < len(names):
+            yield f"{what} {brief(repr(Counter(names).most_common(1)[0][0]))} stands twice"
+    for what, name in (("dataset", manifest.name), ("version", manifest.version)):
+        if not NAMES[what].fullmatch(name):
+            yield f"no {what} can be named {brief(repr(name))}"
+    for hashed in (*manifest.files.values(), *(shard.sha256 for shard in manifest.shards)):
+        if not HASH.fullmatch(hashed):
+            yield f"{brief(repr(hashed))} is no SHA-256"
+
+
+def _bad_numbers(manifest: Manifest) -> Iterator[str]:
+    """Of format 2, in which each of these is counted in two ways."""
+    single, gone, shards = kind_of(manifest.kind).single, manifest.tombstones, manifest.shards
+    images, objects, per_class = manifest.images, manifest.objects, manifest.per_class
+    of = {name: sum(counts.get(name, 0) for counts in per_class.values()) for name in OUTCOMES}
+    agree = [
+        ("images", images.get("pool"), sum(n for state, n in images.items() if state != "pool")),
+        ("tombstones", len(gone), sum(shard.tombstones for shard in shards)),
+        ("images.tombstone", images.get("tombstone", 0), len({original(key) for key in gone})),
+        ("objects", objects.get("predicted"), sum(n for reason, n in objects.items() if reason not in NOT_PREDICTED)),
+        ("objects kept", of["kept"], sum(shard.kept - shard.skipped_kept for shard in shards)),
+    ]
+    if not single:  # of these an image may be several samples
+        agree.append(("images.written", images.get("written", 0), manifest.samples))
+    for what, stated, counted in agree:
+        if stated != counted:
+            yield f"{what}: {stated} in one place, {counted} in another"
+    if sorted(per_class) != sorted(manifest.classes):
+        yield "per_class has other classes than the version"
+    if any(sorted(counts) != sorted(OUTCOMES) for counts in per_class.values()):
+        yield f"per_class does not count {', '.join(OUTCOMES)}"
+    yield from (f"it lists no {name}" for name in NEEDED if name not in manifest.files)
+    for shard in shards:
+        if not HASH.fullmatch(shard.contents) or shard.chunks[0] >= shard.chunks[1]:
+            yield f"{shard.name} has no contents"
+
+
+def _parsed(path: Path) -> Json:
+    """The JSON of a manifest, without its digest. Raises BuildError where it is not what that says, is of a format that
+    this Tutelage does not know, or too large or deep to be one."""
+    try:
+        value = orjson.loads(read_regular(path, MAX_BYTES))
+    except FileNotFoundError:
+        raise BuildError(f"{path.parent} has no {MANIFEST}: it is no version, or its build has not finished") from None
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise _damaged(path, str(getattr(error, "strerror", None) or error)) from None
+    if not isinstance(value, dict):
+        raise _damaged(path, "it is no JSON object")
+    if _depth(value) > MAX_DEPTH:
+        raise _damaged(path, f"it is nested more than {MAX_DEPTH} levels deep")
+    format = value.get("format", 1)
+    if type(format) is not int or format < 1:
+        raise _damaged(path, f"its format is {brief(repr(format))}")
+    if format > FORMAT:
+        raise BuildError(
+            f"{path} is of format {format}, made by a newer Tutelage, and this one knows {FORMAT}: update tutelage"
+        )
+    if format > 1 and not is_sealed(value):
+        raise _damaged(path, "it states no digest of itself")
+    return unseal(value, path, MEND)
+
+
+def _depth(value: Any) -> int:
+    """Levels of what is nested in a JSON value."""
+    level, number = [value], 0
+    while level:
+        parts = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level, number = [part for each in parts for part in each], number + 1
+    return number
+
+
+def other_claim(folder: Path, manifest: Manifest) -> str:
+    """What is wrong with the claim beside a manifest, where there is one: a version that was pulled has none."""
+    try:
+        claim = read_regular(folder / CLAIM, 1 << 10)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{CLAIM} beside it cannot be read: {error.strerror}"
+    expected = digest(manifest.provenance.inputs.claimed())
+    return (
+        ""
+        if claim == expected.encode()
+        else f"{CLAIM} beside it is not the digest of its inputs, which `tutelage verify --repair` mends"
+    )
+
+
+def _damaged(path: Path, what: str) -> BuildError:
+    return BuildError(f"{path} is damaged ({what}): {MEND}")

@@ -162,11 +162,12 @@ class OverrideSummary(Record):
 
 
 class ParentRecord(Record):
-    """The version that this one goes on from. version: NAME@vN; pool: its id; thresholds: taken over or solved
-    again."""
+    """The version that this one goes on from. version: NAME@vN; manifest: Manifest.pin, "" in versions of older tools;
+    pool: its id; thresholds: taken over or solved again."""
 
     version: str
     id: str = ""
+    manifest: str = ""
     pool: str = ""
     thresholds: str = ""
 
@@ -209,7 +210,8 @@ class Inputs(Record):
 
     format: builder.cut.samples.FORMAT. pool: its id; predictions: the teacher's fingerprint. keep: the rules.
     unlabelled: digest of the images without predictions. truth: digest of the labels; references: ids of the pools that
-    had to stay out, by name; parent: its id; overrides: digest of what people said, None for nothing.
+    had to stay out, by name; parent: its id; overrides: digest of what people said, None for nothing. changed: SHA-256
+    of pool images whose bytes were others when the version was cut, which only the cut can find.
     """
 
     format: int = 0
@@ -226,6 +228,11 @@ class Inputs(Record):
     parent: str | None = None
     resolve: bool = False
     overrides: str | None = None
+    changed: list[str] = Field(default_factory=list)
+
+    def claimed(self) -> Json:
+        """What a version is claimed by, before any of it is cut."""
+        return self.stored(exclude={"changed"})
 
 
 class Provenance(Record):

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from builder.store.files import new_file
 
@@ -58,14 +58,32 @@ class Sample:
     key: str
     members: dict[str, Member]
 
+    def row(self, sha256: tuple[str, ...]) -> SampleRow:
+        """Of the index, with the hashes of the members."""
+        members = self.members.values()
+        offset = min(member.offset for member in members) - BLOCK
+        return SampleRow(self.key, offset, tuple(self.members), tuple(member.size for member in members), sha256)
+
 
 @dataclass(frozen=True)
 class ShardFile:
-    """What was written: samples in it, bytes and SHA-256 (hex) of the file."""
+    """What was written: samples in it, bytes and SHA-256 (hex) of the file, and a row of the index for each sample."""
 
     samples: int
     bytes: int
     sha256: str
+    rows: tuple[SampleRow, ...] = ()
+
+
+class SampleRow(NamedTuple):
+    """Where a sample lies and what is in it: key; byte of the shard at which the header of its first member begins;
+    extensions, bytes and SHA-256 (hex) of its members in order."""
+
+    key: str
+    offset: int
+    extensions: tuple[str, ...]
+    bytes: tuple[int, ...]
+    sha256: tuple[str, ...]
 
 
 def header(name: str, size: int) -> bytes:
@@ -78,13 +96,18 @@ def header(name: str, size: int) -> bytes:
     return b"".join((raw.ljust(100, b"\0"), _ZERO_FIELDS, octal, _TAIL[:12], b"%06o\0 " % checksum, _TAIL[20:]))
 
 
-def write_shard(path: Path, samples: Iterable[tuple[str, Sequence[tuple[str, bytes]]]]) -> ShardFile:
+Part = tuple[str, bytes] | tuple[str, bytes, str]
+"""A member of a sample to be written: extension, contents and, where it is known, their SHA-256 (hex)."""
+
+
+def write_shard(path: Path, samples: Iterable[tuple[str, Sequence[Part]]]) -> ShardFile:
     """Write `(key, [(extension, contents), …])` samples as one tar; it appears under `path` whole or not at all.
 
     The same samples give the same bytes. Hashing runs beside writing. Raises ValueError for a key that could merge or
     split samples in a reader (dots, more than 90 characters) and OSError as the disk does.
     """
-    count = 0
+    rows: list[SampleRow] = []
+    offset = 0
     with new_file(path) as file, ThreadPoolExecutor(1) as thread:
         out = _HashedFile(file, thread)
         parts: list[bytes] = []
@@ -92,15 +115,19 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Sequence[tuple[str, byt
         for key, members in samples:
             if not KEY.fullmatch(key):
                 raise ValueError(f"shard key {key!r} must be 1 to 90 characters of A-Z a-z 0-9 _ / -")
-            for extension, contents in members:
+            start, sizes, hashes = offset, list[int](), list[str]()
+            for extension, contents, *known in members:
                 parts += (header(f"{key}.{extension}", len(contents)), contents, bytes(-len(contents) % BLOCK))
                 waiting += len(contents)
-            count += 1
+                offset += BLOCK + len(contents) + -len(contents) % BLOCK
+                sizes.append(len(contents))
+                hashes.append(known[0] if known else hashlib.sha256(contents).hexdigest())
+            rows.append(SampleRow(key, start, tuple(part[0] for part in members), tuple(sizes), tuple(hashes)))
             if waiting >= BUFFER:
                 out.write(b"".join(parts))
                 parts, waiting = [], 0
         out.write(b"".join((*parts, END)))
-        return ShardFile(count, out.bytes, out.sha256())
+        return ShardFile(len(rows), out.bytes, out.sha256(), tuple(rows))
 
 
 class _HashedFile:

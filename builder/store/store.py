@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
 
 from builder.errors import BuildError, brief
-from builder.store.files import canonical_json, locked, make_folder, new_folder, sync_folder, write_file
+from builder.store.files import (
+    canonical_json,
+    locked,
+    make_folder,
+    new_folder,
+    seal,
+    sync_folder,
+    unseal,
+    write_file,
+)
 from builder.store.history import HISTORY, read_history
 from builder.store.locks import sign, take_lock
 from builder.store.manifest import MANIFEST
+from builder.store.manifest import NAME as NAME
+from builder.store.manifest import VERSION as VERSION
 from builder.store.version import CLAIM, DATASETS, Version
+from teachers.files import read_regular
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-VERSION = re.compile(r"v[1-9][0-9]*")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LATEST = "latest"
 OURS = {
@@ -40,11 +50,13 @@ OURS = {
 
 @dataclass(frozen=True)
 class Tag:
-    """A name for a version. id: the version's when it was tagged, so that a tag never comes to mean other contents."""
+    """A name for a version. id, manifest: the version's, and its Manifest.pin, when it was tagged, so that a tag never
+    comes to mean other contents; the latter is "" in tags of older tools."""
 
     name: str
     version: str
     id: str
+    manifest: str = ""
 
 
 class Store:
@@ -115,8 +127,9 @@ class Store:
         names = [n for n in os.listdir(folder) if VERSION.fullmatch(n)] if folder.is_dir() else []
         return [folder / n for n in sorted(names, key=lambda n: int(n[1:]))]
 
-    def claim(self, name: str, inputs: str) -> Path:
-        """The version folder for this digest of inputs: the one that was claimed for it before, else the next number.
+    def claim(self, name: str, inputs: str, serves: Callable[[Path], bool] = lambda folder: True) -> Path:
+        """The version folder for this digest of inputs: the one that was claimed for it before and still `serves`, else
+        the next number.
 
         The claim is a file inside a folder that is renamed into place, so it is there whole or not at all.
         """
@@ -128,7 +141,8 @@ class Store:
         with locked(folder / ".lock", f"dataset {name}", sweep=[folder]):
             versions = self.versions(name)
             for version in versions:
-                if (version / CLAIM).is_file() and (version / CLAIM).read_text() == inputs:
+                claim = version / CLAIM
+                if claim.is_file() and claim.read_bytes() == inputs.encode() and serves(version):
                     return version
             known = [ref.partition("@v") for ref in read_history(self.root)]  # of removed versions, too
             used = [int(number) for dataset, _, number in known if dataset == name]
@@ -137,31 +151,31 @@ class Store:
                 (temporary / CLAIM).write_text(inputs)
             return folder / f"v{number}"
 
-    def version(self, ref: Path | str) -> Version:
+    def version(self, ref: Path | str, *, claimed: bool = True) -> Version:
         """A complete version: `NAME` or `NAME@latest` (its latest), `NAME@v3`, `NAME@TAG`, or a path to
-        a folder with a manifest.
+        a folder with a manifest. claimed: whether the claim beside the manifest must be right.
 
         Raises BuildError, saying which versions and tags there are, if there is none such, if it is unfinished, or if
         the tag's version is gone or no longer has the id it was tagged with.
         """
         if isinstance(ref, Path) or (Path(ref) / MANIFEST).is_file():
-            return Version.open(ref)
+            return Version.open(ref, claimed=claimed)
         if ref.startswith("hf://"):
             raise BuildError(f"{ref} lies on the Hub: run `tutelage pull {ref.removeprefix('hf://')}` first")
         name, _, wanted = ref.partition("@")
         versions = self.versions(name) if NAME.fullmatch(name) else []
         complete = [folder for folder in versions if (folder / MANIFEST).is_file()]
         if wanted in ("", LATEST) and complete:
-            return Version.open(complete[-1])
+            return self._known(complete[-1], claimed)
         for folder in versions:
             if folder.name == wanted and folder in complete:
-                return Version.open(folder)
+                return self._known(folder, claimed)
             if folder.name == wanted:
                 raise BuildError(f"no version {ref!r} yet: its build has not finished; run that build again to go on")
         tags = self.tags(name) if complete else []
         for tag in tags:
             if tag.name == wanted:
-                return self._tagged(name, tag)
+                return self._tagged(name, tag, claimed)
         if complete:
             known = [folder.name for folder in complete] + [tag.name for tag in tags]
             raise BuildError(f"no version {ref!r} in {self.root}: {name} has {', '.join(known)}")
@@ -171,12 +185,28 @@ class Store:
         held = f"it holds {', '.join(known)}" if known else "it holds no dataset yet: run `tutelage build` first"
         raise BuildError(f"no version {ref!r} in {self.root}: {held}")
 
-    def _tagged(self, name: str, tag: Tag) -> Version:
+    def _known(self, folder: Path, claimed: bool) -> Version:
+        """A complete version of this store. Raises BuildError if it is not what the history says was put there."""
+        version, ref = Version.open(folder, claimed=claimed), f"{folder.parent.name}@{folder.name}"
+        event = read_history(self.root).get(ref)
+        if event and event.manifest and event.what != "removed" and not event.is_of(version.manifest):
+            raise BuildError(
+                f"{folder / MANIFEST} is not the one that was {event.what} as {ref}, as {self.root / HISTORY} knows: "
+                "it was edited or replaced, so restore it from a copy, or remove its folder and build or pull it again"
+            )
+        return version
+
+    def _tagged(self, name: str, tag: Tag, claimed: bool) -> Version:
         folder = self.datasets / name / tag.version
         change = f"tag it again with `tutelage tag --force {name}@VERSION {tag.name}`"
         if not (folder / MANIFEST).is_file():
             raise BuildError(f"tag {name}@{tag.name} stands for {tag.version}, which is no longer there: {change}")
-        version = Version.open(folder)
+        version = self._known(folder, claimed)
+        if version.manifest.id == tag.id and tag.manifest not in ("", version.manifest.pin):
+            raise BuildError(
+                f"tag {name}@{tag.name} was given to {tag.version} with another manifest than it has now: {change} if "
+                "that is what you mean"
+            )
         if version.manifest.id != tag.id:
             raise BuildError(
                 f"tag {name}@{tag.name} was given to {tag.version} with id {tag.id[:12]}, which now has "
@@ -196,16 +226,17 @@ class Store:
         check_tag(tag)
         version = self.version(ref)
         folder = version.folder
-        new = Tag(tag, folder.name, version.manifest.id)
+        new = Tag(tag, folder.name, version.manifest.id, version.manifest.pin)
         name = folder.resolve().parent.name  # one may be pulled under another
         if folder.resolve() != (self.datasets / name / folder.name).resolve():
             raise BuildError(f"{ref} does not lie in {self.root}: only a store's own versions can be tagged")
         path = self.tagged / name / tag
         with locked(path.parent / ".lock", f"the tags of {name}", sweep=[path.parent], wait=True):
             old = _read_tag(path) if path.exists() and not move else None
-            if old and old != new:
+            if old and old not in (new, replace(new, manifest="")):
                 raise BuildError(f"tag {name}@{tag} stands for {old.version} ({old.id[:12]}): --force moves it")
-            write_file(path, canonical_json({"version": new.version, "id": new.id}))
+            value = {"version": new.version, "id": new.id, "manifest": new.manifest}
+            write_file(path, canonical_json(seal(value)))
         return new
 
     def untag(self, name: str, tag: str) -> None:
@@ -240,8 +271,9 @@ def tags_of(tags: Sequence[Tag], version: str, id: str) -> list[str]:
 
 
 def _read_tag(path: Path) -> Tag:
+    mend = "remove it and tag the version again"
     try:
-        value = orjson.loads(path.read_bytes())
-        return Tag(path.name, str(value["version"]), str(value["id"]))
+        value = unseal(orjson.loads(read_regular(path, 1 << 16)), path, mend)
+        return Tag(path.name, str(value["version"]), str(value["id"]), str(value.get("manifest", "")))
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise BuildError(f"tag file {path} is damaged ({error!r}): remove it and tag the version again") from None
+        raise BuildError(f"tag file {path} is damaged ({error!r}): {mend}") from None

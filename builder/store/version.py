@@ -7,14 +7,16 @@ from pathlib import Path
 
 from builder.errors import BuildError, brief
 from builder.store.files import sha256_file
+from builder.store.manifest import CLAIM as CLAIM
+from builder.store.manifest import REPORT as REPORT
 from builder.store.manifest import Manifest, ShardRecord, read_manifest
 
 DATA, LABELS, CARD, CHART = "data", "labels.parquet", "README.md", "report/classes.svg"
-REPORT, OVERRIDES, LEFT_OUT = "report/index.html", "overrides.json", "left_out.csv"
+INDEX, OVERRIDES, LEFT_OUT = "index.parquet", "overrides.json", "left_out.csv"
 DATASETS = "datasets"
 """The folder of a store's versions: DATASETS/NAME/vN."""
-CLAIM, WORK = "claim", ".work"
-"""The digest of the inputs, by which a build finds its version again, and what an unfinished build has made of it."""
+WORK = ".work"
+"""What an unfinished build has made of its version."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,10 +33,11 @@ class Version:
     manifest: Manifest
 
     @staticmethod
-    def open(folder: Path | str) -> Version:
-        """The version in a folder. Raises BuildError if there is none, or its manifest is damaged."""
+    def open(folder: Path | str, *, claimed: bool = True) -> Version:
+        """The version in a folder. claimed: whether the claim beside its manifest must be right. Raises BuildError if
+        there is none, or its manifest is damaged."""
         folder = Path(folder)
-        return Version(folder, read_manifest(folder))
+        return Version(folder, read_manifest(folder, claimed=claimed))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(folder={str(self.folder)!r}, ref={self.ref!r}, id={self.manifest.id[:12]!r})"
@@ -65,6 +68,11 @@ class Version:
     def labels(self) -> Path:
         """Every object, with what became of it and why (builder.cut.label_table)."""
         return self._place(LABELS)
+
+    @property
+    def sample_index(self) -> Path:
+        """Every sample: where it lies, and the hashes of its members (builder.store.index); not in every version."""
+        return self._place(INDEX)
 
     @property
     def card(self) -> Path:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from builder.cut.left_out import LEAK, NEAR_DUPLICATE, read_left_out
+from builder.cut.left_out import read_left_out
 from builder.errors import BuildError, brief
 from builder.kinds import kind_of
 from builder.label.predictions import read_failures
@@ -263,6 +263,6 @@ def _kept_out(version: Version, image: _Image) -> Iterator[tuple[str, str]]:
     """Whether it is a leak or a near-duplicate, which the version has a list of."""
     if version.has(LEFT_OUT):
         left_out = read_left_out(version.left_out)
-        for state, images in ((LEAK, left_out.leaks), (NEAR_DUPLICATE, left_out.near_duplicates)):
+        for state, images in left_out.by_state.items():
             if image.sha256 in images:
                 yield state, f"it was left out: {images[image.sha256]}"

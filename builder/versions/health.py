@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from builder.cut.version import held
 from builder.engine import Track, silent
+from builder.store.history import HISTORY, read_history
+from builder.store.manifest import CLAIM, MANIFEST, read_manifest
 from builder.store.store import Store, check_store
 from builder.store.version import Version, check_here, check_version
 from builder.versions import repair as repairing
@@ -51,12 +54,38 @@ def verify(
     check_version(version)
     check_store(store)
     check_here(version)
-    verified = Verified(version, tuple(problems(version, workers=workers, track=track)))
+    pinned = tuple(other_pins(version, store))
+    verified = Verified(version, (*problems(version, workers=workers, track=track), *pinned))
     if not repair:
         return verified
     if verified.only_strays:
         with held(version.folder):  # sweeps what a killed repair left
             return verified
     repairing.repair(version, store, bad_shards(verified.problems), workers, track)
-    left = tuple(problems(version, workers=workers, track=track))
+    left = (*problems(version, workers=workers, track=track), *pinned)
     return Verified(version, left, tuple(problem for problem in verified.problems if problem not in left))
+
+
+def other_pins(version: Version, store: Store) -> Iterator[Problem]:
+    """Who knows another manifest of a version of this store: its history, its tags, or versions that were made from it.
+    What nobody has pinned, such as a pulled version's numbers before it was pulled, is as good as where it came from.
+    """
+    manifest, ref, folder = version.manifest, version.ref, version.folder.resolve()
+    if folder != (store.datasets / version.dataset / manifest.version).resolve():
+        return
+    known = {}
+    if (event := read_history(store.root).get(ref)) and event.what != "removed":
+        known[HISTORY] = event.id, event.manifest
+    for tag in store.tags(version.dataset):
+        if tag.version == manifest.version:
+            known[f"tag {tag.name}"] = tag.id, tag.manifest
+    for name in store.names():
+        for path in store.versions(name):
+            if (path / MANIFEST).is_file() and path.resolve() != folder:
+                parent = read_manifest(path).provenance.parent
+                built_here = (path / CLAIM).is_file()  # one that was pulled had its parent elsewhere
+                if parent and (parent.id == manifest.id or (built_here and parent.version == ref)):
+                    known[f"its child {name}@{path.name}"] = parent.id, parent.manifest
+    for who, (id, pin) in known.items():
+        if id != manifest.id or pin not in ("", manifest.pin):
+            yield Problem(f"{MANIFEST}: it is not the one that {who} knows: restore it from a copy", stray=True)

@@ -96,7 +96,7 @@ def _entries(store: Store, name: str) -> Iterator[Entry]:
 def _entry(manifest: Manifest, name: str, version: str, size: int, tags: list[Tag], event: Event | None) -> Entry:
     provenance = manifest.provenance
     judged = claims(manifest)
-    told = event if event and event.id == manifest.id else None
+    told = event if event and event.is_of(manifest) else None
     return Entry(
         name,
         version,

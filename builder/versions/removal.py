@@ -51,7 +51,7 @@ def remove(version: Version, store: Store, *, dry_run: bool = False) -> Removed:
         return _checked(version, store)
     with locked(store.lock, f"store {store.root}", sweep=[]), held(folder):
         removed = _checked(version, store)
-        record(store.root, removed.version, removed.id, "removed")
+        record(store.root, removed.version, version.manifest, "removed")
         discard(folder)
     return removed
 

@@ -21,9 +21,10 @@ from builder.rules.fates import image_keys, settled
 from builder.rules.overrides import dump_overrides
 from builder.rules.scores import PoolScores
 from builder.store.files import TEMPORARY, digest, discard, make_folder, sha256_file, sync_folder, write_file
+from builder.store.index import join_index
 from builder.store.manifest import write_manifest
 from builder.store.store import Store
-from builder.store.version import CARD, CHART, CLAIM, DATA, LABELS, LEFT_OUT, OVERRIDES, REPORT, Version
+from builder.store.version import CARD, CHART, CLAIM, DATA, INDEX, LABELS, LEFT_OUT, OVERRIDES, REPORT, Version
 
 
 def repair(
@@ -39,8 +40,8 @@ def repair(
         recalled = recall(version, store)
         writing = replace(recalled.writing, folder=scratch.folder)
         jobs = [ShardJob(n, range(*chunks), writing) for n, chunks in enumerate(manifest.provenance.plan)]
-        labels_bad, overrides_bad = (not version.is_intact(name) for name in (LABELS, OVERRIDES))
-        wanted = jobs if labels_bad or overrides_bad else [job for job in jobs if job.number in numbers]
+        labels_bad, index_bad, overrides_bad = (not version.is_intact(name) for name in (LABELS, INDEX, OVERRIDES))
+        wanted = jobs if labels_bad or index_bad or overrides_bad else [job for job in jobs if job.number in numbers]
         with track("repair", sum(len(job.chunks) for job in wanted)) as advance:
             for job, _ in zip(wanted, run(write_job, wanted, workers), strict=True):
                 advance(len(job.chunks))
@@ -50,6 +51,9 @@ def repair(
         if labels_bad:
             join_labels(scratch.labels, [job.labels for job in jobs])
             _put(scratch.labels, version.labels, manifest.files[LABELS])
+        if index_bad:
+            join_index(scratch.sample_index, [job.index for job in jobs if job.result().shard])
+            _put(scratch.sample_index, version.sample_index, manifest.files[INDEX])
         if overrides_bad:
             rows = [row for job in jobs for row in job.result().overrides]
             fates = settled(recalled.overrides, rows)
@@ -62,7 +66,7 @@ def repair(
                 _put(scratch.folder / name, version.folder / name, manifest.files[name])
         if not version.is_intact(REPORT):
             _repair_report(version, scratch, pool_scores(recalled.writing.labelled, workers, track))
-        claim, inputs = version.folder / CLAIM, digest(manifest.provenance.inputs.stored()).encode()
+        claim, inputs = version.folder / CLAIM, digest(manifest.provenance.inputs.claimed()).encode()
         if claim.is_file() and claim.read_bytes() != inputs:
             write_file(claim, inputs)
 

@@ -1,36 +1,47 @@
 """Re-read a whole version and say what is wrong with it, and with which shards.
 
-Shards are checked on their own; of each image only three numbers are kept (key, shard, and a checksum of its labels),
-which are then held against labels.parquet: 20 bytes an image, whatever is on it.
+Shards are checked on their own, against their part of index.parquet; of each image only three numbers are kept (key,
+shard, and a checksum of its labels), which are then held against labels.parquet: 20 bytes an image, whatever is on it.
+All that the manifest counts is counted again.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from threading import Event
 
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from builder.cut.kinds.choose import cut_kind
 from builder.cut.kinds.kind import Checked, Kind
+from builder.cut.left_out import read_left_out
 from builder.engine import Track, run, silent, until
+from builder.errors import BuildError
 from builder.kinds import LabelKind, kind_of
+from builder.rules.apply import outcomes
+from builder.rules.keep import Keep
+from builder.rules.reasons import BY_KEY, OUTCOMES, Reason
 from builder.store.files import sha256_file
-from builder.store.manifest import MANIFEST, ShardRecord
-from builder.store.shards import Sample, ShardError, read_bytes, read_samples
-from builder.store.version import CLAIM, DATA, LABELS, Version
+from builder.store.index import contents_of, read_index
+from builder.store.keys import is_copy
+from builder.store.manifest import CLAIM, MANIFEST, ShardRecord, other_claim
+from builder.store.shards import SampleRow, ShardError, read_bytes, read_samples
+from builder.store.version import DATA, INDEX, LABELS, LEFT_OUT, Version
 from teachers.images import ImageError, decode_rgb
 
 MOST = 20
 """Problems told of one shard; the rest are counted."""
+COUNTED = ("samples", "kept", "ignored", "tombstones", "skipped_kept", "skipped_ignored")
+"""Of each shard; what comes after the third was not recorded at first."""
 ROWS = 1 << 14
 """Rows of labels.parquet looked at together."""
 
@@ -47,22 +58,31 @@ class Problem:
 
 @dataclass(frozen=True)
 class _Job:
-    path: Path
-    shard: ShardRecord
-    features: tuple[str, ...]
-    classes: int
+    """A shard by its position in the manifest; gone: keys of samples that are to be skipped."""
+
+    version: Version
+    number: int
+    gone: frozenset[str]
     kind: LabelKind
+
+    @property
+    def shard(self) -> ShardRecord:
+        return self.version.manifest.shards[self.number]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return tuple(self.version.manifest.features)
 
 
 @dataclass(frozen=True)
 class _Checked:
-    """problems; samples read; key, checksum: uint64 (samples,) each, see `_hash` and
-    builder.cut.kinds.kind.Checked."""
+    """problems; key, checksum: uint64 (samples,) each, see `_hash` and builder.cut.kinds.kind.Checked. images: number
+    of those that are in it, without copies and what is to be skipped."""
 
     problems: list[str]
-    samples: int
     key: np.ndarray
     checksum: np.ndarray
+    images: int = 0
 
 
 def problems(version: Version, *, workers: int | None = None, track: Track = silent) -> list[Problem]:
@@ -70,22 +90,25 @@ def problems(version: Version, *, workers: int | None = None, track: Track = sil
     against its shard, the manifest and labels.parquet."""
     manifest = version.manifest
     faults = list(_other_files(version))
-    kind, features = kind_of(manifest.kind), tuple(manifest.features)
-    jobs = [_Job(version.shard(shard), shard, features, len(manifest.classes), kind) for shard in manifest.shards]
+    gone = frozenset(manifest.tombstones)
+    jobs = [_Job(version, number, gone, kind_of(manifest.kind)) for number in range(len(manifest.shards))]
     none = np.zeros(0, np.uint64)
-    keys, checksums, lengths = [none], [none], []
+    keys, checksums, lengths, images = [none], [none], list[int](), 0
     with track("verify", manifest.stored) as advance:
         for job, checked in zip(jobs, run(_check_shard, jobs, workers), strict=True):
             faults += (Problem(what, job.shard.name) for what in checked.problems)
             keys.append(checked.key)
             checksums.append(checked.checksum)
             lengths.append(len(checked.key))
-            advance(checked.samples)
+            images += checked.images
+            advance(len(checked.key))
     key, checksum = np.concatenate(keys), np.concatenate(checksums)
     shard = np.repeat(np.arange(len(jobs), dtype=np.int32), lengths)
     faults += _repeated(version, key, shard)
     if not faults:
         faults += _compare_labels(version, key, checksum, shard)
+    if manifest.format > 1 and not faults:
+        faults += _recounted(version, images)
     return faults
 
 
@@ -101,6 +124,8 @@ def _other_files(version: Version) -> Iterator[Problem]:
             yield Problem(f"{name}: missing")
         elif not version.is_intact(name):
             yield Problem(f"{name}: its bytes are not those of the manifest")
+    if wrong := other_claim(folder, manifest):
+        yield Problem(wrong)
     known = {MANIFEST, CLAIM, *manifest.files, *(f"{DATA}/{shard.name}" for shard in manifest.shards)}
     for path in sorted(folder.rglob("*")):
         below = path.relative_to(folder)
@@ -110,55 +135,73 @@ def _other_files(version: Version) -> Iterator[Problem]:
 
 
 def _check_shard(job: _Job, stop: Event) -> _Checked:
-    path, shard = job.path, job.shard
-    none = np.zeros(0, np.uint64)
+    shard, path = job.shard, job.version.shard(job.shard)
     if not path.is_file():
-        return _Checked([f"data/{shard.name}: missing"], 0, none, none)
+        return _Checked([f"data/{shard.name}: missing"], np.zeros(0, np.uint64), np.zeros(0, np.uint64))
     problems: list[str] = []
-    keys: list[int] = []
+    rows: list[SampleRow] = []
     checksums: list[np.uint64] = []
-    kept = ignored = 0
+    counts = Counter[str]()
     if path.stat().st_size != shard.bytes:
         problems.append(f"data/{shard.name}: {path.stat().st_size} bytes, the manifest says {shard.bytes}")
     elif sha256_file(path) != shard.sha256:
         problems.append(f"data/{shard.name}: its SHA-256 is not the manifest's")
     try:
         for sample in until(stop, read_samples(path)):
-            keys.append(_hash(sample.key))
-            checked = _check_sample(path, sample, job)
+            members = {extension: read_bytes(path, member) for extension, member in sample.members.items()}
+            hashes = {extension: hashlib.sha256(contents).hexdigest() for extension, contents in members.items()}
+            rows.append(sample.row(tuple(hashes.values())))
+            checked = _check_sample(sample.key, members, hashes, job)
             checksums.append(np.uint64(0) if isinstance(checked, str) else checked.checksum)
             if isinstance(checked, str):
                 problems.append(f"data/{shard.name}: sample {sample.key}: {checked}")
             else:
-                kept, ignored = kept + checked.kept, ignored + checked.ignored
+                counts.update(kept=checked.kept, ignored=checked.ignored)
+                if sample.key in job.gone:
+                    counts.update(tombstones=1, skipped_kept=checked.kept, skipped_ignored=checked.ignored)
     except ShardError as error:
         problems.append(f"data/{error}")
-    if not problems and (len(keys), kept, ignored) != (shard.samples, shard.kept, shard.ignored):
-        stated = f"{shard.samples} samples, {shard.kept} kept, {shard.ignored} ignored"
-        problems.append(
-            f"data/{shard.name}: {len(keys)} samples, {kept} kept, {ignored} ignored; the manifest says {stated}"
-        )
+    problems += [] if problems else _against_manifest(job, rows, counts)
     more = [f"data/{shard.name}: {len(problems) - MOST} more problems"] if len(problems) > MOST else []
-    listed = [*islice(problems, MOST), *more]
-    return _Checked(listed, len(keys), np.array(keys, np.uint64), np.array(checksums, np.uint64))
+    return _Checked(
+        [*islice(problems, MOST), *more],
+        np.array([_hash(row.key) for row in rows], np.uint64),
+        np.array(checksums, np.uint64),
+        sum(not is_copy(row.key) and row.key not in job.gone for row in rows),
+    )
 
 
-def _check_sample(path: Path, sample: Sample, job: _Job) -> str | Checked:
+def _against_manifest(job: _Job, rows: list[SampleRow], counts: Mapping[str, int]) -> Iterator[str]:
+    """Where a shard that is whole is not what the manifest and the index say of it."""
+    shard, now = job.shard, job.version.manifest.format > 1
+    for name in COUNTED if now else COUNTED[:3]:
+        number = len(rows) if name == "samples" else counts[name]
+        if number != getattr(shard, name):
+            yield f"data/{shard.name}: {number} {name.replace('_', ' ')}; the manifest says {getattr(shard, name)}"
+    if not now:
+        return
+    if contents_of(rows) != shard.contents:
+        yield f"data/{shard.name}: its members are not those of the manifest's contents"
+    with suppress(BuildError):  # one that cannot be read is told as a file
+        if read_index(job.version, job.number) != rows:
+            yield f"data/{shard.name}: {INDEX} says something else of its samples"
+
+
+def _check_sample(key: str, members: Mapping[str, bytes], hashes: Mapping[str, str], job: _Job) -> str | Checked:
     """What is wrong with a sample, or what is in it."""
-    if tuple(sample.members) != job.features:
-        return f"its members are {', '.join(sample.members)}, not {', '.join(job.features)}"
+    if tuple(members) != job.features:
+        return f"its members are {', '.join(members)}, not {', '.join(job.features)}"
     try:
-        image = read_bytes(path, sample.members[job.features[0]])
-        label = orjson.loads(read_bytes(path, sample.members["json"]))
-        height, width, _ = decode_rgb(image, label["width"] * label["height"]).shape
-        if label["key"] != sample.key:
+        label = orjson.loads(members["json"])
+        height, width, _ = decode_rgb(members[job.features[0]], label["width"] * label["height"]).shape
+        if label["key"] != key:
             return f"its label JSON is that of {label['key']}"
         if (label["width"], label["height"]) != (width, height):
             return f"its image is {width}x{height}, its label says {label['width']}x{label['height']}"
-        if label["reencoded"] == "none" and hashlib.sha256(image).hexdigest() != label["sha256"]:
+        if label["reencoded"] == "none" and hashes[job.features[0]] != label["sha256"]:
             return "its image bytes are not those of the SHA-256 in its label"
-        rest = read_bytes(path, sample.members[job.kind.member]) if job.kind.member else b""
-        return cut_kind(job.kind.name).check(label, rest, job.classes)
+        rest = members[job.kind.member] if job.kind.member else b""
+        return cut_kind(job.kind.name).check(label, rest, len(job.version.manifest.classes))
     except ImageError as error:
         return f"its image {error}"
     except (ValueError, KeyError, TypeError) as error:
@@ -213,3 +256,61 @@ def _take_off(batch: pa.RecordBatch, ordered: np.ndarray, left: np.ndarray, kind
     counts = ordered[place] == hashed
     rows = {name: values.to_numpy(zero_copy_only=False)[counts] for name, values in column.items()}
     np.subtract.at(left, place[counts], kind.row_sums(rows))
+
+
+def _recounted(version: Version, images: int) -> Iterator[Problem]:
+    """Where the manifest counts other images, objects and classes than the shards and labels.parquet hold. images:
+    those that are in the shards, without copies and tombstones."""
+    manifest, kind = version.manifest, kind_of(version.manifest.kind)
+    try:
+        rows = _rows_by_fate(version, kind)
+    except (OSError, pa.ArrowException, KeyError) as error:
+        yield Problem(f"{LABELS}: cannot be read ({str(error).splitlines()[0]})")
+        return
+    keep = Keep.model_validate(manifest.provenance.inputs.keep)
+    objects, per_class = Counter[str](), {outcome: Counter[int]() for outcome in ("predicted", "kept", "ignored")}
+    for (reason, outcome, label, before), number in rows.items():
+        expected = OUTCOMES[outcomes(np.array([BY_KEY[reason]], np.uint8), keep)[0]] if reason in BY_KEY else ""
+        drawn = kind.outlines and BY_KEY.get(reason) in (Reason.MOVED, Reason.ADDED)  # a box without an outline
+        if outcome != ("ignored" if drawn and expected == "kept" else expected):
+            yield Problem(
+                f"{LABELS}: {number} objects are {outcome} for the reason {reason!r}, which makes them {expected}"
+            )
+        objects[reason] += number
+        if reason != Reason.ADDED.key:
+            objects["predicted"] += number
+            per_class["predicted"][label if before is None else before] += number
+        if outcome in per_class:
+            per_class[outcome][label] += number
+    wrong = [f"objects.{name}" for name, n in manifest.objects.items() if objects[name] != n]
+    for outcome, numbers in per_class.items():
+        stated = {n: manifest.per_class[name][outcome] for n, name in enumerate(manifest.classes)}
+        wrong += [f"per_class.{manifest.classes[n]}.{outcome}" for n in stated if stated[n] != numbers[n]]
+    wrong += ["images.written"] if manifest.images.get("written", 0) != images else []
+    left_out = read_left_out(version.left_out).by_state if version.has(LEFT_OUT) else {}
+    for state, listed in left_out.items():
+        wrong += [f"images.{state}"] if manifest.images.get(state, 0) > len(listed) else []
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        yield Problem(f"{MANIFEST}: {wrong[0]}{more} is not what the shards and {LABELS} hold", stray=True)
+
+
+def _rows_by_fate(version: Version, kind: LabelKind) -> Counter[tuple[str, str, int, int | None]]:
+    """Objects of labels.parquet, of maps pixels, by reason, outcome, class, and the class that the teacher gave where
+    people changed it; those of images that are to be skipped left out."""
+    rows, by = Counter[tuple[str, str, int, int | None]](), ["reason", "outcome", "label", "label_before"]
+    gone = pa.array(version.manifest.tombstones, pa.string())
+    with pq.ParquetFile(version.labels, read_dictionary=["reason", "outcome"]) as file:
+        there = [name for name in ("key", *by, "pixels") if name in file.schema_arrow.names]
+        for group in range(file.num_row_groups):
+            for batch in file.iter_batches(ROWS, [group], there, use_threads=False):
+                table = pa.Table.from_batches([batch])
+                if len(gone):
+                    table = table.filter(pc.invert(pc.is_in(table["key"], gone)))
+                if "label_before" not in there:
+                    table = table.append_column("label_before", pa.nulls(len(table), pa.int16()))
+                summed = table.group_by(by).aggregate([("pixels", "sum") if kind.pixels else ([], "count_all")])
+                number = summed["pixels_sum" if kind.pixels else "count_all"].to_pylist()
+                fates = zip(*(summed[name].to_pylist() for name in by), strict=True)
+                rows.update(dict(zip(fates, number, strict=True)))
+    return rows

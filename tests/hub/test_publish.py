@@ -41,6 +41,7 @@ from tests.helpers.hub_server import (
 )
 from tests.helpers.pools import write_images, write_recipe, write_results
 from tests.helpers.records import changed
+from tests.helpers.sealing import reseal
 
 GROUP = click.Group(commands=[*COMMANDS, build])
 REPO = "org/pets"
@@ -314,14 +315,6 @@ def test_two_publishers_at_once(store: Path, hub: Path, monkeypatch: pytest.Monk
     assert commits(hub) == 4 and "v4" not in state_of(hub, REPO)["tags"]
     run("publish", "pets@v4", REPO, store=store)
     assert commits(hub) == 5
-
-
-def reseal(folder: Path, **changes: Any) -> None:
-    from builder.store.manifest import version_id, write_manifest
-
-    manifest = read_manifest(folder).model_copy(update=changes)
-    id = version_id(manifest.classes, manifest.features, [s.sha256 for s in manifest.shards], manifest.tombstones)
-    write_manifest(folder, manifest.model_copy(update={"id": id}))
 
 
 def test_what_is_published_never_changes(store: Path, hub: Path) -> None:

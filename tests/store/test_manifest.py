@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from builder.errors import BuildError
+from builder.store.files import seal
 from builder.store.manifest import MANIFEST, read_manifest
 from tests.helpers.pools import write_images
 
@@ -38,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 )
 def test_a_damaged_manifest_names_the_bad_key(changes: dict[str, Any], words: str, folder: Path) -> None:
     path = folder / MANIFEST
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text(json.dumps(seal({**json.loads(path.read_text()), **changes})))
     with pytest.raises(BuildError, match=words) as error:
         read_manifest(folder)
     assert "\n" not in str(error.value) and "pydantic" not in str(error.value)
