@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +22,28 @@ AT_OPERATIONS, AT_TIMES = 6, 3
 
 def inject(folder: Path, share: float) -> Iterator[tuple[str, Verdict, str]]:
     """Each command is killed at evenly spread operations on files and at random times."""
-    place, rng, counts = Workplace(folder), np.random.default_rng(11), dict[str, int]()
+    rng = np.random.default_rng(11)
     moments = [(job, number, float(rng.random())) for number in range(AT_OPERATIONS + AT_TIMES) for job in JOBS]
-    for job, number, part in evenly(moments, share):
+    with Workplace(folder) as place:
+        yield from _each(place, evenly(moments, share), folder / "trace")
+
+
+def _each(
+    place: Workplace, moments: Iterable[tuple[Job, int, float]], trace: Path
+) -> Iterator[tuple[str, Verdict, str]]:
+    counts: dict[str, int] = {}
+    for job, number, part in moments:
         if number < AT_OPERATIONS:
             if job.name not in counts:
-                counts[job.name] = _count(place, job, folder / "trace")
+                counts[job.name] = _count(place, job, trace)
             at = 1 + int(counts[job.name] * (number + part) / AT_OPERATIONS)
             place.enter(job.state)
-            run(*job.args, cwd=place.work, seconds=SECONDS, kill_at=at)
+            run(*job.args, cwd=place.work, env=place.env, seconds=SECONDS, kill_at=at)
             yield f"{job.name} before operation {at}", *after(place, job)
         else:
             moment = part * place.undisturbed(job)[0].seconds
             place.enter(job.state)
-            running = start(*job.args, cwd=place.work)
+            running = start(*job.args, cwd=place.work, env=place.env)
             time.sleep(moment)
             running.send(signal.SIGKILL)
             running.wait(SECONDS)
@@ -59,5 +67,5 @@ def after(place: Workplace, job: Job) -> tuple[Verdict, str]:
 def _count(place: Workplace, job: Job, trace: Path) -> int:
     """How many operations on files a command does."""
     place.enter(job.state)
-    run(*job.args, cwd=place.work, seconds=SECONDS, trace=trace)
+    run(*job.args, cwd=place.work, env=place.env, seconds=SECONDS, trace=trace)
     return len(operations(trace))

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,14 +86,19 @@ CONDITIONS = (
 def inject(folder: Path, share: float) -> Iterator[tuple[str, Verdict, str]]:
     """Each command that writes under each condition, then without it."""
     rooms = _can_mount(folder)
-    place, counts = Workplace(folder), dict[str, int]()
     faults = [(job, condition) for condition in CONDITIONS for job in JOBS if rooms or condition.room is None]
-    for job, condition in evenly(faults, share):
+    with Workplace(folder) as place:
+        yield from _each(place, evenly(faults, share), folder / "trace")
+
+
+def _each(place: Workplace, faults: Iterable[tuple[Job, Condition]], trace: Path) -> Iterator[tuple[str, Verdict, str]]:
+    counts: dict[str, int] = {}
+    for job, condition in faults:
         place.undisturbed(job)
         if condition.part is not None and job.name not in counts:
             place.enter(job.state)
-            run(*job.args, cwd=place.work, seconds=SECONDS, trace=folder / "trace")
-            counts[job.name] = len(operations(folder / "trace"))
+            run(*job.args, cwd=place.work, env=place.env, seconds=SECONDS, trace=trace)
+            counts[job.name] = len(operations(trace))
         place.enter(job.state)
         before = contents(place.work)
         ran = _under(place, job, condition, counts.get(job.name, 0))
@@ -103,7 +108,11 @@ def inject(folder: Path, share: float) -> Iterator[tuple[str, Verdict, str]]:
 def _under(place: Workplace, job: Job, condition: Condition, count: int) -> Ran:
     """The command under a condition, which is taken away again."""
     condition.before(place)
-    more: dict[str, Any] = {"limits": condition.limits, "env": condition.env, "closed": condition.closed}
+    more: dict[str, Any] = {
+        "limits": condition.limits,
+        "env": {**place.env, **condition.env},
+        "closed": condition.closed,
+    }
     if condition.part is not None:
         more |= {"kill_at": 1 + int(count * condition.part), "sign": condition.sign}
     kept = place.work.with_name("kept")

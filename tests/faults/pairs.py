@@ -4,7 +4,7 @@ they had run one after the other."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.faults.commands import start
@@ -42,17 +42,21 @@ PAIRS = (
 
 def inject(folder: Path, share: float) -> Iterator[tuple[str, Verdict, str]]:
     """Each pair, the second one begun at each of the delays."""
-    place = Workplace(folder)
+    with Workplace(folder) as place:
+        yield from _each(place, evenly([(delay, names) for delay in DELAYS for names in PAIRS], share))
+
+
+def _each(place: Workplace, pairs: Iterable[tuple[float, tuple[str, str]]]) -> Iterator[tuple[str, Verdict, str]]:
     ends: dict[tuple[str, str], list[dict[str, bytes]]] = {}
-    for delay, names in evenly([(delay, names) for delay in DELAYS for names in PAIRS], share):
+    for delay, names in pairs:
         one, other = ((BY_NAME | OTHERS)[name] for name in names)
         if names not in ends:
             ends[names] = [_in_turn(place, one.state, order) for order in ((one, other), (other, one))]
         moment = delay * place.undisturbed(one)[0].seconds
         place.enter(one.state)
-        first = start(*one.args, cwd=place.work)
+        first = start(*one.args, cwd=place.work, env=place.env)
         time.sleep(moment)
-        second = start(*other.args, cwd=place.work)
+        second = start(*other.args, cwd=place.work, env=place.env)
         said = [first.wait(SECONDS), second.wait(SECONDS)]
         verdicts = [judge(ran) for ran in said]
         name = f"{one.name} and {other.name} after {moment:.2f} s"

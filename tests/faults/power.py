@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,12 +57,17 @@ class Disk:
 
 def inject(folder: Path, share: float) -> Iterator[tuple[str, Verdict, str]]:
     """Cuts at evenly spread moments of each command, what is lost drawn at random."""
-    place, records = Workplace(folder), dict[str, list[dict]]()
-    for job, number in evenly([(job, number) for number in range(CUTS) for job in JOBS], share):
+    with Workplace(folder) as place:
+        yield from _each(place, evenly([(job, number) for number in range(CUTS) for job in JOBS], share), folder)
+
+
+def _each(place: Workplace, cuts: Iterable[tuple[Job, int]], folder: Path) -> Iterator[tuple[str, Verdict, str]]:
+    records: dict[str, list[dict]] = {}
+    for job, number in cuts:
         record = folder / f"record-{JOBS.index(job)}"
         if job.name not in records:
             place.enter(job.state)
-            run(*job.args, cwd=place.work, seconds=SECONDS, record=(place.work, record))
+            run(*job.args, cwd=place.work, env=place.env, seconds=SECONDS, record=(place.work, record))
             records[job.name] = [json.loads(line) for line in (record / "events.jsonl").read_text().splitlines()]
         events = records[job.name]
         moment = len(events) if number < 2 else 1 + round((len(events) - 1) * (number - 1) / (CUTS - 1))

@@ -6,13 +6,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import TypeVar
 
 import yaml
 
 from tests.faults.commands import Ran, run
+from tests.helpers.hub_server import WRITER, HubServer
 from tests.helpers.pools import write_images, write_recipe, write_results
 
 Fault = TypeVar("Fault")
@@ -61,6 +64,8 @@ JOBS = (
     Job("review queue", QUEUE, "built"),
     Job("review audit", ("review", "queue", "pets@v1", "--audit", "4"), "built"),
     Job("review pull", ("review", "pull", "pets@v1", "--from", "answers.json", "--author", "ann"), "answered"),
+    Job("publish", ("publish", "pets@v1", "org/pets"), "built"),
+    Job("pull", ("pull", "org/pets@v1", "--name", "got"), "published"),
     Job("train", TRAIN, "built"),
     Job("evaluate", ("evaluate", "run", "--truth", "truth.json", "--images", "truth"), "trained"),
 )
@@ -74,6 +79,23 @@ class Workplace:
         self.work, self._states = folder / "work", folder / "states"
         self._states.mkdir(parents=True, exist_ok=True)
         self._outcomes: dict[str, tuple[Ran, dict[str, bytes]]] = {}
+        self._held = ExitStack()
+        hub = HubServer(self.work / "hub")  # its state lies in the workplace, and goes with it
+        Thread(target=hub.serve_forever, args=(0.02,), daemon=True).start()
+        self._held.callback(hub.server_close)
+        self._held.callback(hub.shutdown)
+        self.env = {
+            "HF_ENDPOINT": hub.url,
+            "HF_TOKEN": WRITER,
+            "HF_HOME": str(folder / "home"),
+            "HF_HUB_DISABLE_XET": "1",
+        }
+
+    def __enter__(self) -> Workplace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
 
     @property
     def store(self) -> Path:
@@ -105,7 +127,7 @@ class Workplace:
         return differences(self.undisturbed(job)[1], found)
 
     def run(self, *args: str) -> Ran:
-        return run(*args, cwd=self.work, seconds=SECONDS)
+        return run(*args, cwd=self.work, env=self.env, seconds=SECONDS)
 
     def complete(self) -> list[str]:
         """The versions that are shown as complete."""
@@ -133,6 +155,8 @@ class Workplace:
     def _make_fresh(self) -> None:
         self._clear()
         names = write_images(self.work / "pool", 12)
+        for name in ("repos", "blobs", "lfs"):
+            (self.work / "hub" / name).mkdir(parents=True)
         write_results(self.work, [*names, *(f"image_{n:05d}.jpg" for n in GROWN)], empty=1)
         names = write_images(self.work / "truth", 6, start=500)
         images = [{"id": n, "file_name": name, "width": 64, "height": 48} for n, name in enumerate(names)]
@@ -191,6 +215,9 @@ class Workplace:
             task |= {"id": number, "annotations": [said | {"result": result}]}
         (self.work / "answers.json").write_text(json.dumps(tasks))
 
+    def _make_published(self) -> None:
+        self._did("built", ("publish", "pets@v1", "org/pets"))
+
     def _make_trained(self) -> None:
         self._did("built", TRAIN)
 
@@ -202,10 +229,10 @@ def evenly(faults: Sequence[Fault], share: float) -> Iterator[Fault]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, without locks, and without what only tells when or how fast something was done."""
+    """Every file below a folder, without locks and the log of the Hub, and without what only tells when or how fast something was done."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith(".lock"):
+        if path.is_file() and not path.name.startswith(".lock") and path.parent.name != "hub":
             found[str(path.relative_to(folder))] = _timeless(path)
     return found
 
