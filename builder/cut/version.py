@@ -102,7 +102,6 @@ def cut_version(
         if not folder.is_dir():  # collected as abandoned in the moment before we held it
             raise BuildError(f"another process removed {name}@{folder.name}: run this again")
         if (folder / MANIFEST).exists():
-            shutil.rmtree(folder / WORK, ignore_errors=True)
             return _complete(store, folder, message)
         try:
             plan = decide_all(
@@ -122,8 +121,8 @@ def cut_version(
             plan = replace(plan, left_out=plan.left_out.with_changed(changed))
         provenance = plan.provenance(inputs, written or basis.options, [job.chunks for job in jobs])
         manifest = _finish(folder, jobs, plan, provenance, report, allow_empty)
+        record(store.root, f"{name}@{folder.name}", manifest, "built", message)
         shutil.rmtree(folder / WORK)
-    record(store.root, f"{name}@{folder.name}", manifest, "built", message)
     _warn_of_changed(manifest)
     return Cut(folder, manifest, len(pending))
 
@@ -144,9 +143,16 @@ def _warn_of_changed(manifest: Manifest) -> None:
 
 
 def _complete(store: Store, folder: Path, message: str) -> Cut:
-    """A version that was there already, with the message that is given now."""
-    manifest = store.version(f"{folder.parent.name}@{folder.name}").manifest
-    say_what_for(store.root, f"{folder.parent.name}@{folder.name}", manifest, message)
+    """A version that was there already, with the message that is given now. Where its build was killed in its last
+    moment, the history may not know of it yet."""
+    ref = f"{folder.parent.name}@{folder.name}"
+    if (folder / WORK).exists():
+        manifest = read_manifest(folder)
+        record(store.root, ref, manifest, "built", message)
+        shutil.rmtree(folder / WORK, ignore_errors=True)
+    else:
+        manifest = store.version(ref).manifest
+        say_what_for(store.root, ref, manifest, message)
     _warn_of_changed(manifest)
     return Cut(folder, manifest, 0)
 

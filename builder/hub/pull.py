@@ -76,8 +76,8 @@ def pull(ref: str, store: Store, *, name: str | None = None, dry_run: bool = Fal
                 advance(job.bytes)
         with locked(target.parent / f".lock-{target.name}", outcome.version, sweep=[]):
             if not _is_there(target, manifest.id):
+                record(store.root, outcome.version, manifest, "pulled")  # what is there would not be recorded again
                 _place(version, target)
-                record(store.root, outcome.version, manifest, "pulled")
     return replace(outcome, state="pulled", fetched=len(missing), bytes=size)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -254,10 +255,16 @@ def folder_of(store: Store, name: str) -> Path:
 
 def save(store: Store, audit: Audit) -> Path:
     """Write an audit before anybody looks at it. Drawing it again changes nothing."""
-    path = folder_of(store, audit.version.partition("@")[0]) / f"{audit.name}.json"
-    if not path.is_file():
-        write_file(path, canonical_json(audit.model_dump(mode="json")))
+    folder = folder_of(store, audit.version.partition("@")[0])
+    path = folder / f"{audit.name}.json"
+    with _alone(folder, audit):
+        if not path.is_file():
+            write_file(path, canonical_json(audit.model_dump(mode="json")))
     return path
+
+
+def _alone(folder: Path, audit: Audit) -> AbstractContextManager[None]:
+    return locked(folder / ".lock", f"the audits of {audit.version}", sweep=[folder], wait=True)
 
 
 def read(store: Store, manifest: Manifest, name: str | None = None) -> list[Audited]:
@@ -306,7 +313,7 @@ def record(store: Store, audited: Audited, right: Mapping[str, bool], authors: M
     """Add verdicts (see `joined`) to those that are saved, and write them with the estimate."""
     folder = folder_of(store, audited.audit.version.partition("@")[0])
     path = folder / f"{audited.audit.name}.json"
-    with locked(folder / ".lock", f"the audits of {audited.audit.version}", sweep=[folder], wait=True):
+    with _alone(folder, audited.audit):
         done = joined(_read(path), right, authors)
         verdicts = {id: verdict.model_dump() for id, verdict in done.verdicts.items()}
         value = {"verdicts": verdicts, "estimate": estimate_value(done)}

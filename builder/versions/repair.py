@@ -129,7 +129,7 @@ def report_page(version: Version, store: Store, *, workers: int | None = None, t
     """
     from builder.report.index import write_report
 
-    if not version.report.is_file():
+    if REPORT not in version.manifest.files or not version.report.is_file():
         with store.in_use(), held(version.folder):
             scores = pool_scores(recall(version, store).writing.labelled, workers, track)
             write_report(version, scores, None)

@@ -52,8 +52,8 @@ def _each(
 
 def after(place: Workplace, job: Job) -> tuple[Verdict, str]:
     """What the same command makes of what one that was ended left: nothing half is shown as complete, and the end is
-    the undisturbed one."""
-    if job.state != "damaged" and (unsound := list(place.unsound())):
+    the undisturbed one. (A report page that no manifest names yet is written again.)"""
+    if job.state not in ("damaged", "plain") and (unsound := list(place.unsound())):
         return Verdict.SILENT, "; ".join(unsound)
     again = place.run(*job.args)
     verdict = judge(again)
