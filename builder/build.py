@@ -80,7 +80,7 @@ def build_pseudo(
         if only == "scan":
             return Built(pool)
         references = _references(recipe, rooted, store, workers, track)
-        labeller = load_labeller(rooted.teacher, workers, allow_code)
+        labeller = load_labeller(rooted.teacher, workers, allow_code, recipe.images.reading)
         if rooted.truth:
             references["truth"] = with_outlines(references["truth"], rooted.truth, labeller.description["kind"])
         labelled = _label(pool, references, labeller, store, recipe, only, retry_failures, track)

@@ -58,16 +58,29 @@ def until(stop: Event, items: Iterable[Item]) -> Iterator[Item]:
         yield item
 
 
-def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int) -> Iterator[Result]:
-    """`work(item)` for each item in threads, results in order of items, at most `ahead` of them waiting."""
-    waiting: deque[Future[Result]] = deque()
+def in_order(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    ahead: int,
+    weight: Callable[[Item], int] = lambda item: 0,
+    most: int = 0,
+) -> Iterator[Result]:
+    """`work(item)` for each item in threads, results in order of items, at most `ahead` of them waiting, nor more than
+    `most` in `weight`, but for a single one."""
+    waiting: deque[tuple[Future[Result], int]] = deque()
+    heavy = 0
     threads = ThreadPoolExecutor(workers)
     try:
         for item in items:
-            waiting.append(threads.submit(work, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
+            weighs = weight(item)
+            while waiting and (len(waiting) >= ahead or heavy + weighs > most):
+                first, lighter = waiting.popleft()
+                heavy -= lighter
+                yield first.result()
+            waiting.append((threads.submit(work, item), weighs))
+            heavy += weighs
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft()[0].result()
     finally:  # not to be waited for: one of these threads may be what collects an abandoned generator
         threads.shutdown(wait=False, cancel_futures=True)

@@ -88,7 +88,7 @@ def foresee(
     if recipe.parent:
         find_parent(recipe.parent, store)
     truths = {part: read_section(options, part) for part, options in rooted.references.items()}
-    labeller = load_labeller(rooted.teacher, workers, allow_code)
+    labeller = load_labeller(rooted.teacher, workers, allow_code, recipe.images.reading)
     classes = version_classes(recipe.keep, labeller.description)
     for name in ("score", "ignore"):
         per_class(getattr(recipe.keep, name) or 0.0, classes, name)
@@ -139,7 +139,7 @@ def _seconds(labeller: Labeller, first: Sequence[Entry]) -> float:
         begin, images = time.perf_counter(), []
         for entry in first:
             try:
-                images.append(decode_rgb(read_entry(entry)))
+                images.append(decode_rgb(read_entry(entry), reading=labeller.reading))
             except (OSError, ImageError):
                 continue  # the build counts it
         for start in range(0, len(images), labeller.teacher.batch_size):

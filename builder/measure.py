@@ -37,6 +37,7 @@ from builder.store.store import Store, check_store
 from builder.truth.options import LabelOptions
 from builder.truth.records import check_measurable
 from teachers.base import fingerprint
+from teachers.depth import Reading
 
 TOGETHER = "all classes"
 """The name of the points of a sweep that are of all classes together."""
@@ -291,7 +292,7 @@ def _of_recipe(path: Path, store: Store, measure: MeasureOptions, workers: int |
     labels = load_truth(truth, source, store, workers=workers, track=track)
     check_measurable(labels.truth, labels.source)
     check_independent(labels, truth, certifies=False)
-    labeller = load_labeller(recipe.teacher, workers, measure.allow_code)
+    labeller = load_labeller(recipe.teacher, workers, measure.allow_code, recipe.images.reading)
     labels = with_outlines(labels, truth, labeller.description["kind"])
     if recipe.gates.teacher_overlap == "fail":
         check_unseen(labels, labeller)
@@ -324,7 +325,8 @@ def _of_predictions(
         boxes = kind_of(description["kind"]).overlaps  # the rest is stored whole
         floor = (f"floor={description['floor']}",) if boxes else ()
         section = parse_teacher(measure.teacher, (*floor, *measure.teacher_options))
-        labeller, license = load_labeller(section, workers, measure.allow_code), section.license
+        reading = Reading(**description.get("images", {}))
+        labeller, license = load_labeller(section, workers, measure.allow_code, reading), section.license
         check_unseen(labels, labeller)
     label_truth(
         labels,

@@ -5,15 +5,20 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from threading import Lock
 
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError, features
-from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, IMAGELENGTH, IMAGEWIDTH, SAMPLEFORMAT, TiffImageFile
+
+from teachers import jpegs
+from teachers.depth import PLAIN, Reading, check_colours, to_8_bits
+from teachers.limits import LARGE_PIXELS, MAX_PIXELS, MAX_SIDE
 
 FORMATS = {
     "JPEG": "jpg",
@@ -30,9 +35,6 @@ FORMATS = {
 }
 """Pillow's name of each format that is read -> its extension in shards. (MPO: a JPEG of a camera or a phone
 with more of them behind it; the first is the image. HEIF: where the package pillow-heif is installed.)"""
-MAX_PIXELS = 178_956_970
-"""Pixels of an image above which Pillow refuses it (twice PIL.Image.MAX_IMAGE_PIXELS), and we by default: a file of
-20 kB can say that it has 4 billion. It holds for all formats, those that Pillow does not decode among them."""
 LONGEST = 8
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {
@@ -46,8 +48,9 @@ UPRIGHT = {
 }
 """EXIF orientation -> the operation that makes the image upright (EXIF 2.32, tag 274)."""
 
-MAX_SIDE = {"jpg": 65_500, "png": 2**31 - 1, "webp": 16_383}
+WRITTEN = {"jpg": MAX_SIDE, "png": 2**31 - 1, "webp": 16_383}
 """Formats that are written -> pixels that a side may have (libjpeg, PNG 1.2, WebP)."""
+_large = Lock()
 
 
 class ImageError(Exception):
@@ -83,7 +86,7 @@ def read_header(data: bytes) -> ImageHeader:
     """Size, format and orientation without decoding pixels, whatever the size. Raises ImageError."""
     if _plain_jpeg(data):
         try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            width, height = jpegs.size_of(data)
             return ImageHeader(width, height, "jpg", 1)
         except ValueError:
             pass  # Pillow reads some headers that simplejpeg refuses, and words the others' error
@@ -93,23 +96,63 @@ def read_header(data: bytes) -> ImageHeader:
         return ImageHeader(width, height, FORMATS[str(image.format)], orientation)
 
 
-def decode_rgb(data: bytes, known_pixels: int = 0) -> np.ndarray:
-    """Upright RGB pixels, uint8 (H, W, 3). Grey, palette, CMYK, 16-bit and transparent images become RGB (transparency
-    is dropped, 16 bits become their high 8). Raises ImageError for what is broken, truncated, of no known format, or,
-    before anything of it is decoded, of more than MAX_PIXELS pixels; a scan may have allowed more (`known_pixels`)."""
-    if _plain_jpeg(data):
-        try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            check_pixels(width, height, max(MAX_PIXELS, known_pixels))
-            return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
-        except ValueError:
-            pass  # CMYK, or damaged: Pillow decides
-    with _opened(data) as image:
-        check_pixels(*_stored_size(image), max(MAX_PIXELS, known_pixels))
-        image.load()
+def decode_rgb(data: bytes, known_pixels: int = 0, reading: Reading = PLAIN) -> np.ndarray:
+    """Upright RGB pixels.
+
+    Args:
+        data: the bytes of a file.
+        known_pixels: of the image, where a scan allowed more than MAX_PIXELS.
+        reading: what is done with damage and with more than 8 bits. Grey, palette, CMYK and transparent images become
+            RGB as Pillow converts them (transparency is dropped).
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        ImageError: for what is broken, cut, of no known format, damaged (a JPEG of which libjpeg had to guess pixels),
+            of a depth that `reading` does not settle or, before anything of it is decoded, of more than MAX_PIXELS.
+    """
+    pixels = _decode_jpeg(data, "RGB", known_pixels, reading)
+    if pixels is not None:
+        turn = UPRIGHT.get(_orientation_of(data))
+        return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
+    with _loaded(data, known_pixels) as image:
         turn = UPRIGHT.get(_orientation(image))  # asked now: Pillow turns TIFFs when it loads them
-        rgb = _to_rgb(image)
+        rgb = _to_rgb(image, data, reading)
         return np.asarray(rgb if turn is None else rgb.transpose(turn))
+
+
+def is_damaged(data: bytes) -> bool:
+    """Whether bytes are those of a JPEG of which libjpeg has to guess pixels. Raises ImageError as `decode_rgb`."""
+    if not data.startswith(jpegs.START):
+        return False
+    try:
+        return jpegs.decode(data, "GRAY")[1] != ""
+    except ValueError:
+        return False
+
+
+def is_deep(data: bytes) -> bool:
+    """Whether bytes are those of an image of more than 8 bits a channel. Raises ImageError."""
+    if data.startswith(jpegs.START):
+        return False
+    with _opened(data) as image:
+        return image.mode[0] in "IF" or _has_16_bits(image, data)
+
+
+def _decode_jpeg(data: bytes, colours: str, known_pixels: int, reading: Reading, side: int = 0) -> np.ndarray | None:
+    """The pixels of a JPEG as they are stored; None of what only Pillow may be able to decode, and of other formats."""
+    if not data.startswith(jpegs.START):
+        return None
+    try:
+        width, height = jpegs.size_of(data)
+        check_pixels(width, height, max(MAX_PIXELS, known_pixels))
+        pixels, complaint = jpegs.decode(data, colours, side)
+    except ValueError:
+        return None
+    if complaint and reading.damaged == "drop":
+        raise ImageError(f"is damaged ({complaint})")
+    return pixels
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
@@ -142,34 +185,34 @@ class GreyImage:
 def decode_grey(data: bytes, side: int, orientation: int | None = None, known_pixels: int = 0) -> GreyImage:
     """A reduced grey image, for hashing: each side has at least `side` pixels, or as many as the image itself. A JPEG
     is decoded at an eighth of its size or more, in half the time of decoding it whole. `orientation`: EXIF, of the
-    file, if it is known already, since looking for it takes a tenth of the time. Raises ImageError as `decode_rgb`."""
-    if data[:3] == b"\xff\xd8\xff":
+    file, if it is known already, since looking for it takes a tenth of the time. Raises ImageError as `decode_rgb`, but
+    for the range of deep pixels: what it is changes nothing of what an image is like."""
+    pixels = _decode_jpeg(data, "GRAY", known_pixels, PLAIN, side)
+    if pixels is not None:
+        pixels = pixels[:, :, 0]
+        width, height = jpegs.size_of(data)
+        made = (s for s in range(1, 9) if (-(-height * s // 8), -(-width * s // 8)) == pixels.shape)
+        scale = next(made, 8)
+        return GreyImage(pixels, width * scale, height * scale, orientation or _orientation_of(data))
+    with _loaded(data, known_pixels) as image:
+        orientation = _orientation(image)
         try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            check_pixels(width, height, max(MAX_PIXELS, known_pixels))
-            pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY", min_height=side, min_width=side)[:, :, 0]
-        except ValueError:
-            pass  # CMYK, or damaged: Pillow decides
-        else:
-            made = (s for s in range(1, 9) if (-(-height * s // 8), -(-width * s // 8)) == pixels.shape)
-            scale = next(made, 8)
-            return GreyImage(pixels, width * scale, height * scale, orientation or _orientation_of(data))
-    with _opened(data) as image:
-        check_pixels(*_stored_size(image), max(MAX_PIXELS, known_pixels))
-        image.load()
-        orientation, grey = _orientation(image), _to_rgb(image).convert("L")
+            grey = _to_rgb(image, data, PLAIN).convert("L")
+        except ImageError:  # too dark for its type
+            fitting = Reading(range="data" if image.mode[0] in "IF" else "type")
+            grey = _to_rgb(image, data, fitting).convert("L")
         reduced = grey.resize((min(grey.width, 2 * side), min(grey.height, 2 * side)), Image.Resampling.BOX)
         return GreyImage(np.asarray(reduced), 8 * reduced.width, 8 * reduced.height, orientation)
 
 
-def encode_upright(data: bytes, format: str, known_pixels: int = 0) -> bytes:
-    """The image as upright RGB in `format` (jpg: quality 95, 4:4:4; png and webp: lossless), without metadata, so that
-    no reader can turn it a second time. Raises ImageError, also for sides that the format cannot have; ValueError for a
-    format it does not write."""
-    pixels = np.ascontiguousarray(decode_rgb(data, known_pixels))
-    if format not in MAX_SIDE:
+def encode_upright(data: bytes, format: str, known_pixels: int = 0, reading: Reading = PLAIN) -> bytes:
+    """The image as upright RGB of 8 bits in `format` (jpg: quality 95, 4:4:4; png and webp: lossless), without
+    metadata, so that no reader can turn it a second time. Raises ImageError, also for sides that the format cannot
+    have; ValueError for a format it does not write."""
+    pixels = np.ascontiguousarray(decode_rgb(data, known_pixels, reading))
+    if format not in WRITTEN:
         raise ValueError(f"images are re-encoded as jpg, png or webp, not {format!r}")
-    if max(pixels.shape) > MAX_SIDE[format]:
+    if max(pixels.shape) > WRITTEN[format]:
         raise ImageError(f"has {pixels.shape[1]} x {pixels.shape[0]} pixels, and no side of a {format} is that long")
     out = io.BytesIO()
     match format:
@@ -191,7 +234,7 @@ def _orientation_of(data: bytes) -> int:
 
 def _plain_jpeg(data: bytes) -> bool:
     """A JPEG without any trace of an orientation tag; a false alarm only costs the slower path."""
-    return data[:3] == b"\xff\xd8\xff" and b"Exif\0\0" not in data and b"tiff:Orientation" not in data
+    return data.startswith(jpegs.START) and b"Exif\0\0" not in data and b"tiff:Orientation" not in data
 
 
 @contextmanager
@@ -209,6 +252,18 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise
     except Exception as error:
         raise ImageError(f"cannot be decoded ({error})") from error
+
+
+@contextmanager
+def _loaded(data: bytes, known_pixels: int) -> Iterator[Image.Image]:
+    """Pillow's image over `data`, decoded. Large ones one after the other: a WebP takes 16 bytes a pixel until it is
+    an array. Raises ImageError as `decode_rgb`."""
+    with _opened(data) as image:
+        width, height = _stored_size(image)
+        check_pixels(width, height, max(MAX_PIXELS, known_pixels))
+        with _large if width * height > LARGE_PIXELS else nullcontext():
+            image.load()
+            yield image
 
 
 def _identified(data: bytes) -> Image.Image:
@@ -251,12 +306,30 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ImageError("floating-point pixels: convert it to 8 or 16 bits first")
-    if not image.mode.startswith("I"):
-        return image.convert("RGB")
-    grey = np.asarray(image).astype(np.int64)  # 16-bit grey, which convert("RGB") would clip to white
-    if grey.size and not 0 <= grey.min() <= grey.max() <= 65535:
-        raise ImageError("32-bit pixels: convert it to 8 or 16 bits first")
-    return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+def _to_rgb(image: Image.Image, data: bytes, reading: Reading) -> Image.Image:
+    """A decoded image as RGB of 8 bits. data: its file."""
+    try:
+        if image.mode[0] in "IF":
+            return Image.fromarray(to_8_bits(np.asarray(image), _largest(image), reading)).convert("RGB")
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        if _has_16_bits(image, data):
+            check_colours(max(int(high) for _, high in rgb.getextrema()), reading)  # type: ignore[misc]
+    except ValueError as error:
+        raise ImageError(str(error)) from None
+    return rgb
+
+
+def _largest(image: Image.Image) -> int | None:
+    """The largest number that a grey pixel of the image's type has; None where its type says nothing of it."""
+    if not isinstance(image, TiffImageFile):
+        return 65535  # a PNG's, and what Pillow brings a JPEG 2000 and a PPM to
+    bits = int(image.tag_v2.get(BITSPERSAMPLE, (1,))[0])
+    is_signed = image.tag_v2.get(SAMPLEFORMAT, (1,))[0] == 2
+    return None if bits > 16 else 2 ** (bits - is_signed) - 1
+
+
+def _has_16_bits(image: Image.Image, data: bytes) -> bool:
+    """Whether the channels of a file have 16 bits, of which Pillow reads the high 8 where there are several."""
+    if isinstance(image, TiffImageFile):
+        return max(image.tag_v2.get(BITSPERSAMPLE, (1,))) > 8
+    return image.format == "PNG" and data[24] == 16

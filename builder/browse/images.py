@@ -26,6 +26,7 @@ from builder.cut.left_out import read_left_out
 from builder.cut.samples import EMPTY, WRITTEN
 from builder.errors import BuildError
 from builder.kinds import kind_of
+from builder.scan.entries import mtime_of
 from builder.scan.pool import OK, read_pool
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes
@@ -139,7 +140,7 @@ def _is_unchanged(row: Mapping[str, Any]) -> bool:
         status = os.stat(row["uri"])
     except OSError:
         return False
-    return (status.st_size, status.st_mtime_ns) == (row["bytes"], row["mtime_ns"])
+    return (status.st_size, mtime_of(status)) == (row["bytes"], row["mtime_ns"])
 
 
 def _quoted(path: Path) -> str:

@@ -28,7 +28,7 @@ from builder.cli.show import build_text, describe_built, describe_label, foresee
 )
 @click.option("--limit", type=click.IntRange(1), help="Scan only N images: a smaller pool with its own id.")
 @click.option("--member", help="Extension of a sample's image in tars (jpg, image.png), or all; recognised by default.")
-@click.option("--max-pixels", type=click.IntRange(1), help="Do not read images with more pixels (default 178956970).")
+@click.option("--max-pixels", type=click.IntRange(1), help="Do not read images with more pixels (default 89478485).")
 @store_option
 @workers_option
 @json_option
@@ -53,7 +53,7 @@ def scan(
         from builder.scan.entries import Listing, passed_over_text
         from builder.scan.pool import describe
         from builder.scan.scanner import list_size, scan_pool
-        from teachers.images import MAX_PIXELS
+        from teachers.limits import MAX_PIXELS
 
         if dry_run:
             listing = Listing(member)
@@ -93,6 +93,19 @@ def scan(
     metavar="KEY=VALUE",
     help="Any other teacher option of a recipe, e.g. nms_iou=0.6.",
 )
+@click.option(
+    "--damaged",
+    type=click.Choice(["drop", "keep"]),
+    default="drop",
+    show_default=True,
+    help="Leave out JPEGs of which libjpeg had to guess pixels, or keep them (a recipe's images.damaged).",
+)
+@click.option(
+    "--range",
+    "white",
+    metavar="type|data|NUMBER",
+    help="What is white in pixels of more than 8 bits, e.g. 4095 (a recipe's images.range).",
+)
 @allow_code_option
 @no_alarm_option
 @click.option(
@@ -112,6 +125,8 @@ def label(
     spec: str,
     floor: float,
     overrides: tuple[str, ...],
+    damaged: str,
+    white: str | None,
     allow_code: bool,
     no_alarm: bool,
     max_failure_rate: float,
@@ -128,13 +143,14 @@ def label(
     with sentences():
         from builder.label.labelling import check_failures, count_pending, label_pool
         from builder.label.load import load_labeller
-        from builder.recipe.recipe import parse_teacher
+        from builder.recipe.recipe import parse_images, parse_teacher
         from builder.scan.pool import find_pool
 
+        reading = parse_images({"damaged": damaged, "range": white}).reading
         store = open_store(store_root)
         scanned = find_pool(store, pool)
         section = parse_teacher(spec, (f"floor={floor}", *overrides)).without_alarm(no_alarm)
-        labeller = load_labeller(section, workers, allow_code)
+        labeller = load_labeller(section, workers, allow_code, reading)
         if dry_run:
             pending = count_pending(scanned, labeller, store, retry_failures)
             text = f"{pending.images} images in {pending.chunks} chunks would be labelled; nothing written"

@@ -9,7 +9,8 @@ from typing import Any
 from builder.errors import BuildError
 from builder.scan.metadata import MetadataError, without_metadata
 from builder.scan.pool import PoolImage
-from teachers.images import ImageError, encode_upright
+from teachers.depth import PLAIN, Reading
+from teachers.images import ImageError, encode_upright, is_damaged, is_deep
 
 
 class OtherBytes(Exception):
@@ -35,22 +36,26 @@ def not_here(key: str, ref: str) -> BuildError:
 
 
 def described(
-    image: PoolImage, extension: str, stored: bool = False, strip: bool = False
+    image: PoolImage, extension: str, stored: bool = False, strip: bool = False, reading: Reading = PLAIN
 ) -> tuple[dict[str, Any], bytes, str]:
     """What every label JSON says of an image, the bytes that are written of it, and their SHA-256 (hex) where they are
     those that were scanned, else "". stored: whether it was brought to that form already, in a shard that was hashed.
-    strip: without metadata. Raises OtherBytes, and BuildError for an image whose file is another one, or that cannot be
-    written so."""
+    strip: without metadata. reading: how its bytes become pixels; what readers of the version would read in different
+    ways, more than 8 bits and damage, is written anew. Raises OtherBytes, and BuildError for an image whose file is
+    another one, or that cannot be written so."""
     data = image.read()
     if not stored and hashlib.sha256(data).hexdigest() != image.sha256:
         raise OtherBytes({image.sha256: image.name})
     reencoded = "format" if image.format != extension else "upright" if image.orientation != 1 else "none"
-    if reencoded != "none" and not stored:
+    if not stored:
         try:
-            data = encode_upright(data, extension, image.pixels)
+            if reencoded == "none" and (is_deep(data) or (reading.damaged == "keep" and is_damaged(data))):
+                reencoded = "format"
+            if reencoded != "none":
+                data = encode_upright(data, extension, image.pixels, reading)
         except ImageError as error:
             raise BuildError(f"{image.uri} cannot be re-encoded: it {error}") from None
-    elif strip and reencoded == "none":
+    if strip and reencoded == "none":
         reencoded = "stripped"
         try:
             data = without_metadata(data, extension)

@@ -102,6 +102,7 @@ def recall(version: Version, store: Store) -> Recalled:
         kind=kind_of(manifest.kind),
         balance=manifest.provenance.balance,
         strip=inputs.shards.strip_metadata,
+        reading=inputs.images.reading,
     )
     return Recalled(writing, left_out, overrides)
 

@@ -32,6 +32,7 @@ from builder.engine import in_order, worker_count
 from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.rules.overrides import load_keys
+from builder.scan.entries import mtime_of
 from builder.scan.pool import (
     DUPLICATE,
     FIELDS,
@@ -242,7 +243,7 @@ def _written(version: Version, record: ShardRecord) -> dict[str, PoolImage]:
     path, extension = version.shard(record), version.manifest.features[0]
     gone, images = set(version.manifest.tombstones), dict[str, PoolImage]()
     try:
-        mtime = path.stat().st_mtime_ns
+        mtime = mtime_of(path.stat())
         for sample in read_samples(path):
             if is_copy(sample.key):
                 continue

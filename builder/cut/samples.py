@@ -38,6 +38,7 @@ from builder.store.keys import copy_key
 from builder.store.manifest import ShardRecord
 from builder.store.shards import Part, ShardFile, write_shard
 from builder.store.version import DATA, WORK
+from teachers.depth import PLAIN, Reading
 
 FORMAT = 7
 """Raised whenever the same inputs might give other files, so that an old claim is not taken for a new build."""
@@ -51,8 +52,8 @@ class Writing:
     """What all shards of a version share. folder: of the version. labelled: the pool, with its calibration and the
     images to leave out. extension: of its images. parents: whose shards are looked at in turn. tombstones: keys of
     removed images that are written all the same, for a repair. overrides: by SHA-256 of their image. balance: images
-    kept of each class of the whole pool, where `keep.balance` repeats and thins them. stored, strip: as of
-    builder.cut.images.described."""
+    kept of each class of the whole pool, where `keep.balance` repeats and thins them. stored, strip, reading: as
+    of builder.cut.images.described."""
 
     folder: Path
     labelled: LabelledPool
@@ -66,6 +67,7 @@ class Writing:
     balance: tuple[int, ...] | None = None
     stored: bool = False
     strip: bool = False
+    reading: Reading = PLAIN
 
     @property
     def writer(self) -> Kind:
@@ -87,6 +89,8 @@ class Writing:
             decisive.append([self.labelled.keep.balance.images, list(self.balance)])
         if self.strip:
             decisive.append("strip_metadata")
+        if self.reading != PLAIN:
+            decisive.append(self.reading.description)
         return digest(decisive)
 
 
@@ -325,7 +329,7 @@ def _samples(
     for place, (fields, rest) in zip(chosen.places, labels, strict=True):
         if writing.stored and not images[place].bytes:
             raise not_here(images[place].key, writing.parents[0].version.ref)
-        head, data, sha256 = described(images[place], writing.extension, writing.stored, writing.strip)
+        head, data, sha256 = described(images[place], writing.extension, writing.stored, writing.strip, writing.reading)
         image: Part = (writing.extension, data, sha256) if sha256 else (writing.extension, data)
         more: Members = [(kind.member, rest)] if kind.member else []
         for number, key in enumerate(chosen.keys(place, images)):

@@ -181,6 +181,7 @@ def shard_jobs(basis: Basis, plan: Plan, folder: Path) -> list[ShardJob]:
         balance=plan.balance,
         stored=basis.stored,
         strip=options.shards.strip_metadata,
+        reading=options.images.reading,
     )
     plan_of_chunks = ranges(basis.pool, options.shards, basis.parent)
     return [ShardJob(number, chunks, writing) for number, chunks in enumerate(plan_of_chunks)]

@@ -33,7 +33,7 @@ from builder.store.store import Store
 from builder.truth.options import LabelOptions, Part, TruthOptions
 from builder.truth.read import named, read_section
 from builder.truth.records import Truth, check_measurable, entries, split, truth_digest
-from teachers.images import MAX_PIXELS
+from teachers.limits import MAX_PIXELS
 
 CERTIFY = "truth.certify"
 EVIDENCE = ("truth", CERTIFY)

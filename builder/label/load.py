@@ -9,18 +9,23 @@ from builder.label.labeller import Labeller
 from builder.label.model import ModelLabeller
 from builder.label.section import TeacherSection
 from teachers.base import OF_BOXES, Teacher
+from teachers.depth import PLAIN, Reading
 
 
-def load_labeller(teacher: TeacherSection, workers: int | None = None, allow_code: bool = False) -> Labeller:
-    """The model or the replay that a teacher section names. allow_code: see load_teacher."""
+def load_labeller(
+    teacher: TeacherSection, workers: int | None = None, allow_code: bool = False, reading: Reading = PLAIN
+) -> Labeller:
+    """The model or the replay that a teacher section names. allow_code: see load_teacher. reading: how the bytes of
+    images become the pixels that it sees."""
     family, _, argument = (teacher.spec or "").partition(":")
     if family == "replay" and argument:
         from builder.label.replay.replay import Replay
 
-        return Replay(Path(argument), Path(teacher.images) if teacher.images else None, teacher.options, workers)
+        images = Path(teacher.images) if teacher.images else None
+        return Replay(Path(argument), images, teacher.options, workers, reading)
     if teacher.images is not None:
         raise BuildError(f"teacher.images = {teacher.images!r} is for replay: teachers only: remove it")
-    return ModelLabeller(load_model(teacher, allow_code), workers, teacher.alarm)
+    return ModelLabeller(load_model(teacher, allow_code), workers, teacher.alarm, reading)
 
 
 def load_model(teacher: TeacherSection, allow_code: bool = False) -> Teacher:

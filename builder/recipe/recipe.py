@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from builder.engine import Track, silent
 from builder.errors import BuildError
@@ -19,7 +26,8 @@ from builder.scan.scanner import Foreseen, foresee_scan, scan_pool
 from builder.sections import Section
 from builder.store.store import NAME, Store
 from builder.truth.options import LabelOptions, Part, TruthOptions
-from teachers.images import MAX_PIXELS
+from teachers.depth import Reading
+from teachers.limits import MAX_PIXELS
 
 
 class PoolOptions(Section):
@@ -57,10 +65,35 @@ class PoolOptions(Section):
 
 class ImageOptions(Section):
     """The `images` section. drop_empty: leave out images on which nothing is kept. near_duplicates: leave out images
-    whose hash differs from an earlier one's in at most so many bits."""
+    whose hash differs from an earlier one's in at most so many bits. damaged: `keep` takes of a JPEG that libjpeg warns
+    of what could be decoded, `drop` leaves it out. range: what is white in pixels of more than 8 bits, `type`, `data`
+    or a number (teachers.depth.Reading)."""
 
     drop_empty: bool = False
     near_duplicates: Annotated[int, Field(ge=0, le=16)] | None = None
+    damaged: Literal["drop", "keep"] = "drop"
+    range: Literal["type", "data"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @field_validator("range", mode="before")
+    @classmethod
+    def _is_range(cls, value: Any) -> Any:
+        try:
+            number = None if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = None
+        if value in (None, "type", "data") or (number is not None and 0 < number < float("inf")):
+            return value
+        raise ValueError("must be `type`, `data` or the number that is white, such as 4095")
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.damaged, self.range)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the keys of `reading` that are not stated, so that versions from before there were any are found."""
+        unstated = {"damaged", "range"} - set(self.reading.description)
+        return {key: value for key, value in whole(self).items() if key not in unstated}
 
 
 class ShardOptions(Section):
@@ -183,6 +216,14 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise BuildError(f"recipe {path}: {explain(error, Recipe)}") from None
+
+
+def parse_images(content: Mapping[str, Any]) -> ImageOptions:
+    """An `images` section, as the command line gives it. Raises BuildError."""
+    try:
+        return ImageOptions.model_validate(content)
+    except ValidationError as error:
+        raise BuildError(f"images: {explain(error, ImageOptions)}") from None
 
 
 def parse_teacher(spec: str, overrides: Sequence[str]) -> TeacherSection:

@@ -18,7 +18,7 @@ import orjson
 from builder.errors import BuildError
 from builder.scan.entries import Entry
 from builder.scan.pool import COLUMNS, REMOVED, UNREADABLE
-from teachers.images import MAX_PIXELS
+from teachers.limits import MAX_PIXELS, MAX_SIDE
 
 Row = tuple[Any, ...]
 ENTRY = ("name", "uri", "offset", "bytes", "mtime_ns")
@@ -40,7 +40,7 @@ class Census:
         self._known = (  # a file that was read before (with all that is read of a file now) and has not changed since
             " AND ".join(f"b.{field} = f.{field}" for field in ENTRY)
             + " AND b.state <> 'removed' AND b.sha256 <> '' AND b.dhash IS NOT NULL"
-            + f" AND b.width * b.height <= {int(max_pixels)}"
+            + f" AND b.width * b.height <= {int(max_pixels)} AND max(b.width, b.height) <= {MAX_SIDE}"
         )
         self._db = sqlite3.connect("", isolation_level=None)
         fields = ", ".join(COLUMNS)

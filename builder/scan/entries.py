@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from builder.errors import BuildError
 from builder.store.names import canonical
+from teachers.files import open_regular
 from teachers.images import file_extensions
 
 COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tgz", ".tbz2", ".txz", ".zip", ".gz", ".7z", ".rar")
@@ -56,12 +57,17 @@ class Listing:
 
 def read_entry(entry: Entry) -> bytes:
     """The bytes of an image. Raises OSError, also when the file is shorter than when it was scanned."""
-    with open(entry.uri, "rb") as file:
+    with open_regular(entry.uri) as file:
         file.seek(entry.offset)
         data = file.read(entry.bytes)
     if len(data) < entry.bytes:
         raise OSError(f"{entry.uri} is shorter than when it was scanned")
     return data
+
+
+def mtime_of(status: os.stat_result) -> int:
+    """When a file was changed, in ns, as 64 bits can hold it: those of after the year 2262 come round again."""
+    return (status.st_mtime_ns + 2**63) % 2**64 - 2**63
 
 
 def is_image(name: str) -> bool:

@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 from pydantic import Field, NonNegativeInt, ValidationError
 
 from builder.errors import BuildError, brief
+from builder.scan.entries import mtime_of
 from builder.sections import Section, complaint
 from builder.store.files import digest, unseal
 from builder.store.store import Store
 from builder.store.sums import check_sum
-from teachers.files import read_regular
+from teachers.files import read_regular, regular_only
 
 CHUNK_SIZE = 512
 ROWS = 4096
@@ -108,7 +109,9 @@ class PoolImage:
         """The image's bytes, as they were scanned. The hash is computed again only if the file's size or time is not
         that of the scan. Raises ImageChanged."""
         try:
-            with open(self.uri, "rb", buffering=0) as file:  # unbuffered: half the time of opening a small file
+            with open(
+                self.uri, "rb", buffering=0, opener=regular_only
+            ) as file:  # unbuffered: half the time of opening a small file
                 status = os.fstat(file.fileno())
                 data = os.pread(file.fileno(), self.bytes, self.offset)
         except OSError as error:
@@ -116,7 +119,7 @@ class PoolImage:
             raise ImageChanged(
                 f"image {self.uri} can no longer be read ({reason}): restore it, or scan again", reason
             ) from None
-        same_time = status.st_mtime_ns == self.mtime_ns
+        same_time = mtime_of(status) == self.mtime_ns
         same_size = len(data) == self.bytes and self.offset + self.bytes <= status.st_size
         if self.offset == 0:  # a whole file; a tar's members start behind a header
             same_size = status.st_size == self.bytes

@@ -45,7 +45,8 @@ from builder.store.files import canonical_json, locked, seal, write_file
 from builder.store.keys import make_key
 from builder.store.store import Store, check_store
 from builder.store.sums import new_summed_file
-from teachers.images import MAX_PIXELS, ImageError, check_pixels, read_header
+from teachers.images import ImageError, check_pixels, read_header
+from teachers.limits import MAX_BYTES, MAX_PIXELS, MAX_SIDE
 
 READER = 1
 """Raised when images are read in another way than by an older scan."""
@@ -237,6 +238,8 @@ def _rows(table: pa.Table) -> Iterator[Row]:
 
 def _row(max_pixels: int, entry: Entry) -> Row:
     row = PoolImage(make_key(entry.name), **asdict(entry), sha256="")
+    if entry.bytes > MAX_BYTES:
+        return _unreadable(row, f"has {entry.bytes} bytes, more than {MAX_BYTES}")
     try:
         data = read_entry(entry)
     except OSError as error:
@@ -248,6 +251,8 @@ def _row(max_pixels: int, entry: Entry) -> Row:
         return _unreadable(row, str(error))
     try:
         check_pixels(head.width, head.height, max_pixels)
+        if max(head.width, head.height) > MAX_SIDE:
+            raise ImageError(f"has {head.width} x {head.height} pixels, and no side may have more than {MAX_SIDE}")
     except ImageError as error:  # without its hash, so that it is read again when the limit is another one
         return _unreadable(replace(row, sha256=""), str(error))
     size = replace(row, width=head.width, height=head.height, format=head.format, orientation=head.orientation)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from builder.errors import BuildError, brief
-from builder.scan.entries import COMPRESSED, Entry, Listing, checked_text, is_hidden, is_image
+from builder.scan.entries import COMPRESSED, Entry, Listing, checked_text, is_hidden, is_image, mtime_of
 from builder.scan.tars import tar_images
 from builder.store.names import Folder
 from builder.store.text import lines, open_text, read_json
@@ -60,7 +60,7 @@ def _entry(name: str, path: str, listing: Listing) -> Iterator[Entry]:
     checked_text(path)
     try:
         status = os.stat(path)
-        size, mtime = status.st_size, status.st_mtime_ns
+        size, mtime = status.st_size, mtime_of(status)
         if not stat.S_ISREG(status.st_mode):
             listing.passed_over["pipes and devices"] += 1
             return

@@ -17,7 +17,7 @@ from pathlib import Path
 import orjson
 
 from builder.errors import BuildError, brief
-from builder.scan.entries import Entry, Listing, checked_text, is_hidden, is_image
+from builder.scan.entries import Entry, Listing, checked_text, is_hidden, is_image, mtime_of
 from builder.store.manifest import MANIFEST
 
 ALL = "all"
@@ -39,7 +39,7 @@ def tar_images(path: Path, name: str, listing: Listing) -> Iterator[Entry]:
     passed = set[str]()
     try:
         _check_shard(path)
-        mtime = path.stat().st_mtime_ns
+        mtime = mtime_of(path.stat())
         for sample, members in groupby(_members(path, listing), key=lambda member: _sample(member.name)):
             images = []
             for member in members:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field
 
 from builder.sections import Section
+from teachers.depth import Reading
 
 Json = dict[str, Any]
 UNKNOWN = "unknown"
@@ -182,6 +183,12 @@ class ImageInputs(Record):
 
     drop_empty: bool = False
     near_duplicates: int | None = None
+    damaged: Literal["drop", "keep"] = "drop"
+    range: Literal["type", "data"] | float | None = None
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.damaged, self.range)
 
 
 class ShardInputs(Record):

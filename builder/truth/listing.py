@@ -10,7 +10,9 @@ from builder.errors import BuildError
 from builder.scan.sources import list_source
 from builder.store.text import read_text
 from builder.truth.records import TruthError
+from teachers.files import read_regular
 from teachers.images import ImageError, read_header
+from teachers.limits import MAX_BYTES
 
 READERS = 4
 """Threads that read files."""
@@ -54,7 +56,7 @@ def read_lines(path: Path) -> list[str]:
 
 def _upright_size(path: Path) -> tuple[int, int]:
     try:
-        header = read_header(path.read_bytes())
+        header = read_header(read_regular(path, MAX_BYTES))
     except (OSError, ImageError) as error:
         raise TruthError(f"labelled image {path} cannot be used: {error}: replace it or take it out") from error
     return header.width, header.height

@@ -12,10 +12,12 @@ from typing import Any, Literal
 import numpy as np
 
 from builder.errors import BuildError
-from builder.scan.entries import Entry
+from builder.scan.entries import Entry, mtime_of
 from builder.store.files import digest, sha256_file
 from builder.store.names import canonical
+from teachers.files import read_regular
 from teachers.images import ImageError, decode_rgb
+from teachers.limits import MAX_BYTES
 
 TruthKind = Literal["detection", "classification", "semantic"]
 Format = Literal["coco", "voc", "yolo", "classes", "masks"]
@@ -191,7 +193,7 @@ def entries(truth: Truth) -> list[Entry]:
     for image in truth.images:
         try:
             status = image.path.stat()
-            size, mtime = status.st_size, status.st_mtime_ns
+            size, mtime = status.st_size, mtime_of(status)
         except OSError:
             size, mtime = 0, 0
         listed.append(Entry(image.name, str(image.path.absolute()), 0, size, mtime))
@@ -276,7 +278,7 @@ def read_pixels(image: LabelledImage) -> np.ndarray:
     """The image as upright RGB, uint8 (H, W, 3). Raises TruthError if it cannot be read or is not of the stated size,
     since its boxes then belong to other pixels."""
     try:
-        pixels = decode_rgb(image.path.read_bytes(), image.width * image.height)
+        pixels = decode_rgb(read_regular(image.path, MAX_BYTES), image.width * image.height)
     except (OSError, ImageError) as error:
         raise TruthError(f"labelled image {image.path} cannot be used: {error}: replace it or take it out") from error
     height, width = pixels.shape[:2]

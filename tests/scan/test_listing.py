@@ -212,10 +212,25 @@ def test_too_large_an_image_is_a_row_in_every_format(
     monkeypatch.setattr(teachers.images, "_to_rgb", None)  # whoever decodes it fails
     pool = scan_pool(folder, store, chunk_size=2)
     (error,) = (i.error for i in pool.images() if i.state == "unreadable")
-    assert error == "has 14000 x 14000 pixels, more than pool.max_pixels: 178956970"
+    assert error == "has 14000 x 14000 pixels, more than pool.max_pixels: 89478485"
     for large in (teachers.images.decode_rgb, lambda data: teachers.images.encode_upright(data, "png")):
         with pytest.raises(teachers.images.ImageError, match="has 14000 x 14000 pixels"):
             large(bomb(format, 14_000))
+
+
+def test_a_side_or_a_file_above_its_limit_is_a_row(tmp_path: Path) -> None:
+    folder, store = tmp_path / "pool", Store(tmp_path / "store")
+    write_images(folder, 3)
+    Image.new("1", (65_501, 1)).save(folder / "strip.png")
+    with open(folder / "sparse.jpg", "wb") as file:
+        file.truncate(6 << 30)
+    os.utime(folder / "strip.png", ns=(0, 2**63 + 5))  # in 2262
+    pool = scan_pool(folder, store, chunk_size=2)
+    assert [i.error for i in pool.images() if i.state == "unreadable"] == [
+        "has 6442450944 bytes, more than 1073741824",
+        "has 65501 x 1 pixels, and no side may have more than 65500",
+    ]
+    assert scan_pool(folder, store, chunk_size=2) == pool
 
 
 def test_the_limit_of_pixels_can_be_moved_and_keeps_chunks(tmp_path: Path) -> None:

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from teachers.images import ImageError, decode_rgb, encode_upright, middle, read_header
+from teachers.depth import Reading
+from teachers.images import (
+    ImageError,
+    decode_grey,
+    decode_rgb,
+    encode_upright,
+    is_damaged,
+    is_deep,
+    middle,
+    read_header,
+)
 
 
 def gradient(width: int = 30, height: int = 20) -> np.ndarray:
@@ -77,8 +91,8 @@ def test_sixteen_bit_grey_keeps_its_range_instead_of_turning_white() -> None:
         (b"", "empty file"),
         (b"not an image", "not an image"),
         (encoded(Image.fromarray(gradient()), "PNG")[:60], "cannot be decoded"),
-        (encoded(Image.fromarray(gradient()), "JPEG")[:-40], "truncated"),
-        (encoded(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
+        (encoded(Image.fromarray(gradient()), "JPEG")[:-40], r"is damaged \(Premature end of JPEG file\)"),
+        (encoded(Image.new("F", (4, 4)), "TIFF"), "has floating-point pixels up to 0.0: say with images.range"),
         (encoded(Image.fromarray(gradient()), "PCX"), "PCX is not supported"),
     ],
 )
@@ -90,7 +104,7 @@ def test_what_cannot_be_read_says_why(data: bytes, reason: str) -> None:
 def test_a_really_truncated_photograph_is_an_error(shared_data: Path) -> None:
     data = (shared_data / "edge" / "truncated_00090.jpg").read_bytes()
     assert read_header(data).format == "jpg"
-    with pytest.raises(ImageError, match="truncated"):
+    with pytest.raises(ImageError, match=r"is damaged \(Premature end of JPEG file\)"):
         decode_rgb(data)
 
 
@@ -103,3 +117,133 @@ def test_the_middle_of_a_strip(size: tuple[int, int], left: tuple[int, int]) -> 
     cut = middle(image)
     assert cut.shape == (*left, 3)
     assert cut[(left[0] - 1) // 2, (left[1] - 1) // 2].all()  # the centre stays the centre
+
+
+def noisy(mode: str = "RGB", exif: bool = False, **options: object) -> bytes:
+    """A JPEG whose data fill most of it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    tags, out = Image.Exif(), io.BytesIO()
+    if exif:
+        tags[0x0112], tags[0x010F] = 6, "a maker"
+    Image.fromarray(pixels).convert(mode).save(out, "JPEG", exif=tags, **options)
+    return out.getvalue()
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 3] + b"\xff\xd9"
+
+
+def zeroed(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes(400) + data[middle + 400 :]
+
+
+@pytest.mark.parametrize("harm", [cut, zeroed, lambda data: data[:-2] + b"\x12" * 90 + b"\xff\xd9"])
+@pytest.mark.parametrize(
+    "whole",
+    [
+        noisy(),
+        noisy(exif=True),
+        noisy("L"),
+        noisy("CMYK", exif=True),
+        noisy(progressive=True),
+        noisy(restart_marker_blocks=2),
+        noisy(exif=True).replace(b"JFIF\0\1", b"JFIF\0\7"),  # a first warning that says nothing of pixels
+    ],
+)
+def test_a_damaged_jpeg_is_found_in_every_way_of_reading_it(harm: Callable[[bytes], bytes], whole: bytes) -> None:
+    assert decode_rgb(whole).shape[2] == 3 and not is_damaged(whole)
+    data = harm(whole)
+    for read in (decode_rgb, lambda data: decode_grey(data, 8), lambda data: encode_upright(data, "png")):
+        with pytest.raises(ImageError, match=r"^is damaged \(.+\)$"):
+            read(data)
+    keep = Reading(damaged="keep")
+    assert is_damaged(data) and decode_rgb(data, reading=keep).shape == decode_rgb(whole).shape
+    again = encode_upright(data, "png", reading=keep)
+    assert np.array_equal(decode_rgb(again), decode_rgb(data, reading=keep))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda data: data.replace(b"JFIF\0\1", b"JFIF\0\7"),
+        lambda data: data[:2] + b"\xff\xe2\0\x13ICC_PROFILE\0\x05\x03abc" + data[2:],
+        lambda data: data[: data.index(b"\xff\xda")] + b"left over" + data[data.index(b"\xff\xda") :],
+        lambda data: data[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\7" + data[2:],  # no such transform
+        lambda data: data + b"behind the end" * 9,
+        lambda data: data[:-2] + b"\xff" * 60 + b"\xff\xd9",  # fill
+    ],
+)
+def test_what_a_jpeg_says_of_itself_is_no_damage(said: Callable[[bytes], bytes]) -> None:
+    for whole in (noisy(), noisy(exif=True, progressive=True)):
+        assert np.array_equal(decode_rgb(said(whole)), decode_rgb(whole))
+
+
+def test_no_photograph_is_taken_for_damaged(shared_data: Path) -> None:
+    photographs = sorted(path for path in shared_data.rglob("*.jpg") if path.parent.name != "edge")[::40]
+    assert len(photographs) > 90
+    assert not [path for path in photographs if is_damaged(path.read_bytes())]
+
+
+def deep(values: np.ndarray, format: str = "PNG") -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(values).save(out, format)
+    return out.getvalue()
+
+
+RAMP = np.arange(64 * 64).reshape(64, 64)  # 12 bits
+
+
+@pytest.mark.parametrize(
+    ("data", "range", "outcome"),
+    [
+        (deep((RAMP * 16).astype(np.uint16)), None, RAMP >> 4),
+        (deep((RAMP * 16).astype(np.uint16), "TIFF"), None, RAMP >> 4),
+        (
+            deep(RAMP.astype(np.uint16)),
+            None,
+            r"no pixel above 4095 of 65535: .*images.range .*\(4095 perhaps, or `type`",
+        ),
+        (deep(RAMP.astype(np.uint16)), "type", RAMP >> 8),
+        (deep(RAMP.astype(np.uint16)), 4095, np.round(RAMP * 255 / 4095)),
+        (deep(RAMP.astype(np.uint16)), 4000, "pixels up to 4095, above images.range: 4000"),
+        (deep((RAMP + 900).astype(np.uint16)), "data", np.round(RAMP * 255 / 4095)),
+        (deep(np.zeros((9, 9), np.uint16)), None, np.zeros((9, 9))),
+        (deep((RAMP % 256).astype(np.int32), "TIFF"), None, "32-bit pixels up to 255: say with images.range"),
+        (deep((RAMP % 256).astype(np.int32), "TIFF"), 255, RAMP % 256),
+        (deep((RAMP - 7).astype(np.int32), "TIFF"), 4095, "pixels below 0, -7 among them"),
+        (deep((RAMP - 7).astype(np.int32), "TIFF"), "data", np.round(RAMP * 255 / 4095)),
+        (deep((RAMP / 4095).astype(np.float32), "TIFF"), None, "floating-point pixels up to 1.0"),
+        (deep((RAMP / 4095).astype(np.float32), "TIFF"), 1, np.round(RAMP * 255 / 4095)),
+        (deep(np.full((9, 9), np.nan, np.float32), "TIFF"), "data", "no finite numbers"),
+        (b"P5 64 64 4095\n" + RAMP.astype(">u2").tobytes(), None, RAMP >> 4),  # says itself what is white
+    ],
+)
+def test_deep_pixels_are_scaled_by_the_stated_range(data: bytes, range: Any, outcome: np.ndarray | str) -> None:
+    assert is_deep(data)
+    if isinstance(outcome, str):
+        with pytest.raises(ImageError, match=outcome):
+            decode_rgb(data, reading=Reading(range=range))
+    else:
+        assert np.abs(decode_rgb(data, reading=Reading(range=range))[..., 1].astype(int) - outcome).max() <= 1
+    assert decode_grey(data, 8).pixels.size if "finite" not in str(outcome) else True  # is like others all the same
+
+
+def colours_16(high: int) -> bytes:
+    """A PNG of 16-bit colours, which Pillow does not write."""
+    values = (np.arange(8 * 24).reshape(8, 24) * 331 % high).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_colours_of_16_bits_are_their_high_bytes_unless_that_is_black() -> None:
+    assert is_deep(colours_16(65536)) and decode_rgb(colours_16(65536)).max() > 240
+    with pytest.raises(
+        ImageError, match=r"16-bit colours of which none is above 4095 of 65535: say `images.range: type`"
+    ):
+        decode_rgb(colours_16(4096))
+    assert decode_rgb(colours_16(4096), reading=Reading(range="type")).max() == 15
+    with pytest.raises(ImageError, match=r"which images.range: 4095 cannot scale"):
+        decode_rgb(colours_16(4096), reading=Reading(range=4095))

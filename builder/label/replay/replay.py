@@ -10,13 +10,14 @@ from builder.engine import Advance, worker_count
 from builder.errors import brief
 from builder.kinds import kind_of
 from builder.label.labeller import Result
-from builder.label.model import decode_ahead
+from builder.label.model import decode_ahead, described
 from builder.label.predictions import UNLISTED, Failure
 from builder.label.replay.formats import read_stored
 from builder.label.replay.match import Matcher, identity
 from builder.label.replay.stored import Stored
 from builder.scan.pool import DUPLICATE, OK, Chunk, Pool, PoolImage
 from teachers.base import Prediction, TeacherOptions
+from teachers.depth import PLAIN, Reading
 
 AHEAD = 64
 """Decoded images that may wait."""
@@ -35,13 +36,20 @@ class Replay:
 
     alarm = False  # what is stored may be people's labels, all sure; its readers look at boxes
 
-    def __init__(self, results: Path, images: Path | None, options: TeacherOptions, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        results: Path,
+        images: Path | None,
+        options: TeacherOptions,
+        workers: int | None = None,
+        reading: Reading = PLAIN,
+    ) -> None:
         options.refuse("replay", *NO_MODEL, "task", "prompts")
         self._stored = stored = read_stored(results, images, options)
         self.classes = stored.classes
         self._matcher = Matcher(stored)
-        self._workers = worker_count(workers)
-        self.description: Mapping[str, Any] = {
+        self._workers, self._reading = worker_count(workers), reading
+        description = {
             "kind": stored.kind,
             "family": "replay",
             "classes": list(stored.classes),
@@ -49,6 +57,7 @@ class Replay:
             "max_detections": options.max_detections,
             **stored.digests,
         }
+        self.description: Mapping[str, Any] = described(description, reading)
         self.runtime: Mapping[str, Any] = {}
         self.trained_on: frozenset[str] = frozenset()
 
@@ -58,17 +67,17 @@ class Replay:
 
     def among(self, images: Iterable[PoolImage]) -> PoolReplay:
         """Of these images, which need not be scanned: their names, paths and sizes tell. Raises BuildError as `of`."""
-        return PoolReplay(self._stored, self._matcher.match(images), self._workers)
+        return PoolReplay(self._stored, self._matcher.match(images), self._workers, self._reading)
 
 
 class PoolReplay:
     """A replay for some images. listed: what tells each that is listed (builder.label.replay.match.identity) -> its
     name there."""
 
-    def __init__(self, stored: Stored, listed: Mapping[str, str], workers: int) -> None:
+    def __init__(self, stored: Stored, listed: Mapping[str, str], workers: int, reading: Reading) -> None:
         self._stored = stored
         self._listed = listed
-        self._workers = workers
+        self._workers, self._reading = workers, reading
         known = set(listed.values()) if stored.guesses else set()
         strange = [name for name in stored.sizes if name not in known] if stored.guesses or not listed else []
         names = f", which names {brief(repr(stored.spelt.get(strange[0], strange[0])))}" if strange else ""
@@ -80,7 +89,7 @@ class PoolReplay:
         return listed is not None and self._stored.sizes[listed] in (None, (image.width, image.height))
 
     def results(self, chunks: Iterable[Chunk], advance: Advance) -> Iterator[list[Result]]:
-        for chunk, decoded in decode_ahead(chunks, self._workers, AHEAD):
+        for chunk, decoded in decode_ahead(chunks, self._workers, AHEAD, self._reading):
             pairs = zip(chunk.images, decoded, strict=True)
             yield [pixels if isinstance(pixels, Failure) else self.answer(image) for image, pixels in pairs]
             advance(len(chunk))

@@ -1,0 +1,83 @@
+"""JPEG bytes to pixels, and what libjpeg warns of on the way: it makes an image of whatever it is given.
+
+Most of its warnings (jerror.h) mean that pixels are guessed: data that end early, a wrong Huffman code, a restart
+marker out of its place, bytes left over before the next marker, which is what a flipped bit leaves behind. Four come
+from the head of a file, where no pixels are, and are looked behind, since only the first warning is told.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import simplejpeg
+
+START = b"\xff\xd8\xff"
+_OF_THE_HEAD = re.compile(
+    r"unknown JFIF revision|unknown Adobe color transform|bad ICC marker|extraneous bytes before marker", re.IGNORECASE
+)
+_NEEDED = {*range(0xC0, 0xD0), 0xDB, 0xDD}
+"""Segments that decoding needs: the frame, Huffman, arithmetic and quantisation tables, the restart interval."""
+
+
+def decode(data: bytes, colours: str, side: int = 0) -> tuple[np.ndarray, str]:
+    """Pixels as they are stored, not turned upright, and what is wrong with them.
+
+    Args:
+        data: a JPEG file.
+        colours: `RGB` or `GRAY`.
+        side: pixels that each side must have at least, where a smaller image will do; 0 for the whole one.
+
+    Returns:
+        uint8 (H, W, 3) or (H, W, 1); libjpeg's words for pixels that it had to guess, "" if it had to guess none.
+
+    Raises:
+        ValueError: if it cannot be decoded at all.
+    """
+    outcome = _attempt(data, colours, side)
+    if isinstance(outcome, str) and _OF_THE_HEAD.search(outcome):
+        data = _essential(data)
+        outcome = _attempt(data, colours, side)
+    if not isinstance(outcome, str):
+        return outcome, ""
+    pixels = simplejpeg.decode_jpeg(data, colours, min_height=side, min_width=side, strict=False)
+    return pixels, outcome.removeprefix("Corrupt JPEG data: ")
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height of a JPEG as it is stored. Raises ValueError if its head cannot be read."""
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:  # also for what it says of the head
+        height, width, *_ = simplejpeg.decode_jpeg_header(_essential(data))
+    return width, height
+
+
+def _attempt(data: bytes, colours: str, side: int) -> np.ndarray | str:
+    """Pixels of which libjpeg has nothing to say, or the first that it says."""
+    try:
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, colours, min_height=side, min_width=side, strict=True)
+    except ValueError as error:
+        return str(error)
+    return pixels
+
+
+def _essential(data: bytes) -> bytes:
+    """A JPEG with nothing before its first scan but what decoding needs (ITU T.81, B.1) and what says that its colours
+    are YCbCr (JFIF) or not (Adobe), as far as libjpeg knows it."""
+    parts, place = [data[:2]], 2
+    while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data):
+        marker = data[place + 1]
+        if marker == 0xDA:
+            return b"".join((*parts, data[place:]))
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:  # no segment: fill, or what stands alone
+            place += 1
+            continue
+        end = place + 2 + int.from_bytes(data[place + 2 : place + 4])
+        segment = data[place:end]
+        if segment[4:9] == b"JFIF\0":
+            parts.append(segment[:9] + b"\1\1" + segment[11:])
+        elif marker in _NEEDED or (segment[4:9] == b"Adobe" and segment[15:16] in (b"\0", b"\1", b"\2")):
+            parts.append(segment)
+        place = end
+    return data
