@@ -48,8 +48,9 @@ UPRIGHT = {
 }
 """EXIF orientation -> the operation that makes the image upright (EXIF 2.32, tag 274)."""
 
-WRITTEN = {"jpg": MAX_SIDE, "png": 2**31 - 1, "webp": 16_383}
-"""Formats that are written -> pixels that a side may have (libjpeg, PNG 1.2, WebP)."""
+WRITTEN = {"jpg": MAX_SIDE, "png": 2**31 - 1, "webp": 16_383, "tif": 2**31 - 1, "ppm": 2**31 - 1}
+"""Formats that are written -> pixels that a side may have (libjpeg, PNG 1.2, WebP). TIFF and PPM: deep images of a pool
+that is all of them."""
 _large = Lock()
 
 
@@ -206,22 +207,24 @@ def decode_grey(data: bytes, side: int, orientation: int | None = None, known_pi
 
 
 def encode_upright(data: bytes, format: str, known_pixels: int = 0, reading: Reading = PLAIN) -> bytes:
-    """The image as upright RGB of 8 bits in `format` (jpg: quality 95, 4:4:4; png and webp: lossless), without
+    """The image as upright RGB of 8 bits in `format` (jpg: quality 95, 4:4:4; others: lossless), without
     metadata, so that no reader can turn it a second time. Raises ImageError, also for sides that the format cannot
     have; ValueError for a format it does not write."""
     pixels = np.ascontiguousarray(decode_rgb(data, known_pixels, reading))
     if format not in WRITTEN:
-        raise ValueError(f"images are re-encoded as jpg, png or webp, not {format!r}")
+        raise ValueError(f"images are re-encoded as {', '.join(WRITTEN)}, not {format!r}")
     if max(pixels.shape) > WRITTEN[format]:
         raise ImageError(f"has {pixels.shape[1]} x {pixels.shape[0]} pixels, and no side of a {format} is that long")
     out = io.BytesIO()
     match format:
         case "jpg":
             return simplejpeg.encode_jpeg(pixels, quality=95, colorspace="RGB", colorsubsampling="444")
-        case "png":
-            Image.fromarray(pixels).save(out, "PNG")
-        case _:
+        case "webp":
             Image.fromarray(pixels).save(out, "WEBP", lossless=True)
+        case "tif":
+            Image.fromarray(pixels).save(out, "TIFF", compression="tiff_adobe_deflate")
+        case _:
+            Image.fromarray(pixels).save(out, format.upper())
     return out.getvalue()
 
 
