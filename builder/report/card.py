@@ -228,7 +228,7 @@ hf download --repo-type dataset --revision {manifest.version} --local-dir FOLDER
 To train on it with Tutelage without pulling it, its recipe says `pseudo: ["hf://ORG/NAME@{manifest.version}"]`.
 
 {kind.read}{calibrated}`reencoded` says whether the image bytes are
-not those whose SHA-256 is `sha256` (turned upright, brought to one format of 8 bits, or stripped of metadata)."""
+not those whose SHA-256 is `sha256` (turned upright, brought to one format, or stripped of metadata)."""
 
 
 def _number(value: float | int | None) -> str:
