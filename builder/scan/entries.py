@@ -15,7 +15,9 @@ from teachers.images import file_extensions
 COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tgz", ".tbz2", ".txz", ".zip", ".gz", ".7z", ".rar")
 """What holds images only after it was unpacked."""
 ADVICE = {
-    "unpack the archives": COMPRESSED,
+    "unpack the archives": (*COMPRESSED, ".tar"),
+    "pack files, not links": ("links in tars",),
+    "nothing that is no file is opened": ("pipes and devices",),
     "for HEIC: pip install pillow-heif": (".heic", ".heif", ".hif"),
     "convert the images among them": tuple(
         ".avif .jp2 .j2k .jxl .dng .cr2 .cr3 .nef .arw .orf .raf .rw2 .pef .srw .psd .exr .hdr .tga .dds .pcx .svg "

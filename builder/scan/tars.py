@@ -8,17 +8,21 @@ dots as well.
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
+from typing import IO, cast
 
 import orjson
 
 from builder.errors import BuildError, brief
 from builder.scan.entries import Entry, Listing, checked_text, is_hidden, is_image, mtime_of
 from builder.store.manifest import MANIFEST
+from teachers.files import open_regular
 
 ALL = "all"
 """What `Listing.member` says to take every image."""
@@ -26,6 +30,10 @@ NUMBERED = re.compile(r"[0-9][0-9_T-]*")
 """Between dots, a part of a photograph's own name (`IMG.2024-05-01.jpg`), which names no member of a sample."""
 BLOCK = 512
 AT_A_TIME = 1 << 20
+MAX_HEADER = 1 << 20
+"""Bytes of a header of a member, its long name and pax records included: a path has 4 KB at most."""
+LINKS, DEVICES = "links in tars", "pipes and devices"
+"""What images in tars are counted as that hold no pixels."""
 
 
 def tar_images(path: Path, name: str, listing: Listing) -> Iterator[Entry]:
@@ -54,7 +62,7 @@ def tar_images(path: Path, name: str, listing: Listing) -> Iterator[Entry]:
                 inside = member.name.removeprefix("./")
                 if inside in chosen:
                     taken += 1
-                    named = checked_text(f"{name.removesuffix('.tar')}/{inside}")
+                    named = checked_text(f"{name.removesuffix('.tar')}/{_below(inside)}")
                     yield Entry(named, place, member.offset_data, member.size, mtime)
                 else:
                     others = _extension(inside)
@@ -65,42 +73,77 @@ def tar_images(path: Path, name: str, listing: Listing) -> Iterator[Entry]:
         raise BuildError(f"no image of {path} is a member .{listing.member}, but some are .{others}: correct `member`")
 
 
+class _Headers:
+    """A tar's file as tarfile reads its headers, none of which may be larger than MAX_HEADER: one can say that its own
+    text is all that follows."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes, more than {MAX_HEADER}")
+        return self._file.read(size)
+
+
 def _members(path: Path, listing: Listing) -> Iterator[tarfile.TarInfo]:
     """The files in a tar. Raises tarfile.ReadError if it is not whole."""
-    size = path.stat().st_size
-    with tarfile.open(path, "r:") as tar:
-        while (member := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # or it would keep every member it has passed
-            if member.issparse():
-                raise tarfile.ReadError(f"{member.name} is stored with holes: pack it without --sparse")
-            if member.islnk() or member.issym():
-                if is_image(member.name):
-                    listing.passed_over["links in tars"] += 1
-            elif member.isfile():
-                if not 0 <= member.size <= size - member.offset_data:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        with _opened(file) as tar:
+            while (member := _next(tar)) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # or it would keep every member it has passed
+                if member.issparse():
+                    raise tarfile.ReadError(f"{member.name} is stored with holes: pack it without --sparse")
+                if not member.offset < tar.offset <= size + tarfile.RECORDSIZE:
                     raise tarfile.ReadError(f"cut inside {member.name}")
-                yield member
-        _check_end(path, tar.offset)
+                if member.isfile():
+                    if not 0 <= member.size <= size - member.offset_data:
+                        raise tarfile.ReadError(f"cut inside {member.name}")
+                    yield member
+                elif not member.isdir() and is_image(member.name):
+                    listing.passed_over[LINKS if member.islnk() or member.issym() else DEVICES] += 1
+        _check_end(file, tar.offset)
 
 
-def _check_end(path: Path, offset: int) -> None:
+def _opened(file: IO[bytes]) -> tarfile.TarFile:
+    with _as_read_error():
+        return tarfile.open(fileobj=cast(IO[bytes], _Headers(file)), mode="r:")
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    with _as_read_error():
+        return tar.next()
+
+
+@contextmanager
+def _as_read_error() -> Iterator[None]:
+    """Whatever tarfile raises on damaged headers (indices, attributes, recursion, numbers) as tarfile.ReadError."""
+    try:
+        yield
+    except (tarfile.TarError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise tarfile.ReadError(f"damaged header: {error}") from None
+
+
+def _check_end(file: IO[bytes], offset: int) -> None:
     """Raise tarfile.ReadError unless the archive ends at `offset`, and nothing follows. tarfile takes a damaged header,
     the end of the file and the mark between two archives for the end, and images would be missing."""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        block = file.read(BLOCK)
-        if not block:
-            raise tarfile.ReadError(
-                f"it ends at byte {offset} without the mark of an archive's end and may be cut: copy or pack it again"
-            )
+    file.seek(offset)
+    block = file.read(BLOCK)
+    if not block:
+        raise tarfile.ReadError(
+            f"it ends at byte {offset} without the mark of an archive's end and may be cut: copy or pack it again"
+        )
+    if block.strip(b"\0"):
+        raise tarfile.ReadError(f"damaged at byte {offset}")
+    while block := file.read(AT_A_TIME):
         if block.strip(b"\0"):
-            raise tarfile.ReadError(f"damaged at byte {offset}")
-        while block := file.read(AT_A_TIME):
-            if block.strip(b"\0"):
-                raise tarfile.ReadError(
-                    f"more follows behind its end at byte {offset}, as in two archives put one behind the other: "
-                    "unpack it with tar --ignore-zeros and pack it again"
-                )
+            raise tarfile.ReadError(
+                f"more follows behind its end at byte {offset}, as in two archives put one behind the other: "
+                "unpack it with tar --ignore-zeros and pack it again"
+            )
 
 
 def _check_shard(path: Path) -> None:
@@ -119,6 +162,13 @@ def _check_shard(path: Path) -> None:
             f"{path} has {size} bytes, not the {sizes[path.name]} that {manifest} states: check that version with "
             "`tutelage verify`, or fetch it again"
         )
+
+
+def _below(name: str) -> str:
+    """A member's name as a path that leads nowhere else, as of a line in a list."""
+    if not name.startswith("/") and ".." not in name.split("/"):
+        return name
+    return os.path.normpath(name).lstrip("/").replace("../", "up/")
 
 
 def _sample(name: str) -> str:
