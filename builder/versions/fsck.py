@@ -46,7 +46,7 @@ from builder.versions.walk import Fault, faults
 from teachers.base import fingerprint
 from teachers.errors import TutelageError
 from teachers.files import read_regular
-from teachers.images import MAX_PIXELS
+from teachers.limits import MAX_PIXELS
 
 FLIPPED = 1 << 14
 """Bytes of a small file, at most, of which each bit is turned in search of the one that a disk flipped: of more it
