@@ -12,7 +12,7 @@ from tests.faults.verdict import Verdict, judge
 from tests.faults.workplace import JOBS, SECONDS, Job, Workplace, contents, differences, evenly
 
 ROW = "two commands at a time on one store, at 4 delays"
-SMALL = 0.03
+SMALL = 0.015
 DELAYS = (0.0, 0.25, 0.5, 0.75)
 """Of the first one's time, until the second one begins."""
 BY_NAME = {job.name: job for job in JOBS}

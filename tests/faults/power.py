@@ -19,7 +19,7 @@ from tests.faults.verdict import Verdict
 from tests.faults.workplace import JOBS, SECONDS, Job, Workplace, evenly
 
 ROW = "power cuts (what was not synced is lost, cut or reordered), then the same command"
-SMALL = 0.02
+SMALL = 0.008
 CUTS = 20
 """Of each command; two of them just after it has ended."""
 Change = tuple[int, str, tuple[int, str] | None]
