@@ -40,7 +40,7 @@ from builder.store.files import digest, discard, locked, sha256_file, write_file
 from builder.store.history import record, say_what_for
 from builder.store.index import join_index
 from builder.store.manifest import FORMAT, MANIFEST, Manifest, as_read, id_of, read_manifest, write_manifest
-from builder.store.provenance import Provenance
+from builder.store.provenance import Inputs, Provenance
 from builder.store.store import Store, check_store
 from builder.store.version import CARD, CHART, DATA, INDEX, LABELS, LEFT_OUT, OVERRIDES, REPORT, WORK, Version
 from teachers.errors import warn
@@ -116,15 +116,21 @@ def cut_version(
         with track("cut", sum(basis.pool.index[n].images for job in pending for n in job.chunks)) as advance:
             for images_done in run(write_job, pending, workers):
                 advance(images_done)
-        if changed := {sha256: name for job in jobs for sha256, name in job.result().changed.items()}:
-            inputs = inputs.model_copy(update={"changed": sorted(changed)})
-            plan = replace(plan, left_out=plan.left_out.with_changed(changed))
+        inputs, plan = _without_changed(jobs, inputs, plan)
         provenance = plan.provenance(inputs, written or basis.options, [job.chunks for job in jobs])
         manifest = _finish(folder, jobs, plan, provenance, report, allow_empty)
         record(store.root, f"{name}@{folder.name}", manifest, "built", message)
         shutil.rmtree(folder / WORK)
     _warn_of_changed(manifest)
     return Cut(folder, manifest, len(pending))
+
+
+def _without_changed(jobs: Sequence[ShardJob], inputs: Inputs, plan: Plan) -> tuple[Inputs, Plan]:
+    """Both, with the images that were left out since the disk holds other bytes than were scanned."""
+    if changed := {sha256: name for job in jobs for sha256, name in job.result().changed.items()}:
+        inputs = inputs.model_copy(update={"changed": sorted(changed)})
+        plan = replace(plan, left_out=plan.left_out.with_changed(changed))
+    return inputs, plan
 
 
 def _still_serves(pool: Pool, folder: Path) -> bool:
