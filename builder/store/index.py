@@ -7,17 +7,15 @@ shard is what the manifest calls its contents.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from builder.errors import BuildError
 from builder.store.files import new_file
-from builder.store.manifest import ShardRecord
 from builder.store.shards import BLOCK, END, SampleRow, read_bytes, read_samples
 from builder.store.version import Version
 
@@ -103,19 +101,6 @@ def read_index(version: Version, number: int) -> list[SampleRow]:
     if len(rows) != version.manifest.shards[number].samples or len(rows) != len(table):
         raise _unreadable(version)
     return rows
-
-
-def find_samples(
-    version: Version, matches: Callable[[pa.ChunkedArray], pa.ChunkedArray]
-) -> Iterator[tuple[ShardRecord, SampleRow]]:
-    """The samples whose keys match, each with its shard. matches: strings -> booleans. Raises BuildError as
-    `read_index`."""
-    for number, shard in enumerate(version.manifest.shards):
-        with _opened(version) as file:
-            keys = file.read_row_group(number, columns=["key"], use_threads=False)["key"]
-        if places := pc.indices_nonzero(matches(keys)).to_pylist():
-            rows = read_index(version, number)
-            yield from ((shard, rows[place]) for place in places)
 
 
 @contextmanager

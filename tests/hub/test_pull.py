@@ -93,7 +93,7 @@ def test_build_publish_pull_verify_gives_the_same_version(published: Path, hub: 
 def test_tags_branches_and_commits(hub: Path, tmp_path: Path, ref: str, version: str) -> None:
     ref = ref.replace("COMMIT", f"{REPO}@{state_of(hub, REPO)['tags']['v1']}")
     told = json.loads(run("pull", ref, "--json", "--dry-run", store=tmp_path / "other").stdout)
-    assert told["state"] == "would" and told["fetched"] == 8
+    assert told["state"] == "would" and told["fetched"] == 9
     assert not (tmp_path / "other").exists()
     assert json.loads(run("pull", ref, "--json", store=tmp_path / "other").stdout)["version"] == f"pets@{version}"
 

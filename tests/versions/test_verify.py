@@ -19,7 +19,8 @@ from click.testing import CliRunner, Result
 
 from builder.cli.build import build
 from builder.cli.versions import COMMANDS
-from builder.store.manifest import Manifest, read_manifest
+from builder.store.files import sha256_file
+from builder.store.manifest import Manifest, read_manifest, write_manifest
 from builder.store.shards import read_bytes, read_samples, write_shard
 from builder.store.store import Store
 from builder.store.version import Version
@@ -130,6 +131,67 @@ def test_what_no_hash_shows(
     found = problems(Version.open(version), workers=2)
     assert any(told in problem.what for problem in found), found
     assert bad_shards(found) == (bad or [])
+
+
+def other_counts(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """Numbers that agree with one another, and are not those of the shards."""
+    objects = manifest.objects | {
+        "below_threshold": manifest.objects["below_threshold"] - 1,
+        "ignore_band": manifest.objects["ignore_band"] + 1,
+    }
+    first, second = manifest.classes[:2]
+    per_class = {name: dict(counts) for name, counts in manifest.per_class.items()}
+    per_class[first]["kept"] += 1
+    per_class[second]["kept"] -= 1
+    return {"objects": {"objects": objects}, "per_class": {"per_class": per_class}}
+
+
+@pytest.mark.parametrize(("what", "told"), [("objects", "objects."), ("per_class", "per_class.")])
+def test_other_counts_are_told(version: Path, what: str, told: str) -> None:
+    seal(version, **other_counts(read_manifest(version))[what])
+    (found,) = problems(Version.open(version))
+    assert found.what.startswith(f"manifest.json: {told}") and found.stray
+
+
+def test_flags_turned_everywhere_contradict_their_reasons(version: Path) -> None:
+    """An ignore flag in a label JSON, the row of labels.parquet and the numbers of the manifest."""
+
+    def turn(label: dict[str, Any]) -> None:
+        label["objects"]["ignore"] = [False] * len(label["objects"]["ignore"])
+
+    for number in range(3):
+        path = version / "data" / f"train-{number:06d}.tar"
+        samples = read(path)
+        for _, members in samples:
+            label = orjson.loads(members[1][1])
+            turn(label)
+            members[1] = ("json", orjson.dumps(label))
+        write_shard(path, samples)
+    manifest = read_manifest(version)
+    shards = [s.model_copy(update={"kept": s.kept + s.ignored, "ignored": 0}) for s in manifest.shards]
+    per_class = {
+        name: counts | {"kept": counts["kept"] + counts["ignored"], "ignored": 0}
+        for name, counts in manifest.per_class.items()
+    }
+    write_manifest(version, manifest.model_copy(update={"shards": shards, "per_class": per_class}))
+    table = pq.read_table(version / "labels.parquet")
+    kept = pc.replace_substring(table["outcome"], "ignored", "kept")
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("outcome"), "outcome", kept), version / "labels.parquet"
+    )
+    seal(version)
+    (found, *_) = problems(Version.open(version))
+    assert "objects are kept for the reason 'ignore_band', which says ignored" in found.what
+
+
+def test_an_index_of_other_samples_is_told(version: Path) -> None:
+    table = pq.read_table(version / "index.parquet")
+    keys = pa.array(["other-0123456789ab", *table["key"].to_pylist()[1:]])
+    pq.write_table(table.set_column(0, "key", keys), version / "index.parquet", row_group_size=2)
+    manifest = read_manifest(version)
+    files = manifest.files | {"index.parquet": sha256_file(version / "index.parquet")}
+    write_manifest(version, manifest.model_copy(update={"files": files}))
+    assert any("index.parquet says something else" in p.what for p in problems(Version.open(version)))
 
 
 def test_the_order_of_rows_and_of_objects_does_not_matter(version: Path) -> None:

@@ -311,7 +311,7 @@ DAMAGES = [
     (
         "an edited manifest",
         lambda v: (v / "manifest.json").write_text((v / "manifest.json").read_text().replace("cat", "cow")),
-        "was edited",
+        "is not what its digest says",
     ),
     ("no manifest", lambda v: (v / "manifest.json").unlink(), "no version"),
 ]
