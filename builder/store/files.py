@@ -29,11 +29,15 @@ EMPTY = hashlib.sha256(b"").hexdigest()
 @contextmanager
 def new_file(path: Path, *, over: bool = True) -> Iterator[IO[bytes]]:
     """An open file that becomes `path`, synced, when the block ends well, and nothing when it does not. Raises
-    BuildError if it is not to be put `over` what is there, and that has other bytes."""
+    BuildError if it is not to be put `over` what is there, outside of the store, and that has other bytes."""
     make_folder(path.parent)
+    if not over:
+        _sweep_beside(path)  # in the store whoever holds the lock does
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
+            if not over:
+                take_lock(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -82,13 +86,8 @@ def new_tree(path: Path) -> Iterator[Path]:
     Raises BuildError if `path` is there and is other than that.
     """
     make_folder(path.parent)
-    prefix = f"{TEMPORARY}{path.name}-"
-    for other in list(path.parent.iterdir()):
-        if other.name.startswith(prefix) and other.name.removeprefix(prefix).isdecimal() and other.is_dir():
-            with _held(other) as abandoned:
-                if abandoned:
-                    shutil.rmtree(other, ignore_errors=True)
-    temporary = path.with_name(f"{prefix}{os.getpid()}")
+    _sweep_beside(path)
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
     temporary.mkdir()
     try:
         with _held(temporary):
@@ -101,10 +100,20 @@ def new_tree(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+def _sweep_beside(path: Path) -> None:
+    """Remove what killed processes left half-written of a file or folder outside of the store: whose lock is free."""
+    prefix = f"{TEMPORARY}{path.name}-"
+    for other in list(path.parent.iterdir()):
+        if other.name.startswith(prefix) and other.name.removeprefix(prefix).isdecimal() and not other.is_symlink():
+            with _held(other) as abandoned:
+                if abandoned:
+                    shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink(missing_ok=True)
+
+
 @contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    """A folder locked while the block runs, unless another process has it: whether it is."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _held(path: Path) -> Iterator[bool]:
+    """A file or folder locked while the block runs, unless another process has it: whether it is."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         yield take_lock(descriptor)
     finally:

@@ -67,7 +67,7 @@ def _no_folder(place: Workplace) -> None:
 CONDITIONS = (
     *(Condition(f"{below or 'all'} read-only", _mode(below, 0o555, True), humble=True) for below in ("", "store", "store/pools", "store/datasets")),
     *(Condition(f"{below} unreadable", _mode(below, 0, folders), humble=True) for below, folders in (("store", True), ("store/predictions", False), ("store/datasets", False), ("pool", False), ("truth", True))),
-    *(Condition(f"files up to {size}", limits={"FSIZE": size}) for size in (0, 100, 1000, 4000, 20_000)),
+    *(Condition(f"files up to {size}", limits={"FSIZE": size}) for size in (200, 1000, 4000, 20_000, 60_000)),
     *(Condition(f"{number} descriptors", limits={"NOFILE": number}) for number in (12, 24, 64)),
     *(Condition(f"{room} KiB of room", room=room) for room in ROOM),
     *(Condition(f"files of the year {year}", _dated((year - 1970) * 31_556_952.0)) for year in (1902, 1970, 2100, 2500)),
