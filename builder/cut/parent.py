@@ -136,7 +136,9 @@ def find_parent(ref: str, store: Store, id: str = "", pin: str = "") -> ParentVe
         raise BuildError(f"parent {ref} has another manifest than when it was built on: it was edited, so restore it")
     if not manifest.provenance.plan:
         raise BuildError(f"parent {ref} was built by an older Tutelage: build it again, then go on from that")
-    return ParentVersion(version.folder, manifest, read_pool(store, manifest.provenance.inputs.pool), store)
+    return ParentVersion(
+        version.folder, manifest, read_pool(store, manifest.provenance.inputs.pool), store, trust=version.trust
+    )
 
 
 REVIEWED = {"parent", "resolve", "references", "overrides"}
