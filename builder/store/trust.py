@@ -81,7 +81,7 @@ class _Known:
 
 _known = _Known()
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_known.forked)
+    os.register_at_fork(after_in_child=lambda: _known.forked())
 
 
 @dataclass(frozen=True)
