@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import click
 
-from builder.cli.options import json_option, open_store, sentences, store_option
+from builder.cli.options import json_option, open_store, sentences, store_option, trust_option
 from builder.cli.output import bar, emit
 
 
@@ -24,6 +24,7 @@ from builder.cli.output import bar, emit
 @click.option("--limit", type=click.IntRange(1), help="Load only N images of each version, spread evenly.")
 @click.option("--reload", is_flag=True, help="Load again; tags and edits made in the App are lost.")
 @click.option("--no-launch", is_flag=True, help="Only load, and print the name of the dataset.")
+@trust_option
 @store_option
 @json_option
 def browse(
@@ -34,6 +35,7 @@ def browse(
     limit: int | None,
     reload: bool,
     no_launch: bool,
+    trust: bool,
     store_root: str,
     as_json: bool,
 ) -> None:
@@ -49,7 +51,7 @@ def browse(
 
         opened = session.browse(
             versions,
-            open_store(store_root),
+            open_store(store_root, trust),
             limit=limit,
             reload=reload,
             launch=not no_launch,

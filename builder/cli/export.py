@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from builder.cli.options import json_option, open_store, sentences, store_option, workers_option
+from builder.cli.options import json_option, open_store, sentences, store_option, trust_option, workers_option
 from builder.cli.output import bar, emit, rows
 
 
@@ -46,6 +46,7 @@ def report(version: str, show: bool, store_root: str, workers: int | None, as_js
 )
 @click.option("--with", "labels", help="Human labels to write beside the version's (yolo).")
 @click.option("--val", help="Human labels to measure on, where those of --with have no val of their own.")
+@trust_option
 @store_option
 @json_option
 def export(
@@ -56,6 +57,7 @@ def export(
     ignored: Literal["mark", "paint", "crop", "drop", "background"] | None,
     labels: str | None,
     val: str | None,
+    trust: bool,
     store_root: str,
     as_json: bool,
 ) -> None:
@@ -77,7 +79,7 @@ def export(
         from builder.export.export import export_version as run_export
         from builder.kinds import kind_of
 
-        made = open_store(store_root).version(version)
+        made = open_store(store_root, trust).version(version)
         done = run_export(
             made,
             out,

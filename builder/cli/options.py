@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from builder.store.store import Store
 
 
-def open_store(root: str) -> Store:
-    """The store in a folder. Raises BuildError for a folder that is none, and cannot become one."""
+def open_store(root: str, trust: bool = False) -> Store:
+    """The store in a folder; trust: see Store. Raises BuildError for a folder that is none, and cannot become one."""
     from builder.store.store import Store
 
-    store = Store(root)
+    store = Store(root, trust=trust)
     store.check_root()
     return store
 
@@ -138,6 +138,9 @@ store_option = click.option(
     show_default=True,
     show_envvar=True,
     help="Folder of the store (pools, predictions and versions).",
+)
+trust_option = click.option(
+    "--trust", is_flag=True, help="Take the files of versions as they are, without checking their hashes."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 workers_option = click.option(

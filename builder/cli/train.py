@@ -16,10 +16,12 @@ from builder.cli.options import (
     open_store,
     sentences,
     store_option,
+    trust_option,
 )
 from builder.cli.output import ROOMY, bar, emit, rows, show_evaluation, step_bar, table
 
 if TYPE_CHECKING:
+    from builder.store.store import Store
     from students.train.facts import Facts
     from students.train.recipe import TrainRecipe
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. --set steps=2000.")
 @click.option("--seed", type=click.IntRange(0), help="Override the recipe's seed.")
 @allow_code_option
+@trust_option
 @store_option
 @json_option
 @click.option("--dry-run", is_flag=True, help="Read all that it needs and time a few steps; write nothing.")
@@ -39,6 +42,7 @@ def train(
     overrides: tuple[str, ...],
     seed: int | None,
     allow_code: bool,
+    trust: bool,
     store_root: str,
     as_json: bool,
     dry_run: bool,
@@ -59,16 +63,16 @@ def train(
         from students.train.run import clip_rate
 
         loaded = load_train_recipe(recipe, (*overrides, *([f"seed={seed}"] if seed is not None else [])))
-        out = out or Path("runs") / recipe.stem
+        out, store = out or Path("runs") / recipe.stem, open_store(store_root, trust)
         if dry_run:
-            _look(loaded, recipe, store_root, as_json)
+            _look(loaded, recipe, store, as_json)
             return
         if loaded.rounds:
-            _train_rounds(loaded, out, store_root, allow_code, as_json)
+            _train_rounds(loaded, out, store, allow_code, as_json)
             return
         speaks = PartialState().is_main_process  # of several that `accelerate launch` starts
         with step_bar(loaded.steps) if speaks else nullcontext() as progress:
-            run_training(loaded, out, open_store(store_root), progress, announce=_announce)
+            run_training(loaded, out, store, progress, announce=_announce)
         if speaks:
             if (share := clip_rate(out)) > 0.5:
                 click.echo(
@@ -83,11 +87,11 @@ def _announce(facts: Facts) -> None:
     click.echo(rows(*facts.rows()), err=True)
 
 
-def _look(recipe: TrainRecipe, path: Path, store_root: str, as_json: bool) -> None:
+def _look(recipe: TrainRecipe, path: Path, store: Store, as_json: bool) -> None:
     """What a training would do, without doing it."""
     from students.train.loop import look
 
-    facts = look(recipe.model_copy(update={"rounds": None}), open_store(store_root))
+    facts = look(recipe.model_copy(update={"rounds": None}), store)
     pairs = facts.rows()
     if recipe.rounds:
         from builder.recipe.recipe import load_recipe
@@ -101,13 +105,13 @@ def _look(recipe: TrainRecipe, path: Path, store_root: str, as_json: bool) -> No
     emit(as_json, {"recipe": recipe.model_dump(mode="json"), "facts": facts.stored()}, text)
 
 
-def _train_rounds(recipe: TrainRecipe, out: Path, store_root: str, allow_code: bool, as_json: bool) -> None:
+def _train_rounds(recipe: TrainRecipe, out: Path, store: Store, allow_code: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
     from students.rounds.loop import run_rounds
     from students.rounds.page import COLUMNS, conclusion, rounds_rows
 
-    outcome = run_rounds(recipe, out, open_store(store_root), track=bar, steps=step_bar, allow_code=allow_code)
+    outcome = run_rounds(recipe, out, store, track=bar, steps=step_bar, allow_code=allow_code)
     best = out / f"round-{outcome.best}"
     if as_json:
         emit(True, {"run": str(best), **asdict(outcome)}, "")
@@ -187,6 +191,7 @@ def pretrain(
 )
 @click.option("--masks", is_flag=True, help="Measure masks, too; the teacher and the COCO labels must have them.")
 @allow_code_option
+@trust_option
 @store_option
 @json_option
 def evaluate(
@@ -200,6 +205,7 @@ def evaluate(
     score: float | None,
     masks: bool,
     allow_code: bool,
+    trust: bool,
     store_root: str,
     as_json: bool,
 ) -> None:
@@ -217,7 +223,7 @@ def evaluate(
         evaluation = evaluate_teacher(
             ref, truth, images, counted_from=counted_first(counted_from), options=overrides, masks=masks,
             results=results, score=score,
-            allow_code=allow_code, store=open_store(store_root), track=bar,
+            allow_code=allow_code, store=open_store(store_root, trust), track=bar,
         )  # fmt: skip
         if out:
             write_evaluation(evaluation, out)

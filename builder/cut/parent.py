@@ -19,7 +19,7 @@ from builder.store.files import make_folder, new_file, sha256_file, sync_folder
 from builder.store.index import contents_of, follow, read_index, rows_of_shard
 from builder.store.manifest import MANIFEST, ShardRecord
 from builder.store.provenance import SOLVED_AGAIN, TAKEN_OVER, Inputs, ParentRecord
-from builder.store.shards import SampleRow, ShardError, ShardFile, read_samples
+from builder.store.shards import SampleRow, ShardFile, read_samples
 from builder.store.store import Store
 from builder.store.version import INDEX, LEFT_OUT, Version
 
@@ -34,14 +34,12 @@ class Parent:
     renewed: frozenset[str] = frozenset()
 
     def still_there(self, name: str, images: Sequence[PoolImage]) -> frozenset[str]:
-        """SHA-256 of removed images whose samples lie in the shard of this name."""
+        """SHA-256 of removed images whose samples lie in the shard of this name. Raises BuildError if that is damaged:
+        who knows which do."""
         removed = {image.key: image.sha256 for image in images if image.state == REMOVED}
         if not removed:
             return frozenset()
-        try:
-            keys = [sample.key for sample in read_samples(self.version.data / name)]
-        except (ShardError, OSError):
-            return frozenset()  # damaged: `take` will not have it
+        keys = [sample.key for sample in read_samples(self.version.shard(self.shards[name]))]
         return frozenset(removed[key] for key in keys if key in removed and key not in self.renewed)
 
     def check(self, name: str) -> None:
@@ -136,7 +134,9 @@ def find_parent(ref: str, store: Store, id: str = "", pin: str = "") -> ParentVe
         raise BuildError(f"parent {ref} has another manifest than when it was built on: it was edited, so restore it")
     if not manifest.provenance.plan:
         raise BuildError(f"parent {ref} was built by an older Tutelage: build it again, then go on from that")
-    return ParentVersion(version.folder, manifest, read_pool(store, manifest.provenance.inputs.pool), store)
+    return ParentVersion(
+        version.folder, manifest, read_pool(store, manifest.provenance.inputs.pool), store, trust=version.trust
+    )
 
 
 REVIEWED = {"parent", "resolve", "references", "overrides"}

@@ -305,7 +305,7 @@ def basis_again(store: Store, version: Version, workers: int | None = None, **ch
     left_out = read_left_out(version.file(LEFT_OUT)) if version.has(LEFT_OUT) else LeftOut({}, {})
     with TemporaryDirectory(prefix="tutelage-") as folder:
         restored = restore(version, left_out, Path(folder), workers)
-        parent = ParentVersion(version.folder, manifest, restored.pool, store)
+        parent = ParentVersion(version.folder, manifest, restored.pool, store, trust=version.trust)
         yield FromVersion(
             restored.pool,
             predictions,

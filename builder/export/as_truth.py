@@ -48,8 +48,7 @@ def version_truth(version: Version, store: Store, track: Track = silent) -> Trut
     manifest = version.manifest
     kind = kind_of(manifest.kind)
     with track("fetch", sum(shard.bytes for shard in manifest.shards)) as advance:
-        for shard in manifest.shards:
-            version.shard(shard)
+        for shard, _ in version.shards():
             advance(shard.bytes)
     files = extracted(store, version, track)
     maps = extracted(store, version, track, extension=kind.member) if kind.pixels else None

@@ -60,8 +60,7 @@ def version_items(version: Version, images: bool, counts: Counter[str], advance:
     """The samples of all shards in order."""
     manifest = version.manifest
     removed, member = set(manifest.tombstones), kind_of(manifest.kind).member
-    for shard in manifest.shards:
-        path = version.shard(shard)
+    for _, path in version.shards():
         for sample in read_samples(path):
             advance(1)
             if is_copy(sample.key):

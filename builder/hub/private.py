@@ -20,7 +20,7 @@ from builder.errors import BuildError, brief
 from builder.scan.metadata import has_location
 from builder.store.manifest import MANIFEST
 from builder.store.shards import read_bytes, read_samples
-from builder.store.version import LABELS, Version
+from builder.store.version import DATA, LABELS, Version
 
 ROOTS = "home|Users|root|mnt|media|tmp|var|opt|srv|private|Volumes|scratch|work|workspace|data"
 PATH = re.compile(rf"(?<![\w./<-])/(?:{ROOTS})/[^\s\"'<>,;)]+|(?<!\w)[A-Za-z]:\\\\?\w[^\s\"'<>,;)]*|file://[^\s\"'<>]+")
@@ -76,7 +76,7 @@ def look_for_private(version: Version, workers: int | None = None) -> Told:
             found = _first(EMBEDDED.sub("", raw.decode(errors="replace")), names)
         if found:
             texts.append((name, found))
-    shards = [version.shard(shard) for shard in version.manifest.shards]
+    shards = [version.place(f"{DATA}/{shard.name}") for shard in version.manifest.shards]
     places, located = list[str](), 0
 
     def look(path: Path, stop: Event) -> tuple[str, list[str]]:

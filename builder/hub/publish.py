@@ -154,7 +154,7 @@ def _into(
 
 def checked_files(version: Version, workers: int | None = None, track: Track = silent) -> list[LocalFile]:
     """Every file of a version, by name, after its hash was compared with the manifest's. Raises BuildError for the
-    first that differs. What else lies in the folder is no part of it."""
+    first that differs, or that lies there without being part of it."""
     named = {f"{DATA}/{shard.name}": shard.sha256 for shard in version.manifest.shards} | version.manifest.files
     todo = [(name, sha256, version.folder / name) for name, sha256 in sorted(named.items())]
     advice = f"run `tutelage verify --repair {version.ref}`"
@@ -167,6 +167,7 @@ def checked_files(version: Version, workers: int | None = None, track: Track = s
             raise BuildError(f"{name} of {version.ref} is not the file of its manifest: {advice}")
         return LocalFile(name, path, sha256, path.stat().st_size)
 
+    version.check_files()
     files = []
     with track("check", sum(path.stat().st_size for _, _, path in todo if path.is_file())) as advance:
         for file in run(check, todo, workers):

@@ -20,6 +20,7 @@ from builder.store.files import locked, new_folder
 from builder.store.history import record
 from builder.store.manifest import MANIFEST, read_manifest
 from builder.store.store import NAME, Store, check_store
+from builder.store.trust import Trust
 from builder.store.version import DATA
 
 FETCHERS = 4
@@ -60,7 +61,7 @@ def pull(ref: str, store: Store, *, name: str | None = None, dry_run: bool = Fal
     check_store(store)
     if name is not None and not NAME.fullmatch(name):
         raise BuildError(f"dataset name {name!r} must be 1 to 64 letters, digits, - or _: give another --name")
-    version = open_remote(f"{PREFIX}{parse_ref(ref)}", store, write=not dry_run)
+    version = replace(open_remote(f"{PREFIX}{parse_ref(ref)}", store, write=not dry_run), trust=Trust())
     manifest = version.manifest
     target = store.datasets / (name or manifest.name) / manifest.version
     outcome = Pulled(f"{target.parent.name}@{target.name}", manifest.id, target, "there")

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,8 +21,9 @@ from builder.hub.client import Hub
 from builder.hub.line import MOST_FILE
 from builder.hub.repository import PREFIX, HubError, Ref, parse_ref
 from builder.store.files import locked, sha256_file, sync_folder, write_file
-from builder.store.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
+from builder.store.manifest import MANIFEST, Manifest, read_manifest
 from builder.store.store import NAME, VERSION, Store, check_store
+from builder.store.trust import Trust
 from builder.store.version import CLAIM, DATA, WORK, Version
 
 OURS = (MANIFEST, CLAIM)
@@ -40,11 +41,10 @@ class Origin:
 
 @dataclass(frozen=True, repr=False)
 class RemoteVersion(Version):
-    """A version on the Hub. folder: with its manifest, and where its other files come to lie. sound: names of fetched
-    files whose hash was checked. `shard` and `file` raise HubError and OSError."""
+    """A version on the Hub. folder: with its manifest, and where its other files come to lie. `shard` and `file` fetch
+    what was not here yet, or what the disk has damaged, and raise HubError and OSError."""
 
     origin: Origin
-    sound: set[str] = field(default_factory=set, compare=False)
 
     @property
     def ref(self) -> str:
@@ -55,18 +55,8 @@ class RemoteVersion(Version):
     def is_remote(self) -> bool:
         return True
 
-    def _place(self, name: str) -> Path:
-        """One of its files, fetched if it was not here yet; where it would be, if the version has none."""
-        return self.file(name) if self.has(name) else self.folder / name
-
-    def shard(self, record: ShardRecord) -> Path:
-        """The file of one of the manifest's shards, fetched if it was not here yet or the disk has damaged it."""
-        return self.fetched(f"{DATA}/{record.name}", record.sha256)
-
-    def file(self, name: str) -> Path:
-        """Another file by its name in `manifest.files`, in the same way. Raises BuildError if it has no such file."""
-        super().file(name)
-        return self.fetched(name, self.manifest.files[name])
+    def _checked(self, name: str, sha256: str) -> Path:
+        return self.fetched(name, sha256)
 
     def fetched(self, name: str, sha256: str) -> Path:
         """The file of this name and SHA-256 (hex), which the manifest states."""
@@ -76,10 +66,10 @@ class RemoteVersion(Version):
         return path
 
     def _is_sound(self, name: str, sha256: str, path: Path) -> bool:
-        """Whether a fetched file is here, and whole. It is read once: nobody can repair it but by fetching it again."""
-        if path.is_file() and name not in self.sound and sha256_file(path) == sha256:
-            self.sound.add(name)
-        return path.is_file() and name in self.sound
+        """Whether a fetched file is here, and whole: nobody can repair it but by fetching it again."""
+        if not path.is_file():
+            return False
+        return self.trust is None or self.trust.holds(self.folder, name, sha256)
 
     def _bytes(self, name: str) -> int:
         """That a file may have: as many as the manifest says of a shard."""
@@ -103,7 +93,6 @@ class RemoteVersion(Version):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(fetched, path)
                 sync_folder(path.parent)
-                self.sound.add(name)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
 
@@ -144,7 +133,8 @@ def open_remote(ref: str, store: Store, *, write: bool = True) -> RemoteVersion:
     folder = store.root / "remote" / wanted.repo / hashlib.sha256(contents).hexdigest()
     if write and (not (folder / MANIFEST).is_file() or (folder / MANIFEST).read_bytes() != contents):
         write_file(folder / MANIFEST, contents)
-    return RemoteVersion(folder, manifest, origin)
+    trust = Trust(folder / ".checked", hashing=not store.trust)
+    return RemoteVersion(folder, manifest, origin, trust=trust)
 
 
 def remote_manifest(hub: Hub, commit: str) -> tuple[bytes, Manifest]:

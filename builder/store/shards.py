@@ -19,6 +19,8 @@ from typing import IO, NamedTuple
 from builder.store.files import new_file
 
 BLOCK = 512
+NAME = 100
+"""Bytes at the beginning of a header in which a member's name is."""
 END = bytes(2 * BLOCK)
 KEY = re.compile(r"[A-Za-z0-9_/-]{1,90}(-r[1-9][0-9]{0,2})?")
 """Of an image, or of a copy of it (builder.store.keys.copy_key)."""
@@ -89,11 +91,11 @@ class SampleRow(NamedTuple):
 def header(name: str, size: int) -> bytes:
     """The 512-byte USTAR header of a regular file; `name` is ASCII, at most 100 bytes. Raises ValueError."""
     raw = name.encode("ascii")
-    if len(raw) > 100 or not 0 <= size <= MAX_MEMBER:
+    if len(raw) > NAME or not 0 <= size <= MAX_MEMBER:
         raise ValueError(f"a tar member of {size} bytes named {name!r} does not fit a USTAR header")
     octal = b"%011o\0" % size
     checksum = _FIXED_SUM + sum(raw) + sum(octal)
-    return b"".join((raw.ljust(100, b"\0"), _ZERO_FIELDS, octal, _TAIL[:12], b"%06o\0 " % checksum, _TAIL[20:]))
+    return b"".join((raw.ljust(NAME, b"\0"), _ZERO_FIELDS, octal, _TAIL[:12], b"%06o\0 " % checksum, _TAIL[20:]))
 
 
 Part = tuple[str, bytes] | tuple[str, bytes, str]
@@ -180,7 +182,7 @@ def _parse_header(block: bytes, offset: int, path: Path) -> Member:
     if len(block) < BLOCK:
         raise ShardError(f"{path.name}: cut at byte {offset}, before its end-of-archive mark")
     try:
-        name = block[:100].rstrip(b"\0").decode("ascii")
+        name = block[:NAME].rstrip(b"\0").decode("ascii")
         member = Member(name, offset + BLOCK, int(block[124:135], 8))
         intact = header(name, member.size) == block
     except ValueError:

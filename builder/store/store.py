@@ -64,10 +64,11 @@ class Store:
 
     Args:
         root: the folder. It is made when something is first put into it.
+        trust: take versions as they are, without a look at their hashes (builder.store.trust).
     """
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Path | str, *, trust: bool = False) -> None:
+        self.root, self.trust = Path(root), trust
         self.pools = self.root / "pools"
         self.predictions = self.root / "predictions"
         self.datasets = self.root / DATASETS
@@ -159,7 +160,7 @@ class Store:
         the tag's version is gone or no longer has the id it was tagged with.
         """
         if isinstance(ref, Path) or (Path(ref) / MANIFEST).is_file():
-            return Version.open(ref, claimed=claimed)
+            return Version.open(ref, claimed=claimed, trust=self.trust)
         if ref.startswith("hf://"):
             raise BuildError(f"{ref} lies on the Hub: run `tutelage pull {ref.removeprefix('hf://')}` first")
         name, _, wanted = ref.partition("@")
@@ -187,7 +188,7 @@ class Store:
 
     def _known(self, folder: Path, claimed: bool) -> Version:
         """A complete version of this store. Raises BuildError if it is not what the history says was put there."""
-        version, ref = Version.open(folder, claimed=claimed), f"{folder.parent.name}@{folder.name}"
+        version, ref = Version.open(folder, claimed=claimed, trust=self.trust), f"{folder.parent.name}@{folder.name}"
         event = read_history(self.root).get(ref)
         if event and event.manifest and event.what != "removed" and not event.is_of(version.manifest):
             raise BuildError(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from threading import Thread
 
+from builder.engine import in_order
 from builder.errors import BuildError, brief
 from builder.store.files import sha256_file
 from builder.store.manifest import CLAIM as CLAIM
+from builder.store.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
 from builder.store.manifest import REPORT as REPORT
-from builder.store.manifest import Manifest, ShardRecord, read_manifest
+from builder.store.trust import THREADS, Trust, Wrong, survey
+from teachers.errors import warn
 
 DATA, LABELS, CARD, CHART = "data", "labels.parquet", "README.md", "report/classes.svg"
 INDEX, OVERRIDES, LEFT_OUT = "index.parquet", "overrides.json", "left_out.csv"
@@ -24,20 +31,29 @@ class Version:
     """A version that is complete, with the places of its files. One on the Hub, whose files are fetched when they are
     first needed, is a builder.hub.remote.RemoteVersion: there `shard` and `file` raise HubError.
 
+    Whoever asks for one of its files to read gets it as the manifest says, or BuildError: it is hashed when it is first
+    asked for (builder.store.trust). `place` is where it lies, for those who write it, or hash it themselves.
+
     Attributes:
         folder: where it lies.
         manifest: what it says of itself.
+        trust: how its files are checked; None for one that is being made.
     """
 
     folder: Path
     manifest: Manifest
+    trust: Trust | None = field(default=None, kw_only=True, compare=False)
 
     @staticmethod
-    def open(folder: Path | str, *, claimed: bool = True) -> Version:
-        """The version in a folder. claimed: whether the claim beside its manifest must be right. Raises BuildError if
-        there is none, or its manifest is damaged."""
+    def open(folder: Path | str, *, claimed: bool = True, trust: bool = False) -> Version:
+        """The version in a folder. claimed: whether the claim beside its manifest must be right. trust: take its files
+        as they are, with a warning, and hash none. Raises BuildError if there is none, or its manifest is damaged."""
         folder = Path(folder)
-        return Version(folder, read_manifest(folder, claimed=claimed))
+        version = Version(folder, read_manifest(folder, claimed=claimed))
+        if trust:
+            warn(f"the files of {version.ref} are taken as they are: none is checked against its manifest")
+        memory = folder.with_name(f".checked-{folder.name}") if version.is_in_store else None
+        return replace(version, trust=Trust(memory, hashing=not trust))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(folder={str(self.folder)!r}, ref={self.ref!r}, id={self.manifest.id[:12]!r})"
@@ -45,9 +61,13 @@ class Version:
     @property
     def dataset(self) -> str:
         """The dataset that it belongs to in its store, which may have pulled it under another name than its own."""
+        return self.folder.resolve().parent.name if self.is_in_store else self.manifest.name
+
+    @property
+    def is_in_store(self) -> bool:
+        """Whether its folder is that of a version of some store."""
         folder = self.folder.resolve()
-        in_store = folder.parent.parent.name == DATASETS and folder.name == self.manifest.version
-        return folder.parent.name if in_store else self.manifest.name
+        return folder.parent.parent.name == DATASETS and folder.name == self.manifest.version
 
     @property
     def ref(self) -> str:
@@ -98,18 +118,37 @@ class Version:
         return self._place(LEFT_OUT)
 
     def _place(self, name: str) -> Path:
-        """Where one of its files lies, or would, if the version has none."""
+        """One of its files, checked; where it would be, if the version has none."""
+        return self.file(name) if self.has(name) else self.place(name)
+
+    def place(self, name: str) -> Path:
+        """Where a file of this name below the version lies, or would; unchecked."""
         return self.folder / name
 
     def shard(self, record: ShardRecord) -> Path:
-        """The file of one of the manifest's shards."""
-        return self.data / record.name
+        """The file of one of the manifest's shards. Raises BuildError if it is missing or damaged."""
+        return self._checked(f"{DATA}/{record.name}", record.sha256)
+
+    def shards(self) -> Iterator[tuple[ShardRecord, Path]]:
+        """All shards with their files, in order; the next ones are checked while one is in use. Raises as `shard`."""
+        records = self.manifest.shards
+        return zip(records, in_order(self.shard, records, THREADS, THREADS), strict=True)
+
+    def check_ahead(self) -> None:
+        """Begin to check the shards, so that whoever asks for one soon need not wait. What is wrong with one is told to
+        those."""
+        Thread(target=self._check_all, daemon=True).start()  # a daemon: nobody waits for it at the end
+
+    def _check_all(self) -> None:
+        with suppress(Exception):
+            for _ in self.shards():
+                pass
 
     def file(self, name: str) -> Path:
-        """Another file by its name in `manifest.files`. Raises BuildError if it has no such file."""
+        """Another file by its name in `manifest.files`. Raises BuildError if it has no such file, or a damaged one."""
         if not self.has(name):
             raise BuildError(f"{self.ref} has no {name}: it has {', '.join(self.manifest.files) or 'shards only'}")
-        return self.folder / name
+        return self._checked(name, self.manifest.files[name])
 
     def has(self, name: str) -> bool:
         """Whether the version has a file of this name, beside its shards."""
@@ -117,8 +156,36 @@ class Version:
 
     def is_intact(self, name: str) -> bool:
         """Whether a file is as the manifest says, or one that the version does not have."""
-        path = self._place(name)
+        path = self.place(name)
         return not self.has(name) or (path.is_file() and sha256_file(path) == self.manifest.files[name])
+
+    def check_files(self) -> None:
+        """Raise BuildError for a version in whose folder a file is missing, of another size, or no part of it, without
+        reading one."""
+        shards = {f"{DATA}/{shard.name}": shard.bytes for shard in self.manifest.shards}
+        # a report may have been written after all else (builder.versions.repair), and its manifest a moment later
+        others = frozenset((MANIFEST, CLAIM, REPORT))
+        if wrong := survey(self.folder, dict.fromkeys(self.manifest.files) | shards, others):
+            raise self._damaged(wrong)
+
+    def _checked(self, name: str, sha256: str) -> Path:
+        """The file of this name, which has this SHA-256 (hex) if it is to be checked."""
+        path = self.place(name)
+        if self.trust is not None and self._surveyed and not self.trust.holds(self.folder, name, sha256):
+            raise self._damaged(Wrong(f"{name} is not the file of its manifest"))
+        return path
+
+    @cached_property
+    def _surveyed(self) -> bool:
+        self.check_files()
+        return True
+
+    def _damaged(self, wrong: Wrong) -> BuildError:
+        if wrong.stray:
+            return BuildError(f"{self.folder} cannot be used, {wrong.what}: move that elsewhere")
+        named = self.ref if self.is_in_store else self.folder
+        advice = f"run `tutelage verify --repair {named}`, or build or pull it again"
+        return BuildError(f"{self.folder} is damaged, {wrong.what}: {advice}")
 
 
 def check_here(version: Version) -> None:

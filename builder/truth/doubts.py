@@ -17,7 +17,7 @@ from which on they are told: of objects that the frame cuts off, and that are ma
 
 
 def check_boxes(truth: Truth, source: Path) -> None:
-    """Warn of boxes that stand twice, that end before they begin, or that lie far outside of their images.
+    """Warn of boxes that stand twice, that end before they begin, or that lie far or wholly outside of their images.
 
     Raises TruthError where all of them lie in the first pixel, as shares of an image that are read as pixels do.
     """
@@ -34,6 +34,11 @@ def check_boxes(truth: Truth, source: Path) -> None:
             "they begin (x2 < x1 or y2 < y1) and are left out, so that predictions of these objects count as wrong: "
             "correct them"
         )
+    if truth.outside_boxes:
+        warn(
+            f"{truth.outside_boxes} of {written} boxes of {source} lie wholly outside of their images and are left "
+            "out, as no object can be seen there: correct them"
+        )
     if total < FEW:
         return
     boxes = np.concatenate([image.boxes for image in truth.images])
@@ -44,8 +49,10 @@ def check_boxes(truth: Truth, source: Path) -> None:
             "image, but boxes are pixels here: multiply them by its width and height"
         )
     far = int((np.maximum(boxes[:, 2:] / size - 1, -boxes[:, :2] / size) > FAR).any(axis=1).sum())
-    if far > MANY * total:
+    far, all_boxes = far + truth.outside_boxes, total + truth.outside_boxes
+    if far > MANY * all_boxes:
         warn(
-            f"{far} of {total} boxes of {source} reach far beyond their images: check their form (COCO's bbox is x, y, "
-            "width, height; VOC's corners are x1, y1, x2, y2; YOLO's are a centre and sides) and the images' sizes"
+            f"{far} of {all_boxes} boxes of {source} reach far beyond their images: check their form (COCO's bbox is "
+            "x, y, width, height; VOC's corners are x1, y1, x2, y2; YOLO's are a centre and sides) and the images' "
+            "sizes"
         )

@@ -77,11 +77,12 @@ class Truth:
         classes: names; positions in it are the ids of labels.
         images: with what people marked in them.
         category_ids: what the files call each class: COCO's id, YOLO's number, the value of a mask's pixel.
-        dropped_boxes: boxes left out, for having no area or a category that is no class.
+        dropped_boxes: boxes left out, for having no area, none in their image, or a category that is no class.
         kind: what the labels are.
         split: the part of a data set that they are, as far as the data set says.
         repeated_boxes: boxes left out, for standing a second time in their image, with the same class and flags.
         inverted_boxes: those of dropped_boxes that end before they begin.
+        outside_boxes: those of dropped_boxes that lie wholly outside of their images.
     """
 
     classes: tuple[str, ...]
@@ -92,6 +93,7 @@ class Truth:
     split: Split | None = None
     repeated_boxes: int = 0
     inverted_boxes: int = 0
+    outside_boxes: int = 0
 
     @property
     def marked_classes(self) -> list[str]:
@@ -227,10 +229,13 @@ def assemble(
     ids: Sequence[int],
     image_ids: Sequence[int] | None = None,
 ) -> Truth:
-    """Boxes in columns as the truth of these images (sizes: width, height); what has no area or a category that is no
-    class, and what stands twice, is dropped and counted. ids: the file's, of `classes`."""
+    """Boxes in columns as the truth of these images (sizes: width, height); what has no area in its image or a category
+    that is no class, and what stands twice, is dropped and counted. ids: the file's, of `classes`."""
     is_class = np.array([name not in NO_CLASSES for name in classes], bool)
     good = (marks.xywh[:, 2:] > 0).all(axis=1) & is_class[marks.category]
+    start, extent = marks.xywh[:, :2], np.array(sizes, np.float64).reshape(-1, 2)[marks.image]
+    outside = good & ((start >= extent) | (start + marks.xywh[:, 2:] <= 0)).any(axis=1)
+    good &= ~outside
     dropped, repeated = np.count_nonzero(~good), good & _repeated(marks)
     order = np.flatnonzero(good & ~repeated)
     order = order[np.argsort(marks.image[order], kind="stable")]  # by image, within it as in the file
@@ -257,6 +262,7 @@ def assemble(
         dropped_boxes=int(dropped),
         repeated_boxes=int(np.count_nonzero(repeated)),
         inverted_boxes=int((marks.xywh[:, 2:] < 0).any(axis=1).sum()),
+        outside_boxes=int(np.count_nonzero(outside)),
     )
 
 

@@ -44,8 +44,7 @@ def images_of(version: Version) -> Iterator[ShardImage]:
     no image's bytes. Raises BuildError for a shard that cannot be read."""
     manifest = version.manifest
     gone = set(manifest.tombstones)
-    for record in manifest.shards:
-        path = version.shard(record)
+    for _, path in version.shards():
         try:
             for sample in read_samples(path):
                 if sample.key not in gone and not is_copy(sample.key):

@@ -11,7 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from threading import Event
 
@@ -88,6 +88,7 @@ class _Checked:
 def problems(version: Version, *, workers: int | None = None, track: Track = silent) -> list[Problem]:
     """What is wrong with a version, empty if nothing is: every byte is hashed, every image decoded, every label checked
     against its shard, the manifest and labels.parquet."""
+    version = replace(version, trust=None)  # all is hashed here and now
     manifest = version.manifest
     faults = list(_other_files(version))
     gone = frozenset(manifest.tombstones)

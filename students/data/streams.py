@@ -7,21 +7,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
 
 import numpy as np
-import orjson
 
 from builder.errors import BuildError
 from builder.rules.class_names import compare_names, listed
+from builder.store.labels import parse_label
 from builder.store.manifest import ShardRecord
-from builder.store.shards import Member, read_bytes, read_samples
+from builder.store.shards import BLOCK, NAME, Member, ShardError, read_bytes, read_samples
 from builder.store.version import Version
 from builder.truth.records import Truth, read_pixels
 from students.tasks.base import Task
-from teachers.images import FORMATS, ImageError, decode_rgb
+from teachers.images import ImageError, decode_rgb
 
+_ADVICE = "verify the version, or get it again from where it came"
 WINDOW = 4
 """Shards whose images are mixed, where shards are fetched one after the other."""
 
@@ -79,11 +81,14 @@ class Pseudo:
     def __init__(self, versions: Sequence[Version], classes: Sequence[str], task: Task) -> None:
         self._classes, self._task = len(classes), task
         self._shards: list[_Shard] = []
-        for version in versions:
-            self._shards += _shards(version, classes, task)
         self._rows: list[np.ndarray | None] = []
-        for shard in self._shards:
-            self._rows.append(None if shard.is_later else shard.rows())
+        for version in versions:
+            shards = list(_shards(version, classes, task))
+            self._shards += shards
+            if shards and shards[0].is_later:
+                self._rows += [None] * len(shards)
+            else:
+                self._rows += [shard.rows(path) for shard, (_, path) in zip(shards, version.shards(), strict=True)]
         counts = [
             shard.samples if rows is None else len(rows) for shard, rows in zip(self._shards, self._rows, strict=True)
         ]
@@ -129,12 +134,12 @@ class Pseudo:
     def __getitem__(self, index: int) -> Scene:
         number = int(np.searchsorted(self._starts, index, "right")) - 1
         shard, rows = self._shards[number], self._rows[number]
-        if rows is None:
-            rows = self._rows[number] = shard.rows()
         path = shard.version.shard(shard.record)
+        if rows is None:
+            rows = self._rows[number] = shard.rows(path)
         places = rows[index - self._starts[number]].tolist()
         image, label, *members = (read_bytes(path, Member("", *place)) for place in places)
-        record = orjson.loads(label)
+        record = parse_label(label, path, _key(path, places[1][0]), shard.version.manifest)
         try:
             pixels = decode_rgb(image, record["width"] * record["height"])
             marks = self._task.pseudo(record, members, shard.positions, self._classes)
@@ -167,18 +172,30 @@ class _Shard:
     def is_here(self) -> bool:
         return (self.version.folder / "data" / self.record.name).is_file()
 
-    def rows(self) -> np.ndarray:
-        """int64 (N, M, 2): offset and size of the image, of its label and of each of `members`."""
-        path = self.version.shard(self.record)
-        rows = []
-        for sample in read_samples(path):
-            if sample.key not in self.removed:
-                image = next(sample.members[e] for e in sample.members if e in FORMATS.values())
-                others = (sample.members[extension] for extension in ("json", *self.members))
-                rows.append([(member.offset, member.size) for member in (image, *others)])
-        if self.is_later and len(rows) != self.samples:
-            raise LoaderError(f"{path} has not the {self.samples} images its manifest states: publish it again")
+    def rows(self, path: Path) -> np.ndarray:
+        """int64 (N, M, 2): offset and size of the image, of its label and of each of `members`. path: of its file.
+        Raises LoaderError for samples that are not those of the manifest."""
+        features, rows, stored = self.version.manifest.features, [], 0
+        try:
+            for sample in read_samples(path):
+                stored += 1
+                if [*sample.members] != features:
+                    held = ", ".join(sample.members)
+                    raise LoaderError(f"{path}: sample {sample.key} has {held}, not {', '.join(features)}: {_ADVICE}")
+                if sample.key not in self.removed:
+                    members = (sample.members[extension] for extension in (features[0], "json", *self.members))
+                    rows.append([(member.offset, member.size) for member in members])
+        except ShardError as error:
+            raise LoaderError(f"{path} is damaged ({error}): {_ADVICE}") from None
+        if stored != self.record.samples or (self.is_later and len(rows) != self.samples):
+            stated = f"{self.record.samples} samples, {self.record.tombstones} of them to be skipped"
+            raise LoaderError(f"{path} has not the {stated}, that its manifest states: {_ADVICE}")
         return np.array(rows, np.int64).reshape(-1, 2 + len(self.members), 2)
+
+
+def _key(path: Path, offset: int) -> str:
+    """The key of the sample that has a member at this offset, from the header before it."""
+    return read_bytes(path, Member("", offset - BLOCK, NAME)).rstrip(b"\0").decode("ascii").partition(".")[0]
 
 
 def _shards(version: Version, classes: Sequence[str], task: Task) -> Iterator[_Shard]:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
 import numpy as np
-import orjson
 
 from builder.store.files import sha256_file
-from builder.store.manifest import read_manifest
-from builder.store.shards import read_bytes, read_samples
+from builder.store.labels import read_label
+from builder.store.shards import read_samples
+from builder.store.version import Version
 from builder.truth.records import Truth, TruthError, check_detection
 from teachers.base import Detections
 
@@ -110,15 +110,15 @@ def evaluate_detections(
 def read_kept(version: Path, truth: Truth) -> list[Detections]:
     """What a version keeps on each image of the truth, matched by the SHA-256 of the files: to measure pseudo-labels
     where labels exist. Nothing for an image that is not in the version. Raises BuildError or TruthError."""
-    manifest = read_manifest(version)
+    opened = Version.open(version)
+    manifest = opened.manifest
     positions = align_classes(manifest.classes, truth.classes)
     removed = set(manifest.tombstones)
     labels: dict[str, dict[str, Any]] = {}
-    for shard in manifest.shards:
-        path = version / "data" / shard.name
+    for _, path in opened.shards():
         for sample in read_samples(path):
             if sample.key not in removed:
-                label = orjson.loads(read_bytes(path, sample.members["json"]))
+                label = read_label(path, sample, manifest)
                 labels[label["sha256"]] = label["objects"]
     kept_on = []
     for image in truth.images:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch import nn
 from builder.hub.remote import open_version
 from builder.kinds import kind_of
 from builder.store.files import sha256_file
-from builder.store.shards import read_bytes, read_samples
+from builder.store.labels import read_label
+from builder.store.shards import read_samples
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.truth.read import read_section
@@ -58,7 +59,7 @@ class Plan:
             seen = set(threads.map(sha256_file, [image.path for image in self.truth.images]))
         for version in self.versions:
             if not version.is_remote:
-                seen.update(*(_images_in(version.shard(record)) for record in version.manifest.shards))
+                seen.update(*(_images_in(path, version) for _, path in version.shards()))
         seen.update(read_meta(self.start)["trained_on"] if self.start else pretrained_on(self.config.pretrained))
         return frozenset(seen)
 
@@ -77,6 +78,9 @@ def make_plan(recipe: TrainRecipe, store: Store) -> Plan:
     if recipe.network.classes:
         raise TrainError("network.classes are those of the labels: remove them from the recipe")
     versions = [open_version(ref, store) for ref in recipe.pseudo]
+    for version in versions:
+        if not version.is_remote:
+            version.check_ahead()  # while the network is built
     start = Path(recipe.init.partition(":")[2]) if recipe.init else None
     arch = recipe.network.arch or usual_arch(truth.kind)
     task = task_of(arch, recipe.soft)
@@ -152,7 +156,7 @@ def starting_network(recipe: TrainRecipe, plan: Plan) -> nn.Module:
 def about(plan: Plan, batches: JointBatches, step: int) -> dict[str, Any]:
     """What `meta.json` says of a run after so many steps: its description, and the images its weights depend on. Of
     versions on the Hub these are all images in the shards that steps before `step` have touched."""
-    shards = (_images_in(version.shard(record)) for version, record in batches.shards_seen(step))
+    shards = (_images_in(version.shard(record), version) for version, record in batches.shards_seen(step))
     return {"recipe": plan.description, "trained_on": sorted(plan.trained_on.union(*shards))}
 
 
@@ -174,8 +178,13 @@ def _described(version: Version) -> dict[str, Any]:
     return described | {"streamed": True} if version.is_remote else described  # in another order
 
 
-@cache
-def _images_in(path: Path) -> frozenset[str]:
-    """SHA-256 of a shard's images. Kept, since every save asks again."""
-    labels = (orjson.loads(read_bytes(path, sample.members["json"])) for sample in read_samples(path))
-    return frozenset(label["sha256"] for label in labels)
+_images: dict[Path, frozenset[str]] = {}
+"""Of each shard, by its file: every save asks again."""
+
+
+def _images_in(path: Path, version: Version) -> frozenset[str]:
+    """SHA-256 of the images of a version's shard."""
+    if path not in _images:
+        labels = (read_label(path, sample, version.manifest) for sample in read_samples(path))
+        _images[path] = frozenset(label["sha256"] for label in labels)
+    return _images[path]

@@ -65,6 +65,13 @@ def test_results_that_were_written_twice_are_told(pool: Path, tmp_path: Path) ->
         assert len(replayed(pool, results, listing)["a.jpg"]) == 40
 
 
+def test_results_wholly_outside_of_their_images_are_left_out_and_told(pool: Path, tmp_path: Path) -> None:
+    boxes = [{"image_id": 0, "category_id": 7, "bbox": [n, 2, 10, 8], "score": 0.5} for n in range(9)]
+    results, listing = write_coco(tmp_path, [*boxes, boxes[0] | {"bbox": [5000, 2, 10, 8]}])
+    with pytest.warns(TutelageWarning, match=r"results\.json: 1 of 10 boxes lie wholly outside .* left out"):
+        assert len(replayed(pool, results, listing)["a.jpg"]) == 9
+
+
 def test_coco_masks_as_codes_and_polygons_are_masks(pool: Path, tmp_path: Path) -> None:
     coco = pytest.importorskip("pycocotools.mask")
     drawn = np.zeros((HEIGHT, WIDTH), np.uint8)

@@ -17,7 +17,9 @@ from builder.store.version import CARD, LABELS, OVERRIDES, Version
 def version(tmp_path: Path) -> Version:
     (tmp_path / CARD).write_text("card")
     (tmp_path / LABELS).write_text("labels")
-    shard = ShardRecord(name="train-000000.tar", bytes=1, sha256="ab" * 32, samples=1, kept=1, ignored=0)
+    (tar := tmp_path / "data" / "train-000000.tar").parent.mkdir()
+    tar.write_text("tar")
+    shard = ShardRecord(name=tar.name, bytes=3, sha256=sha256_file(tar), samples=1, kept=1, ignored=0)
     manifest = Manifest(
         name="pets", version="v2", id=version_id(["cat"], ["jpg"], [shard.sha256], []), kind="detection",
         classes=["cat"], features=["jpg"], shards=[shard], images={}, objects={}, per_class={},
@@ -39,9 +41,9 @@ def test_it_knows_its_name_and_where_its_files_lie(version: Version, tmp_path: P
 
 @pytest.mark.parametrize(("content", "intact"), [("card", True), ("other", False), (None, False)])
 def test_whether_a_file_is_as_the_manifest_says(version: Version, content: str | None, intact: bool) -> None:
-    version.card.unlink()
+    version.place(CARD).unlink()
     if content is not None:
-        version.card.write_text(content)
+        version.place(CARD).write_text(content)
     assert version.is_intact(CARD) == intact
     assert not version.has(OVERRIDES) and version.is_intact(OVERRIDES), "one that it does not have"
 

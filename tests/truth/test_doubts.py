@@ -43,6 +43,13 @@ def test_a_box_that_ends_before_it_begins_is_told(tmp_path: Path) -> None:
     assert (truth.inverted_boxes, truth.dropped_boxes, len(truth.images[0].boxes)) == (1, 1, 1)
 
 
+def test_a_box_wholly_outside_of_its_image_is_no_object_and_told(tmp_path: Path) -> None:
+    outside = [[WIDTH, 1, 4, 3], [1, HEIGHT + 2, 4, 3], [-9, 1, 9, 3]]
+    with pytest.warns(TutelageWarning, match=r"3 of 23 boxes of .*labels\.json lie wholly outside .* left out"):
+        truth = read_truth(coco(tmp_path, [*outside, *([1, 1, 1 + n / 4, 3] for n in range(20))]))
+    assert (truth.outside_boxes, truth.dropped_boxes, len(truth.images[0].boxes)) == (3, 3, 20)
+
+
 def test_so_is_one_of_voc(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     write(tmp_path / "a.xml", voc(("cat", (12, 2, 5, 8)), ("cat", (1, 1, 9, 9)), filename="a.png"))

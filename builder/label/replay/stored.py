@@ -122,7 +122,8 @@ def _check_boxes(
     objects_of: Mapping[str, StoredObjects], sizes: Mapping[str, Size | None], path: Path, *, relative: bool
 ) -> None:
     """Raise BuildError for a box whose sides are below 0, for boxes in shares where pixels are meant, and if most boxes
-    reach beyond their images by more than SLACK, which corners do that are read as sides."""
+    reach beyond their images by more than SLACK, which corners do that are read as sides. Warn of boxes that are wholly
+    outside, and of those that stand twice."""
     names = [name for name in objects_of if relative or sizes.get(name)]
     if not names:
         return
@@ -143,6 +144,12 @@ def _check_boxes(
         raise BuildError(
             f"{path}: {len(beyond)} of {len(boxes)} boxes, first on {brief(_owner(names, count, beyond[0]))}, reach "
             f"beyond their images: give x, y, width and height in {unit}, not two corners"
+        )
+    outside = int(((boxes[:, :2] >= extent) | (boxes[:, 2:] <= 0)).any(axis=1).sum())
+    if outside:
+        warn(
+            f"{path}: {outside} of {len(boxes)} boxes lie wholly outside of their images and are left out, as no "
+            "object can be seen there: correct them"
         )
     rows = np.concatenate([objects_of[name].rows for name in names])
     different = len(np.unique(np.column_stack([np.repeat(np.arange(len(names)), count), rows]), axis=0))
