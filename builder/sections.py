@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from builder.errors import brief
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 
@@ -16,8 +18,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def complaint(error: ValidationError) -> str:
-    """The first complaint of pydantic about a record on disk, as a clause with the key."""
+def complaint(error: ValidationError, under: str = "") -> str:
+    """The first complaint of pydantic about a record on disk, as a clause with the key, below `under`."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    key = ".".join(map(str, first["loc"])) or "it"
-    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    key = brief(".".join(map(str, (*([under] if under else ()), *first["loc"]))) or "it")
+    return f"{key}: {brief(first['msg'][:1].lower() + first['msg'][1:])}"

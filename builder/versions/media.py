@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import orjson
-
 from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.store.files import TEMPORARY, locked, new_folder, sha256_file
 from builder.store.keys import is_copy
-from builder.store.manifest import ShardRecord
+from builder.store.labels import read_label
+from builder.store.manifest import Manifest, ShardRecord
 from builder.store.shards import Member, Sample, ShardError, read_bytes, read_samples
 from builder.store.store import Store
 from builder.store.sums import SUMS, write_sums
@@ -49,16 +48,15 @@ def images_of(version: Version) -> Iterator[ShardImage]:
         try:
             for sample in read_samples(path):
                 if sample.key not in gone and not is_copy(sample.key):
-                    yield _image(path, sample, manifest.features[0])
-        except (ShardError, OSError, KeyError, orjson.JSONDecodeError):
+                    yield _image(path, sample, manifest)
+        except (ShardError, OSError, KeyError):
             raise BuildError(f"{path} cannot be read: run `tutelage verify --repair` on the version") from None
 
 
-def _image(path: Path, sample: Sample, extension: str) -> ShardImage:
-    image, label_member = sample.members[extension], sample.members["json"]
-    label = orjson.loads(read_bytes(path, label_member))
-    sides = int(label["width"]), int(label["height"])
-    return ShardImage(sample.key, label["name"], label["sha256"], *sides, path, image, label_member)
+def _image(path: Path, sample: Sample, manifest: Manifest) -> ShardImage:
+    image, label = sample.members[manifest.features[0]], read_label(path, sample, manifest)
+    sides = label["width"], label["height"]
+    return ShardImage(sample.key, label["name"], label["sha256"], *sides, path, image, sample.members["json"])
 
 
 class Extracted(Mapping[str, Path]):
