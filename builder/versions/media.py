@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -96,21 +101,40 @@ def cache_folder(store: Store) -> Path:
     return store.root / "cache"
 
 
+def _can_be_written(folder: Path) -> bool:
+    """Whether files can be made in a folder, which need not be there."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return os.access(there, os.W_OK)
+
+
+@cache
+def _scratch() -> Path:
+    """In the place of the cache of a store that cannot be written: a folder that goes with this process."""
+    folder = tempfile.mkdtemp(prefix="tutelage-cache-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
 def extracted(store: Store, version: Version, track: Track = silent, *, extension: str | None = None) -> Extracted:
     """A version's images, or another member of its samples, as files in the store's cache; what is there already is
     not written again.
 
-    A shard is extracted whole or not at all, after its hash was checked. Raises BuildError for a damaged shard, saying
+    A shard is extracted whole or not at all, after its hash was checked. Where the store cannot be written, the files
+    last as long as this process. Raises BuildError for a damaged shard, saying
     how to mend it, and OSError as the disk does.
     """
-    manifest, cache = version.manifest, cache_folder(store)
+    manifest, place = version.manifest, cache_folder(store)
     suffix, extension = f"-{extension}" if extension else "", extension or manifest.features[0]
-    targets = [cache / f"{record.sha256}{suffix}" for record in manifest.shards]
+    targets = [place / f"{record.sha256}{suffix}" for record in manifest.shards]
     missing = {t: record for t, record in zip(targets, manifest.shards, strict=True) if not t.is_dir()}
+    if missing and not _can_be_written(place):
+        place = _scratch()
+        targets = [place / target.name for target in targets]
+        missing = {t: record for t, record in zip(targets, manifest.shards, strict=True) if not t.is_dir()}
     if missing:
         with (
             track("extract", sum(record.samples for record in missing.values())) as advance,
-            locked(cache / LOCK, "the cache of images", sweep=[cache], wait=True),
+            locked(place / LOCK, "the cache of images", sweep=[place], wait=True),
         ):
             for target, record in missing.items():
                 if not target.is_dir():  # another process was faster
