@@ -17,7 +17,8 @@ from builder.store.manifest import Manifest
 from builder.store.shards import Sample, read_member, read_samples
 from builder.store.version import Version
 from teachers.base import VOID
-from teachers.images import MAX_PIXELS, ImageError, check_pixels, decode_rgb
+from teachers.images import ImageError, check_pixels, decode_rgb
+from teachers.limits import MAX_PIXELS
 
 FIRST = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#8c564b", "#7f3c8d", "#1b4d3e")
 """Of the first classes, told apart by the colour-blind as far as so many can be; others follow the golden angle."""
