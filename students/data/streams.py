@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import orjson
 
-from builder.errors import BuildError
+from builder.errors import BuildError, brief
 from builder.rules.class_names import compare_names, listed
 from builder.store.manifest import ShardRecord
 from builder.store.shards import Member, read_bytes, read_samples
@@ -134,12 +134,14 @@ class Pseudo:
         path = shard.version.shard(shard.record)
         places = rows[index - self._starts[number]].tolist()
         image, label, *members = (read_bytes(path, Member("", *place)) for place in places)
-        record = orjson.loads(label)
         try:
+            record = orjson.loads(label)
             pixels = decode_rgb(image, record["width"] * record["height"])
             marks = self._task.pseudo(record, members, shard.positions, self._classes)
         except ImageError as error:
             raise LoaderError(f"{path}: image {record['key']} cannot be used: {error}: verify the version") from error
+        except (KeyError, TypeError, ValueError, IndexError) as error:  # hashes may fit what is no label
+            raise LoaderError(f"{path}: a label JSON is damaged ({brief(repr(error))}): verify the version") from error
         if pixels.shape[:2] != (record["height"], record["width"]):
             raise LoaderError(f"{path}: image {record['key']} has not the size its label states: verify the version")
         return Scene(pixels, marks)
