@@ -44,10 +44,10 @@ class Section(BaseModel, metaclass=_Spoken):
         return value
 
 
-def complaint(error: ValidationError) -> str:
-    """The first complaint of pydantic, as a clause with the key."""
+def complaint(error: ValidationError, under: str = "") -> str:
+    """The first complaint of pydantic, as a clause with the key, below `under`."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    key = brief(".".join(map(str, first["loc"]))) or "it"
+    key = brief(".".join(map(str, (*([under] if under else ()), *first["loc"]))) or "it")
     message = brief(first["msg"].removeprefix("Value error, "))
     return f"{key}: {message[0].lower()}{message[1:]}"
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import duckdb
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -28,6 +27,7 @@ from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.scan.entries import mtime_of
 from builder.scan.pool import OK, read_pool
+from builder.store.labels import checked_table, parse_label
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes
 from builder.store.store import Store
@@ -64,7 +64,7 @@ def pictures(
         with _joined() as sql:
             _put(sql, (_media(image, files, manifest) for image in shown))
             _put_left_out(sql, store, version, limit)
-            for rows, columns in _blocks(sql, version.labels):
+            for rows, columns in _blocks(sql, checked_table(version)):
                 yield pictures_of(rows, columns, evidence)
     except (duckdb.Error, OSError) as error:
         reason = str(error).partition("\n")[0]
@@ -74,7 +74,7 @@ def pictures(
 def _media(image: ShardImage, files: Mapping[str, Path], manifest: Manifest) -> Media:
     path, likely = str(files[image.key].absolute()), None
     if kind_of(manifest.kind).single:
-        label = orjson.loads(read_bytes(image.shard, image.label))
+        label = parse_label(read_bytes(image.shard, image.label), image.shard, image.key, manifest)
         places = label.get("top_label", range(len(manifest.classes)))
         likely = likeliest(manifest.classes, places, label.get("top_probability") or label["probabilities"])
     shard = image.shard.name

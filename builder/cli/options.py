@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import warnings
 from collections.abc import Iterator
@@ -80,9 +82,23 @@ def sentences() -> Iterator[None]:
         raise Failed(
             f"{error.strerror or error}{where}: finished work is kept; fix this and run the same command again"
         ) from None
+    except Exception as error:  # of a library that could not load, or reach its server, for want of descriptors
+        if not _lacks_descriptors(error):
+            raise
+        raise Failed("too many files are open: allow more with `ulimit -n 1024`, then run the command again") from None
     except KeyboardInterrupt as stop:
         kept = "; ".join(getattr(stop, "__notes__", ())) or "finished work is kept"
         raise Stopped(f"run the same command again to go on; {kept}") from None
+
+
+def _lacks_descriptors(error: BaseException) -> bool:
+    """Whether an error, or one behind it, is that no more files may be open."""
+    link: BaseException | None = error
+    while link is not None:
+        if os.strerror(errno.EMFILE) in str(link):
+            return True
+        link = link.__cause__ or link.__context__
+    return False
 
 
 @contextmanager

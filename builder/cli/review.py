@@ -170,7 +170,7 @@ def _label_studio_steps(queued: Queue, files: ToolFiles) -> str:
     "--author",
     envvar="TUTELAGE_AUTHOR",
     show_envvar=True,
-    help="Name of the reviewer, if the file has none; it is published with the version.  [default: your login name]",
+    help="Name of the reviewer, which is published with the version.  [default: none]",
 )
 @click.option("--dry-run", is_flag=True, help="Only show what was changed.")
 @click.option("--no-build", is_flag=True, help="Keep the corrections, and build no version yet.")

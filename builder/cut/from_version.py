@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from builder.cut.basis import Basis
-from builder.cut.label_table import BOX_BEFORE, RLE_BEFORE
 from builder.cut.left_out import LeftOut
 from builder.cut.parent import OF
 from builder.cut.restored import Restored
@@ -26,6 +25,7 @@ from builder.rules.labelled import LabelledPool
 from builder.rules.objects import Decision, Objects, Thresholds
 from builder.rules.reasons import BY_KEY, Reason
 from builder.scan.pool import OK, Chunk
+from builder.store.labels import BOX_BEFORE, RLE_BEFORE
 
 HUMAN = [reason.key for reason in Reason if reason.by_people]
 

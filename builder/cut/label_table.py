@@ -16,29 +16,8 @@ from builder.label.predictions import BOX
 from builder.rules.overruling import Before, Overruled
 from builder.rules.reasons import OUTCOMES, REASONS
 from builder.store.files import new_file
+from builder.store.labels import BEFORE, BOX_BEFORE, LABELS, RLE_BEFORE, SOFT_BEFORE, SOMETIMES
 
-LABELS = pa.schema(
-    [("key", pa.string()), ("label", pa.int16()), ("score", pa.float32()), ("calibrated", pa.float32())]
-    + [(side, pa.float32()) for side in BOX]
-    + [("outcome", pa.string()), ("reason", pa.string()), ("source", pa.string())]
-)
-"""Columns of labels.parquet, of every kind. After them come a kind's own (builder.kinds) and those of SOMETIMES."""
-SOMETIMES = {
-    "quality": pa.float32(),
-    "agree": pa.int16(),
-    "uncertainty": pa.float32(),
-    "teacher_label": pa.int16(),
-}
-"""Columns where there are any: the quality of a mask, how many teachers of an ensemble found the object, how uncertain
-its box is, and, with a class map, a position in the teacher's classes. What people added has none of the first three.
-"""
-BOX_BEFORE = tuple(f"{side}_before" for side in BOX)
-BEFORE = {"label_before": pa.int16(), **dict.fromkeys(BOX_BEFORE, pa.float32()), "reason_before": pa.string()}
-"""Columns where people decided on any of these objects: the teacher's label and box of each of those, and what rules
-made of it, so that the next corrections can be taken over where the teacher's predictions are not. Null elsewhere."""
-RLE_BEFORE, SOFT_BEFORE = "rle_before", "probabilities_before"
-"""In the same way the teacher's mask, where people drew a box in its place, and its probabilities of the version's
-classes, where people named the class."""
 REPEATED = ["key", "label", "outcome", "reason", "source", "reason_before"]
 """Columns worth a dictionary: for the other numbers, hardly ever equal, looking for one takes most of the writing."""
 

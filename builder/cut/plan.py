@@ -24,9 +24,9 @@ from builder.evidence.thresholds import Evidence, check_partial, solve
 from builder.evidence.uses import count_use, use_of
 from builder.kinds import kind_of
 from builder.recipe.recipe import Recipe
-from builder.rules.calibrator import Calibrator
+from builder.rules.calibrator import Calibrator, calibrator_of
 from builder.rules.counting import pool_kept, pool_scores
-from builder.rules.keep import Keep, class_map
+from builder.rules.keep import class_map, keep_of
 from builder.rules.labelled import LabelledPool, Tally, tally
 from builder.rules.objects import Thresholds
 from builder.rules.overrides import check_labels
@@ -180,7 +180,7 @@ def check_parent(basis: Basis) -> None:
             f"parent {ref} was cut from another teacher's predictions, whose scores mean something else: "
             "set resolve: true to solve the thresholds again"
         )
-    now, before = (keep.model_dump() for keep in (basis.options.keep, Keep.model_validate(inputs.keep)))
+    now, before = (keep.model_dump() for keep in (basis.options.keep, keep_of(basis.parent.manifest)))
     changed = [f"keep.{key}" for key in now if now[key] != before[key]]
     changed += ["truth"] if basis.truth and basis.truth.digest != inputs.truth else []
     if changed:
@@ -196,7 +196,7 @@ def _calibration(basis: Basis, tune: Matches | None) -> Calibrator | None:
     if basis.options.keep.calibration == "none":
         return None
     if basis.takes_over and basis.parent:
-        return Calibrator.model_validate(basis.parent.manifest.provenance.calibration)
+        return calibrator_of(basis.parent.manifest)
     if tune is None:
         raise BuildError("keep.calibration is fitted on human labels, and there are none: add truth: LABELS")
     iou = basis.options.keep.precision.iou if basis.options.keep.precision else 0.5

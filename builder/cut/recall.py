@@ -22,9 +22,9 @@ from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.recipe.reading import explain, with_settings
-from builder.recipe.recipe import Recipe
-from builder.rules.calibrator import Calibrator
-from builder.rules.keep import RULES, Keep
+from builder.recipe.recipe import recipe_of
+from builder.rules.calibrator import Calibrator, calibrator_of
+from builder.rules.keep import RULES, Keep, keep_of
 from builder.rules.labelled import LabelledPool
 from builder.rules.objects import Thresholds
 from builder.rules.overrides import (
@@ -63,11 +63,11 @@ class MadeBy:
 def made_by(manifest: Manifest, store: Store) -> MadeBy:
     """The rules and the teacher of a version, from its manifest."""
     provenance, classes = manifest.provenance, tuple(manifest.classes)
-    keep = Keep.model_validate(provenance.inputs.keep)
+    keep = keep_of(manifest)
     return MadeBy(
         keep,
         keep.limits(provenance.thresholds, classes),
-        Calibrator.model_validate(provenance.calibration) if provenance.calibration else None,
+        calibrator_of(manifest),
         store.predictions / provenance.inputs.predictions,
         classes,
     )
@@ -227,7 +227,7 @@ def changed_rules(version: Version, settings: Sequence[str]) -> Keep:
         keep = Keep.model_validate(content["keep"])
     except ValidationError as error:
         raise BuildError(f"the rules of {version.ref} with these settings cannot be: {explain(error, Keep)}") from None
-    before = Keep.model_validate(version.manifest.provenance.inputs.keep)
+    before = keep_of(version.manifest)
     if keep.rule not in RECUT or keep.calibration != "none" or keep.classes != before.classes:
         raise BuildError(
             f"a version is cut again by {', '.join(f'keep.{name}' for name in RECUT)}, without calibration and with "
@@ -293,8 +293,8 @@ def basis_again(store: Store, version: Version, workers: int | None = None, **ch
     changes: of its recipe. Raises BuildError as `check_cut_again`."""
     check_cut_again(store, version)
     manifest, ref = version.manifest, version.ref
-    options = {**manifest.provenance.recipe, "parent": ref, "resolve": False, "review": True, **changes}
-    recipe, spec = Recipe.model_validate(options), manifest.provenance.teacher.spec
+    recipe = recipe_of(manifest, **{"parent": ref, "resolve": False, "review": True, **changes})
+    spec = manifest.provenance.teacher.spec
     predictions = store.predictions / manifest.provenance.inputs.predictions
     adopt_overrides(store, version)
     overrides = tuple(read_overrides(store, version.dataset))

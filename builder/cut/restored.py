@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from builder.cut.images import not_here
-from builder.cut.label_table import SOFT_BEFORE
 from builder.cut.left_out import LeftOut
 from builder.cut.samples import EMPTY
 from builder.engine import in_order, worker_count
@@ -48,8 +46,9 @@ from builder.scan.pool import (
 )
 from builder.store.files import digest, new_file
 from builder.store.keys import is_copy
+from builder.store.labels import SOFT_BEFORE, checked_table, read_label
 from builder.store.manifest import ShardRecord
-from builder.store.shards import ShardError, read_bytes, read_samples
+from builder.store.shards import ShardError, read_samples
 from builder.store.version import LABELS, OVERRIDES, Version
 
 GROUP = 1 << 20
@@ -87,7 +86,7 @@ class Restored:
         for path in {image.uri for image in wanted.values() if image.bytes}:
             for sample in read_samples(Path(path)):
                 if sample.key in wanted and sample.key not in soft:
-                    soft[sample.key] = _soft(orjson.loads(read_bytes(Path(path), sample.members["json"])), classes)
+                    soft[sample.key] = _soft(read_label(Path(path), sample, self.version.manifest), classes)
         return np.array([soft[key] for key in wanted], np.float32).reshape(-1, classes)
 
     def _soft_before(self, chunks: Sequence[int], keys: Collection[str], classes: int) -> dict[str, np.ndarray]:
@@ -114,7 +113,7 @@ def check_restorable(version: Version) -> None:
             f"{version.ref} was built by an older Tutelage, which does not say what it was cut from: {at_home}"
         )
     try:
-        names = pq.read_schema(version.file(LABELS)).names
+        names = pq.read_schema(checked_table(version)).names
     except (OSError, pa.ArrowException):
         raise _unreadable(version) from None
     overrides = manifest.provenance.overrides
@@ -181,7 +180,7 @@ def _table(images: Sequence[PoolImage]) -> pa.Table:
 
 def _opened(version: Version) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(version.file(LABELS), read_dictionary=["key"])
+        return pq.ParquetFile(checked_table(version), read_dictionary=["key"])
     except (OSError, pa.ArrowException):
         raise _unreadable(version) from None
 
@@ -247,7 +246,7 @@ def _written(version: Version, record: ShardRecord) -> dict[str, PoolImage]:
         for sample in read_samples(path):
             if is_copy(sample.key):
                 continue
-            label, member = orjson.loads(read_bytes(path, sample.members["json"])), sample.members[extension]
+            label, member = read_label(path, sample, version.manifest), sample.members[extension]
             images[sample.key] = PoolImage(
                 sample.key,
                 label["name"],
@@ -262,7 +261,7 @@ def _written(version: Version, record: ShardRecord) -> dict[str, PoolImage]:
                 0 if label["reencoded"] == "upright" else 1,
                 state=REMOVED if sample.key in gone else OK,
             )
-    except (OSError, ShardError, KeyError, TypeError, orjson.JSONDecodeError):
+    except (OSError, ShardError, KeyError):
         raise _unreadable(version) from None
     return images
 

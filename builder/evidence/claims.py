@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from builder.rules.keep import keep_of
 from builder.store.manifest import Manifest
 from builder.store.provenance import ClassMeasured, Group, TruthRecord
 
@@ -167,5 +168,5 @@ def groups(manifest: Manifest) -> list[Group]:
 
 
 def keep_section(manifest: Manifest) -> Mapping[str, Any]:
-    """The `keep` section that the version was cut with."""
-    return manifest.provenance.inputs.keep
+    """The `keep` section that the version was cut with. Raises BuildError for one that is none."""
+    return keep_of(manifest).model_dump()

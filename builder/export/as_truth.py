@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from builder.engine import Track, silent
 from builder.hub.remote import is_remote, open_version
 from builder.kinds import kind_of
+from builder.store.labels import parse_label
 from builder.store.manifest import MANIFEST
 from builder.store.shards import read_bytes
 from builder.store.store import Store
@@ -54,7 +54,7 @@ def version_truth(version: Version, store: Store, track: Track = silent) -> Trut
     maps = extracted(store, version, track, extension=kind.member) if kind.pixels else None
     images = []
     for number, image in enumerate(images_of(version), 1):
-        label = orjson.loads(read_bytes(image.shard, image.label))
+        label = parse_label(read_bytes(image.shard, image.label), image.shard, image.key, manifest)
         mask = maps[image.key] if maps else None
         images.append(_labelled(number, image, files[image.key], label, mask))
     if not images:

@@ -9,14 +9,14 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
-import orjson
 
 from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.store.keys import is_copy
-from builder.store.shards import read_bytes, read_samples
+from builder.store.labels import read_label
+from builder.store.shards import read_member, read_samples
 from builder.store.version import Version
-from teachers.images import FORMATS, file_extensions
+from teachers.images import file_extensions
 
 SPELLINGS = {"jpg": ("jpg", "jpeg"), "tif": ("tif", "tiff")}
 """What a file of a format may end in, where that is not its extension alone."""
@@ -68,10 +68,9 @@ def version_items(version: Version, images: bool, counts: Counter[str], advance:
             if sample.key in removed:
                 counts["removed"] += 1
                 continue
-            label = orjson.loads(read_bytes(path, sample.members["json"]))
-            extension = next(name for name in sample.members if name in FORMATS.values())
-            data = read_bytes(path, sample.members[extension]) if images else None
-            rest = read_bytes(path, sample.members[member]) if member else b""
+            label, extension = read_label(path, sample, manifest), manifest.features[0]
+            data = read_member(path, sample, extension) if images else None
+            rest = read_member(path, sample, member) if member else b""
             counts["images"] += 1
             yield _item(_file(label, extension, images), extension, data, label, rest)
 

@@ -94,6 +94,10 @@ def client(silence: float, hook: Callable[[Any], object]) -> Any:
     def ask(request: Any) -> None:
         if _hosts and _host(str(request.url)) not in _hosts:
             request.headers.pop("authorization", None)
+        if _hosts:  # lists of pages are asked for without a limit
+            request.extensions["timeout"] = {
+                name: seconds or silence for name, seconds in request.extensions.get("timeout", {}).items()
+            }
         if now := _calls.now:
             now.requests += 1
             now.check(silence)

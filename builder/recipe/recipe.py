@@ -24,6 +24,8 @@ from builder.rules.keep import Keep
 from builder.scan.pool import Pool
 from builder.scan.scanner import Foreseen, foresee_scan, scan_pool
 from builder.sections import Section
+from builder.store.manifest import Manifest
+from builder.store.provenance import recorded
 from builder.store.store import NAME, Store
 from builder.truth.options import LabelOptions, Part, TruthOptions
 from teachers.depth import Reading
@@ -224,6 +226,13 @@ def parse_images(content: Mapping[str, Any]) -> ImageOptions:
         return ImageOptions.model_validate(content)
     except ValidationError as error:
         raise BuildError(f"images: {explain(error, ImageOptions)}") from None
+
+
+def recipe_of(manifest: Manifest, **changes: object) -> Recipe:
+    """The recipe that a version was built from, with changes. Raises BuildError for what is none."""
+    return recorded(
+        f"{manifest.name}@{manifest.version}", "provenance.recipe", Recipe, {**manifest.provenance.recipe, **changes}
+    )
 
 
 def parse_teacher(spec: str, overrides: Sequence[str]) -> TeacherSection:

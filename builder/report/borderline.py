@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from builder.report.colours import BACKDROP, INK, OUTCOMES
-from builder.report.paint import outline, tint
+from builder.report.paint import outline, picture_of, tint
 from builder.report.quality import thresholds
+from builder.store.labels import checked_table
 from builder.store.manifest import Manifest
-from builder.store.shards import read_bytes, read_samples
+from builder.store.shards import read_samples
 from builder.store.version import Version
 
 MOST = 24
@@ -60,7 +61,7 @@ def closest(version: Version, most: int = MOST) -> list[Close]:
     closest before any class's second, classes with many kept boxes first. The choice depends on no row order."""
     import duckdb
 
-    manifest, path = version.manifest, version.labels
+    manifest, path = version.manifest, checked_table(version)
     columns = pq.read_schema(path).names
     confidence = "coalesce(calibrated, score)" if "calibrated" in columns else "score"
     keep = thresholds(manifest).kept_from
@@ -155,8 +156,7 @@ def crops(version: Version, boxes: Sequence[Close], tile: Tile | None = None) ->
         tar, keys, tiles = version.shard(manifest.shards[number]), wanted[number], dict[int, bytes]()
         for sample in read_samples(tar):
             if sample.key in keys:
-                with Image.open(io.BytesIO(read_bytes(tar, sample.members[manifest.features[0]]))) as file:
-                    picture = file.convert("RGB")
+                picture = picture_of(tar, sample, manifest)
                 tiles |= {n: (tile or _crop)(picture, boxes[n]) for n in keys.pop(sample.key)}
                 if not keys:
                     break

@@ -5,16 +5,20 @@ from __future__ import annotations
 import colorsys
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from builder.errors import BuildError, brief
 from builder.report.colours import FAINT, OUTCOMES, TEXT_ON, VOID_COLOUR
 from builder.store.manifest import Manifest
-from builder.store.shards import read_bytes, read_samples
+from builder.store.shards import Sample, read_member, read_samples
 from builder.store.version import Version
 from teachers.base import VOID
+from teachers.images import ImageError, check_pixels, decode_rgb
+from teachers.limits import MAX_PIXELS
 
 FIRST = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#8c564b", "#7f3c8d", "#1b4d3e")
 """Of the first classes, told apart by the colour-blind as far as so many can be; others follow the golden angle."""
@@ -47,12 +51,25 @@ def map_legend(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def painted(picture: Image.Image, plane: bytes) -> Image.Image:
-    """A map (the bytes of a `seg.png`) in its classes' colours over its image, in shades of grey, of any size."""
+    """A map (the bytes of a `seg.png`) in its classes' colours over its image, in shades of grey, of any size. Raises
+    BuildError for a map that cannot be read."""
     table = [channel for n in range(VOID) for channel in _rgb(class_colour(n))] + [*_rgb(VOID_COLOUR)]
-    with Image.open(io.BytesIO(plane)) as file:
-        labels = file.resize(picture.size, Image.Resampling.NEAREST)
-    labels.putpalette(table)
+    try:
+        with Image.open(io.BytesIO(plane)) as file:
+            check_pixels(*file.size, MAX_PIXELS)
+            labels = file.resize(picture.size, Image.Resampling.NEAREST)
+        labels.putpalette(table)
+    except (OSError, ValueError, SyntaxError, ImageError, Image.DecompressionBombError) as error:
+        raise BuildError(f"a map of the version cannot be read ({brief(error)}): run `tutelage verify` on it") from None
     return Image.blend(picture.convert("L").convert("RGB"), labels.convert("RGB"), STRENGTH)
+
+
+def picture_of(tar: Path, sample: Sample, manifest: Manifest) -> Image.Image:
+    """The image of a sample, in colour. Raises BuildError for one that cannot be read."""
+    try:
+        return Image.fromarray(decode_rgb(read_member(tar, sample, manifest.features[0])))
+    except ImageError as error:
+        raise BuildError(f"{tar}: image {sample.key} {error}: run `tutelage verify` on the version") from None
 
 
 def _rgb(colour: str) -> tuple[int, ...]:
@@ -146,13 +163,10 @@ def map_pictures(version: Version, most: int) -> Iterator[tuple[str, bytes]]:
                 continue
             position += 1
             if position in wanted:
-                image, plane = (read_bytes(tar, sample.members[name]) for name in (manifest.features[0], "seg.png"))
-                yield sample.key, _side_by_side(image, plane)
+                yield sample.key, _side_by_side(picture_of(tar, sample, manifest), read_member(tar, sample, "seg.png"))
 
 
-def _side_by_side(image: bytes, plane: bytes) -> bytes:
-    with Image.open(io.BytesIO(image)) as file:
-        picture = file.convert("RGB")
+def _side_by_side(picture: Image.Image, plane: bytes) -> bytes:
     width = WIDTH // 2 - 2
     picture = picture.resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS)
     page = Image.new("RGB", (WIDTH, picture.height), "white")

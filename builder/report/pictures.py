@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-import orjson
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
@@ -15,10 +13,11 @@ from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.report.colours import OUTCOMES
 from builder.report.kinds import ReportKind, Row, Seen, report_kind
-from builder.report.paint import DROPPED, colour_strip, outline
+from builder.report.paint import DROPPED, colour_strip, outline, picture_of
 from builder.store.keys import original
+from builder.store.labels import checked_table, read_label
 from builder.store.manifest import Manifest
-from builder.store.shards import Sample, read_bytes, read_samples
+from builder.store.shards import Sample, read_member, read_samples
 from builder.store.version import Version
 
 CELL, MARGIN, CAPTION = 320, 8, 18
@@ -92,19 +91,14 @@ def _alive(version: Version) -> Iterator[tuple[Path, Sample]]:
 
 
 def _see(tar: Path, sample: Sample, manifest: Manifest, rows: Mapping[str, Sequence[Row]]) -> Seen:
-    data, label = (read_bytes(tar, sample.members[name]) for name in (manifest.features[0], "json"))
-    member = kind_of(manifest.kind).member
-    content = read_bytes(tar, sample.members[member]) if member else b""
-    return Seen(_decode(data), orjson.loads(label), rows[original(sample.key)], manifest.classes, content)
-
-
-def _decode(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data)).convert("RGB")
+    label, member = read_label(tar, sample, manifest), kind_of(manifest.kind).member
+    content = read_member(tar, sample, member) if member else b""
+    return Seen(picture_of(tar, sample, manifest), label, rows[original(sample.key)], manifest.classes, content)
 
 
 def _rows(version: Version, keys: Sequence[str]) -> dict[str, list[Row]]:
     """The rows of labels.parquet of each of these images."""
-    table = pq.read_table(version.labels, filters=[("key", "in", list(keys))])
+    table = pq.read_table(checked_table(version), filters=[("key", "in", list(keys))])
     rows: dict[str, list[Row]] = {key: [] for key in keys}
     for row in table.to_pylist():
         rows[row["key"]].append(row)

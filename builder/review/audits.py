@@ -28,6 +28,7 @@ from builder.review.objects import Edited, check_reviewable
 from builder.rules.overrides import Box
 from builder.sections import Section, complaint
 from builder.store.files import canonical_json, digest, locked, seal, unseal, write_file
+from builder.store.labels import checked_table
 from builder.store.manifest import Manifest
 from builder.store.store import Store
 from builder.store.version import Version
@@ -114,7 +115,7 @@ def draw(version: Version, count: int, seed: int = 0) -> Audit:
     whatever the order of rows. Raises BuildError if nothing is kept, or the labels cannot be read."""
     import duckdb
 
-    manifest, path = version.manifest, version.labels
+    manifest, path = version.manifest, checked_table(version)
     check_reviewable(manifest)
     try:
         with duckdb.connect(":memory:") as sql:

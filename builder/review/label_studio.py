@@ -144,7 +144,7 @@ def _region(task: Task, shown: Shown, manifest: Manifest) -> dict[str, Any]:
 
 def read_label_studio(path: Path, author: str) -> Iterator[Answer]:
     """The images of a JSON export that a person submitted: of several annotations of a task the one updated last;
-    skipped tasks and those nobody annotated are left out. author: of those whose annotation names nobody.
+    skipped tasks and those nobody annotated are left out. author: who it was; whom the file names is not taken over.
 
     Raises AnnotationError for what is no such export, or no box, naming the task.
     """
@@ -184,7 +184,7 @@ def _answer(task: Any, where: str, author: str) -> Answer | None:
         _read_results(results, data, version, where, boxes, sizes)
     except OfOneImage as error:
         problem = str(error)
-    return Answer(key, where, version, sizes, boxes, True, _author(last) or author, problem)
+    return Answer(key, where, version, sizes, boxes, True, author, problem)
 
 
 def _read_results(
@@ -231,14 +231,6 @@ def _order(annotation: Mapping[str, Any], where: str) -> tuple[datetime, datetim
         return moment if moment.tzinfo else moment.replace(tzinfo=datetime.fromisoformat(LONG_AGO).tzinfo)
 
     return time("updated_at"), time("created_at"), str(annotation.get("id")).zfill(20)
-
-
-def _author(annotation: Mapping[str, Any]) -> str:
-    """Who completed it: what stands before the @ of the e-mail address, since authors are published with a version; ""
-    where only a number is there."""
-    by = annotation.get("completed_by")
-    email = by.get("email") if isinstance(by, dict) else None
-    return email.partition("@")[0] if isinstance(email, str) else ""
 
 
 def _verdicts(results: Sequence[Mapping[str, Any]], where: str) -> dict[str, Verdict]:

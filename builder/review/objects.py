@@ -18,6 +18,7 @@ from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.label.predictions import BOX
 from builder.rules.overrides import MATCH, Action, Box, Override, by_image, overlaps
+from builder.store.labels import checked_table
 from builder.store.manifest import Manifest
 from builder.store.version import Version
 from builder.versions.media import images_of
@@ -185,7 +186,7 @@ def shown_objects(
         digests += bytes.fromhex(sha256)
     order = np.argsort(np.frombuffer(hashes, np.uint64)) if hashes else np.zeros(0, np.int64)
     ordered = np.frombuffer(hashes, np.uint64)[order] if hashes else np.zeros(0, np.uint64)
-    for key, rows in _rows_by_image(version.labels):
+    for key, rows in _rows_by_image(checked_table(version)):
         place = int(np.searchsorted(ordered, np.uint64(_hash(key))))
         if place == len(ordered) or ordered[place] != _hash(key):
             continue

@@ -28,7 +28,6 @@ from builder.rules.overrides import (
     overrides_digest,
     read_overrides,
 )
-from builder.store.history import login_name
 from builder.store.manifest import Manifest
 from builder.store.store import Store, check_store
 from builder.store.version import OVERRIDES, Version, check_version
@@ -64,7 +63,8 @@ def read_answers(path: Path | str, version: Version, author: str | None = None) 
     Args:
         path: Label Studio's JSON export, or CVAT's XML or ZIP.
         version: the one that was reviewed.
-        author: who reviewed, where the file does not say so; None for the login name.
+        author: who reviewed, as they want to be called wherever the version goes; None for nobody's name. What the tool
+            knows of them stays in its file.
 
     Returns:
         The images that came back, with their objects.
@@ -75,7 +75,7 @@ def read_answers(path: Path | str, version: Version, author: str | None = None) 
     """
     check_version(version)
     check_reviewable(version.manifest)
-    return collect(read_annotations(Path(path), author or login_name()), version)
+    return collect(read_annotations(Path(path), author or ""), version)
 
 
 def take_over(

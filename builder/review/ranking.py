@@ -41,6 +41,7 @@ from builder.rules.overrides import overrides_path, read_overrides
 from builder.scan.dhash import BITS, dhash
 from builder.scan.pool import read_pool
 from builder.store.files import canonical_json, locked, seal, unseal, write_file
+from builder.store.labels import checked_table
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes
 from builder.store.store import Store
@@ -141,7 +142,7 @@ def candidates(
     the keys `skip`. left_out: see `rank`."""
     import duckdb
 
-    manifest, path = version.manifest, version.labels
+    manifest, path = version.manifest, checked_table(version)
     try:
         columns = pq.read_schema(path).names
         with tempfile.TemporaryDirectory() as spill:

@@ -15,7 +15,7 @@ CHUNK = 4096
 
 def read_annotations(path: Path, author: str) -> Iterator[Answer]:
     """The images that came back in a file: Label Studio's JSON export, or CVAT's XML or ZIP, as its first bytes say.
-    author: where the file names none. Raises AnnotationError if it is neither, or not as it should be."""
+    author: who it was, as they want to be called. Raises AnnotationError if it is neither, or not as it should be."""
     from builder.review.cvat import read_cvat
     from builder.review.label_studio import read_label_studio
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from builder.sections import Section
+from builder.sections import Fraction, Section
+from builder.store.manifest import Manifest
+from builder.store.provenance import recorded
 
 Kind = Literal["temperature", "isotonic"]
 EPSILON = 1e-6
@@ -17,7 +19,7 @@ EPSILON = 1e-6
 class Temperature(Section):
     """logit(score) / temperature, as Guo et al. (arXiv 1706.04599) scale a classifier's logits."""
 
-    temperature: float
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
     def __call__(self, score: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-logit_of(score) / self.temperature))
@@ -26,8 +28,16 @@ class Temperature(Section):
 class Isotonic(Section):
     """A rising curve through these points, straight between them and level outside (Zadrozny and Elkan, KDD 2002)."""
 
-    score: list[float]
-    right: list[float]
+    score: Annotated[list[Fraction], Field(min_length=1)]
+    right: Annotated[list[Fraction], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _is_a_curve(self) -> Isotonic:
+        if len(self.score) != len(self.right):
+            raise ValueError(f"{len(self.score)} scores and {len(self.right)} values are no curve")
+        if sorted(self.score) != self.score or sorted(self.right) != self.right:
+            raise ValueError("the curve does not rise")
+        return self
 
     def __call__(self, score: np.ndarray) -> np.ndarray:
         return np.interp(score, self.score, self.right)
@@ -55,6 +65,16 @@ class Calibrator(Section):
                 rows = label == position
                 calibrated[rows] = self.own[name](score[rows].astype(np.float64))
         return calibrated.clip(0, 1).astype(np.float32)
+
+
+def calibrator_of(manifest: Manifest) -> Calibrator | None:
+    """The calibration that a version's thresholds act on, None for none. Raises BuildError for what is none."""
+    stored = manifest.provenance.calibration
+    return (
+        None
+        if stored is None
+        else recorded(f"{manifest.name}@{manifest.version}", "provenance.calibration", Calibrator, stored)
+    )
 
 
 def logit_of(score: np.ndarray) -> np.ndarray:

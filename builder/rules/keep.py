@@ -15,7 +15,8 @@ from builder.rules.limits import limits
 from builder.rules.objects import Thresholds
 from builder.rules.where import Where
 from builder.sections import Count, Fraction, Section
-from builder.store.provenance import Group
+from builder.store.manifest import Manifest
+from builder.store.provenance import Group, recorded
 
 if TYPE_CHECKING:  # matching needs rules, whose options are made of those here
     pass
@@ -159,6 +160,13 @@ class Keep(Section):
         if where is not None:
             compiled(where)
         return where
+
+
+def keep_of(manifest: Manifest) -> Keep:
+    """The rules that a version was cut with. Raises BuildError for what are none."""
+    return recorded(
+        f"{manifest.name}@{manifest.version}", "provenance.inputs.keep", Keep, manifest.provenance.inputs.keep
+    )
 
 
 def version_classes(keep: Keep, description: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""The label JSON of a sample, read as strictly as it is written: the one way from its bytes to its fields.
+"""The labels of a version, read as strictly as they are written: the JSON of each sample, and labels.parquet.
 
-What its shard's hash covers may still be nonsense, where a version comes from elsewhere: whoever made it computed the
-hash, too. So every type, range and length is checked here, in one pass of pydantic's parser, and readers need not.
+What a hash covers may still be nonsense, where a version comes from elsewhere: whoever made it computed the hash, too.
+So every type, range and length is checked here, of JSON in one pass of pydantic's parser, of the table column by
+column, and readers need not.
 """
 
 from __future__ import annotations
@@ -11,18 +12,47 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # of Python 3.12 on, which pydantic asks for
 
 from builder.errors import BuildError, brief
 from builder.kinds import kind_of
+from builder.sections import complaint
 from builder.store.manifest import Manifest
-from builder.store.shards import MAX_MEMBER, Sample, read_bytes
+from builder.store.shards import KEY, Sample, read_bytes
+from builder.store.version import Version
 
 LONGEST_LABEL = 64 << 20
 """Bytes of a label JSON, some 500,000 objects; what claims more is not read."""
 LARGEST = 2**31 - 1
 """Of a side, a number of pixels, a number of a copy."""
+
+SIDES = ("x1", "y1", "x2", "y2")
+LABELS = pa.schema(
+    [("key", pa.string()), ("label", pa.int16()), ("score", pa.float32()), ("calibrated", pa.float32())]
+    + [(side, pa.float32()) for side in SIDES]
+    + [("outcome", pa.string()), ("reason", pa.string()), ("source", pa.string())]
+)
+"""Columns of labels.parquet, of every kind. After them come a kind's own (builder.kinds) and those of SOMETIMES."""
+SOMETIMES = {
+    "quality": pa.float32(),
+    "agree": pa.int16(),
+    "uncertainty": pa.float32(),
+    "teacher_label": pa.int16(),
+}
+"""Columns where there are any: the quality of a mask, how many teachers of an ensemble found the object, how uncertain
+its box is, and, with a class map, a position in the teacher's classes. What people added has none of the first three.
+"""
+BOX_BEFORE = tuple(f"{side}_before" for side in SIDES)
+BEFORE = {"label_before": pa.int16(), **dict.fromkeys(BOX_BEFORE, pa.float32()), "reason_before": pa.string()}
+"""Columns where people decided on any of these objects: the teacher's label and box of each of those, and what rules
+made of it, so that the next corrections can be taken over where the teacher's predictions are not. Null elsewhere."""
+RLE_BEFORE, SOFT_BEFORE = "rle_before", "probabilities_before"
+"""In the same way the teacher's mask, where people drew a box in its place, and its probabilities of the version's
+classes, where people named the class."""
 
 _Side = Annotated[int, Field(ge=1, le=LARGEST)]
 _Number = Annotated[int, Field(ge=0, le=LARGEST)]
@@ -37,7 +67,7 @@ class _Image(TypedDict):
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     key: Annotated[str, Field(max_length=100)]
     name: Annotated[str, Field(max_length=4096)]
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
     width: _Side
     height: _Side
     reencoded: Literal["none", "format", "upright", "stripped"]
@@ -130,9 +160,7 @@ def parse_label(data: bytes, path: Path, key: str, manifest: Manifest) -> dict[s
     try:
         label: dict[str, Any] = _form(kind.name).validate_json(data, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"])) or "it"
-        wrong = f"{place}: {brief(first['msg'][:1].lower() + first['msg'][1:])}"
+        wrong = complaint(error)
     else:
         wrong = _wrong(label, key, len(manifest.classes))
     if wrong:
@@ -140,7 +168,7 @@ def parse_label(data: bytes, path: Path, key: str, manifest: Manifest) -> dict[s
     return label
 
 
-_NEXT = "run `tutelage verify` on the version, and get it again from where it came"
+_NEXT = "run `tutelage verify --repair` on the version, or get it again from where it came"
 
 
 @cache
@@ -171,4 +199,95 @@ def _wrong(label: Mapping[str, Any], key: str, classes: int) -> str:
     return "" if highest < classes else f"label: {highest} is no position in {classes} classes"
 
 
-assert LONGEST_LABEL < MAX_MEMBER
+# ---- labels.parquet
+
+
+def checked_table(version: Version) -> Path:
+    """The path of a version's labels.parquet, after its columns and all that stands in them were checked, once in a
+    process. Raises BuildError for a table that no version can have."""
+    path = version.labels
+    try:
+        status = path.stat()
+        known = (str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ino)
+        if known not in _CHECKED:
+            with pq.ParquetFile(path) as file:
+                wrong = _wrong_columns(file, version.manifest) or _wrong_values(file, version.manifest)
+            if wrong:
+                raise BuildError(f"{path} is damaged ({wrong}): {_NEXT}")
+            _CHECKED.add(known)
+    except (OSError, pa.ArrowException) as error:
+        reason = brief(getattr(error, "strerror", None) or str(error))
+        raise BuildError(f"{path} cannot be read ({reason}): {_NEXT}") from None
+    return path
+
+
+_CHECKED: set[tuple[str, int, int, int]] = set()
+
+
+def _wrong_columns(file: pq.ParquetFile, manifest: Manifest) -> str:
+    """What is wrong with the columns of a table, "" for nothing. Versions of older tools lack some."""
+    column = kind_of(manifest.kind).column
+    known: dict[str, pa.DataType] = {field.name: field.type for field in LABELS} | SOMETIMES | BEFORE
+    known |= {RLE_BEFORE: pa.binary(), SOFT_BEFORE: pa.list_(pa.float32())}
+    known |= {column.name: column.type} if column is not None else {}
+    needed = [field.name for field in LABELS if field.name not in OLDER] + ([column.name] if column is not None else [])
+    schema = file.schema_arrow
+    if missing := [name for name in needed if name not in schema.names]:
+        return f"it has no column {missing[0]}"
+    for field in schema:
+        if field.name in known and field.type != known[field.name]:
+            return f"its column {field.name} is {brief(field.type)}, not {known[field.name]}"
+    twice = [name for name in schema.names if schema.names.count(name) > 1]
+    return f"its column {brief(repr(twice[0]))} stands twice" if twice else ""
+
+
+OLDER = ("calibrated", "source")
+"""Columns that versions of older tools lack."""
+_RANGES: dict[str, tuple[float, float]] = {
+    "score": (0, 1),
+    "calibrated": (0, 1),
+    "quality": (-1, 2),
+    "agree": (0, 2**15),
+}
+_RANGES |= {"uncertainty": (0, 1e9), "pixels": (0, LARGEST), "teacher_label": (-1, 2**15)}
+_RANGES |= dict.fromkeys((*SIDES, *BOX_BEFORE), (-1e9, 1e9))
+
+
+def _wrong_values(file: pq.ParquetFile, manifest: Manifest) -> str:
+    """What is wrong with the values of a table whose columns are right, "" for nothing."""
+    classes = len(manifest.classes)
+    ranges = _RANGES | {"label": (-1, classes - 1), "label_before": (-1, classes - 1)}
+    needed = {field.name for field in LABELS} - {"calibrated"}
+    names = [name for name in file.schema_arrow.names if name in ranges or name in WORDS or name == "key"]
+    for batch in file.iter_batches(1 << 17, columns=names):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if column.null_count and name in needed:
+                return f"its column {name} has rows without a value"
+            if name in ranges:
+                wrong = _out_of_range(column, *ranges[name])
+            else:
+                wrong = _no_word(pc.unique(column).drop_null(), WORDS.get(name, KEYS))
+            if wrong:
+                return f"its column {name} holds {wrong}"
+    return ""
+
+
+KEYS = rf"^(?:{KEY.pattern})$"
+WORDS = {"outcome": "^(kept|ignored|dropped)$", "source": "^(teacher|human)$"}
+WORDS |= dict.fromkeys(("reason", "reason_before"), "^[a-z_]{1,40}$")
+"""Columns of words -> what they may be."""
+
+
+def _out_of_range(column: pa.Array, low: float, high: float) -> str:
+    there = column.drop_null()
+    if pa.types.is_floating(there.type) and not pc.all(pc.is_finite(there)).as_py() and len(there):
+        return "what is no finite number"
+    least, most = (pc.min_max(there)[end].as_py() for end in ("min", "max"))
+    if least is None or (low <= least and most <= high):
+        return ""
+    return f"{least if least < low else most:g}, which is not between {low:g} and {high:g}"
+
+
+def _no_word(there: pa.Array, pattern: str) -> str:
+    fits = pc.match_substring_regex(there, pattern)
+    return "" if pc.all(fits).as_py() is not False else brief(repr(there.filter(pc.invert(fits))[0].as_py()))

@@ -8,25 +8,48 @@ What another room validates stays JSON here: the recipe (builder.recipe.recipe.R
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
-from builder.sections import Section
+from builder.errors import BuildError, brief
+from builder.sections import Section, complaint
 from teachers.depth import Reading
 
 Json = dict[str, Any]
+Made = TypeVar("Made", bound=Section)
+Id = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{0,64}$")]
+"""SHA-256, hex, by which a thing of the store is called; "" for none. Paths are made of it."""
 UNKNOWN = "unknown"
 """A licence, or a teacher, that nobody named."""
 TAKEN_OVER, SOLVED_AGAIN = "taken over", "solved again"
 """What became of a parent's thresholds."""
 
 
+def recorded(version: str, part: str, model: type[Made], value: Json) -> Made:
+    """A part of a manifest that another room validates, as that room's record.
+
+    Args:
+        version: that the manifest is of, NAME@vN.
+        part: the key of the part.
+        model: the record.
+        value: what stands there.
+
+    Raises:
+        BuildError: it is none. A version may come from elsewhere, with hashes that fit.
+    """
+    try:
+        return model.model_validate(value)
+    except (ValidationError, BuildError, RecursionError) as error:
+        why = complaint(error, part) if isinstance(error, ValidationError) else f"{part}: {brief(error)}"
+        raise BuildError(f"{version} says of itself what no version can ({why}): get it from somebody else") from None
+
+
 class Record(Section):
     """A part of a manifest. A manifest of an older Tutelage may lack keys, which are then as the defaults say, and one
     of a newer may have more of them: `stored` gives back what was read, without the former and with the latter."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     def stored(self, **options: Any) -> Json:
         """JSON-ready, with the keys that were given. options: of `model_dump`."""
@@ -86,6 +109,19 @@ class TeacherRecord(Record):
     license: str | None = None
     description: Json = Field(default_factory=dict)
     runtime: Json = Field(default_factory=dict)
+
+    @field_validator("description")
+    @classmethod
+    def _says_what_it_labels(cls, description: Json) -> Json:
+        names = description.get("classes", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"its classes {brief(repr(names))} are no list of names")
+        floor = description.get("floor", 0.0)
+        if isinstance(floor, bool) or not isinstance(floor, int | float) or not 0 <= floor <= 1:
+            raise ValueError(f"its floor {brief(repr(floor))} is no score")
+        if not isinstance(description.get("kind", ""), str):
+            raise ValueError(f"its kind {brief(repr(description['kind']))} is no word")
+        return description
 
     @property
     def classes(self) -> list[str]:
@@ -222,8 +258,8 @@ class Inputs(Record):
     """
 
     format: int = 0
-    pool: str = ""
-    predictions: str = ""
+    pool: Id = ""
+    predictions: Id = ""
     keep: Json = Field(default_factory=dict)
     images: ImageInputs = ImageInputs()
     shards: ShardInputs = ShardInputs()
@@ -231,7 +267,7 @@ class Inputs(Record):
     licenses: list[str | None] = Field(default_factory=list)
     unlabelled: str = ""
     truth: str | None = None
-    references: dict[str, str] = Field(default_factory=dict)
+    references: dict[str, Id] = Field(default_factory=dict)
     parent: str | None = None
     resolve: bool = False
     overrides: str | None = None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from builder.errors import BuildError
 from builder.store.files import new_file
 
 BLOCK = 512
@@ -40,7 +41,7 @@ _TAIL = (
 _FIXED_SUM = sum(_ZERO_FIELDS) + sum(_TAIL)
 
 
-class ShardError(Exception):
+class ShardError(BuildError):
     """A shard that is not what this module writes: damaged, cut, or of another origin."""
 
 
@@ -208,6 +209,15 @@ def read_samples(path: Path) -> Iterator[Sample]:
         members[extension] = member
     if members:
         yield Sample(key, members)
+
+
+def read_member(path: Path, sample: Sample, extension: str) -> bytes:
+    """The contents of a sample's member with this extension. Raises ShardError for a sample without one, and as
+    `read_bytes`."""
+    member = sample.members.get(extension)
+    if member is None:
+        raise ShardError(f"{path.name}: image {sample.key} has no {extension}: run `tutelage verify` on the version")
+    return read_bytes(path, member)
 
 
 def read_bytes(path: Path, member: Member) -> bytes:

@@ -20,6 +20,7 @@ from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.report.headline import headline
 from builder.store.keys import is_copy
+from builder.store.labels import checked_table
 from builder.store.shards import ShardError, read_samples
 from builder.store.version import Version, check_version
 from builder.versions.changes import NAMES, Changes, Diff, Side, both_sides, labels_table
@@ -68,7 +69,7 @@ def diff(a: Version, b: Version, *, limit: int = 10) -> Diff:
 
 
 def _side(version: Version) -> Side:
-    return Side(version.labels, version.manifest.classes, _keys(version), version)
+    return Side(checked_table(version), version.manifest.classes, _keys(version), version)
 
 
 def _keys(version: Version) -> Iterator[list[str]]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,9 +18,10 @@ from builder.label.predictions import read_failures
 from builder.rules.overrides import APPLIED, Override, load_fates, who
 from builder.scan.pool import DUPLICATE, OK, REMOVED, UNREADABLE, Pool, read_pool
 from builder.store.keys import is_copy
+from builder.store.labels import checked_table, read_label
 from builder.store.manifest import ShardRecord
 from builder.store.provenance import Inputs
-from builder.store.shards import Sample, ShardError, read_bytes, read_samples
+from builder.store.shards import Sample, ShardError, read_samples
 from builder.store.store import Store, check_store
 from builder.store.version import LEFT_OUT, OVERRIDES, Version, check_version
 from builder.versions.reasons import BOX, Reasons, Row
@@ -171,7 +171,7 @@ def _in_pool(pool: Pool, wanted: str) -> list[_Image]:
 def _in_shards(version: Version, wanted: str) -> list[_Image]:
     images: list[_Image] = []
     for path, sample in _samples(version, version.manifest.shards):
-        label = orjson.loads(read_bytes(path, sample.members["json"]))
+        label = read_label(path, sample, version.manifest)
         image = _Image(sample.key, label["name"], label["sha256"], chunk=0)
         begins = len(wanted) >= SHORTEST and (image.key.startswith(wanted) or image.sha256.startswith(wanted))
         if (begins or wanted in (image.key, image.name)) and not is_copy(sample.key):
@@ -199,7 +199,7 @@ def _objects(version: Version, key: str) -> list[Row]:
     """The rows of labels.parquet of an image, best first."""
     rows: list[dict[str, Any]] = []
     try:
-        with pq.ParquetFile(version.labels) as file:
+        with pq.ParquetFile(checked_table(version)) as file:
             for group in range(file.num_row_groups):
                 keys = file.read_row_group(group, columns=["key"])["key"]
                 hits = pc.indices_nonzero(pc.equal(keys, key))

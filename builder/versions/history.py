@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import BuildError
-from builder.evidence.claims import claims
+from builder.evidence.claims import claims, keep_section
 from builder.report.headline import headline, short_headline
 from builder.rules.keep import RULES
 from builder.store.history import Event, read_history
@@ -86,11 +86,9 @@ def _entries(store: Store, name: str) -> Iterator[Entry]:
             yield Entry(name, folder.name, UNFINISHED, size)
             continue
         try:
-            manifest = read_manifest(folder)
-        except BuildError as error:
+            yield _entry(read_manifest(folder), name, folder.name, size, tags, history.get(f"{name}@{folder.name}"))
+        except BuildError as error:  # one bad version is no reason to hide the others
             yield Entry(name, folder.name, DAMAGED, size, note=str(error))
-            continue
-        yield _entry(manifest, name, folder.name, size, tags, history.get(f"{name}@{folder.name}"))
 
 
 def _entry(manifest: Manifest, name: str, version: str, size: int, tags: list[Tag], event: Event | None) -> Entry:
@@ -127,7 +125,7 @@ def _entry(manifest: Manifest, name: str, version: str, size: int, tags: list[Ta
 
 def rule_text(manifest: Manifest) -> str:
     """The rule that a version's thresholds come from, and what they are: `precision 0.8: 0.42 to 0.7`."""
-    keep = manifest.provenance.inputs.keep
+    keep = keep_section(manifest)
     rule = next((name for name in RULES if keep.get(name) is not None), "")
     asked = keep.get(rule)
     target = asked.get("target") if isinstance(asked, dict) else asked

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
-
-import orjson
 
 from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.store.files import TEMPORARY, locked, new_folder, sha256_file
 from builder.store.keys import is_copy
-from builder.store.manifest import ShardRecord
+from builder.store.labels import read_label
+from builder.store.manifest import Manifest, ShardRecord
 from builder.store.shards import Member, Sample, ShardError, read_bytes, read_samples
 from builder.store.store import Store
 from builder.store.sums import SUMS, write_sums
@@ -48,16 +52,15 @@ def images_of(version: Version) -> Iterator[ShardImage]:
         try:
             for sample in read_samples(path):
                 if sample.key not in gone and not is_copy(sample.key):
-                    yield _image(path, sample, manifest.features[0])
-        except (ShardError, OSError, KeyError, orjson.JSONDecodeError):
+                    yield _image(path, sample, manifest)
+        except (ShardError, OSError, KeyError):
             raise BuildError(f"{path} cannot be read: run `tutelage verify --repair` on the version") from None
 
 
-def _image(path: Path, sample: Sample, extension: str) -> ShardImage:
-    image, label_member = sample.members[extension], sample.members["json"]
-    label = orjson.loads(read_bytes(path, label_member))
-    sides = int(label["width"]), int(label["height"])
-    return ShardImage(sample.key, label["name"], label["sha256"], *sides, path, image, label_member)
+def _image(path: Path, sample: Sample, manifest: Manifest) -> ShardImage:
+    image, label = sample.members[manifest.features[0]], read_label(path, sample, manifest)
+    sides = label["width"], label["height"]
+    return ShardImage(sample.key, label["name"], label["sha256"], *sides, path, image, sample.members["json"])
 
 
 class Extracted(Mapping[str, Path]):
@@ -97,21 +100,40 @@ def cache_folder(store: Store) -> Path:
     return store.root / "cache"
 
 
+def _can_be_written(folder: Path) -> bool:
+    """Whether files can be made in a folder, which need not be there."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return os.access(there, os.W_OK)
+
+
+@cache
+def _scratch() -> Path:
+    """In the place of the cache of a store that cannot be written: a folder that goes with this process."""
+    folder = tempfile.mkdtemp(prefix="tutelage-cache-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
 def extracted(store: Store, version: Version, track: Track = silent, *, extension: str | None = None) -> Extracted:
     """A version's images, or another member of its samples, as files in the store's cache; what is there already is
     not written again.
 
-    A shard is extracted whole or not at all, after its hash was checked. Raises BuildError for a damaged shard, saying
+    A shard is extracted whole or not at all, after its hash was checked. Where the store cannot be written, the files
+    last as long as this process. Raises BuildError for a damaged shard, saying
     how to mend it, and OSError as the disk does.
     """
-    manifest, cache = version.manifest, cache_folder(store)
+    manifest, place = version.manifest, cache_folder(store)
     suffix, extension = f"-{extension}" if extension else "", extension or manifest.features[0]
-    targets = [cache / f"{record.sha256}{suffix}" for record in manifest.shards]
+    targets = [place / f"{record.sha256}{suffix}" for record in manifest.shards]
     missing = {t: record for t, record in zip(targets, manifest.shards, strict=True) if not t.is_dir()}
+    if missing and not _can_be_written(place):
+        place = _scratch()
+        targets = [place / target.name for target in targets]
+        missing = {t: record for t, record in zip(targets, manifest.shards, strict=True) if not t.is_dir()}
     if missing:
         with (
             track("extract", sum(record.samples for record in missing.values())) as advance,
-            locked(cache / LOCK, "the cache of images", sweep=[cache], wait=True),
+            locked(place / LOCK, "the cache of images", sweep=[place], wait=True),
         ):
             for target, record in missing.items():
                 if not target.is_dir():  # another process was faster

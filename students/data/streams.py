@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from builder.errors import BuildError
+from builder.errors import BuildError, brief
 from builder.rules.class_names import compare_names, listed
 from builder.store.labels import parse_label
 from builder.store.manifest import ShardRecord
@@ -145,6 +145,8 @@ class Pseudo:
             marks = self._task.pseudo(record, members, shard.positions, self._classes)
         except ImageError as error:
             raise LoaderError(f"{path}: image {record['key']} cannot be used: {error}: verify the version") from error
+        except (KeyError, TypeError, ValueError, IndexError) as error:  # hashes may fit what is no label
+            raise LoaderError(f"{path}: a label JSON is damaged ({brief(repr(error))}): verify the version") from error
         if pixels.shape[:2] != (record["height"], record["width"]):
             raise LoaderError(f"{path}: image {record['key']} has not the size its label states: verify the version")
         return Scene(pixels, marks)

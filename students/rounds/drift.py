@@ -21,8 +21,9 @@ from builder.label.maps import read_maps
 from builder.label.meta import read_meta
 from builder.label.predictions import BOX, OK, read_chunk
 from builder.recipe.recipe import Recipe
-from builder.rules.keep import IOUS, Keep, class_map
+from builder.rules.keep import IOUS, class_map, keep_of
 from builder.scan.pool import read_pool
+from builder.store.labels import checked_table
 from builder.store.manifest import Manifest
 from builder.store.store import Store
 from builder.store.version import Version
@@ -76,7 +77,7 @@ def _names(sides: Sequence[Manifest]) -> list[str]:
 
 def _labels(database: duckdb.DuckDBPyConnection, version: Version, names: Sequence[str]) -> duckdb.DuckDBPyRelation:
     """The labels of a version that have a class, as they stand in it, and the class's position in `names`."""
-    table = database.read_parquet(glob.escape(str(version.labels))).filter("label >= 0")
+    table = database.read_parquet(glob.escape(str(checked_table(version)))).filter("label >= 0")
     codes = [names.index(name) for name in version.manifest.classes]
     return table.project(f"*, ({codes}::INTEGER[])[label + 1] AS class")
 
@@ -140,8 +141,7 @@ def _of_maps(sides: Sequence[Manifest], store: Store) -> tuple[int, int]:
 def _table(predictions: Path, manifest: Manifest, names: Sequence[str]) -> np.ndarray:
     """int64 (256,): where each label of a teacher's maps stands in `names`, by the version's class map; -1: nowhere."""
     description = read_meta(predictions)["description"]
-    keep = Keep.model_validate(manifest.provenance.inputs.keep)
-    mapped = class_map(keep, description)
+    mapped = class_map(keep_of(manifest), description)
     label = mapped.label if mapped else np.arange(len(description["classes"]))
     table = np.full(VOID + 1, -1, np.int64)
     for place, version in enumerate(label.tolist()):

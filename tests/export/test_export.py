@@ -234,8 +234,8 @@ def test_without_images_labels_name_those_of_the_source(version: Path, tmp_path:
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "/etc/secret.jpg", "a/../../b.jpg"])
 def test_names_lead_nowhere_outside(version: Path, tmp_path: Path, name: str) -> None:
-    label = {"key": "x-000000000001", "name": name, "sha256": "", "width": 1, "height": 1}
-    label["objects"] = {"bbox": [], "category": [], "score": [], "ignore": []}
+    label = {"key": "x-000000000001", "name": name, "sha256": "0" * 64, "width": 1, "height": 1, "reencoded": "none"}
+    label["objects"] = {"bbox": [], "category": [], "score": [], "ignore": [], "area": []}
     path = version / "data" / "train-000000.tar"
     write_shard(path, [("x-000000000001", [("jpg", b""), ("json", json.dumps(label).encode())])])
     for format in ("coco", "yolo", "voc"):

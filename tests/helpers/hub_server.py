@@ -126,6 +126,27 @@ def state_of(root: Path, repo: str) -> Json:
     return found
 
 
+def host(root: Path, repo: str, folder: Path, tag: str = "v1") -> str:
+    """Put the files of a folder into a public repository of the server at `root`, as one commit with this tag; hidden
+    ones and a claim stay behind. The commit."""
+    files: dict[str, Json] = {}
+    for path in sorted(folder.rglob("*")):
+        name, data = path.relative_to(folder).as_posix(), path.read_bytes() if path.is_file() else None
+        if data is None or name == "claim" or "/." in f"/{name}":
+            continue
+        files[name] = {"oid": git_id(data), "size": len(data)}
+        if any(fnmatch.fnmatch(name, pattern) for pattern in LARGE):
+            files[name]["sha256"] = hashlib.sha256(data).hexdigest()
+            write(root / "lfs" / files[name]["sha256"], data)
+        else:
+            write(root / "blobs" / files[name]["oid"], data)
+    commit = hashlib.sha1(json.dumps(files).encode()).hexdigest()
+    commits = {commit: {"parent": "", "title": "a version", "files": files}}
+    state = {"private": False, "branches": {"main": commit}, "tags": {tag: commit}, "commits": commits}
+    write(root / "repos" / f"{repo}.json", json.dumps(state).encode())
+    return commit
+
+
 def write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{threading.get_ident()}")

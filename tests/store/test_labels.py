@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from builder.errors import BuildError
-from builder.store.labels import LONGEST_LABEL, parse_label, read_label
+from builder.store.labels import LONGEST_LABEL, checked_table, parse_label, read_label
 from builder.store.shards import Member, Sample, read_bytes, read_samples
 from builder.store.version import Version
 from tests.helpers.corrected import SAYS, built
@@ -103,3 +106,27 @@ def test_the_label_of_another_sample_none_and_one_too_long() -> None:
     ):
         with pytest.raises(BuildError, match=words):
             read_label(WHERE, Sample("a-0", members), SimpleNamespace(kind="detection", classes=["cat"]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", SAYS)
+def test_a_table_that_no_version_can_have(kind: str, tmp_path: Path) -> None:
+    """Each column gone, of another type, and of values that it cannot hold."""
+    version = Version.open(built(tmp_path, kind).folder)
+    path, table = checked_table(version), pq.read_table(version.labels)
+    nonsense: dict[str, list[Any]] = {"key": ["a b", ""], "label": [-2, 30_000, None], "score": [1.5, -1.0, math.nan]}
+    nonsense |= {"x1": [math.inf, 1e30, None], "outcome": ["lost", None], "reason": ["\x1b[2J", "x" * 99]}
+    cases = [table.drop_columns([name]) for name in nonsense] + [table.append_column("key", table["key"])]
+    for name, values in nonsense.items():
+        place, field = table.schema.get_field_index(name), table.schema.field(name)
+        cases.append(table.set_column(place, name, pa.nulls(len(table), pa.list_(pa.int8()))))
+        cases += [table.set_column(place, field, pa.array([value] * len(table), field.type)) for value in values]
+    for case in cases:
+        pq.write_table(case, path)
+        with pytest.raises(
+            BuildError, match=r"labels\.parquet is damaged \(its column|damaged \(it has no column"
+        ) as told:
+            checked_table(version)
+        assert "\n" not in str(told.value)
+    path.write_bytes(b"PAR1")
+    with pytest.raises(BuildError, match="cannot be read"):
+        checked_table(version)
