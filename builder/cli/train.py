@@ -17,7 +17,7 @@ from builder.cli.options import (
     sentences,
     store_option,
 )
-from builder.cli.output import ROOMY, bar, emit, rows, show_evaluation, step_bar, table
+from builder.cli.output import ROOMY, bar, emit, rows, say, show_evaluation, step_bar, table
 
 if TYPE_CHECKING:
     from students.train.facts import Facts
@@ -71,7 +71,7 @@ def train(
             run_training(loaded, out, open_store(store_root), progress, announce=_announce)
         if speaks:
             if (share := clip_rate(out)) > 0.5:
-                click.echo(
+                say(
                     f"warning: the ratio of the two losses was clipped in {share:.0%} of the steps: the pseudo-labels "
                     f"are much easier or harder than the human labels; try an alpha below {loaded.alpha:g}",
                     err=True,
@@ -80,7 +80,7 @@ def train(
 
 
 def _announce(facts: Facts) -> None:
-    click.echo(rows(*facts.rows()), err=True)
+    say(rows(*facts.rows()), err=True)
 
 
 def _look(recipe: TrainRecipe, path: Path, store_root: str, as_json: bool) -> None:
@@ -113,7 +113,7 @@ def _train_rounds(recipe: TrainRecipe, out: Path, store_root: str, allow_code: b
         emit(True, {"run": str(best), **asdict(outcome)}, "")
         return
     table(COLUMNS, rounds_rows(outcome), width=ROOMY)
-    click.echo(rows(("best", best), ("why", conclusion(outcome)), ("page", out / "rounds.html")))
+    say(rows(("best", best), ("why", conclusion(outcome)), ("page", out / "rounds.html")))
 
 
 @click.command()
@@ -226,7 +226,7 @@ def evaluate(
         else:
             show_evaluation(evaluation)
             if out:
-                click.echo(f"confusion matrix and curves: {out}")
+                say(f"confusion matrix and curves: {out}")
 
 
 @click.command("preview-augment")
