@@ -14,10 +14,10 @@ from tests.faults.mutations import Change, changes, of_content
 from tests.faults.verdict import Verdict, judge
 
 ROW = "hostile labels, replays, review files"
-SMALL = 0.02
-EVERY = 4
+SMALL = 0.0005
+EVERY = 6
 """Of the faults of a kind that a file has by the hundred (another value at each place), one in so many is injected."""
-MANY = 40
+MANY = 25
 """Faults of a file, those that any file has left out, from which on it has them by the hundred."""
 SECONDS = 60.0
 MEANT = re.compile(
