@@ -1,8 +1,13 @@
-"""Numbers as text for people."""
+"""Numbers as text for people, and names of others as a terminal may show them."""
 
 from __future__ import annotations
 
 import math
+import re
+
+HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+"""What is not seen but acts: control characters, of which ESC moves the cursor and sets titles, marks that turn the
+direction of what follows, and half surrogate pairs, which nothing can write. Line ends and tabs are not among them."""
 
 
 def size_text(size: int) -> str:
@@ -43,3 +48,13 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def visible(text: str) -> str:
+    """A text of others, in which what would act unseen (HIDDEN) stands as `\u001b`, as in JSON and Python."""
+    return HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def visible_line(text: str) -> str:
+    """`visible`, line ends and tabs too: for a name that stands in a line or a cell."""
+    return visible(text).replace("\n", "\\u000a").replace("\t", "\\u0009")

@@ -107,16 +107,20 @@ def from_segmentation(segmentation: Any, height: int, width: int) -> bytes:
     are a list, text or bytes. Raises TeacherError for anything else and for a record of another size."""
     try:
         if not isinstance(segmentation, Mapping):
-            polygons = [[float(v) for v in polygon] for polygon in segmentation]
+            polygons = [list(polygon) for polygon in segmentation]
+            if not {type(v) for polygon in polygons for v in polygon} <= {int, float}:
+                raise ValueError("a corner of a polygon is no number")
             if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
                 raise ValueError("a polygon needs three points or more, x and y of each")
             if not all(abs(v) <= FAR for polygon in polygons for v in polygon):
                 raise ValueError(f"a corner of a polygon is farther than {FAR} pixels")
             return bytes(coco.merge(coco.frPyObjects(polygons, height, width))["counts"])
-        if [int(side) for side in segmentation["size"]] != [height, width]:
-            raise ValueError(f"its size is {segmentation['size']}")
+        if list(segmentation["size"]) != [height, width]:
+            raise ValueError(f"its size is {str(segmentation['size'])[:50]}")
         counts = segmentation["counts"]
         if isinstance(counts, list):
+            if not counts or not set(map(type, counts)) <= {int}:
+                raise ValueError("its counts are no whole numbers")
             if sum(counts) != height * width or min(counts) < 0:
                 raise ValueError("its counts do not add up to its pixels")
             return bytes(coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"])
@@ -124,7 +128,7 @@ def from_segmentation(segmentation: Any, height: int, width: int) -> bytes:
         if not covers(code, height, width):
             raise ValueError("its counts do not add up to its pixels")
         return code
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise TeacherError(f"a segmentation of an image of {width}x{height} pixels is no mask: {error}") from error
 
 

@@ -24,8 +24,8 @@ MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM
 
 TEXT_BYTES = 256 << 20
 """Bytes of a text that is read whole: a list of two million images has them; its lines take ten times as much."""
-LINE_CHARACTERS = 16 << 20
-"""Characters of a line: an outline of 800,000 points has them."""
+LINE_CHARACTERS = 4 << 20
+"""Characters of a line: an outline of 200,000 points has them."""
 JSON_BYTES = 2 << 30
 """Bytes of a JSON file: LVIS, the largest COCO file in use, has 1.1e9."""
 JSON_MEMORY = 3 << 30

@@ -8,7 +8,7 @@ from contextlib import suppress
 import click
 
 from builder.cli.options import json_option, open_store, sentences, store_option, trust_option
-from builder.cli.output import bar, emit
+from builder.cli.output import bar, emit, say
 
 
 @click.command()
@@ -58,7 +58,7 @@ def browse(
             address=address,
             port=port,
             track=bar,
-            note=lambda text: click.echo(text, err=True),
+            note=lambda text: say(text, err=True),
         )
         with opened as shown:
             value = {"dataset": shown.dataset, "samples": shown.samples}

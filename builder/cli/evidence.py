@@ -23,7 +23,7 @@ from builder.cli.options import (
     store_option,
     workers_option,
 )
-from builder.cli.output import bar, class_table, rows, table
+from builder.cli.output import bar, class_table, rows, say, table
 
 if TYPE_CHECKING:
     from builder.evidence.planning import Need
@@ -160,7 +160,7 @@ def calibrate(
     if plot:
         calibration.plot(plot)
     if as_json:
-        click.echo(json.dumps(calibration.figures))
+        say(json.dumps(calibration.figures))
     else:
         _show_calibration(calibration.figures, options.per_class)
 
@@ -193,7 +193,7 @@ def sweep(
     if as_json:
         points = {name: [asdict(point) for point in points] for name, points in swept.points.items()}
         needs = [asdict(need) for need in swept.needs]
-        click.echo(json.dumps({**swept.figures, "points": points, "plan": needs}))
+        say(json.dumps({**swept.figures, "points": points, "plan": needs}))
     else:
         _show_sweep(swept.figures, swept.points)
         _show_plan(swept.figures, swept.needs)
@@ -201,7 +201,7 @@ def sweep(
 
 def _warn_of_names(figures: Mapping[str, Any]) -> None:
     if figures["class_names"]:
-        click.echo(f"warning: {figures['class_names']}", err=True)
+        say(f"warning: {figures['class_names']}", err=True)
 
 
 def _heading(value: Mapping[str, Any]) -> Iterable[tuple[str, object]]:
@@ -231,7 +231,7 @@ def _figure(value: float | None) -> str:
 
 
 def _show_calibration(figures: Mapping[str, Any], per_class: bool) -> None:
-    click.echo(rows(*_heading(figures)))
+    say(rows(*_heading(figures)))
     _show_groups([group for group in figures["groups"] if group["class"] is None], "size", figures["of"])
     if per_class:
         of_classes = [group for group in figures["groups"] if group["class"] and group["size"] == "all"]
@@ -258,23 +258,23 @@ def _show_reliability(figures: Mapping[str, Any]) -> None:
     table(("score", figures["of"], "right"), lines, title="raw scores", width=WIDTH)
     errors = figures["expected_calibration_error"]
     text = ", ".join(f"{name} {'-' if error is None else format(error, '.3f')}" for name, error in errors.items())
-    click.echo(f"expected calibration error  {text}  (calibrated: on images not fitted on)")
+    say(f"expected calibration error  {text}  (calibrated: on images not fitted on)")
     for kind, fitted in figures["calibrators"].items():
         if fitted:
-            click.echo(f"{kind:<26}  classes with enough {figures['of']} for their own map: {len(fitted['own'])}")
+            say(f"{kind:<26}  classes with enough {figures['of']} for their own map: {len(fitted['own'])}")
 
 
 def _show_sweep(figures: Mapping[str, Any], points: Mapping[str, Sequence[Point]]) -> None:
     lines = [*_heading(figures), ("pool", f"{figures['pool'][:12]}  {figures['pool_images']} labelled images")]
     if figures["calibration"] != "none":
         lines.append(("scores", f"calibrated, {figures['calibration']}, on the tune half itself"))
-    click.echo(rows(*lines))
+    say(rows(*lines))
     for name, of_class in islice(points.items(), TABLES + 1):
         _show_points(name, of_class, figures["level"])
     if len(points) > TABLES + 1:
-        click.echo(f"and {len(points) - TABLES - 1} more classes: --json shows all")
+        say(f"and {len(points) - TABLES - 1} more classes: --json shows all")
     if any(point.is_density for of_class in points.values() for point in of_class):
-        click.echo(f"= as many {figures['of']} per image of the pool as the labels have per image")
+        say(f"= as many {figures['of']} per image of the pool as the labels have per image")
 
 
 def _show_plan(figures: Mapping[str, Any], needs: Sequence[Need]) -> None:
@@ -296,14 +296,14 @@ def _show_plan(figures: Mapping[str, Any], needs: Sequence[Need]) -> None:
         lines.append((f"{names} by itself" if need.own else names, f"{need.chance:.0%}", *enough))
     title = f"what the labels can be expected to certify at {figures['target']:g}"
     table(columns, lines, title=title, numbers=columns[1:], width=WIDTH)
-    click.echo(
+    say(
         f"from tune and the pool's scores: with so many labelled images to certify on, in place of "
         f"{figures['certify_images']}, the chance is {LIKELY:.0%}"
     )
     if few := len(needs) - len(told):
-        click.echo(f"of {few} more classes tune holds too few {figures['of']} to say")
+        say(f"of {few} more classes tune holds too few {figures['of']} to say")
     if len(told) > PLANNED:
-        click.echo(f"and {len(told) - PLANNED} more classes: --json shows all")
+        say(f"and {len(told) - PLANNED} more classes: --json shows all")
 
 
 def _as_given(threshold: float) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 from builder.cli.options import json_option, open_store, sentences, store_option, trust_option, workers_option
-from builder.cli.output import bar, emit, rows
+from builder.cli.output import bar, emit, rows, say
 
 
 @click.command()
@@ -89,10 +89,10 @@ def export(
             labels=labels,
             val=val,
             track=bar,
-            note=lambda sentence: click.echo(sentence, err=True),
+            note=lambda sentence: say(sentence, err=True),
         )
         if format == "voc" and kind_of(made.manifest.kind).outlines:
-            click.echo("voc holds only the boxes of masks: use --format coco or yolo for the masks", err=True)
+            say("voc holds only the boxes of masks: use --format coco or yolo for the masks", err=True)
         value = {"out": str(out), "format": format, **vars(done)}
         always = ("out", "format", "images", "kept", "ignored")
         shown = {name: figure for name, figure in value.items() if figure or name in always}

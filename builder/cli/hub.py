@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from builder.cli.options import json_option, open_store, sentences, store_option, workers_option
-from builder.cli.output import bar, emit, rows
+from builder.cli.output import bar, emit, rows, say
 from builder.words import size_text
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def publish(
             track=bar,
         )
         for warning in done.warnings:
-            click.echo(f"warning: {warning}", err=True)
+            say(f"warning: {warning}", err=True)
         emit(as_json, asdict(done), _published(done))
 
 

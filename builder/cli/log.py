@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from builder.cli.options import json_option, open_store, sentences, store_option
-from builder.cli.output import WIDE, emit, rows, table, terminal_width
+from builder.cli.output import WIDE, emit, rows, say, table, terminal_width
 from builder.words import size_text
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def log(name: str | None, store_root: str, as_json: bool) -> None:
         elif entries:
             _print_log(entries)
         else:
-            click.echo(f"no versions in {store_root} yet: run `tutelage build` first")
+            say(f"no versions in {store_root} yet: run `tutelage build` first")
 
 
 def _print_log(entries: Sequence[Entry]) -> None:
@@ -50,10 +50,10 @@ def _print_log(entries: Sequence[Entry]) -> None:
         lines = [_cells(entry) for entry in entries]
         table(COLUMNS, lines, numbers=("samples", "kept", "size"), framed=False, width=WIDE)
     else:
-        click.echo("\n".join(_paragraph(_cells(entry)) for entry in entries))
+        say("\n".join(_paragraph(_cells(entry)) for entry in entries))
     for entry in entries:
         if entry.note:
-            click.echo(entry.note)
+            say(entry.note)
 
 
 def _cells(entry: Entry) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ def diff(a: str, b: str, limit: int, store_root: str, as_json: bool) -> None:
         difference = compare(first, second, limit=limit)
         names = compare_names(first.manifest.classes, second.manifest.classes, occurring=())
         if told := names.sentence(f"{a}'s", f"not in {b}", "", "their objects are compared as of different classes"):
-            click.echo(f"warning: {told}", err=True)
+            say(f"warning: {told}", err=True)
         if as_json:
             facts = {"a": a, "b": b, "empty": difference.empty, "disjoint": difference.disjoint}
             emit(True, facts | asdict(difference), "")
@@ -119,14 +119,14 @@ def diff(a: str, b: str, limit: int, store_root: str, as_json: bool) -> None:
 def _print_diff(difference: Diff, a: str, b: str) -> None:
     images = difference.images
     if difference.disjoint:
-        click.echo(f"{a} and {b} share no image, so nothing that they say can be compared", err=True)
+        say(f"{a} and {b} share no image, so nothing that they say can be compared", err=True)
     if difference.empty:
-        click.echo(f"{a} and {b} hold the same objects on the same {images['common']} images")
+        say(f"{a} and {b} hold the same objects on the same {images['common']} images")
     if len(set(difference.quality)) > 1:
-        click.echo(rows(*((f"quality of {ref}", words) for ref, words in zip((a, b), difference.quality, strict=True))))
+        say(rows(*((f"quality of {ref}", words) for ref, words in zip((a, b), difference.quality, strict=True))))
     if difference.empty:
         return
-    click.echo(
+    say(
         rows(
             ("images", f"{images['added']} added, {images['removed']} removed, {images['common']} in both"),
             ("changed", f"{images['changed']} of those in both"),
@@ -134,7 +134,7 @@ def _print_diff(difference: Diff, a: str, b: str) -> None:
     )
     if difference.people:
         counts = ", ".join(f"{a} → {b} {reason}" for reason, (a, b) in difference.people.items())
-        click.echo(f"by people: {counts}")
+        say(f"by people: {counts}")
     if difference.classes:
         lines = sorted(difference.classes.items(), key=lambda item: (*(-n for n in item[1].weight), item[0]))
         _print_changes("class", [("all", difference.total), *lines])
@@ -143,7 +143,7 @@ def _print_diff(difference: Diff, a: str, b: str) -> None:
     for what, keys in (("added", difference.added_images), ("removed", difference.removed_images)):
         if keys:
             more = f" and {images[what] - len(keys)} more" if images[what] > len(keys) else ""
-            click.echo(f"images {what}: {', '.join(keys)}{more}")
+            say(f"images {what}: {', '.join(keys)}{more}")
 
 
 def _print_changes(first: str, lines: Sequence[tuple[str, Changes]]) -> None:

@@ -14,6 +14,9 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import click
 
+from builder.cli.output import say
+from builder.words import visible
+
 if TYPE_CHECKING:
     from builder.store.store import Store
 
@@ -51,7 +54,7 @@ class Stopped(click.ClickException):
     exit_code = 130
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"stopped: {self.message}", err=True)
+        say(f"stopped: {self.message}", err=True)
 
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -68,8 +71,9 @@ def sentences() -> Iterator[None]:
         with _spoken(), _stoppable():
             yield
     except TutelageError as error:
-        notes = getattr(error, "__notes__", ())  # the line of a file that is meant
-        raise Failed("\n".join([" ".join(str(error).split()), *notes])) from None
+        for note in getattr(error, "__notes__", ()):  # the line of a file that is meant; the sentence stands last
+            say(note, err=True)
+        raise Failed(visible(" ".join(str(error).split()))) from None
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
@@ -140,7 +144,7 @@ def _spoken() -> Iterator[None]:
                 others(message, category, *place, **more)
             elif str(message) not in spoken:
                 spoken.add(str(message))
-                click.echo(f"warning: {message}", err=True)
+                say(f"warning: {message}", err=True)
 
         warnings.showwarning = show
         yield

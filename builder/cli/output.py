@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from builder.words import visible, visible_line
+
 if TYPE_CHECKING:
     from builder.engine import Advance
     from students.evaluate.measure import Evaluation
@@ -52,9 +54,14 @@ def bar(description: str, total: int) -> Iterator[Advance]:
         yield advance
 
 
+def say(text: str, err: bool = False) -> None:
+    """Print a text, on stderr if `err`: the way of all that commands say, since names of others stand in it."""
+    click.echo(visible(text), err=err)
+
+
 def emit(as_json: bool, value: dict[str, Any], text: str) -> None:
     """The result on stdout: JSON for machines, or text for people."""
-    click.echo(json.dumps(value) if as_json else text)
+    say(json.dumps(value) if as_json else text)
 
 
 def rows(*pairs: tuple[str, object]) -> str:
@@ -94,12 +101,12 @@ def table(
     from rich.table import Table
 
     frame = HEAVY_HEAD if framed else None
-    grid = Table(title=escape(title) or None, title_justify="left", box=frame, pad_edge=framed)
+    grid = Table(title=escape(visible_line(title)) or None, title_justify="left", box=frame, pad_edge=framed)
     for column in columns:
         justify: Literal["right", "left"] = "right" if column in numbers else "left"
         grid.add_column(column, justify=justify, overflow="ellipsis" if framed else "fold")
     for line in lines:
-        grid.add_row(*(escape(str(value)) for value in line))
+        grid.add_row(*(escape(visible_line(str(value))) for value in line))
     Console(width=None if sys.stdout.isatty() else width).print(grid)
 
 
@@ -107,7 +114,7 @@ def class_table(columns: Sequence[str], lines: Sequence[Sequence[object]], *, wi
     """Print a table of the first MOST_CLASSES of these classes, a line each, and how many more there are."""
     table(columns, lines[:MOST_CLASSES], width=width)
     if len(lines) > MOST_CLASSES:
-        click.echo(f"and {len(lines) - MOST_CLASSES} more classes: --json shows all")
+        say(f"and {len(lines) - MOST_CLASSES} more classes: --json shows all")
 
 
 def show_evaluation(evaluation: Evaluation) -> None:
@@ -118,19 +125,19 @@ def show_evaluation(evaluation: Evaluation) -> None:
         return f"{value:.3f}" if value is not None and value >= 0 else "-"
 
     stored, metrics, of_class = evaluation.stored(), evaluation.metrics, evaluation.of_class
-    click.echo("  ".join(f"{name} {figure(value)}" for name, value in metrics.items() if name != "per_class"))
-    click.echo(f"{evaluation.counted}, {len(evaluation.truth.classes)} classes")
+    say("  ".join(f"{name} {figure(value)}" for name, value in metrics.items() if name != "per_class"))
+    say(f"{evaluation.counted}, {len(evaluation.truth.classes)} classes")
     for name, classes in (("labels", stored["only_in_labels"]), ("teacher", stored["only_in_teacher"])):
         if classes:
             more = f" and {len(classes) - 5} more" if len(classes) > 5 else ""
             fate = "count as missed" if name == "labels" else "are not measured"
-            click.echo(f"only in the {name}: {', '.join(classes[:5])}{more}, which {fate}")
+            say(f"only in the {name}: {', '.join(classes[:5])}{more}, which {fate}")
     at = f" at score >= {evaluation.score:.3g}" if evaluation.score else ""
     chosen = " (the best F1 on these labels: on others a little less)" if evaluation.chosen else ""
     named = "  ".join(f"{name} {figure(value)}" for name, value in evaluation.figures().items())
-    click.echo(f"{named}  {evaluation.whose}{at}{chosen}")
+    say(f"{named}  {evaluation.whose}{at}{chosen}")
     if mixed := evaluation.confusion.worst():
-        click.echo("most mixed up: " + ", ".join(f"{is_} called {called} ({n:,})" for is_, called, n in mixed))
+        say("most mixed up: " + ", ".join(f"{is_} called {called} ({n:,})" for is_, called, n in mixed))
     by_class = stored["by_class"]
     ranked = sorted(((value, name) for name, value in metrics["per_class"].items() if value >= 0), reverse=True)
     lines = [
@@ -163,9 +170,9 @@ def step_bar(steps: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
 
     def line(record: Mapping[str, Any]) -> None:
         if record["step"] % max(1, steps // 10) == 0 or record["step"] == steps:
-            click.echo(f"step {record['step']}/{steps}  {_figures(record)}", err=True)
+            say(f"step {record['step']}/{steps}  {_figures(record)}", err=True)
         if "val" in record:
-            click.echo(_on_val(record, steps), err=True)
+            say(_on_val(record, steps), err=True)
 
     yield line
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from builder.cli.options import Failed, json_option, message_option, open_store, sentences, store_option, workers_option
-from builder.cli.output import WIDE, bar, emit, rows, table
+from builder.cli.output import WIDE, bar, emit, rows, say, table
 
 if TYPE_CHECKING:
     from builder.review.audits import Audited
@@ -85,7 +85,7 @@ def queue(
             if to == "list" and not as_json and queued.candidates:
                 _print_candidates(queued)
         if queued.remark:
-            click.echo(queued.remark, err=True)
+            say(queued.remark, err=True)
         value, lines = _queue_value(queued), _queue_lines(queued)
         if not dry_run and to != "list" and queued.keys:
             if to == "app" or out is None:
@@ -214,12 +214,12 @@ def pull(
             message=message,
             workers=workers,
             track=bar,
-            note=lambda sentence: click.echo(sentence, err=True),
+            note=lambda sentence: say(sentence, err=True),
         )
         text = rows(*_taken_lines(taken, build=not no_build and not dry_run))
         emit(as_json, _taken_value(taken), text + ("\nnothing written" if dry_run else ""))
         for name, why in taken.refused.items():
-            click.echo(f"not taken over: image {name}: {why}", err=True)
+            say(f"not taken over: image {name}: {why}", err=True)
         if taken.refused:
             count, total = len(taken.refused), len(taken.refused) + taken.images
             raise Failed(f"{count} of {total} images that came back {'was' if count == 1 else 'were'} not taken over")

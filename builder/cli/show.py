@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder.cli.options import json_option, open_store, sentences, store_option
-from builder.cli.output import WIDE, class_table, emit, rows
+from builder.cli.output import WIDE, class_table, emit, rows, say
 
 if TYPE_CHECKING:
     from builder.build import Built
@@ -46,7 +46,7 @@ def show(ref: str, picture: Path | None, store_root: str, as_json: bool) -> None
 
             contact_sheet(shown.version, picture)
         if as_json:
-            click.echo(shown.version.manifest.model_dump_json())
+            say(shown.version.manifest.model_dump_json())
             return
         from builder.review import audits
 
@@ -200,7 +200,7 @@ def show_version(version: Version, more: Sequence[tuple[str, object]] = ()) -> N
     if parent := manifest.provenance.parent:
         removed = f", {len(manifest.tombstones)} images removed since" if manifest.tombstones else ""
         lines.append(("parent", f"{parent.version}  id {parent.id[:12]}{removed}"))
-    click.echo(rows(*lines, *more))
+    say(rows(*lines, *more))
     ranked = sorted(manifest.per_class.items(), key=lambda item: -item[1]["kept"])
     counted = ("predicted", "kept", "ignored")
     classes = [(name, *(str(counts[column]) for column in counted)) for name, counts in ranked]
@@ -213,4 +213,4 @@ def show_version(version: Version, more: Sequence[tuple[str, object]] = ()) -> N
         [(*line, *by_itself[line[0]]) for line in classes],
         width=WIDE,
     )
-    click.echo(class_note(manifest))
+    say(class_note(manifest))

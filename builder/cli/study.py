@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder.cli.options import json_option, sentences
-from builder.cli.output import ROOMY, bar, emit, rows, table
+from builder.cli.output import ROOMY, bar, emit, rows, say, table
 
 if TYPE_CHECKING:
     from students.study.plan import StudyPlan
@@ -70,9 +70,7 @@ def study(
         from builder.errors import BuildError
         from students.study.run import run_study
 
-        ran = run_study(
-            loaded, out, workers=workers, only=only, tell=lambda line: click.echo(line, err=True), track=bar
-        )
+        ran = run_study(loaded, out, workers=workers, only=only, tell=lambda line: say(line, err=True), track=bar)
         value = {"out": str(out), "done": ran.done, "failed": dict(ran.failed), "waiting": ran.waiting}
         value |= {"cells": sum(result.done for result in ran.results)}
         page = out / "index.html"
@@ -105,7 +103,7 @@ def _show_plan(loaded: StudyRecipe, out: Path, plan: StudyPlan) -> None:
     if estimate.seconds is not None:
         minutes = f"{estimate.seconds / 60:.0f} minutes of one core or GPU, without labelling"
     teachers = f"{estimate.teacher_steps} of their teachers and pre-trainings"
-    click.echo(
+    say(
         rows(
             ("folder", out),
             ("augment", ", ".join(grid.augment)),
@@ -133,6 +131,4 @@ def _show_plan(loaded: StudyRecipe, out: Path, plan: StudyPlan) -> None:
         for cost in plan.budget
     ]
     table(columns, lines, width=ROOMY)
-    click.echo(
-        "equal in all arms: images per step, resolution, augmentation, schedule, checkpoint rule; nothing written"
-    )
+    say("equal in all arms: images per step, resolution, augmentation, schedule, checkpoint rule; nothing written")

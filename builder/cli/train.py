@@ -18,7 +18,7 @@ from builder.cli.options import (
     store_option,
     trust_option,
 )
-from builder.cli.output import ROOMY, bar, emit, rows, show_evaluation, step_bar, table
+from builder.cli.output import ROOMY, bar, emit, rows, say, show_evaluation, step_bar, table
 
 if TYPE_CHECKING:
     from builder.store.store import Store
@@ -75,7 +75,7 @@ def train(
             run_training(loaded, out, store, progress, announce=_announce)
         if speaks:
             if (share := clip_rate(out)) > 0.5:
-                click.echo(
+                say(
                     f"warning: the ratio of the two losses was clipped in {share:.0%} of the steps: the pseudo-labels "
                     f"are much easier or harder than the human labels; try an alpha below {loaded.alpha:g}",
                     err=True,
@@ -84,7 +84,7 @@ def train(
 
 
 def _announce(facts: Facts) -> None:
-    click.echo(rows(*facts.rows()), err=True)
+    say(rows(*facts.rows()), err=True)
 
 
 def _look(recipe: TrainRecipe, path: Path, store: Store, as_json: bool) -> None:
@@ -117,7 +117,7 @@ def _train_rounds(recipe: TrainRecipe, out: Path, store: Store, allow_code: bool
         emit(True, {"run": str(best), **asdict(outcome)}, "")
         return
     table(COLUMNS, rounds_rows(outcome), width=ROOMY)
-    click.echo(rows(("best", best), ("why", conclusion(outcome)), ("page", out / "rounds.html")))
+    say(rows(("best", best), ("why", conclusion(outcome)), ("page", out / "rounds.html")))
 
 
 @click.command()
@@ -232,7 +232,7 @@ def evaluate(
         else:
             show_evaluation(evaluation)
             if out:
-                click.echo(f"confusion matrix and curves: {out}")
+                say(f"confusion matrix and curves: {out}")
 
 
 @click.command("preview-augment")

@@ -20,7 +20,7 @@ from builder.cli.options import (
     store_option,
     workers_option,
 )
-from builder.cli.output import bar, emit, rows
+from builder.cli.output import bar, emit, rows, say
 from builder.words import size_text
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def recut(
         keep = recall.changed_rules(before, settings)
         recall.check_cut_again(store, before)
         if remark := recall.lacks(store, before):
-            click.echo(remark, err=True)
+            say(remark, err=True)
         if dry_run:
             emit(as_json, {"keep": keep.model_dump(mode="json")}, f"{before.ref} can be cut again so; nothing written")
             return

@@ -9,11 +9,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
 from builder.evidence.claims import claims, groups, keep_section
 from builder.kinds import kind_of
-from builder.report.card_terms import features, licence_terms, size_category
+from builder.report.card_terms import features, head_yaml, licence_terms, size_category
 from builder.report.headline import certificate, class_cells, class_note, headline, short_members
 from builder.report.quality import expected_quality, licences, used
 from builder.rules.fates import describe
@@ -21,11 +19,12 @@ from builder.rules.reasons import BY_ACTION
 from builder.store.manifest import Manifest
 from builder.store.provenance import UNKNOWN
 from builder.store.version import CHART
+from builder.words import visible
 
 
 def card(manifest: Manifest) -> str:
     """The dataset card as Markdown with a YAML head that `datasets.load_dataset` obeys."""
-    head = yaml.safe_dump(_head(manifest), sort_keys=False, allow_unicode=True)
+    head = head_yaml(_head(manifest))
     people = sum(manifest.objects.get(reason.key, 0) for reason in BY_ACTION.values())
     kind = kind_of(manifest.kind)
     whose = f"; people decided on {people} of them" if people else ", not a person"
@@ -88,7 +87,7 @@ def _origin(manifest: Manifest) -> Iterator[str]:
     yield f"- version id: `{manifest.id}`"
     if parent := provenance.parent:
         yield f"- parent: {_text(parent.version)}, id `{parent.id}`"
-    yield f"- teacher: `{provenance.teacher.spec}` (fingerprint `{provenance.inputs.predictions[:12]}`)"
+    yield f"- teacher: {_code(provenance.teacher.spec)} (fingerprint `{provenance.inputs.predictions[:12]}`)"
     if truth := provenance.truth:
         yield (
             f"- truth: {truth.images} labelled images ({truth.tune} to tune, {truth.certify} to certify, "
@@ -148,7 +147,7 @@ def _threshold_table(manifest: Manifest) -> str:
 
 def _rules(manifest: Manifest) -> str:
     keep = {name: value for name, value in keep_section(manifest).items() if value is not None}
-    return "\n".join(f"- `{name}`: {_text(_plain(value))}" for name, value in keep.items())
+    return "\n".join(f"- {_code(name)}: {_text(_plain(value))}" for name, value in keep.items())
 
 
 def _plain(value: Any) -> str:
@@ -237,4 +236,11 @@ def _number(value: float | int | None) -> str:
 
 def _text(text: str) -> str:
     """A text as it may stand in Markdown, a table's cell included: on one line, nothing in it taken for markup."""
-    return re.sub(r"([\\`*_<>|]|(?<=\])\()", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_<>|&~$]|(?<=\])\()", r"\\\1", visible(" ".join(text.split())))
+
+
+def _code(text: str) -> str:
+    """A text as code in a line of Markdown: between more backticks than stand in a row inside."""
+    text = visible(" ".join(text.split()))
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
 
 from builder.kinds import kind_of
 from builder.report.kinds import Feature, report_kind
 from builder.store.manifest import Manifest
+from builder.words import HIDDEN
 
 LICENCES = frozenset(
     """
@@ -22,7 +27,28 @@ LICENCES = frozenset(
 """Source: docs/hub/repositories-licenses.md of huggingface/hub-docs."""
 FAMILIES = {"odbl-1.0": "odbl", "odc-by-1.0": "odc-by", "pddl-1.0": "pddl", "gfdl-1.3": "gfdl"}
 """SPDX identifiers, in lower case, of licences that the Hub knows without a number."""
+SIZE = re.compile(r"[n<>\d]+[KMBT](<n<\d+[KMBT])?")
+"""What `size_category` makes, which alone has its < as it is."""
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
+
+
+class _Head(yaml.SafeDumper):
+    """Texts of others in quotes, where they hold what another reader of the card may take for markup."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        acts = HIDDEN.search(data) or "\n" in data or ("<" in data and not SIZE.fullmatch(data))
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if acts else None)
+
+
+_Head.add_representer(str, _Head.represent_str)
+
+
+def head_yaml(head: Mapping[str, Any]) -> str:
+    """The head of a card in YAML, without the lines around it. A `<` of a text is written `\x3c`, and what would act
+    unseen (builder.words.HIDDEN) as `\u202e`: the same to YAML, and nothing to who shows it as text or HTML."""
+    text = yaml.dump(dict(head), Dumper=_Head, sort_keys=False, allow_unicode=True, width=1 << 30)
+    lines = (line.replace("<", "\\x3C") if '"' in line else line for line in text.split("\n"))  # each text is in one
+    return HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04X}", "\n".join(lines))
 
 
 def licence_terms(licence: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from markupsafe import Markup
 
 from builder.report.colours import BACKDROP, DROPPED, FAINT, HATCH, HUMAN, IGNORED, INK, KEPT
+from builder.words import visible
 
 CSS = (
     f"\n:root{{--ink:{INK};--faint:{FAINT};--line:#dfe4ea;--soft:#f5f7f9;--kept:{KEPT};--ignored:{IGNORED};"
@@ -100,16 +101,13 @@ pre{background:var(--soft);border:1px solid var(--line);border-radius:8px;paddin
 
 
 def page(title: str, body: Iterable[str]) -> bytes:
-    """A whole HTML document."""
-    return (
-        Markup(
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
-            "<title>{}</title>\n<style>{}</style>\n</head>\n<body>\n<main>\n{}\n</main>\n</body>\n</html>\n"
-        )
-        .format(title, Markup(CSS), Markup("\n").join(body))
-        .encode()
-    )
+    """A whole HTML document, in which what would act unseen (builder.words.HIDDEN) is written out."""
+    whole = Markup(
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
+        "<title>{}</title>\n<style>{}</style>\n</head>\n<body>\n<main>\n{}\n</main>\n</body>\n</html>\n"
+    ).format(title, Markup(CSS), Markup("\n").join(body))
+    return visible(whole).encode()
 
 
 def section(title: str, note: str, body: Iterable[str]) -> Markup:

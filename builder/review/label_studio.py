@@ -172,7 +172,10 @@ def _answer(task: Any, where: str, author: str) -> Answer | None:
             f"{where} does not say of which image it is: only tasks that `tutelage review queue --to labelstudio` "
             "wrote can come back"
         )
-    submitted = [annotation for annotation in given if not annotation.get("was_cancelled")]
+    flags = [annotation.get("was_cancelled") or False for annotation in given]
+    if not set(map(type, flags)) <= {bool}:
+        raise AnnotationError(f"{where} has the was_cancelled {brief(repr(flags))}, not true or false: export it again")
+    submitted = [annotation for annotation, cancelled in zip(given, flags, strict=True) if not cancelled]
     if not submitted:
         return None
     last = max(submitted, key=lambda annotation: _order(annotation, where))
@@ -200,7 +203,7 @@ def _read_results(
     for result in results:
         if result.get("type") == "choices" and result.get("from_name") == CLASS:
             boxes.append(_chosen(result, data, where))
-        if result.get("type") in NO_BOXES:
+        if str(result.get("type")) in NO_BOXES:
             continue
         size = tuple(_number(result.get(f"original_{side}"), where, f"original_{side}") for side in ("width", "height"))
         sizes.add((round(size[0]), round(size[1])))

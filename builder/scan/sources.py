@@ -138,10 +138,15 @@ def _list(path: Path, listing: Listing) -> Iterator[Entry]:
 
 def _coco(path: Path, images: Path | None, listing: Listing) -> Iterator[Entry]:
     content = read_json(path)
-    try:
-        names = [str(image["file_name"]) for image in content["images"]]
-    except (KeyError, TypeError) as error:
-        raise BuildError(f"{path} is no COCO JSON with images and file names ({error})") from None
+    records = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(records, list):
+        raise BuildError(f"{path} is no COCO JSON with a list of images: give another file, or a folder")
+    names = []
+    for number, record in enumerate(records):
+        name = record.get("file_name") if isinstance(record, dict) else None
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise BuildError(f"{path}: images[{number}] has the file_name {brief(repr(name))}: give it a path")
+        names.append(name)
     places = dict(zip(names, find_images(path, names, images), strict=True))
     return _files(places.items(), listing)
 

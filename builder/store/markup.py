@@ -24,6 +24,8 @@ TREE_BYTES = 16 << 20
 """Bytes of an XML file that is read whole: the labels of one image."""
 XML_PIECE = 4 << 20
 """Bytes of one tag, comment or text: an outline of 200,000 points has them."""
+XML_ELEMENTS = 20_000_000
+"""Elements of an XML file: as many are read in a quarter of a minute, and half a million images of CVAT have them."""
 XML_DEPTH = 100
 """Elements in one another: CVAT and Pascal VOC have at most 6."""
 ZIP_DIRECTORY = 256 << 20
@@ -58,7 +60,7 @@ def parse_xml(
     """Call `start`, `end` and `text` with what comes in an XML file, and yield after each CHUNK of it.
 
     Raises BuildError, naming `path`, for what is not well formed, a DOCTYPE, an encoding that is not known, and above
-    the limits: `most` bytes, XML_PIECE and XML_DEPTH.
+    the limits: `most` bytes, XML_PIECE, XML_DEPTH and XML_ELEMENTS.
     """
     limits = _Limits(path, start, end, text)
     taken = 0
@@ -86,7 +88,7 @@ class _Limits:
         text: Callable[[str], object],
     ) -> None:
         self._path, self._start, self._end, self._text = path, start, end, text
-        self._depth = self._piece = self._characters = 0
+        self._depth = self._piece = self._characters = self._elements = 0
         self.parser = expat.ParserCreate()
         self.parser.buffer_text = True
         self.parser.StartDoctypeDeclHandler = self._on_doctype
@@ -110,9 +112,12 @@ class _Limits:
 
     def _on_start(self, tag: str, attributes: dict[str, str]) -> None:
         self._depth += 1
+        self._elements += 1
         self._piece = self._characters = 0
         if self._depth > XML_DEPTH:
             raise BuildError(f"{self._path} is deeper than {XML_DEPTH} elements in one another: export it again")
+        if self._elements > XML_ELEMENTS:
+            raise BuildError(f"{self._path} has more than {XML_ELEMENTS:,} elements: divide it")
         self._start(tag, attributes)
 
     def _on_end(self, tag: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from builder.errors import BuildError, brief
 from builder.scan.sources import find_images
 from builder.store.names import canonical, first_repeated
 from builder.store.text import read_json
-from builder.truth.ids import Id, as_numbers, read_id
+from builder.truth.ids import AREA, BOX, FILE, FLAG, NAME, SIDE, Id, as_numbers, column, entries_of, id_column
 from builder.truth.records import LARGEST, NO_CLASSES, Marks, Truth, TruthError, assemble
 from teachers.base import TeacherError
 
@@ -27,27 +28,18 @@ def read_coco(path: Path, images: Path | None = None, outlines: bool = False) ->
     """
     content = _load(path)
     try:
-        ids, classes = read_categories(content["categories"], path)
-        records: list[dict[str, Any]] = content["images"]
-        names = [str(record["file_name"]) for record in records]
-        image_ids = [read_id(record["id"]) for record in records]
-        sizes = [(int(record["width"]), int(record["height"])) for record in records]
-        notes: list[dict[str, Any]] = content["annotations"]
-        places = _positions([read_id(note["image_id"]) for note in notes], image_ids, "image_id", path)
-        categories = _positions([read_id(note["category_id"]) for note in notes], ids, "category_id", path)
+        ids, classes = read_categories(content, path)
+        image_ids, names, sizes = read_listed(content, path)
+        notes = entries_of(content, "annotations", path)
+        places = _positions(id_column(notes, "image_id", path, "annotations"), image_ids, "image_id", path)
+        categories = _positions(id_column(notes, "category_id", path, "annotations"), ids, "category_id", path)
         boxes = _boxes(notes, path)
-        crowd = np.array([note.get("iscrowd", 0) for note in notes], bool)
-        ignore = np.array([note.get("ignore", 0) for note in notes], bool)
-        area = np.array([note.get("area", np.nan) for note in notes], np.float64)
-    except KeyError as error:
-        raise TruthError(
-            f"{path}: an entry lacks the key {brief(error)}, so these are no COCO detection labels"
-        ) from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise TruthError(f"{path}: an entry has a value of the wrong type ({brief(error)}): correct the file") from None
-    _check_repeated(image_ids, names, path)
-    try:
+        crowd = np.array(column(notes, "iscrowd", FLAG, path, "annotations"), bool)
+        ignore = np.array(column(notes, "ignore", FLAG, path, "annotations"), bool)
+        area = np.array(column(notes, "area", AREA, path, "annotations"), np.float64)
         files = find_images(path, names, images)
+    except TruthError:
+        raise
     except BuildError as error:
         raise TruthError(str(error)) from None
     codes = None
@@ -91,6 +83,17 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_listed(content: Any, path: Path) -> tuple[list[Id], list[str], list[tuple[int, int]]]:
+    """Id, file name and size (width, height) of each of a COCO file's `images`. Raises BuildError, naming the entry,
+    for one that lacks any of these, and TruthError for one that stands twice."""
+    records = entries_of(content, "images", path)
+    ids = id_column(records, "id", path, "images")
+    names: list[str] = column(records, "file_name", FILE, path, "images")
+    sides = (map(int, column(records, side, SIDE, path, "images")) for side in ("width", "height"))
+    _check_repeated(ids, names, path)
+    return ids, names, list(zip(*sides, strict=True))
+
+
 def _check_repeated(ids: Sequence[Id], names: Sequence[str], path: Path) -> None:
     """Raises TruthError for an image that stands twice."""
     id, count = Counter(ids).most_common(1)[0] if ids else (None, 0)
@@ -100,11 +103,12 @@ def _check_repeated(ids: Sequence[Id], names: Sequence[str], path: Path) -> None
         raise TruthError(f"{path}: image file {brief(repr(name))} stands twice: keep one")
 
 
-def read_categories(records: list[dict[str, Any]], path: Path) -> tuple[tuple[Id, ...], tuple[str, ...]]:
-    """Ids and names of a COCO file's `categories`, in its order. Raises TruthError if one stands twice, ValueError for
-    an id that is none."""
-    ids = tuple(read_id(record["id"]) for record in records)
-    names = tuple(canonical(str(record["name"])) for record in records)
+def read_categories(content: Any, path: Path) -> tuple[tuple[Id, ...], tuple[str, ...]]:
+    """Ids and names of a COCO file's `categories`, in its order. Raises BuildError, naming the entry, for one that
+    lacks any of these, and TruthError if one stands twice."""
+    records = entries_of(content, "categories", path)
+    ids = tuple(id_column(records, "id", path, "categories"))
+    names = tuple(canonical(str(name)) for name in column(records, "name", NAME, path, "categories"))
     for what, values in (("id", ids), ("name", tuple(name for name in names if name not in NO_CLASSES))):
         repeated = [value for value, count in Counter(values).items() if count > 1]
         if repeated:
@@ -114,18 +118,17 @@ def read_categories(records: list[dict[str, Any]], path: Path) -> tuple[tuple[Id
 
 def _boxes(notes: list[dict[str, Any]], path: Path) -> np.ndarray:
     """float64 (N, 4), `xywh`."""
-    listed = [note["bbox"] for note in notes]
-    wrong = next((i for i, box in enumerate(listed) if not isinstance(box, list) or len(box) != 4), None)
-    if wrong is not None:
-        note, box = notes[wrong].get("id"), listed[wrong]
-        raise TruthError(
-            f"{path}: annotation {note} has the box {brief(repr(box))} instead of [x, y, width, height]: correct it"
-        )
-    boxes = np.array(listed, np.float64).reshape(-1, 4)
-    infinite = np.flatnonzero(~(np.abs(boxes) < LARGEST).all(axis=1))  # a null became NaN
-    if len(infinite):
-        note, box = notes[infinite[0]].get("id"), listed[infinite[0]]
-        raise TruthError(f"{path}: annotation {note} has the box {brief(repr(box))}, which is not finite: correct it")
+    listed = column(notes, "bbox", BOX, path, "annotations")
+    flat = list(chain.from_iterable(listed))
+    if set(map(type, flat)) <= {int, float}:
+        boxes = np.array(flat, np.float64).reshape(-1, 4)
+        wrong = np.flatnonzero(~(np.abs(boxes) < LARGEST).all(axis=1)).tolist()
+    else:
+        boxes = np.zeros((0, 4))
+        wrong = [n for n, box in enumerate(listed) if not {type(side) for side in box} <= {int, float}]
+    if wrong:
+        box = brief(repr(listed[wrong[0]]))
+        raise TruthError(f"{path}: annotations[{wrong[0]}].bbox is {box}, not four finite numbers: correct it")
     return boxes
 
 

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from builder.errors import BuildError
+from builder.scan.entries import Listing
 from builder.scan.sources import list_source
-from builder.store.text import read_text
+from builder.store.text import lines, open_text
 from builder.truth.records import TruthError
 from teachers.files import read_regular
 from teachers.images import ImageError, read_header
@@ -23,12 +24,15 @@ def list_images(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise TruthError(f"{folder} is no folder of images: check its path")
     paths: dict[str, Path] = {}
-    for entry in sorted(list_source(str(folder))):
+    listing = Listing()
+    for entry in sorted(list_source(str(folder), listing=listing)):
         if entry.offset:
             continue  # inside a tar
         if entry.name in paths:
             raise TruthError(f"{paths[entry.name]} and {entry.uri} have the same name in Unicode's NFC: rename one")
         paths[entry.name] = Path(entry.uri)
+    if devices := listing.passed_over["pipes and devices"]:
+        raise TruthError(f"{folder} holds {devices} pipes or devices that are named like images: take them out")
     return paths
 
 
@@ -49,7 +53,8 @@ def upright_sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file without the spaces around them, empty ones left out. Raises TruthError."""
     try:
-        return [stripped for line in read_text(path).splitlines() if (stripped := line.strip())]
+        with open_text(path) as file:
+            return [stripped for line in lines(file, path) if (stripped := line.strip())]
     except BuildError as error:
         raise TruthError(str(error)) from None
 
@@ -58,5 +63,6 @@ def _upright_size(path: Path) -> tuple[int, int]:
     try:
         header = read_header(read_regular(path, MAX_BYTES))
     except (OSError, ImageError) as error:
-        raise TruthError(f"labelled image {path} cannot be used: {error}: replace it or take it out") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise TruthError(f"labelled image {path} cannot be used: {reason}: replace it or take it out") from error
     return header.width, header.height

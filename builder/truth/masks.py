@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from builder.errors import brief
+from builder.errors import BuildError, brief
 from builder.store.names import canonical
 from builder.truth.class_names import read_class_lines
 from builder.truth.listing import READERS, by_stem, list_images, read_lines, upright_sizes
 from builder.truth.records import LabelledImage, Truth, TruthError, without_boxes
 from teachers.base import VOID
+from teachers.files import open_regular
 
 
 def read_masks(source: Path, images: Path | None = None) -> Truth:
@@ -61,10 +63,9 @@ def read_mask(image: LabelledImage, classes: int) -> np.ndarray:
     """The map of a semantic image: uint8 (H, W), positions in the truth's classes, whose number is `classes`, and 255
     where nothing is said. Raises TruthError if it cannot be read."""
     try:
-        with Image.open(str(image.mask)) as file:
-            values = np.array(file)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise TruthError(f"mask {image.mask} cannot be read ({error}): replace it or take it out") from None
+        values = read_plane(Path(str(image.mask)), ("L", "P"), (image.width, image.height))
+    except BuildError as error:
+        raise TruthError(f"mask {error}") from None
     return np.where(values < classes, values, VOID).astype(np.uint8)
 
 
@@ -72,17 +73,43 @@ def _check_masks(masks: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> Non
     with ThreadPoolExecutor(READERS) as threads:
         headers = list(threads.map(_mask_header, masks))
     for path, (mode, size), wanted in zip(masks, headers, sizes, strict=True):
-        if mode not in ("L", "P"):
-            raise TruthError(f"mask {path} has pixels of mode {mode}: save it as an 8-bit grey or palette PNG")
-        if size != wanted:
-            raise TruthError(
-                f"mask {path} is {size[0]}x{size[1]}, but its image {wanted[0]}x{wanted[1]} upright: correct it"
-            )
+        _check_plane(path, mode, ("L", "P"), size, wanted, "mask ")
 
 
 def _mask_header(path: Path) -> tuple[str, tuple[int, int]]:
     try:
-        with Image.open(path) as file:
+        with _opened(path) as file:
             return file.mode, file.size
-    except (OSError, ValueError, SyntaxError) as error:
-        raise TruthError(f"mask {path} cannot be read ({error}): replace it or take it out") from None
+    except BuildError as error:
+        raise TruthError(f"mask {error}") from None
+
+
+def read_plane(path: Path, modes: Sequence[str], size: tuple[int, int]) -> np.ndarray:
+    """A PNG of a number for each pixel of an image: uint8 (H, W). modes: of Pillow, that it may have; size: width and
+    height that it must have, which is looked at before any pixel is. Raises BuildError."""
+    with _opened(path) as file:
+        _check_plane(path, file.mode, modes, file.size, size)
+        return np.array(file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with open_regular(path) as data, Image.open(data, formats=("PNG",)) as file:
+            yield file
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "it is no PNG" if isinstance(error, UnidentifiedImageError) else brief(error)
+        raise BuildError(f"{path} cannot be read ({reason}): replace it or take it out") from None
+
+
+def _check_plane(
+    path: Path, mode: str, modes: Sequence[str], size: tuple[int, int], wanted: tuple[int, int], what: str = ""
+) -> None:
+    if mode not in modes:
+        raise TruthError(
+            f"{what}{path} has pixels of mode {mode}: save it as an 8-bit grey {'or palette ' * ('P' in modes)}PNG"
+        )
+    if size != wanted:
+        raise TruthError(
+            f"{what}{path} is {size[0]}x{size[1]}, but its image {wanted[0]}x{wanted[1]} upright: correct it"
+        )

@@ -28,8 +28,8 @@ CountedFrom = Literal[0, 1]
 
 NO_CLASSES = frozenset({"N/A", "background", "__background__"})
 """Category names that stand for "nothing here": they are no classes, and their boxes no objects."""
-LARGEST = float(np.finfo(np.float32).max) / 2
-"""Above it x + width is infinite."""
+LARGEST = 1e7
+"""Pixels beyond which no corner of a box can be meant: ten times the largest side of an image."""
 
 
 class TruthError(BuildError):

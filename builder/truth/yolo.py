@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,7 @@ def read_yolo(source: Path, images: Path | None = None, split: Split = "val", st
     rows: list[list[float]] = []
     confident: list[Path] = []
     for file, (width, height) in zip(files, sizes, strict=True):
-        objects, has_confidence = _read_rows(file, place, index) if file.is_file() else ([], False)
+        objects, has_confidence = _read_rows(file, place, index) if os.path.lexists(file) else ([], False)
         confident += [file] if has_confidence else []
         counts.append(len(objects))
         for category, (cx, cy, w, h) in objects:

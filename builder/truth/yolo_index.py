@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -87,7 +88,7 @@ def read_index(file: Path) -> YoloIndex:
     shape = settings.get("kpt_shape")
     sides = [int(side) for side in shape] if isinstance(shape, list) and all(map(str.isdecimal, shape)) else []
     keypoints = sides[0] * sides[1] if len(sides) == 2 else 0
-    return YoloIndex(file, root if root.is_dir() else file.parent, splits, numbers, classes, keypoints)
+    return YoloIndex(file, root if os.path.isdir(root) else file.parent, splits, numbers, classes, keypoints)
 
 
 def find_index(folder: Path) -> Path:
@@ -118,7 +119,7 @@ def locate(folder: Folder, written: str) -> Path | None:
         path = PurePosixPath(text)
         paths = [path, PurePosixPath(*path.parts[1:])] if path.parts[:1] in (("data",), ("..",)) else [path]
         for each in paths:
-            if (folder.root / each).is_dir():
+            if os.path.isdir(folder.root / each):
                 return folder.root / each
             if file := folder.find(each):
                 return file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from builder.cli.output import MOST_CLASSES, class_table, rows, table
+from builder.cli.output import MOST_CLASSES, class_table, rows, say, table
 
 
 def test_rows_are_aligned() -> None:
@@ -31,3 +31,15 @@ def test_the_first_classes_are_shown_and_the_others_counted(classes: int, capsys
     out = capsys.readouterr().out
     assert out.count("class") - 1 - ("more classes" in out) == min(classes, MOST_CLASSES)
     assert ("and 3 more classes" in out) == (classes > MOST_CLASSES)
+
+
+def test_nothing_that_acts_unseen_reaches_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """ESC moves the cursor and sets titles, U+202E turns what follows, and a name may have lines of its own."""
+    name = "a\x1b]0;b\x07\u202egpj.exe\x9b\udc80\nError: c"
+    say(name)
+    say(name, err=True)
+    table(("name",), [(name,)], framed=False)
+    said = capsys.readouterr()
+    shown = "a\\u001b]0;b\\u0007\\u202egpj.exe\\u009b\\udc80"
+    assert said.err == f"{shown}\nError: c\n"
+    assert said.out.count(shown) == 2 and said.out.count("\nError: c") == 1

@@ -144,11 +144,11 @@ BROKEN = [
     ),
     ("results.json", '[{"image_id": 10, "category_id": 3, "bbox": [1, 2, 3], "score": 0.5}]', "needs four numbers"),
     ("results.json", '[{"image_id": 10, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 55}]', "a score in 0..1"),
-    ("listing.json", json.dumps({"images": [LISTED, LISTED], "categories": []}), "'a.jpg' stands twice"),
+    ("listing.json", json.dumps({"images": [LISTED, LISTED], "categories": []}), "image id 10 stands 2 times"),
     (
         "listing.json",
         json.dumps({"images": [LISTED, LISTED | {"file_name": "b.jpg"}], "categories": []}),
-        "image id 10 stands twice",
+        "image id 10 stands 2 times",
     ),
     (
         "listing.json",
@@ -160,7 +160,7 @@ BROKEN = [
         '[{"image_id": 10, "category_id": 3, "bbox": [1, 2, 3, 4]}]',
         "no COCO detection .KeyError..score",
     ),
-    ("listing.json", '{"images": []}', "no COCO JSON with images and categories"),
+    ("listing.json", '{"images": []}', "lacks the key .categories."),
 ]
 
 

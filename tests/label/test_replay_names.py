@@ -223,8 +223,8 @@ def test_results_are_of_the_image_that_their_id_or_name_says(
         ({"a.jpg": 0, "b.jpg": 1}, (0, "b"), (), "result 1 has image_id 'b', which the COCO JSON of its images does"),
         ({"a.jpg": 0, "b.jpg": 1}, (0,), ("b.jpg",), "result 0 has image_id 0 and file_name 'b.jpg', but "),
         ({"x/a.jpg": 0, "y/a.jpg": 1}, ("a",), (), "image_id 'a', which may be x/a.jpg or y/a.jpg of "),
-        ({"a.jpg": 0}, (None,), (), "id None is neither a whole number nor text"),
-        ({"a.jpg": 0, "b.jpg": "0"}, (), (), "image id 0 stands twice"),
+        ({"a.jpg": 0}, (None,), (), "id None is neither a whole number"),
+        ({"a.jpg": 0, "b.jpg": "0"}, (), (), "image id 0 stands 2 times"),
     ],
 )
 def test_ids_that_may_be_of_two_images_are_refused(

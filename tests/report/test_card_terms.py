@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -14,11 +15,14 @@ from hypothesis import strategies as st
 from builder.cli.main import main
 from builder.report.card import card
 from builder.report.card_chart import MOST, classes_chart
-from builder.report.card_terms import LICENCES, licence_terms, size_category
+from builder.report.card_terms import LICENCES, head_yaml, licence_terms, size_category
+from builder.report.page import page
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.version import CHART
+from builder.words import HIDDEN
 from tests.helpers.pools import tree, write_images, write_recipe, write_results
 from tests.helpers.records import changed
+from tests.report.test_card import group, manifest
 
 
 @pytest.mark.parametrize(
@@ -109,3 +113,25 @@ def test_a_repair_draws_it_again(store: Path) -> None:
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0 and f"repaired: {CHART}" in result.output, result.output
     assert tree(version) == before
+
+
+@given(st.dictionaries(st.text(), st.lists(st.one_of(st.text(), st.sampled_from(["n<1K", "<script>", "a\n---\nb"])))))
+def test_the_head_is_the_same_to_yaml_and_no_markup_to_others(head: dict[str, Any]) -> None:
+    """100 inputs."""
+    text = head_yaml(head)
+    assert yaml.safe_load(text) == head
+    assert not HIDDEN.search(text) and "<script" not in text and "\n---" not in text
+
+
+def test_a_name_is_no_markup_in_the_card() -> None:
+    name = "<script>alert(1)</script> `a` | b\n---\n[c](javascript:d) ![e](f) \x1b \u202e ~~g~~ &lt;"
+    text = card(manifest(group(name), teacher={"spec": name, "license": name}))
+    head, body = text.split("\n---\n\n", 1)
+    assert yaml.safe_load(head.removeprefix("---\n"))["dataset_info"]["features"]
+    assert not HIDDEN.search(text) and "\n---\n" not in head and "[c]\\(j" in body
+    assert "`` <script>" in body and "\\<script\\>" in body and "\\&lt;" in body
+
+
+def test_what_acts_unseen_is_written_out_in_a_page() -> None:
+    shown = page("a\x1b<b>", ["\u202e\x9b"]).decode()
+    assert "<title>a\\u001b&lt;b&gt;</title>" in shown and "\\u202e\\u009b" in shown and not HIDDEN.search(shown)

@@ -125,7 +125,7 @@ def test_yolo_folders_that_cannot_be_used_are_refused(yolo_folder: Path) -> None
         ("names: [cat, cat]", "two classes have the name 'cat'"),
         ("nc: 1", "has no names"),
         ("names: {x: cat}", "has no names"),
-        ("names: [", "is no YAML"),
+        ("names: [", "is not YAML"),
     ):
         write(yolo_folder / "data.yaml", content)
         refused(yolo_folder, words)

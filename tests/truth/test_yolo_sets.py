@@ -213,7 +213,7 @@ def test_names_are_the_text_as_written(tmp_path: Path, written: str, classes: tu
     write(tmp_path / "labels" / "a.txt", "")
     write(tmp_path / "data.yaml", f"names: {written}\n")
     if classes is None:
-        refused(tmp_path, "is no YAML")
+        refused(tmp_path, "is not YAML")
     else:
         assert read_truth(tmp_path).classes == classes
 
@@ -224,15 +224,15 @@ def test_names_are_the_text_as_written(tmp_path: Path, written: str, classes: tu
         ("nc: 3\nnames: [a, b]", "says nc: 3, but has 2 names"),
         ("names: [[a, b], c]", "class 0 has a list or a mapping as its name"),
         ("names: {0: {a: b}}", "class 0 has a list or a mapping as its name"),
-        ("names: [a, ]\nnc: 1\nnames: [b]", "the key names stands twice"),
-        ("names: {0: a, 0: b}", "the key 0 stands twice"),
+        ("names: [a, ]\nnc: 1\nnames: [b]", "the key 'names' stands twice"),
+        ("names: {0: a, 0: b}", "the key '0' stands twice"),
         ("names: ['', b]", "class 0 has no name"),
         ("names: [caf\u00e9, cafe\u0301]", "two classes have the name"),
         ("names:", "has no names"),
         ("names: data.names", "has no names"),
         ("- a", "is no mapping of keys to values"),
-        ("names: " + "[" * 3000, "is no YAML"),
-        ("names: *gone", "is no YAML"),
+        ("names: " + "[" * 3000, "is not YAML"),
+        ("names: *gone", "is not YAML"),
     ],
 )
 def test_names_that_cannot_be_meant_are_refused(tmp_path: Path, text: str, words: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, 
 from builder.store.files import sha256_file
 from builder.store.names import canonical
 from builder.store.text import read_json
-from builder.truth.coco import read_categories
+from builder.truth.coco import read_categories, read_listed
 from builder.truth.ids import Id, read_id
 from builder.truth.records import NO_CLASSES
 from teachers.base import TeacherError, TeacherOptions
@@ -37,11 +36,8 @@ def read_coco_results(results: Path, records: Any, images: Path | None, options:
             f"replay:{results} needs `images`, the COCO JSON that names the images and classes of the results"
         )
     listing = read_json(images)
-    try:
-        ids, names = read_categories(listing["categories"], images)
-        listed = _listed(listing["images"], images)
-    except (KeyError, TypeError, ValueError) as error:
-        raise BuildError(f"{images} is no COCO JSON with images and categories ({brief(repr(error))})") from None
+    ids, names = read_categories(listing, images)
+    listed = {canonical(name): (id, size) for id, name, size in zip(*read_listed(listing, images), strict=True)}
     classes = tuple(name for name in names if name not in NO_CLASSES)
     place = {name: n for n, name in enumerate(classes)}
     label = {id: place.get(name, -1) for id, name in zip(ids, names, strict=True)}
@@ -60,20 +56,6 @@ def read_coco_results(results: Path, records: Any, images: Path | None, options:
         digests={"results": sha256_file(results), "images": sha256_file(images)},
         listing=images.name,
     )
-
-
-def _listed(records: list[dict[str, Any]], path: Path) -> dict[str, tuple[Id, Size]]:
-    """File name (NFC) -> id and size."""
-    by_id: dict[str, tuple[Id, Size]] = {}
-    for record in records:
-        name = canonical(str(record["file_name"]))
-        if name in by_id:
-            raise BuildError(f"{path}: image file {brief(repr(name))} stands twice: keep one")
-        by_id[name] = read_id(record["id"]), (int(record["width"]), int(record["height"]))
-    repeated = [id for id, count in Counter(id for id, _ in by_id.values()).items() if count > 1]
-    if repeated:
-        raise BuildError(f"{path}: image id {brief(repr(repeated[0]))} stands twice: keep one")
-    return by_id
 
 
 def _by_image(

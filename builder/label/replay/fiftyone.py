@@ -16,7 +16,12 @@ from builder.errors import BuildError, brief
 from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, label_places, objects
 from builder.store.files import sha256_file
 from builder.store.names import canonical
+from builder.truth.ids import LARGEST_SIDE
 from teachers.base import TeacherOptions
+from teachers.limits import MAX_PIXELS
+
+LARGEST_MASK = 256 << 20
+"""Bytes of an object's mask, unpacked: a byte for each pixel of the largest image that is read."""
 
 
 def read_fiftyone_field(folder: Path, content: Any, field: str, options: TeacherOptions) -> Stored:
@@ -46,15 +51,16 @@ def read_fiftyone_field(folder: Path, content: Any, field: str, options: Teacher
                 f"{path}: field {field} of {brief(name)} holds no Detections: name another as {folder}#FIELD"
             )
         facts = sample.get("metadata")
-        known = isinstance(facts, dict) and all(isinstance(facts.get(side), int) for side in ("width", "height"))
+        if facts is not None and not isinstance(facts, dict):
+            raise BuildError(f"{path}: {brief(name)} has the metadata {brief(repr(facts))}: export the dataset again")
         if name in sizes:
             raise BuildError(f"{path}: {brief(name)} stands twice: keep one")
-        sizes[name] = (facts["width"], facts["height"]) if known else None
+        sizes[name] = _size(facts or {}, f"{path}: {brief(name)}")
         given[name] = held["detections"]
     if not sizes:
         raise BuildError(f"{path} has no field {brief(repr(field))}: name one of its fields of detections")
     for name, many in given.items():
-        if not all(isinstance(item.get("label"), str) for item in many):
+        if not all(isinstance(item.get("label"), str) and item["label"] for item in many):
             raise BuildError(f"{path}: {brief(name)} has an object without a label: give each a class")
         if any(item.get("mask_path") and item.get("mask") is None for item in many):
             raise BuildError(f"{path}: {brief(name)} has masks in files: read them into `mask` before the export")
@@ -74,6 +80,16 @@ def read_fiftyone_field(folder: Path, content: Any, field: str, options: Teacher
         digests={"results": sha256_file(path), "images": None, "field": field},
         relative=True,
     )
+
+
+def _size(facts: Mapping[str, Any], where: str) -> Size | None:
+    """Width and height that the metadata of a sample state, None where there are none."""
+    sides = (facts.get("width"), facts.get("height"))
+    if sides == (None, None):
+        return None
+    if not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides):
+        raise BuildError(f"{where} has the size {brief(repr(sides))} in its metadata: call compute_metadata() again")
+    return sides  # type: ignore[return-value]
 
 
 def _is_detections(value: Any) -> bool:
@@ -123,12 +139,17 @@ def _code(mask: Any, row: np.ndarray, size: Size, where: str) -> bytes:
     from teachers import masks
 
     try:
-        packed = base64.b64decode(mask["$binary"]["base64"], validate=True)
-        plane = np.load(io.BytesIO(zlib.decompress(packed)), allow_pickle=False)
+        packed = zlib.decompressobj()
+        plain = packed.decompress(base64.b64decode(mask["$binary"]["base64"], validate=True), LARGEST_MASK)
+        if not packed.eof:
+            raise ValueError(f"cut, or larger than {LARGEST_MASK >> 20} MiB")
+        plane = np.load(io.BytesIO(plain), allow_pickle=False)
         small = Image.fromarray((np.asarray(plane) != 0).astype(np.uint8) * 255)
-    except (KeyError, TypeError, ValueError, OSError, zlib.error) as error:
+    except (KeyError, TypeError, ValueError, OSError, EOFError, MemoryError, zlib.error) as error:
         raise BuildError(f"{where} has a mask that cannot be read ({brief(error)}): export it again") from None
     width, height = size
+    if width * height > MAX_PIXELS:
+        raise BuildError(f"{where} has {width}x{height} pixels, more than {MAX_PIXELS}: give smaller images")
     x1, x2 = (min(max(round(float(side) * width), 0), width) for side in (row[0], row[2]))
     y1, y2 = (min(max(round(float(side) * height), 0), height) for side in (row[1], row[3]))
     whole = np.zeros((1, height, width), np.uint8)

@@ -157,8 +157,10 @@ def _region(result: Mapping[str, Any], prediction: Mapping[str, Any], where: str
     if not 0 <= score <= 1:
         raise BuildError(f"{where} has the score {score:g}, outside 0..1: correct it")
     sides = [result.get(f"original_{side}") for side in ("width", "height")]
-    known = all(isinstance(side, int | float) for side in sides)
-    size = (round(sides[0]), round(sides[1])) if known else None  # type: ignore[arg-type]
+    size = None
+    if sides != [None, None]:
+        width, height = (_number(side, where, "original size") for side in sides)
+        size = (round(width), round(height))
     if result.get("type") == "polygonlabels":
         points = value.get("points")
         if not isinstance(points, list) or not all(isinstance(point, list) and len(point) == 2 for point in points):

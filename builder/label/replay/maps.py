@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from builder.errors import BuildError, brief
 from builder.label.replay.stored import Stored, digest_files
 from builder.truth.class_names import read_class_lines
 from builder.truth.listing import list_images
+from builder.truth.masks import read_plane
 from teachers.base import VOID, SemanticMap, TeacherOptions
 
 
@@ -32,8 +31,8 @@ def read_maps(folder: Path, options: TeacherOptions) -> Stored:
 
     def read(name: str, width: int, height: int) -> SemanticMap:
         planes = [
-            _plane(labels[name], ("L", "P"), width, height),
-            _plane(confidence[name], ("L",), width, height),  # a palette's indices are no confidences
+            read_plane(labels[name], ("L", "P"), (width, height)),
+            read_plane(confidence[name], ("L",), (width, height)),  # a palette's indices are no confidences
         ]
         wrong = np.setdiff1d(planes[0], [*range(len(classes)), VOID])
         if len(wrong):
@@ -59,17 +58,3 @@ def _planes(folder: Path) -> dict[str, Path]:
             raise BuildError(f"{planes[stem]} and {path} are of one image: take one out")
         planes[stem] = path
     return planes
-
-
-def _plane(path: Path, modes: Sequence[str], width: int, height: int) -> np.ndarray:
-    """uint8 (H, W)."""
-    try:
-        with Image.open(path) as file:
-            if file.mode not in modes:
-                raise BuildError(f"{path} has pixels of mode {file.mode}: save it as an 8-bit grey PNG")
-            values = np.array(file)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise BuildError(f"{path} cannot be read ({brief(error)}): replace it") from None
-    if values.shape != (height, width):
-        raise BuildError(f"{path} is {values.shape[1]}x{values.shape[0]}, but its image {width}x{height}: correct it")
-    return values

@@ -31,6 +31,8 @@ def read_probabilities(path: Path, options: TeacherOptions) -> Stored:
         )
     for number, line in table:
         name = canonical(line[0])
+        if not name:
+            raise BuildError(f"{path}: line {number} names no image: correct it")
         if name in places:
             raise BuildError(f"{path}: line {number} has {brief(repr(name))} again: keep one")
         places[name] = len(rows)

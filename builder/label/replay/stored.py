@@ -15,6 +15,7 @@ from builder.kinds import kind_of
 from builder.store.files import digest, sha256_file
 from teachers.base import Detections, Kind, Prediction, TeacherError, TeacherOptions
 from teachers.errors import warn
+from teachers.limits import MAX_BYTES
 
 StoredFormat = Literal["coco", "label_studio", "fiftyone", "yolo", "csv", "maps"]
 TWICE = 0.1
@@ -185,6 +186,13 @@ def label_places(seen: Iterable[str], options: TeacherOptions, path: Path) -> tu
 
 
 def digest_files(root: Path, files: Sequence[Path]) -> str:
-    """SHA-256 of the names below `root` and the content of all these files, whatever their order."""
+    """SHA-256 of the names below `root` and the content of all these files, whatever their order. Raises BuildError for
+    one that cannot be read, or is larger than MAX_BYTES."""
     root = root.absolute()  # which lists of files give, whatever `root` is relative to
-    return digest(sorted([file.absolute().relative_to(root).as_posix(), sha256_file(file)] for file in files))
+    try:
+        for file in files:
+            if file.stat().st_size > MAX_BYTES:
+                raise BuildError(f"{file} has more than {MAX_BYTES >> 20} MiB: replace it or take it out")
+        return digest(sorted([file.absolute().relative_to(root).as_posix(), sha256_file(file)] for file in files))
+    except OSError as error:
+        raise BuildError(f"{error.filename} cannot be read ({error.strerror}): replace it or take it out") from None
