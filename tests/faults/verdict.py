@@ -9,11 +9,12 @@ from tests.faults.commands import Ran
 
 
 class Verdict(StrEnum):
-    """What became of a fault. The first three are as it should be."""
+    """What became of a fault. The first four are as it should be, or as it must be."""
 
     REFUSED = "refused"  # a non-zero exit and one sentence
     SURVIVED = "survived"  # exit 0, and the outcome is right, or the fault stands in it as a row or a warning
     HARMLESS = "harmless"  # bytes or values proved equal
+    UNDETECTABLE = "undetectable"  # valid data of another picture: nothing in the file tells
     SILENT = "silent"  # exit 0, and other than it should be; or a failure without a word
     TRACEBACK = "traceback"
     WORDY = "wordy"  # an error of several lines
@@ -23,7 +24,7 @@ class Verdict(StrEnum):
 
     @property
     def good(self) -> bool:
-        return self in (Verdict.REFUSED, Verdict.SURVIVED, Verdict.HARMLESS)
+        return self in (Verdict.REFUSED, Verdict.SURVIVED, Verdict.HARMLESS, Verdict.UNDETECTABLE)
 
 
 STARTS = ("Error: ", "stopped: ")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from builder.errors import BuildError
 from builder.scan.entries import Listing
 from builder.scan.tars import tar_images
+from tests.helpers.headers import END, NEGATIVE, header, pax, summed
 
 INPUTS = int(os.environ.get("TUTELAGE_INPUTS", "150"))
 """Mutated tars that each run of the tests reads; as many of arbitrary bytes."""
@@ -80,31 +81,6 @@ def test_mutated_tars_are_refused_or_read_as_tarfile_reads_them(
     for place, bytes_ in changes:
         data[place : place + len(bytes_)] = bytes_
     check(summed(bytes(data)) if sums else bytes(data))
-
-
-def summed(data: bytes) -> bytes:
-    """With the check sum of every block that is a header right again, so that its fields are believed."""
-    blocks = [data[place : place + 512] for place in range(0, len(data), 512)]
-    for n, block in enumerate(blocks):
-        if block[257:262] == b"ustar":
-            total = sum(block[:148]) + 8 * 32 + sum(block[156:])
-            blocks[n] = block[:148] + b"%06o\0 " % total + block[156:]
-    return b"".join(blocks)
-
-
-def header(name: bytes, size: bytes, type: bytes = b"0", rest: bytes = b"") -> bytes:
-    block = name.ljust(100, b"\0") + b"0000644\0" + 2 * b"0000000\0" + size.ljust(12, b"\0") + b"00000000000\0"
-    block += bytes(8) + type + bytes(100) + b"ustar\x0000" + rest
-    return summed(block.ljust(512, b"\0"))
-
-
-def pax(*records: bytes) -> bytes:
-    lines = b"".join(b"%03d %s\n" % (len(record) + 5, record) for record in records)
-    return header(b"pax", b"%011o" % len(lines), b"x") + lines.ljust(512, b"\0")
-
-
-END = bytes(1024)
-NEGATIVE = b"\xff" * 10 + b"\xfe\x00"  # -512
 
 
 @pytest.mark.parametrize(

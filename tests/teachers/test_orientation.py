@@ -100,7 +100,7 @@ def test_a_pool_of_every_format_is_scanned_and_written_upright(tmp_path: Path) -
     assert pool.count("unreadable") == 0 and len(pool) >= 7 * 8
     for image in pool.images():
         assert (image.width, image.height) == (80, 48), image.name
-        label, data = described(image, "png")
+        label, data, _ = described(image, "png")
         assert label["reencoded"] == (
             "format" if image.format != "png" else "upright" if image.orientation > 1 else "none"
         )
