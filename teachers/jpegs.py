@@ -8,6 +8,7 @@ from the head of a file, where no pixels are, and are looked behind, since only 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
@@ -39,7 +40,10 @@ def decode(data: bytes, colours: str, side: int = 0) -> tuple[np.ndarray, str]:
         data = _essential(data)
         outcome = _attempt(data, colours, side)
     if not isinstance(outcome, str):
-        return outcome, ""
+        try:
+            return outcome, "" if _is_complete(data) else "scans are missing"
+        except IndexError:
+            return outcome, "a segment is too short"
     pixels = simplejpeg.decode_jpeg(data, colours, min_height=side, min_width=side, strict=False)
     return pixels, outcome.removeprefix("Corrupt JPEG data: ")
 
@@ -62,22 +66,48 @@ def _attempt(data: bytes, colours: str, side: int) -> np.ndarray | str:
     return pixels
 
 
+def _is_complete(data: bytes) -> bool:
+    """Whether the scans of a JPEG bring every coefficient of every component to its last bit (ITU T.81, G.1): libjpeg
+    does not mind if a file that has several ends after some of them."""
+    lacking: dict[int, list[int]] = {}  # component -> bits that each of its 64 coefficients lacks
+    for marker, _, segment in _segments(data):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            lacking = {segment[10 + 3 * n]: [99] * 64 for n in range(segment[9])}
+        elif marker == 0xDA:
+            count = segment[4]
+            first, last, bits = segment[5 + 2 * count], segment[6 + 2 * count], segment[7 + 2 * count] & 15
+            for component in segment[5 : 5 + 2 * count : 2]:
+                if component in lacking:
+                    lacking[component][first : last + 1] = [bits] * (min(last, 63) + 1 - first)
+            if not any(map(any, lacking.values())):
+                return True
+    return False
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """The marker of each segment of a JPEG, where it stands, and its bytes with the marker, to the end of the image."""
+    place = 2
+    while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data):
+        marker = data[place + 1]
+        if marker == 0xD9:
+            return
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:  # no segment: data, fill, or what stands alone
+            place += 1 if marker == 0xFF else 2
+            continue
+        end = place + 2 + int.from_bytes(data[place + 2 : place + 4])
+        yield marker, place, data[place:end]
+        place = end
+
+
 def _essential(data: bytes) -> bytes:
     """A JPEG with nothing before its first scan but what decoding needs (ITU T.81, B.1) and what says that its colours
     are YCbCr (JFIF) or not (Adobe), as far as libjpeg knows it."""
-    parts, place = [data[:2]], 2
-    while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data):
-        marker = data[place + 1]
+    parts = [data[:2]]
+    for marker, place, segment in _segments(data):
         if marker == 0xDA:
             return b"".join((*parts, data[place:]))
-        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:  # no segment: fill, or what stands alone
-            place += 1
-            continue
-        end = place + 2 + int.from_bytes(data[place + 2 : place + 4])
-        segment = data[place:end]
         if segment[4:9] == b"JFIF\0":
             parts.append(segment[:9] + b"\1\1" + segment[11:])
         elif marker in _NEEDED or (segment[4:9] == b"Adobe" and segment[15:16] in (b"\0", b"\1", b"\2")):
             parts.append(segment)
-        place = end
     return data

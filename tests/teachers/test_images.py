@@ -179,6 +179,16 @@ def test_what_a_jpeg_says_of_itself_is_no_damage(said: Callable[[bytes], bytes])
         assert np.array_equal(decode_rgb(said(whole)), decode_rgb(whole))
 
 
+def test_a_progressive_jpeg_that_ends_after_some_of_its_scans_is_damaged() -> None:
+    whole, starts = noisy(progressive=True), []
+    while (place := whole.find(b"\xff\xc4", starts[-1] + 2 if starts else 0)) >= 0:
+        starts.append(place)
+    assert len(starts) > 4  # the tables of each scan; libjpeg has nothing to say of an end before them
+    for place in starts[2:]:
+        with pytest.raises(ImageError, match="scans are missing"):
+            decode_rgb(whole[:place] + b"\xff\xd9")
+
+
 def test_no_photograph_is_taken_for_damaged(shared_data: Path) -> None:
     photographs = sorted(path for path in shared_data.rglob("*.jpg") if path.parent.name != "edge")[::40]
     assert len(photographs) > 90
