@@ -186,7 +186,7 @@ def collect(answers: Iterable[Answer], version: Version) -> Returned:
     edited, refused = list[Edited](), dict[str, str]()
     for key, answer in sorted(by_key.items()):
         try:
-            _check_objects(answer, places[key], version)
+            _check_objects(answer, version)
             edited += list(_edited(answer, shown.get(key, []), manifest))
         except OfOneImage as error:
             if len(refused) + 1 == len(by_key):
@@ -236,7 +236,7 @@ def _check(answer: Answer, image: ShardImage | None, version: Version) -> None:
             )
 
 
-def _check_objects(answer: Answer, image: ShardImage, version: Version) -> None:
+def _check_objects(answer: Answer, version: Version) -> None:
     if answer.problem:
         raise OfOneImage(answer.problem)
     classes, noun = version.manifest.classes, "the" if kind_of(version.manifest.kind).single else "a box of"
@@ -246,11 +246,6 @@ def _check_objects(answer: Answer, image: ShardImage, version: Version) -> None:
                 f"{answer.where} has {noun} class {brief(repr(box.label))}, which {version.ref} does not know "
                 f"({brief(', '.join(classes))}): correct it there and export again"
             )
-        x1, y1, x2, y2 = box.box
-        if min(x1, x2 - image.width) < -image.width or max(x1, x2 - image.width) > image.width:
-            raise OfOneImage(f"{answer.where} has a {brief(box.label)} box far beside the image: draw it on it")
-        if min(y1, y2 - image.height) < -image.height or max(y1, y2 - image.height) > image.height:
-            raise OfOneImage(f"{answer.where} has a {brief(box.label)} box far above or below the image: draw it on it")
 
 
 def _edited(answer: Answer, shown: Sequence[Shown], manifest: Manifest) -> Iterator[Edited]:
