@@ -148,6 +148,11 @@ class Trust:
                 return  # read-only, or full: the next process hashes again
 
 
+def memory_of(folder: Path) -> Path:
+    """The file beside the folder of a store's version that says which of its files were hashed."""
+    return folder.with_name(f".checked-{folder.name}")
+
+
 def identity_of(path: Path | str) -> Identity:
     """Of a file as it is now. Raises OSError."""
     status = os.stat(path)

@@ -15,7 +15,7 @@ from builder.store.files import sha256_file
 from builder.store.manifest import CLAIM as CLAIM
 from builder.store.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
 from builder.store.manifest import REPORT as REPORT
-from builder.store.trust import THREADS, Trust, Wrong, survey
+from builder.store.trust import THREADS, Trust, Wrong, memory_of, survey
 from teachers.errors import warn
 
 DATA, LABELS, CARD, CHART = "data", "labels.parquet", "README.md", "report/classes.svg"
@@ -52,7 +52,7 @@ class Version:
         version = Version(folder, read_manifest(folder, claimed=claimed))
         if trust:
             warn(f"the files of {version.ref} are taken as they are: none is checked against its manifest")
-        memory = folder.with_name(f".checked-{folder.name}") if version.is_in_store else None
+        memory = memory_of(folder) if version.is_in_store else None
         return replace(version, trust=Trust(memory, hashing=not trust))
 
     def __repr__(self) -> str:

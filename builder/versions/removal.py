@@ -11,6 +11,7 @@ from builder.store.files import discard, locked
 from builder.store.history import record
 from builder.store.manifest import MANIFEST, read_manifest
 from builder.store.store import Store, check_store
+from builder.store.trust import memory_of
 from builder.store.version import Version, check_here, check_version
 
 
@@ -53,6 +54,7 @@ def remove(version: Version, store: Store, *, dry_run: bool = False) -> Removed:
         removed = _checked(version, store)
         record(store.root, removed.version, version.manifest, "removed")
         discard(folder)
+        memory_of(folder).unlink(missing_ok=True)
     return removed
 
 
