@@ -230,7 +230,8 @@ def _is_right(
         return all(after.get(file) == data for file, data in place.before.items())
     if name == "verify":
         return False
-    if any(word in ran.stdout + ran.stderr for word in ("damaged", "edited")):
+    told = ran.stderr + (ran.stdout if name == "log" else "")  # which goes on with the other versions
+    if any(word in told for word in ("is damaged", "was edited")):
         return True
     made = {file: after[file] for file in differences(damaged, after) if file in after}
     return (ran.stdout, made) == expected
