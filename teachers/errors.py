@@ -6,6 +6,9 @@ import difflib
 import warnings
 from collections.abc import Iterable
 
+LONGEST = 100
+"""Characters of a value that an error quotes."""
+
 
 class TutelageError(Exception):
     """Something a user can mend. The message is one sentence with the offending value and the next step."""
@@ -18,6 +21,12 @@ class TutelageWarning(UserWarning):
 def warn(sentence: str) -> None:
     """Warn whoever called: as a TutelageWarning in Python; the command line prints it on stderr, each sentence once."""
     warnings.warn(sentence, TutelageWarning, stacklevel=3)
+
+
+def brief(value: object) -> str:
+    """A value of a file, or a message about it, as an error may quote it: one line, cut where it is long."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -52,7 +52,8 @@ def load_onnx(path: str | Path, options: TeacherOptions) -> Teacher:
             teacher = OnnxSegmenter(loaded, spec, options)
         case _:
             teacher = OnnxDetector(loaded, spec, options)
-    teacher.predict([np.zeros((*spec.input.size, 3), np.uint8)])
+    with network.limited():
+        teacher.predict([np.zeros((*spec.input.size, 3), np.uint8)])
     return teacher
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from teachers.base import TeacherError
-from teachers.errors import nearest
+from teachers.errors import brief, nearest
 from teachers.from_onnx.spec import DECODERS, NO_CLASS, READER, Model, ModelSpec
 from teachers.text import read_text, read_yaml
 
@@ -56,9 +57,9 @@ def output_names(spec_path: Path, spec: ModelSpec) -> tuple[tuple[str, ...], tup
         raise TeacherError(f"{spec_path} names no classes")
     if not all(name.strip() for name in classes):
         raise TeacherError(f"{spec_path} has a class without a name: write one for each output")
-    repeated = [name for name in classes if classes.count(name) > 1]
-    if repeated:
-        raise TeacherError(f"{spec_path} names the class {repeated[0]!r} more than once")
+    (most, times), *_ = Counter(classes).most_common(1)
+    if times > 1:
+        raise TeacherError(f"{spec_path} names the class {brief(repr(most))} more than once")
     return names, classes, np.where(is_class, np.cumsum(is_class) - 1, -1)
 
 
@@ -117,17 +118,18 @@ def _reason(error: ValidationError) -> str:
         case "union_tag_not_found":
             return f"lacks the key decoder: write one of {', '.join(DECODERS)}"
         case "union_tag_invalid":
-            return f"has an unknown decoder {first['input']['decoder']!r}: write one of {', '.join(DECODERS)}"
+            return (
+                f"has an unknown decoder {brief(repr(first['input']['decoder']))}: write one of {', '.join(DECODERS)}"
+            )
         case "missing":
-            return f"lacks the key {key}"
+            return f"lacks the key {key}: add it"
         case "extra_forbidden":
             sections = READER.json_schema()["$defs"].values()
             known = {name for section in sections for name in section.get("properties", ())}
             meant = nearest(key.rpartition(".")[2], known - {key})
-            return (
-                f"has an unknown key {key}: {f'did you mean {meant}? ' if meant else ''}Remove it or correct its name"
-            )
+            hint = f"did you mean {meant}? " if meant else ""
+            return f"has an unknown key {brief(key)}: {hint}Remove it or correct its name"
         case "value_error":
             return f"cannot be used: {first['msg'].removeprefix('Value error, ')}"
         case _:
-            return f"has {key}: {first['input']!r}, but {first['msg'][0].lower()}{first['msg'][1:]}"
+            return f"has {key}: {brief(repr(first['input']))}, but {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -7,6 +7,7 @@ import mmap
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,9 @@ import onnxruntime as ort
 import PIL
 
 from teachers.base import TeacherError, TeacherOptions
+from teachers.errors import brief
+from teachers.files import open_regular
+from teachers.from_onnx.guard import FIRST_SECONDS, limited_memory, run_watched, too_large
 from teachers.from_onnx.reading import output_names
 from teachers.from_onnx.spec import InputSpec, ModelSpec
 
@@ -26,8 +30,20 @@ sum may follow the number of threads and must not follow the machine. For speed 
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 """ONNX Runtime's name of a model's input type -> the type it is fed."""
 
+OUT_OF_MEMORY = re.compile("bad_alloc|[Ff]ailed to allocate memory")
+NOISE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+\.(cc|h):\d+ |/onnxruntime_src/\S+ ")
+REASON = 300
+"""Characters of a reason that are kept: the name of a node may be long."""
 LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff][\x01-\x7f]|[\x01-\x7f])", re.DOTALL)
 """What stands before the name of a file with external data; the group is the length of that name, a varint."""
+
+
+PROTOBUF = 2**31 - 1
+"""Bytes that a protobuf, and with it an ONNX file, can have; larger models keep their weights in files beside."""
+LARGEST_IMAGE = 3 * 4096 * 4096
+"""Numbers of an image as the input of a model."""
+LARGEST_BATCH = 1 << 29
+"""Numbers of a batch: 2 GiB."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +70,26 @@ class Signature:
 
 class Network:
     """An ONNX file, open. On the CPU, or with `device: cuda` on a GPU. Raises TeacherError for a model that ONNX
-    Runtime cannot load, or that takes anything but images (and their sizes)."""
+    Runtime cannot load, that takes anything but images (and their sizes), or more memory than it may have."""
 
     def __init__(self, model: Path, options: TeacherOptions) -> None:
-        self.model = model
-        self._session = _open(model, options)
+        self.model, self._tried = model, False
+        parts = _parts(model)
+        self._bytes = sum(part.stat().st_size for part in parts)
+        with self.limited():
+            self._session = _open(model, options)
         self.signature = _signature(self._session, model)
-        self.weights_sha256 = [_sha256(part) for part in _parts(model)]
+        self.weights_sha256 = [_sha256(part) for part in parts]
         self.runtime: Mapping[str, Any] = {
             "providers": self._session.get_providers(),
             "threads": options.threads or THREADS,
             "onnxruntime": ort.__version__,
             "pillow": PIL.__version__,
         }
+
+    def limited(self) -> AbstractContextManager[None]:
+        """See teachers.from_onnx.guard.limited_memory."""
+        return limited_memory(self.model, self._bytes)
 
     def check(self, spec: InputSpec, outputs: tuple[str | tuple[str, ...], ...] | None) -> None:
         """Raise TeacherError where what a YAML file says cannot be of this model: other outputs, another size."""
@@ -78,6 +101,7 @@ class Network:
             if name not in self.signature.outputs:
                 known = ", ".join(self.signature.outputs)
                 raise TeacherError(f"{self.model} has no output {name!r}: name some of {known}")
+        self.check_size(self.signature.batch or 1, spec.size)
         sides = (3, *spec.size) if spec.layout == "nchw" else (*spec.size, 3)
         fixed = self.signature.shape[1:]
         if len(fixed) == 3 and fixed[sides.index(3)] in (1, 2, 4):
@@ -91,19 +115,39 @@ class Network:
                 f"{self.model} takes images of {takes}, but its YAML file says {gets}: correct input.size or layout"
             )
 
+    def check_size(self, images: int, size: tuple[int, int]) -> None:
+        """Raise TeacherError for a batch that takes too much memory, before there is one."""
+        numbers = 3 * size[0] * size[1]
+        limit = LARGEST_IMAGE if numbers > LARGEST_IMAGE else LARGEST_BATCH
+        if numbers > LARGEST_IMAGE or images * numbers > LARGEST_BATCH:
+            lower = "make input.size smaller" + (", or batch_size" if numbers <= LARGEST_IMAGE else "")
+            raise TeacherError(
+                f"{self.model} is to be given {images} x 3 x {size[0]} x {size[1]} numbers at once, more than "
+                f"{limit:,}: {lower}"
+            )
+
     def run(
         self, tensor: np.ndarray, spec: InputSpec, outputs: tuple[str | tuple[str, ...], ...] | None
     ) -> list[np.ndarray]:
         """The outputs as they are, float16 as float32, parts of a head joined. Raises TeacherError if ONNX Runtime
-        fails, for an output that is no array of numbers, and for a NaN or infinite number in one."""
+        fails or is not done with the first image in time, for an output that is no array of numbers, and for a NaN or
+        infinite number in one."""
         feed = {self.signature.image: tensor.astype(self.signature.dtype, copy=False)}
         if self.signature.sizes is not None:
             feed[self.signature.sizes] = np.tile(np.array(spec.size[::-1], np.int64), (len(tensor), 1))
         groups = outputs or tuple(self.signature.outputs)
         try:
-            arrays = self._session.run(_names(groups), feed)
+            arrays = run_watched(self._session, _names(groups), feed, None if self._tried else FIRST_SECONDS)
+        except TimeoutError as error:
+            raise TeacherError(
+                f"{self.model} is not done with its first image after {FIRST_SECONDS:g} s: it may turn in a loop that "
+                "never ends, or needs a faster machine"
+            ) from error
         except Exception as error:  # ONNX Runtime's errors share no narrower class
+            if OUT_OF_MEMORY.search(str(error)):
+                raise too_large(self.model) from error
             raise TeacherError(f"{self.model} failed in ONNX Runtime: {_reason(error)}") from error
+        self._tried = True
         if not all(isinstance(array, np.ndarray) and array.dtype.kind in "fiub" for array in arrays):
             raise TeacherError(
                 f"{self.model} gives outputs that are no arrays of numbers: name those to read (outputs)"
@@ -162,6 +206,7 @@ class Loaded:
         size = fixed or self.batch_size
         for first in range(0, len(images), size):
             batch = images[first : first + size]
+            self.network.check_size(fixed or len(batch), self.input.size)
             tensor, geometry = self.input.prepare(batch, fixed or len(batch))
             yield batch, self.network.run(tensor, self.input, self._outputs), geometry
 
@@ -177,7 +222,7 @@ def _open(model: Path, options: TeacherOptions) -> ort.InferenceSession:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads or THREADS
     settings.inter_op_num_threads = 1
-    settings.log_severity_level = 3  # errors only: its warnings are about the graph, nothing a user can act on
+    settings.log_severity_level = 4  # its warnings are about the graph, and its errors we say ourselves
     # Idle threads that spin would take the cores from the threads that decode the next images.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if providers[0] not in ort.get_available_providers():
@@ -185,6 +230,8 @@ def _open(model: Path, options: TeacherOptions) -> ort.InferenceSession:
     try:
         session = ort.InferenceSession(str(model), settings, providers=providers)
     except Exception as error:  # ONNX Runtime's errors share no narrower class
+        if OUT_OF_MEMORY.search(str(error)):
+            raise too_large(model) from error
         raise TeacherError(f"{model} cannot be loaded by ONNX Runtime: {_reason(error)}") from error
     if session.get_providers()[0] != providers[0]:  # it falls back in silence where the driver or a library is missing
         raise TeacherError("device 'cuda' could not be opened by ONNX Runtime: check the driver, or write device: cpu")
@@ -221,21 +268,34 @@ def _names(groups: Sequence[str | tuple[str, ...]]) -> list[str]:
 
 
 def _reason(error: Exception) -> str:
-    """All that ONNX Runtime says, in one line: what does not fit stands in its second."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What ONNX Runtime says in one line, without its codes and its own source's places: what does not fit stands in
+    its second line, after the name of the node."""
+    text = NOISE.sub("", " ".join(str(error).split()))
+    return text if len(text) <= REASON else f"{text[:REASON]}…" if text else type(error).__name__
 
 
 def _parts(model: Path) -> list[Path]:
     """The model and, if its tensors lie outside of it, the files that it names for them (`external_data` in onnx.proto:
-    a key `location` and its value, each with its length before it)."""
+    a key `location` and its value, each with its length before it). Raises TeacherError for one that is no file of the
+    model's folder, and for a model that is too large for its format, or empty."""
+    size = model.stat().st_size
+    if not 0 < size <= PROTOBUF:
+        raise TeacherError(f"{model} has {size:,} bytes, which no ONNX file has: export it again")
     names: set[bytes] = set()
-    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with open_regular(model) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for match in LOCATION.finditer(content):
             low, high = match[1][0], match[1][1:]
             length = (low & 127) + (high[0] << 7 if high else 0)
             names.add(content[match.end() : match.end() + length])
-    beside = {model.parent / os.fsdecode(name) for name in names if b"\0" not in name}
-    return [model, *sorted(path for path in beside if path.is_file())]
+    parts = [os.fsdecode(name) for name in sorted(names) if b"\0" not in name]
+    for name in parts:
+        if (path := model.parent / name).exists() and (
+            not path.is_file() or os.path.isabs(name) or os.path.normpath(name).startswith("..")
+        ):
+            raise TeacherError(
+                f"{model} keeps weights in {brief(repr(name))}, which is no file of its own folder: put both into one"
+            )
+    return [model, *(path for name in parts if (path := model.parent / name).is_file())]
 
 
 def _sha256(path: Path) -> str:

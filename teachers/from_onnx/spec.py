@@ -30,8 +30,12 @@ def _quotient(value: Any) -> Any:
 
 LATER: dict[str, Any] = {"multi_label": True, "raw": False}
 """Options that came after predictions had been stored -> the value by which a description stays what it was."""
-Positive = Annotated[int, Field(gt=0)]
-Spread = Annotated[float, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**31)]
+Side = Annotated[int, Field(gt=0, le=16_384)]
+"""Pixels of the input; how many it may have in all stands in teachers.from_onnx.session."""
+Number = Annotated[float, Field(ge=-1e6, le=1e6)]
+Spread = Annotated[float, Field(ge=1e-6, le=1e6)]
+"""Numbers that a float32 can be divided by, and multiplied with."""
 Share = Annotated[float, Field(gt=0, le=1)]
 Column = Literal["image", "box", "score", "label"]
 
@@ -63,14 +67,14 @@ class InputSpec(_Strict):
     which most YOLOs were trained.
     """
 
-    size: Annotated[tuple[Positive, Positive], BeforeValidator(_square)]
+    size: Annotated[tuple[Side, Side], BeforeValidator(_square)]
     color: Literal["rgb", "bgr"] = "rgb"
-    scale: Annotated[float, BeforeValidator(_quotient)] = 1.0
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    scale: Annotated[Number, BeforeValidator(_quotient)] = 1.0
+    mean: tuple[Number, Number, Number] = (0.0, 0.0, 0.0)
     std: tuple[Spread, Spread, Spread] = (1.0, 1.0, 1.0)
     fit: Literal["letterbox", "stretch", "crop"] = "letterbox"
     letterbox: Letterbox = Letterbox()
-    shorter_side: Positive | None = None
+    shorter_side: Side | None = None
     antialias: bool = True
     layout: Literal["nchw", "nhwc"] = "nchw"
 
@@ -212,7 +216,7 @@ class NanodetSpec(_Whole):
 
     decoder: Literal["nanodet"]
     strides: tuple[Positive, ...] = (8, 16, 32, 64)
-    reg_max: Positive = 7
+    reg_max: Annotated[int, Field(gt=0, le=1024)] = 7
     cell_offset: Annotated[float, Field(ge=0, le=1)] = 0.0
     activation: Literal["none", "sigmoid"] = "none"
     nms_iou: Share | None = 0.5
