@@ -52,7 +52,7 @@ class CheckpointTeacher:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         network, config, meta = load_checkpoint(Path(run))
-        self._set_up(network, config, options, meta["weights"]["sha256"], meta["trained_on"])
+        self._set_up(network, config, options, meta.weights.sha256, meta.trained_on)
 
     @classmethod
     def of(cls, network: nn.Module, config: NetworkConfig, options: TeacherOptions) -> CheckpointTeacher:

@@ -36,17 +36,18 @@ from builder.recipe.reading import BY_EXAMPLE, explain, read_mapping
 from builder.recipe.recipe import PoolOptions
 from builder.scan.pool import Pool, find_pool
 from builder.sections import Section
-from builder.store.files import locked, sha256_file, write_file
+from builder.store.files import locked, seal, sha256_file, write_file
 from builder.store.store import Store
 from students.data.ahead import made_ahead
 from students.pretrain.simclr import PoolImages, Projection, ViewBatches, Views, nt_xent
 from students.train.errors import TrainError
 from students.train.loop import MAX_SKIPPED, Progress, learning_rate, make_optimizer
 from students.train.recipe import rooted_network
-from students.train.run import STATE, append, claim, cut_log, libraries, save_state, sync_log
+from students.train.run import append, claim, cut_log, libraries, sync_log
+from students.train.state import read_state, readable, write_state
 from teachers.networks.backbones import DEFAULT, make_backbone, published_names, whole_network
-from teachers.networks.checkpoints import FORMAT, META
 from teachers.networks.config import NetworkConfig, check_normalisation
+from teachers.networks.meta import FORMAT, META, check_file, read_meta
 from teachers.networks.weights import BACKBONE, pretrained_on, weights_file
 
 UNUSED = ("arch", "classes", "channels", "head_depth")
@@ -124,6 +125,7 @@ def pretrain(recipe: PretrainRecipe, out: Path, store: Store, progress: Progress
         description = _description(recipe, images)
         saved = claim(out, description)
         if saved == recipe.steps:
+            check_file(out, read_meta(out).weights)
             return out
         run = _start(recipe, out, description, images)
         first, skipped, before = run.resume(), 0, time.perf_counter()
@@ -191,14 +193,14 @@ class _Run:
     def resume(self) -> int:
         """Take up the last save, if there is one: the steps done by then. Later log records are dropped."""
         step = 0
-        if (self.out / STATE).is_file():
-            state = torch.load(self.out / STATE, map_location="cpu", weights_only=True)
-            step = int(state["step"])
-            self.network.load_state_dict(state["network"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            torch.set_rng_state(state["random"])
-            if self.device.type == "cuda" and len(state["random_gpu"]):
-                torch.cuda.set_rng_state(state["random_gpu"])
+        if (state := read_state(self.out)) is not None:
+            with readable(self.out):
+                self.network.load_state_dict(state["network"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                torch.set_rng_state(state["random"])
+                if self.device.type == "cuda" and len(state["random_gpu"]):
+                    torch.cuda.set_rng_state(state["random_gpu"])
+            step = state["step"]
         cut_log(self.out, step)
         return step
 
@@ -212,7 +214,7 @@ class _Run:
             "random_gpu": torch.cuda.get_rng_state() if self.device.type == "cuda" else torch.empty(0),
         }
         sync_log(self.out)
-        save_state(self.out / STATE, state)
+        write_state(self.out, state)
         body = self.network["body"].state_dict()
         weights = save_tensors({name: body[ours].contiguous() for ours, name in self.names.items()})
         meta = {
@@ -225,7 +227,7 @@ class _Run:
             "weights": {"file": BACKBONE, "sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)},
         }
         write_file(self.out / BACKBONE, weights)
-        write_file(self.out / META, orjson.dumps(meta, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        write_file(self.out / META, orjson.dumps(seal(meta), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def _start(recipe: PretrainRecipe, out: Path, description: Mapping[str, Any], images: PoolImages) -> _Run:

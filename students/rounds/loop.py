@@ -37,7 +37,7 @@ from students.train.loop import Progress, train
 from students.train.recipe import Rounds, TrainRecipe
 from students.train.setup import labels_digest, make_plan
 from teachers.base import TeacherOptions
-from teachers.networks.checkpoints import META, read_meta
+from teachers.networks.meta import META, read_meta
 
 ROUNDS, PAGE = "rounds.json", "rounds.html"
 OF_A_STUDENT = ("floor", "nms_iou", "top_k", "max_detections", "dtype", "tta", "batch_size", "device", "threads")
@@ -121,7 +121,7 @@ class _Work:
         made = self.build(labels)
         version = f"{made.manifest.name}@{made.manifest.version}"
         run = self.student(number, version)
-        weights = read_meta(run)["weights"]["sha256"]
+        weights = read_meta(run).weights.sha256
         same = (number, version, made.manifest.id, weights)
         for earlier in known:
             if (earlier.number, earlier.version, earlier.id, earlier.weights) == same:

@@ -24,7 +24,8 @@ from students.study.results import CellResult
 from students.study.versions import Made, make
 from students.train.loop import train
 from students.train.recipe import TrainRecipe
-from students.train.run import LOG, STATE
+from students.train.run import read_log
+from students.train.state import STATE
 from teachers.from_checkpoint import CheckpointTeacher
 from teachers.networks.weights import BACKBONE
 
@@ -111,8 +112,7 @@ def _train(study: StudyRecipe, out: Path, job: Job, beside: list[Made]) -> dict[
 def _finished(run: Path, batch: int) -> float:
     """Seconds that the steps of a run took, in all its parts; it can be resumed no more."""
     (run / STATE).unlink(missing_ok=True)
-    records = (orjson.loads(line) for line in (run / LOG).read_bytes().splitlines())
-    return float(sum(batch / record["images_per_s"] for record in records))
+    return float(sum(batch / record["images_per_s"] for record in read_log(run)))
 
 
 def _recipe(study: StudyRecipe, out: Path, job: Job, beside: list[Made]) -> TrainRecipe:

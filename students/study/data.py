@@ -24,7 +24,7 @@ from builder.truth.records import LabelledImage, Truth, TruthError, TruthKind
 from students.study.kinds.choose import study_kind
 from students.study.recipe import LabelSet, StudyRecipe
 from teachers.base import VOID
-from teachers.networks.checkpoints import read_meta
+from teachers.networks.meta import read_meta
 from teachers.networks.weights import pretrained_on
 
 POOL = "pool.json"
@@ -74,7 +74,7 @@ def load_data(study: StudyRecipe, store: Store, workers: int | None = None, trac
 def _check_starts(study: StudyRecipe, measured: Pool) -> None:
     """Raises TruthError if weights that networks begin with have learned from images they are measured on."""
     for name, start in study.grid.init.items():
-        seen = set(read_meta(start.checkpoint)["trained_on"] if start.checkpoint else pretrained_on(start.pretrained))
+        seen = set(read_meta(start.checkpoint).trained_on if start.checkpoint else pretrained_on(start.pretrained))
         if common := [image.name for image in measured.images() if image.sha256 in seen]:
             raise TruthError(
                 f"grid.init.{name} has learned from {len(common)} images of {study.measure}, {common[0]!r} first: "

@@ -14,7 +14,7 @@ from builder.store.files import digest, sha256_file
 from students.study.data import Data, label_name
 from students.study.recipe import LABELLED_BY_TEACHER, SUPERVISED, WITH_OTHERS, WITH_TEACHER, Start, StudyRecipe
 from teachers.networks.backbones import DEFAULT
-from teachers.networks.checkpoints import read_meta
+from teachers.networks.meta import read_meta
 
 RESULT, TOLD, STORE = "result.json", "told.json", "store"
 """In a study's folder: what a job came to, in its own; the versions that say what people said; the store."""
@@ -190,7 +190,7 @@ def _start(start: Start) -> Any:
             raise BuildError(f"grid.init: weights {path} do not exist: give a file, or DEFAULT")
         return {"pretrained": sha256_file(path)}
     if start.checkpoint is not None:
-        return {"checkpoint": read_meta(start.checkpoint)["weights"]["sha256"]}
+        return {"checkpoint": read_meta(start.checkpoint).weights.sha256}
     return start.model_dump(mode="json", exclude_none=True)
 
 

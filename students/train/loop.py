@@ -28,6 +28,7 @@ from students.train.recipe import Schedule, TrainRecipe, load_train_recipe
 from students.train.run import Run, claim
 from students.train.setup import Plan, about, make_plan, starting_network
 from students.train.watch import Validation, start_tracking, track, tracked_by
+from teachers.networks.meta import check_file, read_meta
 
 MAX_SKIPPED = 50
 """Steps in a row without a finite loss and gradient after which training is given up."""
@@ -72,6 +73,7 @@ def train(
     validation = _validation(recipe, plan)
     with _claimed(out, plan, store, accelerator) as done:
         if done == recipe.steps:
+            check_file(out, read_meta(out).weights)
             return out
         training = _Training(recipe, plan, accelerator)
         run = training.run(out)

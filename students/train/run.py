@@ -7,8 +7,6 @@ before), `model.safetensors` (the weights, for whoever uses the network) and, la
 
 from __future__ import annotations
 
-import io
-from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,14 +18,18 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
-from builder.store.files import new_file, sync_folder, write_file
+from builder.store.files import seal, sync_folder, unseal, write_file
+from builder.store.text import read_json
 from students.train.average import WeightAverage
 from students.train.errors import TrainError
 from students.train.losses import JointLoss
-from teachers.networks.checkpoints import META, read_meta, save_checkpoint
+from students.train.state import STATE, read_state, readable, write_state
+from teachers.errors import warn
+from teachers.networks.checkpoints import save_checkpoint
 from teachers.networks.config import NetworkConfig
+from teachers.networks.meta import META, read_meta
 
-RECIPE, STATE, LOG = "recipe.json", "state.pt", "log.jsonl"
+RECIPE, LOG = "recipe.json", "log.jsonl"
 
 
 def claim(out: Path, description: Mapping[str, Any]) -> int:
@@ -38,9 +40,10 @@ def claim(out: Path, description: Mapping[str, Any]) -> int:
     if not path.is_file() and names - {".lock"}:
         raise TrainError(f"{out} holds other files and no run: give a new or an empty folder")
     ours = orjson.loads(orjson.dumps(description))
-    theirs = orjson.loads(path.read_bytes()) if path.is_file() else {}
-    if ours != theirs and not names & {STATE, META}:
-        write_file(path, orjson.dumps(description, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    begun = bool(names & {STATE, META})
+    theirs = unseal(read_json(path), path, "train into another folder") if path.is_file() and begun else {}
+    if not begun:
+        write_file(path, orjson.dumps(seal(ours), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         theirs = ours
     changed = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
     if changed:
@@ -50,7 +53,7 @@ def claim(out: Path, description: Mapping[str, Any]) -> int:
 
 def _saved(out: Path) -> int:
     """The steps that the weights of a run have behind them."""
-    return int(read_meta(out)["step"]) if (out / META).is_file() else 0
+    return read_meta(out).step if (out / META).is_file() else 0
 
 
 def append(out: Path, record: Mapping[str, Any]) -> None:
@@ -67,18 +70,39 @@ def sync_log(out: Path) -> None:
 
 
 def cut_log(out: Path, step: int) -> None:
-    """Drop what the log of the run `out` says of later steps than its first `step`."""
+    """Drop what the log of the run `out` says of later steps than its first `step`, and, with a warning, what cannot be
+    read of these."""
     log = out / LOG
-    if log.is_file():
-        write_file(log, b"".join(log.read_bytes().splitlines(keepends=True)[:step]))
+    if not log.is_file():
+        return
+    lines = log.read_bytes().splitlines(keepends=True)
+    records = [(line, record) for line in lines if (record := _record(line)) is not None]
+    write_file(log, b"".join(line for line, record in records if record["step"] <= step))
+    left = len({record["step"] for _, record in records if record["step"] <= step})
+    if left < step:
+        warn(f"{log} has lost {step - left} of the records of {step} steps: the weights are not touched by it")
 
 
-def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """`state` as `torch.load` reads it. By way of memory: torch tells of a full disk in errors of its own."""
-    held = io.BytesIO()
-    torch.save(state, held)
-    with new_file(path) as file:
-        file.write(held.getbuffer())
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """The records of a run's log. A last line that was cut, as a kill leaves it, is passed over. Raises TrainError for
+    any other that cannot be read."""
+    lines = (out / LOG).read_bytes().splitlines() if (out / LOG).is_file() else []
+    records = [_record(line) for line in lines]
+    if records and records[-1] is None:
+        del records[-1]
+    for number, record in enumerate(records, 1):
+        if record is None:
+            raise TrainError(f"line {number} of {out / LOG} is damaged: restore it from a copy, or train again")
+    return [record for record in records if record is not None]
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """A record of the log, None for a line that is none."""
+    try:
+        record = orjson.loads(line)
+        return record if type(record["step"]) is int else None
+    except (orjson.JSONDecodeError, TypeError, KeyError):
+        return None
 
 
 def libraries() -> dict[str, str]:
@@ -89,10 +113,10 @@ def libraries() -> dict[str, str]:
 def clip_rate(out: Path) -> float:
     """The share of a finished run's steps in which clipping changed the ratio of the joint loss; of several ratios the
     largest. 0 for a supervised one, or a log from before it said so."""
-    with open(out / LOG, "rb") as log:
-        last = deque(log, maxlen=1)
-    rate = orjson.loads(last[0]).get("clip_rate") or 0.0 if last else 0.0
-    return float(max(rate)) if isinstance(rate, list) else float(rate)
+    records = read_log(out)
+    rate = records[-1].get("clip_rate") or 0.0 if records else 0.0
+    rates = rate if isinstance(rate, list) else [rate]
+    return max((float(rate) for rate in rates if isinstance(rate, int | float)), default=0.0)
 
 
 class Run:
@@ -119,25 +143,29 @@ class Run:
     def resume(self) -> int:
         """Take up the last save, if there is one: the steps done by then. Later log records are dropped. A save that
         was killed after `state.pt`, before the weights and `meta.json` that belong to it, is completed."""
-        step, path, rank = 0, self.out / STATE, self.accelerator.process_index
-        if path.is_file():
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            step = int(state["step"])
-            self.network.load_state_dict(state["network"])
-            self.average.load_state_dict(state.get("average", {}))
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.joint.load_state_dict(state["joint"])
-            if self.accelerator.scaler:
-                self.accelerator.scaler.load_state_dict(state["scaler"])
-            if len(state["random"]) == self.accelerator.num_processes:
-                torch.set_rng_state(state["random"][rank])
-            if self._on_gpu and len(state["random_gpu"]) == self.accelerator.num_processes:
-                torch.cuda.set_rng_state(state["random_gpu"][rank])
+        step = 0
+        if (state := read_state(self.out)) is not None:
+            with readable(self.out):
+                self._take_up(state)
+            step = state["step"]
         if self.accelerator.is_main_process:
             cut_log(self.out, step)
         if step > _saved(self.out):
             self.save(step)
         return step
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state.get("average", {}))
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.joint.load_state_dict(state["joint"])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        rank = self.accelerator.process_index
+        if len(state["random"]) == self.accelerator.num_processes:
+            torch.set_rng_state(state["random"][rank])
+        if self._on_gpu and len(state["random_gpu"]) == self.accelerator.num_processes:
+            torch.cuda.set_rng_state(state["random_gpu"][rank])
 
     def save(self, step: int) -> None:
         """Save the state after `step` steps."""
@@ -154,7 +182,7 @@ class Run:
         }
         if self.accelerator.is_main_process:
             sync_log(self.out)
-            save_state(self.out / STATE, state)
+            write_state(self.out, state)
             meta = {"step": step, **self.about(step), "libraries": libraries()}
             save_checkpoint(self.out, self.average.network, self.config, meta)
         self.accelerator.wait_for_everyone()

@@ -28,8 +28,9 @@ from students.train.recipe import TrainRecipe
 from teachers.errors import warn
 from teachers.networks.backbones import DEFAULT
 from teachers.networks.build import build_network
-from teachers.networks.checkpoints import load_checkpoint, read_meta
+from teachers.networks.checkpoints import load_checkpoint
 from teachers.networks.config import NetworkConfig
+from teachers.networks.meta import read_meta
 from teachers.networks.weights import pretrained_on, weights_file
 
 ELSEWHERE = ("labelled", "pseudo", "network", "init", "rounds", "workers", "save_every", "val", "track")
@@ -59,7 +60,7 @@ class Plan:
         for version in self.versions:
             if not version.is_remote:
                 seen.update(*(_images_in(version.shard(record)) for record in version.manifest.shards))
-        seen.update(read_meta(self.start)["trained_on"] if self.start else pretrained_on(self.config.pretrained))
+        seen.update(read_meta(self.start).trained_on if self.start else pretrained_on(self.config.pretrained))
         return frozenset(seen)
 
 
@@ -92,7 +93,7 @@ def make_plan(recipe: TrainRecipe, store: Store) -> Plan:
     description = _options(recipe, arch) | {
         "labelled": {"file": labelled.path.name, "sha256": digest, "limit": labelled.limit},
         "pseudo": [_described(version) for version in versions],
-        "init": read_meta(start)["weights"]["sha256"] if start else None,
+        "init": read_meta(start).weights.sha256 if start else None,
         "network": network,
     }
     return Plan(truth, versions, task, config, start, orjson.loads(orjson.dumps(description)))

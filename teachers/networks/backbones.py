@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,6 +13,7 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.ops import FrozenBatchNorm2d
 
 from teachers.base import TeacherError
+from teachers.errors import brief
 from teachers.networks.weights import load_weights, weights_file
 
 DEFAULT = "DEFAULT"
@@ -42,7 +44,7 @@ def make_backbone(spec: str, levels: Sequence[int], weights: str | None, norm: s
         if norm == "frozen":
             _replace_batch_norm(body, _frozen)
         return body.train(), channels
-    except (RuntimeError, ValueError, TypeError, AssertionError, OSError) as error:
+    except (RuntimeError, ValueError, TypeError, AssertionError, OSError, LookupError, AttributeError) as error:
         reason = str(error).partition("\n")[0]
         raise TeacherError(f"backbone {spec} with levels {list(levels)} cannot be made: {reason}") from error
 
@@ -50,6 +52,8 @@ def make_backbone(spec: str, levels: Sequence[int], weights: str | None, norm: s
 def _body(spec: str, levels: Sequence[int], *, published: bool) -> nn.Module:
     """The network with random or published weights."""
     family, _, name = spec.partition(":")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]*", name):  # timm takes addresses and folders, too: those may lead anywhere
+        raise TeacherError(f"backbone {brief(repr(spec))} is no name: write timm:NAME or torchvision:NAME")
     try:
         match family:
             case "timm" if name:

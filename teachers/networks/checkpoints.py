@@ -10,16 +10,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import nn
+from torch import Tensor, nn
 
-from teachers.base import TeacherError
+from teachers.base import TeacherError, fingerprint
+from teachers.errors import brief
 from teachers.networks.build import build_network
 from teachers.networks.config import NetworkConfig
+from teachers.networks.meta import DIGEST, FORMAT, META, Meta, read_file, read_meta, wrong_meta
 
-WEIGHTS, META = "model.safetensors", "meta.json"
-FORMAT = 1
+WEIGHTS = "model.safetensors"
 
 
 def save_checkpoint(folder: Path, network: nn.Module, config: NetworkConfig, meta: Mapping[str, Any]) -> None:
@@ -33,40 +36,61 @@ def save_checkpoint(folder: Path, network: nn.Module, config: NetworkConfig, met
         "network": asdict(config),
         "weights": {"file": WEIGHTS, "sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)},
     }
+    sealed = {**described, DIGEST: fingerprint(described)}
     _write(folder / WEIGHTS, weights)
-    _write(folder / META, json.dumps(described, indent=1, ensure_ascii=False).encode() + b"\n")
+    _write(folder / META, json.dumps(sealed, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
-    """What `meta.json` of a run says. Raises TeacherError, in one sentence, if there is none to read."""
-    try:
-        meta = json.loads((folder / META).read_bytes())
-    except FileNotFoundError:
-        raise TeacherError(f"{folder} has no {META}: it is no run, or it has not reached its first save") from None
-    except (OSError, ValueError) as error:
-        raise TeacherError(f"{folder / META} cannot be read ({error}): train again") from None
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise TeacherError(f"{folder / META} is not of format {FORMAT}: it was written by another version or program")
-    return meta
-
-
-def load_checkpoint(folder: Path) -> tuple[nn.Module, NetworkConfig, dict[str, Any]]:
-    """The trained network of a run, in evaluation mode, its config and its `meta.json`. Raises TeacherError."""
+def load_checkpoint(folder: Path) -> tuple[nn.Module, NetworkConfig, Meta]:
+    """The trained network of a run, in evaluation mode, its config and its `meta.json`. Raises TeacherError for weights
+    that are not those of the network that it describes, before the network is built, and for a NaN in them."""
     meta = read_meta(folder)
-    if meta["weights"]["file"] != WEIGHTS:
-        backbone = folder / meta["weights"]["file"]
+    if meta.weights.file != WEIGHTS:
+        backbone = folder / meta.weights.file
         raise TeacherError(f"{folder} holds a backbone and no trained network: write network.pretrained: {backbone}")
     try:
-        weights = (folder / WEIGHTS).read_bytes()
-    except OSError as error:
-        raise TeacherError(f"{folder / WEIGHTS} cannot be read ({error.strerror}): train again") from None
-    if hashlib.sha256(weights).hexdigest() != meta["weights"]["sha256"]:
-        raise TeacherError(f"{folder / WEIGHTS} is not what {META} describes: run the training again to finish saving")
-    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["network"].items()}
-    config = NetworkConfig(**options)
+        config = TypeAdapter(NetworkConfig).validate_python(meta.network)
+    except ValidationError as error:
+        raise wrong_meta(folder, error, "network.") from None
+    data = read_file(folder, meta.weights)
+    try:
+        tensors = load_tensors(data)
+    except Exception as error:  # of the many that safetensors raises
+        raise TeacherError(f"{folder / WEIGHTS} is no safetensors file ({brief(error)}): train again") from None
+    if (sketch := _sketch(config)) is not None:
+        _check_fit(tensors, sketch, folder)
     network = build_network(config, pretrained=False)
-    network.load_state_dict(load_tensors(weights))
+    _check_fit(tensors, network.state_dict(), folder)
+    network.load_state_dict(tensors)
     return network.eval(), config, meta
+
+
+def _sketch(config: NetworkConfig) -> Mapping[str, Tensor] | None:
+    """Names, types and shapes of a network's weights, without memory for any; None for one of the few that cannot be
+    made so (torchvision's RegNets), or not at all."""
+    try:
+        with torch.device("meta"):
+            return build_network(config, pretrained=False).state_dict()
+    except TeacherError:
+        return None
+
+
+def _check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise TeacherError for weights that lack something, have more, are of other shapes or hold a NaN."""
+    for name in sorted({*expected} ^ {*tensors}):
+        what = "lacks" if name in expected else "has"
+        raise TeacherError(f"{folder / WEIGHTS} {what} {brief(name)}, unlike the network in {META}: train again")
+    for name, tensor in tensors.items():
+        ours, theirs = ((each.dtype, tuple(each.shape)) for each in (expected[name], tensor))
+        if ours != theirs:
+            raise TeacherError(
+                f"{folder / WEIGHTS} has {name} of {theirs[0]} {theirs[1]}, but the network in {META} of {ours[0]} "
+                f"{ours[1]}: train again"
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise TeacherError(
+                f"{folder / WEIGHTS} holds a NaN or infinite number in {name}: train again, with a lower lr"
+            )
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -6,16 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import Field
 from torch import nn
 
 from teachers.base import Kind, TeacherError
+from teachers.errors import brief
 from teachers.networks.backbones import DEFAULT, group_norm, published_normalisation
 from teachers.networks.weights import meta_beside
 
 Arch = Literal["fcos", "retinanet", "maskrcnn", "fpn", "deeplabv3", "linear"]
 RATIOS = (0.5, 1.0, 2.0)
+LARGEST = {"size": 4096, "channels": 4096, "head_depth": 32}
+"""Beyond these a network takes more memory than there is, or is never built."""
+COARSEST = 1024
+"""Stride of a level, pixels."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,9 @@ class NetworkConfig:
     arch: Arch | None = None
     backbone: str = "timm:resnet18"
     classes: tuple[str, ...] = ()
-    size: int = 640
-    channels: int = 256
-    head_depth: int = 4
+    size: Annotated[int, Field(ge=1, le=LARGEST["size"])] = 640
+    channels: Annotated[int, Field(ge=1, le=LARGEST["channels"])] = 256
+    head_depth: Annotated[int, Field(ge=1, le=LARGEST["head_depth"])] = 4
     levels: tuple[int, ...] = (8, 16, 32, 64, 128)
     norm: Literal["group", "batch", "frozen"] = "group"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -75,12 +81,16 @@ def check_options(config: NetworkConfig, pretrained: bool) -> None:
     if not config.classes:
         raise TeacherError("the network has no classes: name at least one")
     if not levels or min(levels) < 1 or any(after != 2 * stride for stride, after in pairwise(levels)):
-        raise TeacherError(f"network levels {list(levels)} must be strides that double, such as [8, 16, 32]")
+        raise TeacherError(f"network levels {brief(list(levels))} must be strides that double, such as [8, 16, 32]")
     if min(config.std) <= 0:
         raise TeacherError(f"network std {list(config.std)} must be above 0: pixels are divided by it")
-    for name in ("size", "channels", "head_depth"):
-        if getattr(config, name) < 1:
-            raise TeacherError(f"network {name} {getattr(config, name)} must be at least 1")
+    if max(levels) > COARSEST:
+        raise TeacherError(f"network levels {brief(list(levels))} must end at a stride of {COARSEST}, or before")
+    for name, most in LARGEST.items():
+        if not 1 <= getattr(config, name) <= most:
+            raise TeacherError(f"network {name} {brief(getattr(config, name))} must lie between 1 and {most}")
+    if len(set(config.classes)) < len(config.classes) or not all(name.strip() for name in config.classes):
+        raise TeacherError("the network has two classes of one name, or one without: give each its own")
     if pretrained and config.norm == "frozen" and config.pretrained is None:
         raise TeacherError("network norm frozen keeps pre-trained statistics: set pretrained, or norm: group")
     if pretrained:
@@ -100,5 +110,5 @@ def _expected_normalisation(backbone: str, weights: str) -> tuple[tuple[float, .
     """Mean and std that weights were trained with: a file of our own says so, and a timm name with a tag
     (`tf_efficientnet_b0.ap_in1k`) says which published ones a file holds. None where unknown."""
     if weights != DEFAULT and (meta := meta_beside(Path(weights))):
-        return tuple(meta["network"]["mean"]), tuple(meta["network"]["std"])
+        return tuple(meta.network.get("mean", ())), tuple(meta.network.get("std", ()))
     return published_normalisation(backbone) if weights == DEFAULT or "." in backbone else None

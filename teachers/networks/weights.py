@@ -6,18 +6,17 @@ without a classifier; the formats are safetensors and `torch.save`. A file of ou
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from teachers.base import TeacherError
+from teachers.networks.meta import META, Meta, check_file, read_meta
 
-BACKBONE, META = "backbone.safetensors", "meta.json"
+BACKBONE = "backbone.safetensors"
 COUNTER = "num_batches_tracked"
 """Batch norm's tensor that decides nothing; some files lack it."""
 
@@ -42,6 +41,8 @@ def load_weights(body: nn.Module, names: Mapping[str, str], file: Path, whole: n
         if tensors[name].shape != state[ours].shape:
             shapes = f"the shape {tuple(tensors[name].shape)}, not {tuple(state[ours].shape)}"
             raise TeacherError(f"pretrained {file} is of another network: its {name} has {shapes}; give its own file")
+        if not torch.isfinite(tensors[name]).all():
+            raise TeacherError(f"pretrained {file} holds a NaN or infinite number in {name}: fetch it again")
         state[ours].copy_(tensors[name])
 
 
@@ -104,24 +105,24 @@ def _check_same_network(wanted: Collection[str], tensors: Mapping[str, Tensor], 
             )
 
 
-def meta_beside(file: Path) -> dict[str, Any] | None:
+def meta_beside(file: Path) -> Meta | None:
     """What `meta.json` beside a file of our own says of it; None for a file from elsewhere. Raises TeacherError if the
-    file is not what it describes."""
+    file is not what it describes, or has the name of our own and a `meta.json` that cannot be read."""
+    if not (file.parent / META).is_file():
+        return None
     try:
-        meta = json.loads((file.parent / META).read_bytes())
-        weights = meta["weights"]
-        is_ours = weights["file"] == file.name
-    except (OSError, ValueError, KeyError, TypeError):
+        meta = read_meta(file.parent)
+    except TeacherError:
+        if file.name == BACKBONE:
+            raise
         return None
-    if not is_ours:
+    if meta.weights.file != file.name:
         return None
-    with open(file, "rb") as stream:
-        if hashlib.file_digest(stream, "sha256").hexdigest() != weights["sha256"]:
-            raise TeacherError(f"{file} is not what {META} describes: run the pre-training again to finish saving")
-    return dict(meta)
+    check_file(file.parent, meta.weights)
+    return meta
 
 
 def pretrained_on(weights: str | None) -> frozenset[str]:
     """SHA-256, hex, of the images that the weights in a file have learned from, where its `meta.json` says so."""
     meta = meta_beside(Path(weights)) if weights and Path(weights).is_file() else None
-    return frozenset(meta["trained_on"]) if meta else frozenset()
+    return frozenset(meta.trained_on) if meta else frozenset()

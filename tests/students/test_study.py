@@ -35,7 +35,7 @@ from students.study.kinds.choose import read_outcomes
 from students.study.recipe import StudyRecipe, load_study
 from students.study.results import ARMS, read_results
 from students.study.run import prepare, run_study
-from teachers.networks.checkpoints import FORMAT
+from teachers.networks.meta import FORMAT
 from tests.helpers.coloured import NAMES, make_scene, png, write_labelled
 
 NETWORK = {"arch": "linear", "backbone": "timm:test_resnet", "size": 32, "levels": [4, 8], "norm": "group"}
@@ -223,7 +223,16 @@ def test_a_start_that_has_seen_test_images_is_refused(tmp_path: Path) -> None:
     run.mkdir()
     study = load_study(write_study(tmp_path, grid={"init": {"own": {"checkpoint": "run"}}}))
     seen = [hashlib.sha256((tmp_path / "test" / "1.png").read_bytes()).hexdigest()]
-    (run / "meta.json").write_text(json.dumps({"format": FORMAT, "trained_on": seen}))
+    (run / "meta.json").write_text(
+        json.dumps(
+            {
+                "format": FORMAT,
+                "trained_on": seen,
+                "network": {},
+                "weights": {"file": "w", "sha256": "0" * 64, "bytes": 1},
+            }
+        )
+    )
     with pytest.raises(BuildError, match=r"grid.init.own has learned from 1 images of test, 'test/1.png' first"):
         load_data(study, Store(tmp_path / "store"))
 

@@ -308,12 +308,18 @@ def test_the_tag_of_a_network_says_which_normalisation_its_file_expects(
 def test_a_file_of_our_own_is_held_to_its_meta(tmp_path: Path) -> None:
     file = Path(write(tmp_path / "backbone.safetensors", grouped("timm:test_resnet")))
     weights = {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    meta = {"format": 1, "network": {"mean": [0.5] * 3, "std": [0.5] * 3}, "weights": weights, "trained_on": ["f00d"]}
+    weights["bytes"] = file.stat().st_size
+    meta = {
+        "format": 1,
+        "network": {"mean": [0.5] * 3, "std": [0.5] * 3},
+        "weights": weights,
+        "trained_on": ["f0" * 32],
+    }
     (tmp_path / "meta.json").write_text(json.dumps(meta))
     config = {"arch": "linear", "backbone": "timm:test_resnet", "classes": ("a",), "levels": LEVELS}
     with pytest.raises(TeacherError, match=r"mean and std \(\(0\.5"):
         build_network(NetworkConfig(**config, pretrained=str(file)))
     build_network(NetworkConfig(**config, pretrained=str(file), mean=(0.5,) * 3, std=(0.5,) * 3))  # type: ignore[arg-type]
     file.write_bytes(file.read_bytes() + b" ")
-    with pytest.raises(TeacherError, match="run the pre-training again"):
+    with pytest.raises(TeacherError, match="run the training again"):
         build_network(NetworkConfig(**config, pretrained=str(file)))

@@ -213,7 +213,7 @@ def test_checkpoint_comes_back_the_same(tmp_path: Path, arch: Any) -> None:
     network.backbone(torch.randn(4, 3, 64, 64))  # moves batch norm's statistics
     save_checkpoint(tmp_path, network, config, {"step": 7, "trained_on": []})
     again, config_again, meta = load_checkpoint(tmp_path)
-    assert config_again == config and meta["step"] == 7 and meta["classes"] == ["a", "b", "c"]
+    assert config_again == config and meta.step == 7 and config_again.classes == ("a", "b", "c")
     assert not again.training
     state = again.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
