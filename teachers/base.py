@@ -283,8 +283,8 @@ class TeacherOptions:
                 raise ValueError(f"{name} must lie between 0 and 1")
         for name in ("top_k", "max_detections", "min_size", "max_size", "batch_size", "threads"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1")
+            if value is not None and not 1 <= value < 2**31:
+                raise ValueError(f"{name} must be at least 1, and below 2^31")
         if self.jitter is not None and not 2 <= self.jitter <= 100:
             raise ValueError("jitter must lie between 2 and 100")
         if self.dtype not in DTYPES:

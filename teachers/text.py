@@ -141,8 +141,8 @@ class _Checked(Composer):
             raise _refused(f"the tag {tag.replace('tag:yaml.org,2002:', '!!')} is not read", event)
         if is_alias and event.anchor in self.anchors and event.anchor not in self._weights:
             raise _refused(f"the alias *{event.anchor} lies in what it stands for", event)
-        if isinstance(event, yaml.ScalarEvent) and not _is_unicode(event.value):
-            raise _refused("half a surrogate pair, which is no character", event)
+        if isinstance(event, yaml.ScalarEvent) and not _is_text(event.value):
+            raise _refused("a NUL, or half a surrogate pair, which is no character", event)
         self._depth += 1
         self._nodes += self._weights.get(event.anchor, 1) if is_alias else 1
         if self._depth > YAML_DEPTH:
@@ -184,8 +184,10 @@ _Plain.yaml_implicit_resolvers = {  # a date stays a text: one that there never 
 }
 
 
-def _is_unicode(text: str) -> bool:
-    """Whether a text can be written: YAML's escapes may say half a surrogate pair."""
+def _is_text(text: str) -> bool:
+    """Whether a text can be written, and be a path: YAML's escapes may say half a surrogate pair, or a NUL."""
+    if "\0" in text:
+        return False
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 

@@ -60,7 +60,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 def sentences() -> Iterator[None]:
     """Turn errors that a user can fix into one sentence and exit code 1, signals that ask to end into one and exit code
     130, and warnings into one on stderr; others stay as they are."""
-    from teachers.errors import TutelageError
+    from teachers.errors import TutelageError, brief
 
     try:
         with _spoken(), _stoppable():
@@ -76,7 +76,7 @@ def sentences() -> Iterator[None]:
     except BrokenPipeError:
         raise  # the reader of our output went away (`| head`): click ends quietly
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
+        where = f" ({brief(error.filename)})" if error.filename else ""
         raise Failed(
             f"{error.strerror or error}{where}: finished work is kept; fix this and run the same command again"
         ) from None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from pydantic import BaseModel
 
+from builder.sections import fields_of, parts_of
 from teachers.errors import nearest
 
 FLAT = "options"
@@ -39,28 +40,12 @@ def likeliest(path: str, model: type) -> str:
 
 def keys(model: type, above: str = "") -> Iterator[str]:
     """The dotted keys of a model's fields, and of theirs; items of a list count as their list."""
-    for name, type in _fields(model):
-        inside = [part for part in _parts(type) if _is_section(part)]
+    for name, type in fields_of(model):
+        inside = [part for part in parts_of(type) if _is_section(part)]
         if name != FLAT:
             yield f"{above}{name}"
         for section in inside:
             yield from keys(section, above if name == FLAT else f"{above}{name}.")
-
-
-def _fields(model: type) -> Iterator[tuple[str, Any]]:
-    if issubclass(model, BaseModel):
-        yield from ((name, info.annotation) for name, info in model.model_fields.items())
-    elif dataclasses.is_dataclass(model):
-        hints = get_type_hints(model, include_extras=True)
-        yield from ((field.name, hints[field.name]) for field in dataclasses.fields(model))
-
-
-def _parts(type: Any) -> Iterator[Any]:
-    """A type, or those that it is made of."""
-    if not get_args(type):
-        yield type
-    for part in get_args(type):
-        yield from _parts(part)
 
 
 def _is_section(part: Any) -> bool:

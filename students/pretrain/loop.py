@@ -22,9 +22,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
     field_validator,
 )
@@ -35,14 +33,14 @@ from builder.label.section import root
 from builder.recipe.reading import BY_EXAMPLE, explain, read_mapping
 from builder.recipe.recipe import PoolOptions
 from builder.scan.pool import Pool, find_pool
-from builder.sections import Section
+from builder.sections import Count, Section, Seed
 from builder.store.files import locked, seal, sha256_file, write_file
 from builder.store.store import Store
 from students.data.ahead import made_ahead
 from students.pretrain.simclr import PoolImages, Projection, ViewBatches, Views, nt_xent
 from students.train.errors import TrainError
 from students.train.loop import MAX_SKIPPED, Progress, learning_rate, make_optimizer
-from students.train.recipe import rooted_network
+from students.train.recipe import MOST_WORKERS, rooted_network
 from students.train.run import append, claim, cut_log, libraries, sync_log
 from students.train.state import read_state, readable, write_state
 from teachers.networks.backbones import DEFAULT, make_backbone, published_names, whole_network
@@ -73,22 +71,22 @@ class PretrainRecipe(Section):
     model_config = ConfigDict(allow_inf_nan=False)
     pool: PoolOptions
     network: NetworkConfig = NetworkConfig(size=224)
-    steps: PositiveInt
-    batch: Annotated[int, Field(ge=2)] = 256
+    steps: Count
+    batch: Annotated[int, Field(ge=2, lt=2**31)] = 256
     lr: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.05
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     clip_norm: PositiveFloat = 10.0
     temperature: PositiveFloat = 0.1
-    projection: PositiveInt = 128
+    projection: Annotated[int, Field(ge=1, le=65_536)] = 128
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
     flip: bool = True
     colour: Annotated[float, Field(ge=0, le=2)] = 1.0
     blur: bool = True
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     precision: Literal["fp32", "bf16"] = "fp32"
-    workers: NonNegativeInt = 2
-    save_every: PositiveInt = 1000
+    workers: Annotated[int, Field(ge=0, le=MOST_WORKERS)] = 2
+    save_every: Count = 1000
 
     @field_validator("pool", mode="before")
     @classmethod

@@ -11,7 +11,6 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
-    PositiveInt,
     ValidationError,
     field_validator,
     model_validator,
@@ -21,7 +20,7 @@ from builder.label.section import TeacherSection, root
 from builder.recipe.reading import BY_EXAMPLE, explain, read_mapping
 from builder.recipe.recipe import ImageOptions, PoolOptions, Recipe, ShardOptions
 from builder.rules.keep import Keep
-from builder.sections import Section
+from builder.sections import Count, Section
 from builder.store.store import NAME
 from builder.truth.options import LabelOptions, Part
 from builder.truth.records import CountedFrom
@@ -83,7 +82,7 @@ class LabelSet(Section):
 class TeacherSteps(Section):
     """The `teacher` section: what its training has of its own. All else is as in `train`."""
 
-    steps: PositiveInt
+    steps: Count
 
 
 class BuildSection(Section):
@@ -131,7 +130,7 @@ class Grid(Section):
     fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(1.0,), min_length=1)
     arms: tuple[Arm, ...] = Field(default=("supervised", "longer", "self-training"), min_length=1)
     alpha: tuple[NonNegativeFloat, ...] = Field(default=(1.0,), min_length=1)
-    rounds: PositiveInt = 1
+    rounds: Annotated[int, Field(ge=1, le=100)] = 1
 
     @field_validator("augment", mode="before")
     @classmethod
@@ -254,7 +253,7 @@ class StudyRecipe(Section):
             sections["truth"] = self.build.truth.options
         try:
             section = TeacherSection.model_validate({"spec": teacher, **self.build.teacher})
-            return Recipe(name=name, pool=pool, teacher=section, review=False, **sections)
+            return Recipe.model_validate({"name": name, "pool": pool, "teacher": section, "review": False, **sections})
         except ValidationError as error:
             raise ValueError(f"build: {explain(error, Recipe)}") from None
 

@@ -11,20 +11,21 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
     field_validator,
 )
 
 from builder.recipe.reading import explain, read_mapping
-from builder.sections import Section
+from builder.sections import Count, Section, Seed
 from builder.truth.options import LabelOptions
 from builder.truth.records import CountedFrom
 from students.augment.scene import AugmentRecipe
 from students.train.errors import TrainError
 from teachers.networks.config import NetworkConfig
+
+MOST_WORKERS = 1024
+"""Processes that read images: each takes memory of its own."""
 
 
 class Labelled(Section):
@@ -37,7 +38,7 @@ class Labelled(Section):
     path: Path
     images: Path | None = None
     counted_from: CountedFrom | None = None
-    limit: PositiveInt | None = None
+    limit: Count | None = None
 
     @property
     def options(self) -> LabelOptions:
@@ -54,7 +55,7 @@ class Validated(Labelled):
     """The `val` section, or just its `path`: human labels on which the network is measured every so many steps (by
     default ten times), to be seen; nothing is chosen by it. limit: on that many of its images."""
 
-    every: PositiveInt | None = None
+    every: Count | None = None
 
 
 class Rounds(Section):
@@ -66,7 +67,7 @@ class Rounds(Section):
     lets them grow); without any it is the recipe's.
     """
 
-    count: PositiveInt
+    count: Count
     build: Path
     val: Labelled
     students: tuple[NetworkConfig, ...] = ()
@@ -120,8 +121,8 @@ class TrainRecipe(Section):
     pseudo: tuple[str, ...] = ()
     network: NetworkConfig = NetworkConfig()
     init: Annotated[str, Field(pattern="^checkpoint:.+$")] | None = None
-    steps: PositiveInt
-    batch: PositiveInt = 16
+    steps: Count
+    batch: Count = 16
     lr: PositiveFloat = 2e-4
     weight_decay: NonNegativeFloat = 0.05
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -136,10 +137,10 @@ class TrainRecipe(Section):
     normalise: bool = True
     soft: bool = True
     rounds: Rounds | None = None
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    workers: NonNegativeInt = 2
-    save_every: PositiveInt = 1000
+    workers: Annotated[int, Field(ge=0, le=MOST_WORKERS)] = 2
+    save_every: Count = 1000
     val: Validated | None = None
     track: Literal["tensorboard", "wandb", "mlflow"] | None = None
 

@@ -36,7 +36,7 @@ class Meta(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
     format: Literal[1]
     step: Annotated[int, Field(ge=0)] = 0
-    trained_on: list[Sha256]
+    trained_on: list[str]
     weights: Weights
     network: dict[str, Any]
 
