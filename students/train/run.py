@@ -40,6 +40,9 @@ def claim(out: Path, description: Mapping[str, Any]) -> int:
     if not path.is_file() and names - {".lock"}:
         raise TrainError(f"{out} holds other files and no run: give a new or an empty folder")
     ours = orjson.loads(orjson.dumps(description))
+    for name in sorted(names & {RECIPE, STATE, LOG, META}):
+        if not (out / name).is_file():  # a pipe would be waited for
+            raise TrainError(f"{out / name} is no file: remove it, or train into another folder")
     begun = bool(names & {STATE, META})
     theirs = unseal(read_json(path), path, "train into another folder") if path.is_file() and begun else {}
     if not begun:

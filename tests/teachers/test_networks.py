@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.models import get_model
 from torchvision.models.detection.retinanet import _default_anchorgen
@@ -292,3 +293,61 @@ def test_bfloat16_keeps_boxes_where_they_are(tmp_path: Path) -> None:
         ours, theirs = (found.boxes[found.labels == label] for found in (half, full))
         farthest_side = np.abs(ours[:, None] - theirs[None]).max(2)
         assert farthest_side.min(1).max() < 0.7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: next(iter(weights.values())).view(-1)[:1].fill_(float("nan")), "holds a NaN or infinite"),
+        (lambda weights: weights.pop(next(iter(weights))), "lacks "),
+        (lambda weights: weights.update(more=torch.zeros(3)), "has more, unlike the network"),
+        (lambda weights: weights.update({next(iter(weights)): torch.zeros(1, 2)}), r"of torch.float32 \(1, 2\), but"),
+    ],
+)
+def test_weights_are_checked_before_their_network_is_built(tmp_path: Path, change: Any, message: str) -> None:
+    run = save_run(tmp_path / "run")
+    weights = load_file(run / "model.safetensors")
+    change(weights)
+    save_file(weights, run / "model.safetensors")
+    _seal_again(run, weights={"file": "model.safetensors", **_described(run / "model.safetensors")})
+    with pytest.raises(TeacherError, match=message):
+        load_checkpoint(run)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"size": 10**9}, "network.size = 1000000000, but input should be less than or equal to 4096"),
+        ({"backbone": "timm:hf-hub:org/model"}, "is no name"),
+        ({"classes": ["a", "a", "b"]}, "two classes of one name"),
+        ({"colour": 3}, "has the unknown key network.colour"),
+        ({"backbone": "timm:vit_giant_patch14_dinov2"}, "cannot be made|unlike the network"),
+    ],
+)
+def test_the_network_of_a_run_is_checked(tmp_path: Path, network: dict[str, Any], message: str) -> None:
+    run = save_run(tmp_path / "run")
+    described = json.loads((run / "meta.json").read_text())["network"]
+    _seal_again(run, network={**described, **network})
+    with pytest.raises(TeacherError, match=message) as error:
+        load_checkpoint(run)
+    assert "\n" not in str(error.value)
+
+
+def test_a_turned_value_of_meta_is_told_by_its_digest(tmp_path: Path) -> None:
+    run = save_run(tmp_path / "run")
+    text = (run / "meta.json").read_text()
+    (run / "meta.json").write_text(text.replace('"a"', '"q"'))
+    with pytest.raises(TeacherError, match=r"is damaged \(it is not what its digest says"):
+        load_checkpoint(run)
+
+
+def _described(file: Path) -> dict[str, Any]:
+    data = file.read_bytes()
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+def _seal_again(run: Path, **changes: Any) -> None:
+    """Change meta.json as a hostile writer would."""
+    meta = json.loads((run / "meta.json").read_text()) | changes
+    del meta["digest"]
+    (run / "meta.json").write_text(json.dumps({**meta, "digest": fingerprint(meta)}))
