@@ -32,7 +32,8 @@ MAX_BYTES = 1 << 26
 class Event:
     """What became of a version. id: of the version; when: ISO 8601 to the second, UTC; author: who did it in this
     store, as TUTELAGE_AUTHOR says, "" where it says nothing; message: what for, as they said it; manifest:
-    Manifest.pin of the version, "" in events of older tools."""
+    Manifest.pin of the version, "" in events of older tools; adopted: the day on which the pin of such a version was
+    noted afterwards (`tutelage fsck --adopt`): what was there before that, nobody verified."""
 
     id: str
     what: Literal["built", "pulled", "removed"]
@@ -40,6 +41,7 @@ class Event:
     author: str
     message: str = ""
     manifest: str = ""
+    adopted: str = ""
 
     def is_of(self, manifest: Manifest) -> bool:
         """Whether a version is the one that it tells of; one of an older tool says so by its id alone."""
@@ -83,6 +85,20 @@ def say_what_for(root: Path, version: str, manifest: Manifest, message: str) -> 
                 _write(root, {**events, version: replace(before, message=message.strip())})
             return
     record(root, version, manifest, "built", message)
+
+
+def adopt(root: Path, versions: Mapping[str, Manifest]) -> None:
+    """Note the manifests of versions, by NAME@vN, that an older tool noted without, or not at all; today's date says
+    since when they are known."""
+    today = datetime.now(UTC).date().isoformat()
+    with _alone(root):
+        events = read_history(root)
+        for name, manifest in versions.items():
+            before = events.get(name)
+            if before is None or before.id != manifest.id:
+                before = Event(manifest.id, "built", today, "")
+            events[name] = replace(before, manifest=manifest.pin, adopted=today)
+        _write(root, events)
 
 
 def _alone(root: Path) -> AbstractContextManager[None]:

@@ -35,6 +35,8 @@ from builder.store.files import (
     unseal,
     write_file,
 )
+from builder.store.history import HISTORY
+from builder.store.history import adopt as adopt_versions
 from builder.store.manifest import MANIFEST, read_manifest
 from builder.store.store import Store, check_store
 from builder.store.sums import read_sums, write_sums
@@ -107,7 +109,7 @@ def fsck(
                 reasons[path, area] = f"cannot be repaired: {error}"
         sweep(store)
         after = tuple(faults(store, workers=workers, track=track))
-    adopted = _adopt(store, after) if adopt else ()
+    adopted = _give_digests(store, after) if adopt else ()
     left = [replace(f, again=reasons.get((f.path, f.area), f.again)) for f in after if f.path not in adopted]
     return Checked(tuple(left), tuple(fault for fault in before if fault not in after), adopted)
 
@@ -129,7 +131,9 @@ class _Repair:
             case "chunk":
                 self._chunk(path)
             case "version" if path.name != MANIFEST:
-                verify(Version.open(path), self.store, repair=True, workers=self.workers, track=self.track)
+                verify(
+                    Version.open(path, claimed=False), self.store, repair=True, workers=self.workers, track=self.track
+                )
             case "cache":
                 discard(path)
             case _:
@@ -303,7 +307,7 @@ def _recipes(store: Store, input: Literal["pool", "predictions"], id: str) -> It
     for name in store.names():
         for folder in (folder for folder in store.versions(name) if (folder / MANIFEST).is_file()):
             try:
-                made = read_manifest(folder).provenance
+                made = read_manifest(folder, claimed=False).provenance
                 if getattr(made.inputs, input) == id:
                     yield Recipe.model_validate(made.recipe)
             except (BuildError, ValueError):
@@ -324,14 +328,21 @@ def _sections(store: Store, id: str, meta: dict[str, Any]) -> Iterator[TeacherSe
     yield TeacherSection.model_validate({**spec, "floor": meta["description"]["floor"]})
 
 
-def _adopt(store: Store, found: tuple[Fault, ...]) -> tuple[Path, ...]:
+def _give_digests(store: Store, found: tuple[Fault, ...]) -> tuple[Path, ...]:
     """Give all that is unverified a digest. Of folders it is said since when; a small file is sealed as it is."""
     paths = tuple(fault.path for fault in found if fault.state == "unverified")
     if not paths:
         return ()
     today = datetime.now(UTC).date().isoformat()
     with locked(store.lock, f"store {store.root}", sweep=[]):
+        versions = [
+            Version.open(fault.path) for fault in found if (fault.area, fault.state) == ("version", "unverified")
+        ]
+        if versions or store.root / HISTORY in paths:
+            adopt_versions(store.root, {version.ref: version.manifest for version in versions})
         for path in paths:
+            if path == store.root / HISTORY or path in {version.folder for version in versions}:
+                continue  # sealed now
             if path.is_dir():
                 write_sums(path, f"unverified before {today}")
                 continue

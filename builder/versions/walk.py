@@ -29,6 +29,7 @@ from builder.store.store import Store
 from builder.store.sums import SUMS, forget_checked, wrong_files
 from builder.store.version import OVERRIDES, Version
 from builder.versions.garbage import leftovers
+from builder.versions.health import verify
 from builder.versions.media import cache_folder
 from builder.versions.verify import problems
 from teachers.errors import TutelageError
@@ -38,6 +39,7 @@ State = Literal["bad", "unverified", "left over"]
 Area = Literal[
     "pool", "source", "teacher", "chunk", "version", "tag", "review", "certify", "history", "cache", "left over"
 ]
+ADOPT = "`tutelage fsck --adopt` trusts it as it is now"
 
 
 @dataclass(frozen=True)
@@ -184,21 +186,37 @@ def _versions(store: Store, workers: int | None, track: Track) -> Iterator[Fault
         for folder in (folder for folder in store.versions(name) if (folder / MANIFEST).is_file()):
             ref = f"{name}@{folder.name}"
             try:
-                version = Version.open(folder)
+                version = Version.open(folder, claimed=False)  # verify tells it
             except BuildError as error:
                 again = f"remove it and build the recipe of {ref} again, which finds all else"
                 yield Fault(folder / MANIFEST, "version", "bad", _reason(error, folder / MANIFEST), again)
                 continue
             again = f"`tutelage verify --repair {ref}`"
-            for problem in problems(version, workers=workers, track=track):
-                advice = "move it out of the version" if problem.stray else again
-                yield Fault(folder, "version", "bad", problem.what, advice)
+            try:
+                wrong = verify(version, store, workers=workers, track=track).problems
+            except BuildError:  # of a tag, the history or another version, which is told by itself
+                wrong = tuple(problems(version, workers=workers, track=track))
+            for problem in wrong:
+                manifest = problem.what.startswith(MANIFEST)
+                advice = "move it out of the version" if problem.stray and not manifest else again
+                yield Fault(folder, "version", "bad", problem.what, "restore it from a copy" if manifest else advice)
+            if not wrong and not is_pinned(store, version):
+                yield Fault(folder, "version", "unverified", "nobody noted its manifest when it was made", ADOPT)
+
+
+def is_pinned(store: Store, version: Version) -> bool:
+    """Whether the store's history knows a version's manifest; while it cannot be read, that is not told."""
+    try:
+        event = read_history(store.root).get(version.ref)
+    except BuildError:
+        return True
+    return event is not None and event.what != "removed" and event.manifest != ""
 
 
 def _tags(store: Store) -> Iterator[Fault]:
     for path in _files(store.tagged, "*/*"):
         try:
-            store.version(f"{path.parent.name}@{path.name}")
+            store.version(f"{path.parent.name}@{path.name}", claimed=False)
         except BuildError as error:
             yield Fault(
                 path, "tag", "bad", _reason(error, path), f"tag the version that it stood for again: {path.name}"
@@ -294,7 +312,7 @@ def _is_sealed(path: Path) -> bool:
 
 
 def _unverified(path: Path, area: Area) -> Fault:
-    return Fault(path, area, "unverified", "it has no digest", "`tutelage fsck --adopt` gives it one")
+    return Fault(path, area, "unverified", "it has no digest", ADOPT)
 
 
 def _reason(error: Exception, path: Path) -> str:
