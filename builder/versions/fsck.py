@@ -116,7 +116,7 @@ def fsck(
 
 @dataclass(frozen=True)
 class _Repair:
-    """How each part of a store is made again."""
+    """How each part of a store is made again. Raises TutelageError where it cannot be."""
 
     store: Store
     allow_code: bool
@@ -124,7 +124,6 @@ class _Repair:
     track: Track
 
     def of(self, path: Path, area: str) -> None:
-        """Raises TutelageError where it cannot be made again."""
         match area:
             case "pool":
                 self._pool(path.name)
@@ -203,7 +202,7 @@ class _Repair:
         ):
             chunk = next(pool.pick([number]))
             write_chunk(scratch, chunk, next(iter(labeller.of(pool).results([chunk], advance))))
-            other = sorted(name for name in _sums(scratch) if not _same(scratch, folder, name))
+            other = sorted(name for name in read_sums(scratch, "") or () if not _same(scratch, folder, name))
             if other:
                 discard(scratch)
                 raise BuildError(
@@ -255,10 +254,6 @@ def _is_right(path: Path, area: str) -> Callable[[bytes], bool]:
         return area != "source" or digest({k: v for k, v in rest.items() if k != "pool"}) == path.stem
 
     return right
-
-
-def _sums(folder: Path) -> dict[str, set[str]]:
-    return read_sums(folder, "") or {}
 
 
 def _same(new: Path, old: Path, name: str) -> bool:
