@@ -6,6 +6,7 @@ its client is one of ours while a call of ours is under way, in whatever thread.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -112,7 +113,8 @@ def client(silence: float, hook: Callable[[Any], object]) -> Any:
                 response.headers.pop(name, None)  # a date, or no number at all
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise HubError(f"the Hub packs its answers{_about()}, which nobody asked for: look at HF_ENDPOINT")
-        is_answer = response.status_code >= 300 or urlsplit(str(response.url)).path.startswith("/api/")
+        path, gets = urlsplit(str(response.url)).path, response.request.method == "GET"
+        is_answer = response.status_code >= 300 or not gets or path.startswith("/api/")
         response.stream = _Watched(response.stream, _calls.now, MOST_ANSWER if is_answer else None, silence)
 
     class _Watched(httpx2.SyncByteStream):
@@ -121,6 +123,7 @@ def client(silence: float, hook: Callable[[Any], object]) -> Any:
         def __init__(self, stream: Any, now: Call | None, most: int | None, silence: float) -> None:
             self._stream, self._now, self._silence = stream, now, silence
             self._most = most if most is not None else now.most if now else MOST_FILE
+            self._until = time.monotonic() + PATIENCE * silence if most is not None else math.inf
 
         def __iter__(self) -> Iterator[bytes]:
             received = 0
@@ -128,6 +131,10 @@ def client(silence: float, hook: Callable[[Any], object]) -> Any:
                 received += len(part)
                 if received > self._most:
                     raise HubError(f"the Hub sends more{_about()} than the {self._most} bytes that may come: {AGAIN}")
+                if time.monotonic() > self._until:  # also where files are sent, which may take longer as a whole
+                    raise HubError(
+                        f"the Hub takes more than {PATIENCE * self._silence:g} s to answer{_about()}: {AGAIN}"
+                    )
                 if self._now:
                     self._now.received += len(part)
                     self._now.check(self._silence)
