@@ -5,11 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from functools import cache
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from builder.errors import BuildError, brief
+
+if TYPE_CHECKING:  # of a private module, which only the type checker needs by its name
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
@@ -17,7 +22,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What torch takes."""
 
 
-class _Spoken(type(BaseModel)):  # type: ignore[misc]
+class _Spoken(ModelMetaclass):
     """Of a section that is made by hand what is wrong is said in a sentence; pydantic itself does not come by here."""
 
     def __call__(cls, *args: Any, **values: Any) -> Any:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import IO
+from io import BufferedReader
 
 KINDS = {
     stat.S_IFIFO: "it is a pipe, not a file",
@@ -36,7 +36,7 @@ def regular_only(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
     return descriptor
 
 
-def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """A regular file, open to be read. Raises OSError as `regular_only`."""
     return open(path, "rb", opener=regular_only)
 
