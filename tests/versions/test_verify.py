@@ -181,7 +181,7 @@ def test_flags_turned_everywhere_contradict_their_reasons(version: Path) -> None
     )
     seal(version)
     (found, *_) = problems(Version.open(version))
-    assert "objects are kept for the reason 'ignore_band', which says ignored" in found.what
+    assert "objects are kept for the reason 'ignore_band', which makes them ignored" in found.what
 
 
 def test_an_index_of_other_samples_is_told(version: Path) -> None:
