@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,11 +20,11 @@ from builder.hub.line import MOST_FILE
 from builder.hub.repository import PREFIX, HubError, Ref, parse_ref
 from builder.store.files import locked, sha256_file, sync_folder, write_file
 from builder.store.manifest import MANIFEST, Manifest, read_manifest
-from builder.store.store import NAME, VERSION, Store, check_store
+from builder.store.store import Store, check_store
 from builder.store.trust import Trust
-from builder.store.version import CLAIM, DATA, WORK, Version
+from builder.store.version import DATA, WORK, Version
 
-OURS = (MANIFEST, CLAIM)
+MEND = "do not use it, and have it published again"
 MOST_MANIFEST = 1 << 27
 """Bytes of a manifest."""
 
@@ -138,24 +136,12 @@ def open_remote(ref: str, store: Store, *, write: bool = True) -> RemoteVersion:
 
 
 def remote_manifest(hub: Hub, commit: str) -> tuple[bytes, Manifest]:
-    """The manifest of a repository at a commit: its bytes, and what they say. Raises HubError if it has none, one that
-    does not fit its id, or one that names files outside of the version."""
+    """The manifest of a repository at a commit: its bytes, and what they say. Raises HubError if it has none, or one
+    that cannot be that of a version, as one that names files outside of it."""
     with TemporaryDirectory(prefix="tutelage-") as temporary:
         path = hub.download(commit, MANIFEST, Path(temporary), MOST_MANIFEST)
         try:
-            contents, manifest = path.read_bytes(), read_manifest(path.parent)
-        except BuildError:
-            raise HubError(
-                f"{MANIFEST} of {hub.repo} at {commit[:12]} is damaged or of a newer Tutelage: update, or publish it "
-                "again"
-            ) from None
-    names = [*manifest.files, *(f"{DATA}/{shard.name}" for shard in manifest.shards)]
-    strange = [name for name, times in Counter(names).items() if times > 1 or not _lies_inside(name)]
-    if strange or not (NAME.fullmatch(manifest.name) and VERSION.fullmatch(manifest.version)):
-        raise HubError(f"{MANIFEST} of {hub.repo} at {commit[:12]} names {strange or manifest.name!r}: do not use it")
-    return contents, manifest
-
-
-def _lies_inside(name: str) -> bool:
-    """Whether a file of a version may have this name: below it, neither hidden nor one that the store makes."""
-    return bool(re.fullmatch(r"[\w-][\w.-]{0,127}(/[\w-][\w.-]{0,127}){0,3}", name, re.ASCII)) and name not in OURS
+            told = f"{MANIFEST} of {hub.repo} at {commit[:12]}"
+            return path.read_bytes(), read_manifest(path.parent, told=told, mend=MEND)
+        except BuildError as error:
+            raise HubError(str(error)) from None

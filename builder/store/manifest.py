@@ -204,24 +204,25 @@ def _dump(manifest: Manifest) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
 
-def read_manifest(folder: Path, *, claimed: bool = True) -> Manifest:
+def read_manifest(folder: Path, *, claimed: bool = True, told: str = "", mend: str = MEND) -> Manifest:
     """The manifest of a complete version, with all of it that can be checked without its files: the digest of itself,
-    the id, names, numbers that must agree (`faults`) and, but for those who mend it, the claim beside it. Raises
-    BuildError if there is none, or if it is not one."""
-    path = folder / MANIFEST
-    value = _parsed(path)
+    the id, names, numbers that must agree (`faults`) and, but for those who mend it, the claim beside it. told, mend:
+    what messages call it, if not by its path, and the next step. Raises BuildError if there is none, or if it is not
+    one."""
+    told = told or str(folder / MANIFEST)
+    value = _parsed(folder / MANIFEST, told, mend)
     try:
         manifest = Manifest.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         key = brief(".".join(map(str, first["loc"])) or "it")
-        raise _damaged(path, f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        raise _damaged(told, f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}", mend) from None
     expected = id_of(manifest)
     if manifest.id != expected:
         stated = brief(manifest.id[:12])
-        raise BuildError(f"{path} states id {stated} but its contents have {expected[:12]}: it was edited")
+        raise BuildError(f"{told} states id {stated} but its contents have {expected[:12]}, so it was edited: {mend}")
     if wrong := next(faults(manifest), "") or (other_claim(folder, manifest) if claimed else ""):
-        raise _damaged(path, wrong)
+        raise _damaged(told, wrong, mend)
     return manifest
 
 
@@ -282,7 +283,7 @@ def _bad_numbers(manifest: Manifest) -> Iterator[str]:
             yield f"{shard.name} has no contents"
 
 
-def _parsed(path: Path) -> Json:
+def _parsed(path: Path, told: str, mend: str) -> Json:
     """The JSON of a manifest, without its digest. Raises BuildError where it is not what that says, is of a format that
     this Tutelage does not know, or too large or deep to be one."""
     try:
@@ -290,21 +291,21 @@ def _parsed(path: Path) -> Json:
     except FileNotFoundError:
         raise BuildError(f"{path.parent} has no {MANIFEST}: it is no version, or its build has not finished") from None
     except (OSError, orjson.JSONDecodeError) as error:
-        raise _damaged(path, str(getattr(error, "strerror", None) or error)) from None
+        raise _damaged(told, str(getattr(error, "strerror", None) or error), mend) from None
     if not isinstance(value, dict):
-        raise _damaged(path, "it is no JSON object")
+        raise _damaged(told, "it is no JSON object", mend)
     if _depth(value) > MAX_DEPTH:
-        raise _damaged(path, f"it is nested more than {MAX_DEPTH} levels deep")
+        raise _damaged(told, f"it is nested more than {MAX_DEPTH} levels deep", mend)
     format = value.get("format", 1)
     if type(format) is not int or format < 1:
-        raise _damaged(path, f"its format is {brief(repr(format))}")
+        raise _damaged(told, f"its format is {brief(repr(format))}", mend)
     if format > FORMAT:
         raise BuildError(
-            f"{path} is of format {format}, made by a newer Tutelage, and this one knows {FORMAT}: update tutelage"
+            f"{told} is of format {format}, made by a newer Tutelage, and this one knows {FORMAT}: update tutelage"
         )
     if format > 1 and not is_sealed(value):
-        raise _damaged(path, "it states no digest of itself")
-    return unseal(value, path, MEND)
+        raise _damaged(told, "it states no digest of itself", mend)
+    return unseal(value, told, mend)
 
 
 def _depth(value: Any) -> int:
@@ -332,5 +333,5 @@ def other_claim(folder: Path, manifest: Manifest) -> str:
     )
 
 
-def _damaged(path: Path, what: str) -> BuildError:
-    return BuildError(f"{path} is damaged ({what}): {MEND}")
+def _damaged(told: str, what: str, mend: str) -> BuildError:
+    return BuildError(f"{told} is damaged ({what}): {mend}")

@@ -54,7 +54,8 @@ def make(folder: Path, samples: dict[str, tuple[np.ndarray, dict[str, list[Any]]
         count = len(objects["bbox"])
         label = {"key": f"k{number}-{number:012d}", "name": name, "sha256": f"{number:064d}"}
         label |= {"width": pixels.shape[1], "height": pixels.shape[0], "reencoded": "none"}
-        label["objects"] = {"score": [0.9] * count, "source": ["teacher"] * count} | objects
+        areas = [w * h for _, _, w, h in objects["bbox"]]
+        label["objects"] = {"score": [0.9] * count, "area": areas, "source": ["teacher"] * count} | objects
         members = [(extension, encoded(pixels, extension)), ("json", json.dumps(label).encode())]
         rows.append((label["key"], members))
     shard = write_shard(folder / "data" / "train-000000.tar", rows)

@@ -125,11 +125,11 @@ def test_a_version_is_published_whole_and_once(store: Path, hub: Path) -> None:
     log = requests_log(hub)
     kinds = [line["method"] if line["method"] == "PUT" else line["path"].split("/")[5:6] for line in log]
     order = [n for n, kind in enumerate(kinds) if kind in ("PUT", ["commit"], ["tag"])]
-    assert [kinds[n] for n in order] == ["PUT"] * 9 + [["commit"], ["tag"]]
+    assert [kinds[n] for n in order] == ["PUT"] * 10 + [["commit"], ["tag"]]
     assert not any(line["token"] for line in log if "/storage/" in line["path"])
     again = json.loads(run("publish", "pets@v1", REPO, "--json", store=store).stdout)
     assert again["state"] == "there" and again["commit"] == done["commit"]
-    assert commits(hub) == 2 and len(sent(hub)) == 9
+    assert commits(hub) == 2 and len(sent(hub)) == 10
 
 
 def test_a_dry_run_lists_and_changes_nothing(store: Path, hub: Path) -> None:
@@ -197,7 +197,8 @@ def test_a_server_that_is_killed_half_way_gets_only_what_it_lacks(
     assert "cannot be reached" in failed.output and "run the same command again" in failed.output
     assert failed.output.count("Error: ") == 1
     there = {path.name for path in (root / "lfs").iterdir() if len(path.name) == 64}
-    wanted = {s.sha256 for s in manifest_of(store).shards} | {manifest_of(store).files["labels.parquet"]}
+    wanted = {s.sha256 for s in manifest_of(store).shards}
+    wanted |= {manifest_of(store).files[name] for name in ("labels.parquet", "index.parquet")}
     assert there and wanted - there and not state_of(root, REPO)["tags"] and commits(root) == 1
     before = len(sent(root))
     set_faults(root)
@@ -382,7 +383,7 @@ def test_a_token_with_characters_of_no_token(store: Path, hub: Path, monkeypatch
     ("files", "words"),
     [
         ({"data/train.parquet": b"x"}, "holds data/train.parquet, and no version of Tutelage"),
-        ({"manifest.json": b"{}"}, "is damaged or of a newer Tutelage"),
+        ({"manifest.json": b"{}"}, "is damaged (name: field required): do not use it"),
         ({".gitignore": b"*.tar"}, "did not take data/train-000000.tar: remove the .gitignore"),
         ({"LICENSE": b"mine", "README.md": b"to come"}, ""),
     ],
@@ -436,7 +437,8 @@ def test_gates_and_hashes_come_first(store: Path, hub: Path) -> None:
     said = run("publish", "pets@v1", REPO, store=store, code=1).output
     assert "data/train-000003.tar of pets@v1 is not the file of its manifest: run `tutelage verify --repair" in said
     shard.unlink()
-    assert "data/train-000003.tar of pets@v1 is missing" in run("publish", "pets@v1", REPO, store=store, code=1).output
+    said = run("publish", "pets@v1", REPO, store=store, code=1).output
+    assert "v1 is damaged, data/train-000003.tar is missing: run `tutelage verify --repair pets@v1`" in said
     assert not requests_log(hub)
 
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from builder.cli.hub import COMMANDS
 from builder.cli.main import main
 from builder.hub.publish import publish
+from builder.store.files import seal
 from builder.store.manifest import MANIFEST, read_manifest
 from builder.store.version import Version
 from tests.helpers.hub_server import READER, STRANGER, Fault, HubServer, requests_log, set_faults, state_of, use_hub
@@ -140,11 +141,11 @@ def test_a_file_that_was_damaged_on_the_disk_since_is_fetched_again(hub: Path, t
 
 
 def edit_manifest(hub: Path, revision: str, **changes: Any) -> None:
-    """Put another manifest under a tag that is there."""
+    """Put another manifest under a tag that is there, with the digest of what it says."""
     state = state_of(hub, REPO)
     file = state["commits"][state["tags"][revision]]["files"][MANIFEST]
     blob = hub / "blobs" / file["oid"]
-    content = orjson.loads(blob.read_bytes()) | changes
+    content = seal(orjson.loads(blob.read_bytes()) | changes)
     blob.unlink()
     blob.write_bytes(orjson.dumps(content))
     file["size"] = blob.stat().st_size
@@ -154,24 +155,27 @@ def edit_manifest(hub: Path, revision: str, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"id": "0" * 64}, "is damaged or of a newer Tutelage"),
-        ({"format": "x", "more": 1}, "is damaged or of a newer Tutelage"),
-        ({"files": {"../../outside": "0" * 64}}, "names ['../../outside']: do not use it"),
-        ({"files": {"/etc/passwd": "0" * 64}}, "names ['/etc/passwd']: do not use it"),
-        ({"files": {"manifest.json": "0" * 64}}, "names ['manifest.json']: do not use it"),
-        ({"files": {"claim": "0" * 64}}, "names ['claim']: do not use it"),
-        ({"files": {"a\0b": "0" * 64}}, "do not use it"),
+        ({"id": "0" * 64}, "states id 000000000000 but its contents have"),
+        ({"format": 99}, "is of format 99, made by a newer Tutelage, and this one knows 2: update tutelage"),
+        ({"format": "x", "more": 1}, "is damaged (its format is 'x'): do not use it"),
+        ({"more": 1}, "is damaged (more: extra inputs are not permitted): do not use it"),
+        ({"files": {"../../outside": "0" * 64}}, "no file can be named '../../outside'): do not use it"),
+        ({"files": {"/etc/passwd": "0" * 64}}, "no file can be named '/etc/passwd'): do not use it"),
+        ({"files": {"manifest.json": "0" * 64}}, "no file can be named 'manifest.json'): do not use it"),
+        ({"files": {"claim": "0" * 64}}, "no file can be named 'claim'): do not use it"),
+        ({"files": {"a\0b": "0" * 64}}, "no file can be named 'a\\x00b'): do not use it"),
         ({"files": {"a" * 300: "0" * 64}}, "do not use it"),
-        ({"files": {"data/train-000000.tar": "0" * 64}}, "names ['data/train-000000.tar']: do not use it"),
-        ({"name": "../pets"}, "names '../pets': do not use it"),
-        ({"version": "../v1"}, "do not use it"),
+        ({"files": {"data/train-000000.tar": "0" * 64}}, "can be named 'data/train-000000.tar'): do not use it"),
+        ({"name": "../pets"}, "no dataset can be named '../pets'): do not use it"),
+        ({"version": "../v1"}, "no version can be named '../v1'): do not use it"),
     ],
 )
 def test_a_manifest_that_is_not_ours_writes_nothing(
     hub: Path, tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     edit_manifest(hub, "v1", **changes)
-    assert words in run("pull", f"{REPO}@v1", store=tmp_path / "other", code=1).output
+    said = run("pull", f"{REPO}@v1", store=tmp_path / "other", code=1).output
+    assert words in said and said.startswith(f"Error: manifest.json of {REPO} at ") and said.count("\n") == 1
     assert not (tmp_path / "other").exists() and not (tmp_path / "outside").exists()
 
 
