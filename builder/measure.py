@@ -325,7 +325,8 @@ def _of_predictions(
         boxes = kind_of(description["kind"]).overlaps  # the rest is stored whole
         floor = (f"floor={description['floor']}",) if boxes else ()
         section = parse_teacher(measure.teacher, (*floor, *measure.teacher_options))
-        reading = Reading(**description.get("images", {}))
+        said = description.get("images")  # of stored results the digest of a listing
+        reading = Reading(**said) if isinstance(said, dict) else Reading()
         labeller, license = load_labeller(section, workers, measure.allow_code, reading), section.license
         check_unseen(labels, labeller)
     label_truth(

@@ -75,30 +75,28 @@ def parts_of(type: Any) -> Iterator[Any]:
 
 
 @cache
-def _kinds(model: type) -> dict[str, type | None]:
-    """Fields in which true and false mean nothing -> the dataclass that they hold, None for plain values. (Sections ask
-    for themselves.)"""
-    kinds: dict[str, type | None] = {}
+def _kinds(model: type) -> dict[str, tuple[type | None, bool]]:
+    """Fields that may hold a number, which true and false would be taken for -> the dataclass that they hold instead,
+    and whether numbers stand there at all. (Sections ask for themselves.)"""
+    kinds: dict[str, tuple[type | None, bool]] = {}
     for name, annotation in fields_of(model):
         parts = list(parts_of(annotation))
         if any(part in (bool, Any, object) or part is True or part is False for part in parts):
             continue
         inner = [part for part in parts if isinstance(part, type) and dataclasses.is_dataclass(part)]
-        if inner or not any(isinstance(part, type) and issubclass(part, BaseModel) for part in parts):
-            kinds[name] = inner[0] if inner else None
+        if inner or int in parts or float in parts:
+            kinds[name] = (inner[0] if inner else None), int in parts or float in parts
     return kinds
 
 
 def _truth_value(value: dict[Any, Any], model: type) -> str:
     """The first key below which true or false stands where a number is meant; "" if there is none."""
-    for name, inner in _kinds(model).items():
+    for name, (inner, is_number) in _kinds(model).items():
         given = value.get(name)
-        if given is None or (isinstance(given, str | int | float) and not isinstance(given, bool)):
-            continue
         if isinstance(given, dict) and inner is not None:
             if place := _truth_value(given, inner):
                 return f"{name}.{place}"
-        elif _holds_truth(given):
+        elif is_number and _holds_truth(given):
             return name
     return ""
 

@@ -51,7 +51,7 @@ WRITTEN, EMPTY, TOMBSTONE = "written", "empty", "tombstone"
 class Writing:
     """What all shards of a version share. folder: of the version. labelled: the pool, with its calibration and the
     images to leave out. extension: of its images. parents: whose shards are looked at in turn. tombstones: keys of
-    removed images that are written all the same, for a repair. overrides: by SHA-256 of their image. balance: images
+    removed images that are written all the same, for a repair; None: the parents' shards tell. overrides: by SHA-256 of their image. balance: images
     kept of each class of the whole pool, where `keep.balance` repeats and thins them. stored, strip, reading: as
     of builder.cut.images.described."""
 
@@ -61,7 +61,7 @@ class Writing:
     drop_empty: bool
     extension: str
     parents: tuple[Parent, ...] = ()
-    tombstones: frozenset[str] = frozenset()
+    tombstones: frozenset[str] | None = None
     overrides: Mapping[str, Sequence[Override]] = field(default_factory=dict)
     kind: LabelKind = DETECTION
     balance: tuple[int, ...] | None = None
@@ -182,13 +182,15 @@ def _write(
     if no image is in it. Raises OtherBytes for more images that changed: for all of them, or the shard would be begun
     again for each."""
     writing = job.writing
-    gone = frozenset(image.sha256 for image in images if image.key in writing.tombstones)
+    known = writing.tombstones
+    gone = frozenset(image.sha256 for image in images if known and image.key in known)
     chosen = _choose(writing, images, chunks, gone, changed)
     for parent in writing.parents:
         shard = parent.shards.get(job.name)
         if shard is None or shard.chunks != (job.chunks.start, job.chunks.stop):
             continue
-        gone = parent.still_there(job.name, images)
+        if known is None:
+            gone = parent.still_there(job.name, images)
         with_gone = chosen if gone == chosen.gone else _choose(writing, images, chunks, gone, changed)
         if with_gone.inputs == shard.inputs and (taken := parent.take(shard, writing.folder / DATA / job.name)):
             return with_gone, taken

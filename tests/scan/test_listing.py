@@ -167,7 +167,7 @@ def test_what_is_passed_over_is_counted_and_said(tmp_path: Path) -> None:
     assert len(pool) == 2 and pool.passed_over == expected
     text = passed_over_text(pool.passed_over)
     assert text.startswith("8 files of other kinds: .dng 2, pipes and devices 2, .part 1, ")
-    assert text.endswith("(unpack the archives; convert the images among them)")
+    assert text.endswith("(unpack the archives; nothing that is no file is opened; convert the images among them)")
     kept = tree(store.root)
     assert scan_pool(folder, store) == pool and tree(store.root) == kept
     (folder / "c.txt").unlink()

@@ -372,7 +372,7 @@ def test_evaluate_command_for_every_kind(tmp_path: Path) -> None:
         message, code = measured(*wrong, *store)
         assert code == 1 and message.count("\n") == 1, message
     assert not (tmp_path / "results.json").exists()
-    text = CliRunner().invoke(main, ["evaluate", str(runs["fpn"]), "--truth", str(maps), "--store", str(tmp_path)])
+    text = CliRunner().invoke(main, ["evaluate", str(runs["fpn"]), "--truth", str(maps), *map(str, store)])
     assert text.exit_code == 0 and "mIoU" in text.output and "IoU" in text.output
 
 

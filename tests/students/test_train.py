@@ -144,7 +144,15 @@ def test_evaluate_warns_of_images_that_were_trained_on(scenes: Path, tmp_path: P
 def test_of_several_processes_one_speaks(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = {"labelled": str(scenes), "network": NETWORK, **SHORT, "steps": 1}
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(content))
-    words = ["train", str(tmp_path / "train.yaml"), "--out", str(tmp_path / "run"), "--store", str(tmp_path), "--json"]
+    words = [
+        "train",
+        str(tmp_path / "train.yaml"),
+        "--out",
+        str(tmp_path / "run"),
+        "--store",
+        str(tmp_path / "store"),
+        "--json",
+    ]
     result = CliRunner().invoke(main, words, catch_exceptions=False)
     assert json.loads(result.stdout) == {"run": str(tmp_path / "run"), "steps": 1} and "step 1/1" in result.stderr
     monkeypatch.setattr(PartialState, "is_main_process", False)
@@ -211,7 +219,7 @@ def test_a_ratio_that_is_clipped_most_of_the_time_is_warned_of(scenes: Path, ver
         }
         (tmp_path / "train.yaml").write_text(yaml.safe_dump(content))
         words = ["train", str(tmp_path / "train.yaml"), "--out", str(tmp_path / f"run-{warned}"), "--json"]
-        result = CliRunner().invoke(main, [*words, "--store", str(tmp_path)], catch_exceptions=False)
+        result = CliRunner().invoke(main, [*words, "--store", str(tmp_path / "store")], catch_exceptions=False)
         assert ("clipped in 100% of the steps" in result.stderr) == warned and json.loads(result.stdout)["steps"] == 1
 
 
@@ -253,7 +261,7 @@ def test_a_student_starts_from_its_teacher(scenes: Path, tmp_path: Path) -> None
     teacher = train(make_recipe(scenes, labelled=labelled, steps=2), tmp_path / "teacher", Store(tmp_path))
     recipe = make_recipe(scenes, init=f"checkpoint:{teacher}", steps=1, lr=1e-12)
     student = train(recipe, tmp_path / "student", Store(tmp_path))
-    theirs, ours = (set(load_checkpoint(run)[2]["trained_on"]) for run in (teacher, student))
+    theirs, ours = (set(load_checkpoint(run)[2].trained_on) for run in (teacher, student))
     assert len(theirs) == 3 and theirs < ours and len(ours) == 3 + 12
     weights, start = (load_checkpoint(run)[0].state_dict() for run in (student, teacher))
     assert all(torch.allclose(weights[name], start[name], atol=1e-6) for name in start)

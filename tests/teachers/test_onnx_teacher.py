@@ -346,7 +346,7 @@ def change(**spec: Any) -> Break:
         (Path.unlink, r"model file .*model\.onnx not found$"),
         (lambda model: model.with_suffix(".yaml").unlink(), r"model\.yaml not found: write this YAML"),
         (lambda model: model.write_bytes(b"no model"), r"model\.onnx cannot be loaded by ONNX Runtime"),
-        (rewrite("a: [b"), r"model\.yaml cannot be read as YAML"),
+        (rewrite("a: [b"), r"model\.yaml is not YAML"),
         (rewrite("- a\n"), r"model\.yaml must be a YAML mapping with the keys model, input"),
         (change(input={"size": "big"}), r"has input\.size: 'big', but input should be a valid tuple"),
         (change(colour="rgb"), r"has an unknown key colour: did you mean color?"),
@@ -362,7 +362,7 @@ def change(**spec: Any) -> Break:
         (change(input={"size": 32, "fit": "stretch", "letterbox": {"pad": 0}}), r"letterbox means nothing beside"),
         (change(classes=None), r"must have one of the keys classes and classes_from"),
         (change(classes_from="x.txt"), r"must have one of the keys classes and classes_from"),
-        (change(classes=None, classes_from="x.txt"), r"classes_from in .* cannot be read: .*x\.txt"),
+        (change(classes=None, classes_from="x.txt"), r"classes_from in .*model\.yaml: .*x\.txt cannot be read"),
         (change(classes=[]), r"names no classes"),
         (change(classes=["cat", "cat"]), r"names the class 'cat' more than once"),
         (

@@ -19,6 +19,7 @@ from builder.scan.dhash import dhash
 from builder.scan.pool import find_pool
 from builder.scan.scanner import scan_pool
 from builder.store.store import Store
+from builder.store.sums import SUMS
 from teachers.images import UPRIGHT, decode_rgb, encode_upright, file_extensions, read_header
 
 ORIENTATIONS = range(1, 9)
@@ -132,6 +133,7 @@ def test_turned_tiffs_that_an_older_scan_read_are_read_again(tmp_path: Path) -> 
     del summary["reader"]
     old = table.set_column(table.column_names.index("width"), "width", wrong)
     pq.write_table(old.replace_schema_metadata({"source": pool.source, "summary": orjson.dumps(summary)}), pool.path)
+    (pool.path.parent / SUMS).unlink()  # nor were there any then
     assert [image.width for image in find_pool(store, pool.id).images()] == [80, 48]
     again = scan_pool(str(tmp_path), store)
     assert again.id == pool.id and [image.width for image in again.images()] == [80, 80]

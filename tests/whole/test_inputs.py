@@ -333,7 +333,7 @@ def columns(area: list[float], classes: list[str]) -> dict[str, Any]:
 def test_a_condition_sees_only_the_objects_it_is_given(tmp_path: Path) -> None:
     condition, cast = Where("area > 5"), Where("CAST(class AS INTEGER) > 1")
     for area in ([1.0, 9.0, 7.0], [2.0], [6.0, 6.0], []):
-        true, null = condition(columns(area, ["cat"] * len(area)))
+        true, null, _ = condition(columns(area, ["cat"] * len(area)))
         assert true.tolist() == [a > 5 for a in area] and not null.any()
     with pytest.raises(BuildError, match="failed: Conversion Error"):
         cast(columns([1.0], ["cat"]))
