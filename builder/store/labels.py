@@ -67,7 +67,7 @@ class _Image(TypedDict):
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     key: Annotated[str, Field(max_length=100)]
     name: Annotated[str, Field(max_length=4096)]
-    sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     width: _Side
     height: _Side
     reencoded: Literal["none", "format", "upright", "stripped"]

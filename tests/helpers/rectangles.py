@@ -55,8 +55,8 @@ def write_version(folder: Path, truth: Truth, classes: list[str], kind: str = "d
             "ignore": [i % 2 == 1 for i in range(len(xywh))],
             "area": image.area.tolist(),
         }
-        label = {"key": f"scene-{number}", "name": image.name, "sha256": "", "width": image.width}
-        label |= {"height": image.height, "reencoded": "none", "objects": objects}
+        label = {"key": f"scene-{number}", "name": image.name, "sha256": sha256_file(image.path)}
+        label |= {"width": image.width, "height": image.height, "reencoded": "none", "objects": objects}
         samples.append((f"scene-{number}", [("png", image.path.read_bytes()), ("json", json.dumps(label).encode())]))
     path = folder / "data" / "train-000000.tar"
     shard = write_shard(path, samples)

@@ -111,7 +111,8 @@ def test_the_label_of_another_sample_none_and_one_too_long() -> None:
 @pytest.mark.parametrize("kind", SAYS)
 def test_a_table_that_no_version_can_have(kind: str, tmp_path: Path) -> None:
     """Each column gone, of another type, and of values that it cannot hold."""
-    version = Version.open(built(tmp_path, kind).folder)
+    version = built(tmp_path, kind)
+    version = Version(version.folder, version.manifest)  # unhashed: whoever made such a table made its hash, too
     path, table = checked_table(version), pq.read_table(version.labels)
     nonsense: dict[str, list[Any]] = {"key": ["a b", ""], "label": [-2, 30_000, None], "score": [1.5, -1.0, math.nan]}
     nonsense |= {"x1": [math.inf, 1e30, None], "outcome": ["lost", None], "reason": ["\x1b[2J", "x" * 99]}
