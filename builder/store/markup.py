@@ -30,6 +30,8 @@ XML_DEPTH = 100
 """Elements in one another: CVAT and Pascal VOC have at most 6."""
 ZIP_DIRECTORY = 256 << 20
 """Bytes of a ZIP's list of members: that of a million has half of them."""
+ZIP_HEAD = b"PK\x03\x04"
+"""What a ZIP begins with."""
 CHUNK = 1 << 16
 """Bytes of XML that are parsed at a time."""
 _END, _END_64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q")
@@ -140,6 +142,9 @@ def open_packed(path: Path, name: str) -> Iterator[IO[bytes]]:
     try:
         with open_regular(path) as file:
             if not zipfile.is_zipfile(file):
+                file.seek(0)
+                if file.read(len(ZIP_HEAD)) == ZIP_HEAD:
+                    raise zipfile.BadZipFile("it is cut, or has no list of members")
                 file.seek(0)
                 yield file
                 return
