@@ -23,7 +23,7 @@ from builder.cli.versions import COMMANDS
 from builder.store.manifest import read_manifest
 from tests.helpers.pools import tree, write_images, write_recipe, write_results
 from tests.helpers.records import changed
-from tests.helpers.sealing import reseal
+from tests.helpers.sealing import reseal, seal
 
 GROUP = click.Group(commands=[log, diff, *COMMANDS, build])
 
@@ -281,15 +281,26 @@ def test_explain_names_the_rule_that_refused(made: Path, tmp_path: Path) -> None
         assert some and all(told in why for why in some), reason
 
 
+def with_reasons(version: Path, reason: str) -> str:
+    """Give every object this reason, as a wrong builder would have. Returns a key."""
+    table = pq.read_table(version / "labels.parquet")
+    reasons = pa.array([reason] * len(table), table.schema.field("reason").type)
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("reason"), "reason", reasons), version / "labels.parquet"
+    )
+    seal(version)
+    return str(table["key"][0].as_py())
+
+
 def test_explain_quotes_a_reason_that_it_does_not_know(store: Path) -> None:
-    """Of a newer Tutelage, or of whoever wrote the file: it is a text, and no template."""
-    labels, strange = store / "datasets" / "pets" / "v1" / "labels.parquet", "{it.rules.keep} {x"
-    table = pq.read_table(labels)
-    reasons = pa.array([strange] * len(table), table.schema.field("reason").type)
-    pq.write_table(table.set_column(table.schema.get_field_index("reason"), "reason", reasons), labels)
-    key = table["key"][0].as_py()
+    """Of a newer Tutelage it is a word, which is quoted; whoever wrote what is none, a template, is told."""
+    version = store / "datasets" / "pets" / "v1"
+    key = with_reasons(version, "of_tomorrow")
     objects = run_json("explain", "pets@v1", key, store=store)["objects"]
-    assert objects and all(f"refused by {strange!r}" in one["why"] for one in objects)
+    assert objects and all("refused by 'of_tomorrow'" in one["why"] for one in objects)
+    with_reasons(version, "{it.rules.keep} {x")
+    said = refused("explain", "pets@v1", key, store=store)
+    assert "its column reason holds '{it.rules.keep} {x'" in said and "`tutelage verify --repair`" in said
 
 
 def test_explain_says_why_an_image_is_not_in_the_version(made: Path) -> None:
