@@ -83,7 +83,7 @@ def test_a_certified_group_is_described_in_the_agreed_words() -> None:
         ),
         (
             [group("cat", certified=True, delta=0.05), group("dog", certified=True, delta=0.05)],
-            {"precision": {"family": "all", "delta": 0.1}},
+            {"precision": {"target": 0.8, "family": "all", "delta": 0.1}},
             1,
             [
                 "of every one of these groups is at least 0.8 with confidence about 0.9 (asymptotic; all groups together)"

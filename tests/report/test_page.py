@@ -25,7 +25,7 @@ from builder.report.page import bar
 from builder.report.pictures import contact_sheet, draw_image
 from builder.report.quality import expected_quality, thresholds
 from builder.rules.scores import PoolScores, Scored
-from builder.store.manifest import Manifest, read_manifest
+from builder.store.manifest import Manifest, read_manifest, write_manifest
 from builder.store.provenance import Group
 from builder.store.shards import read_bytes, read_samples
 from builder.store.version import REPORT, Version
@@ -179,10 +179,16 @@ def test_names_are_text_not_markup(plain: Path) -> None:
 
 
 @pytest.mark.parametrize("field", ["pool", "predictions"])
-def test_ids_of_a_foreign_manifest_are_text_too(plain: Path, field: str) -> None:
+def test_ids_of_a_foreign_manifest_are_text_too(plain: Path, tmp_path: Path, field: str) -> None:
+    """No version with such an id is opened, and no page of one would run it."""
     manifest = read_manifest(plain)
-    inputs = changed(manifest.provenance.inputs, **{field: "<script>x</script>"})
-    foreign = manifest.model_copy(update={"provenance": changed(manifest.provenance, inputs=inputs)})
+    inputs = manifest.provenance.inputs.model_copy(update={field: "<script>x</script>"})
+    provenance = manifest.provenance.model_copy(update={"inputs": inputs})
+    foreign = manifest.model_copy(update={"provenance": provenance})
+    write_manifest(tmp_path, foreign)
+    with pytest.raises(BuildError, match=rf"^[^\n]*damaged \(provenance\.inputs\.{field}: string should match") as told:
+        Version.open(tmp_path)
+    assert "build or pull the version again" in str(told.value)
     version = Version(plain, foreign)
     write_report(version, scores_of(version), None)
     page = read_page(plain)
