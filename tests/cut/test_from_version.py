@@ -123,7 +123,11 @@ def test_what_cannot_be_cut_again_is_said_and_leaves_no_version(tmp_path: Path, 
         pulled = Version.open(pulled.folder)
     with pytest.raises(BuildError) as error:
         corrected(pulled, away, said)
-    words = {"shard": "missing or damaged", "labels": "cannot be read", "older": "an older Tutelage"}
+    words = {
+        "shard": "train-000000.tar is not the file of its manifest: run `tutelage verify --repair pets@v1`",
+        "labels": "labels.parquet is not the file of its manifest: run `tutelage verify --repair pets@v1`",
+        "older": "an older Tutelage",
+    }
     assert words[harm] in str(error.value) and "\n" not in str(error.value)
     assert not (away.datasets / "pets" / "v2" / "manifest.json").exists()
 
