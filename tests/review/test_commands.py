@@ -25,7 +25,9 @@ from builder.store.store import Store
 from builder.store.version import Version
 from builder.versions.media import file_name, images_of
 from tests.helpers.pools import tree
+from tests.helpers.records import changed
 from tests.helpers.reviewed import copied, make_store
+from tests.helpers.sealing import reseal
 
 
 @pytest.fixture(scope="module")
@@ -293,14 +295,20 @@ def test_a_later_pull_may_contradict_an_earlier_one(store: Store, tmp_path: Path
     choice["value"]["choices"] = ["accept"]
     path.write_bytes(orjson.dumps(tasks))
     shutil.rmtree(store.predictions)
-    for shard in (store.datasets / "pets/v1/data").iterdir():
-        data = bytearray(shard.read_bytes())
-        data[600] ^= 1  # no version can be built of it, but the verdicts are kept, and that is said
-        shard.unlink()
-        shard.write_bytes(data)
+    shard = min((store.datasets / "pets/v1/data").iterdir())
+    data = bytearray(shard.read_bytes())
+    shard.write_bytes(data[:600] + bytes([data[600] ^ 1]) + data[601:])
+    said = refused(store, "pull", "pets", "--from", path)  # of which image is what, where a shard is damaged?
+    assert f"data/{shard.name} is not the file of its manifest: run `tutelage verify --repair pets@v1`" in said
+    assert {one.box: one.action for one in read_overrides(store, "pets")}[chosen["accept"].box] == "reject"
+    shard.write_bytes(data)
+    provenance = version(store)[1].provenance
+    inputs = changed(provenance.inputs, keep=provenance.inputs.keep | {"tomorrow": 1})
+    # no version can be built of it, but the verdicts are kept, and that is said
+    reseal(store.datasets / "pets/v1", provenance=changed(provenance, inputs=inputs))
     failed = run(store, "pull", "pets", "--from", path)
     assert failed.exit_code == 1 and "1 verdicts differ from earlier ones" in failed.stderr
-    assert "is missing or damaged" in failed.stderr
+    assert "pets@v1 says of itself what no version can (provenance.inputs.keep.tomorrow: " in failed.stderr
     assert {one.box: one.action for one in read_overrides(store, "pets")}[chosen["accept"].box] == "accept"
 
 
