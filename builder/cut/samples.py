@@ -51,9 +51,9 @@ WRITTEN, EMPTY, TOMBSTONE = "written", "empty", "tombstone"
 class Writing:
     """What all shards of a version share. folder: of the version. labelled: the pool, with its calibration and the
     images to leave out. extension: of its images. parents: whose shards are looked at in turn. tombstones: keys of
-    removed images that are written all the same, for a repair; None: the parents' shards tell. overrides: by SHA-256 of their image. balance: images
-    kept of each class of the whole pool, where `keep.balance` repeats and thins them. stored, strip, reading: as
-    of builder.cut.images.described."""
+    removed images that are written all the same, for a repair; None: the parents' shards tell. overrides: by SHA-256 of
+    their image. balance: images kept of each class of the whole pool, where `keep.balance` repeats and thins them.
+    stored, strip, reading: as of builder.cut.images.described."""
 
     folder: Path
     labelled: LabelledPool
