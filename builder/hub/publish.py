@@ -267,7 +267,9 @@ def _equal(file: LocalFile, remote: RemoteFile) -> bool:
     if remote.sha256 or remote.bytes != file.bytes:
         return remote.sha256 == file.sha256
     data = file.path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == remote.blob  # git's id of a small file
+    return (
+        hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == remote.blob
+    )  # git's id of a small file
 
 
 def _commit(
