@@ -26,8 +26,8 @@ from tests.helpers.pools import write_images, write_results
 ROW = "hostile images, names, tars"
 SMALL = 0.015
 GOOD = 2
-NOTHING = frozenset({"a name '.png'", "a name '...png'", "tar: only an end", "tar: type 5"})
-"""Faults that bring no image, and nothing to count: hidden files, an empty tar, a folder in a tar."""
+NOTHING = frozenset({"sparse tar of 6 GB", "a name '.png'", "a name '...png'", "tar: only an end", "tar: type 5"})
+"""Faults that bring no image, and nothing to count: hidden files, empty tars, a folder in a tar."""
 FORMATS = {
     "JPEG": "jpg",
     "PNG": "png",
