@@ -108,13 +108,3 @@ def _alone(root: Path) -> AbstractContextManager[None]:
 def _write(root: Path, events: Mapping[str, Event]) -> None:
     stored = {name: asdict(event) for name, event in events.items()}
     write_file(root / HISTORY, orjson.dumps(seal(stored), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
-
-
-def login_name() -> str:
-    """Of the user; `unknown` where the system has none."""
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
