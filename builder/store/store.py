@@ -14,6 +14,7 @@ import orjson
 from builder.errors import BuildError, brief
 from builder.store.files import (
     canonical_json,
+    digest,
     locked,
     make_folder,
     new_folder,
@@ -24,7 +25,7 @@ from builder.store.files import (
 )
 from builder.store.history import HISTORY, read_history
 from builder.store.locks import sign, take_lock
-from builder.store.manifest import MANIFEST
+from builder.store.manifest import MANIFEST, other_claim, read_manifest
 from builder.store.manifest import NAME as NAME
 from builder.store.manifest import VERSION as VERSION
 from builder.store.version import CLAIM, DATASETS, Version
@@ -144,6 +145,9 @@ class Store:
             for version in versions:
                 claim = version / CLAIM
                 if claim.is_file() and claim.read_bytes() == inputs.encode() and serves(version):
+                    return version
+            for version in versions:  # whose claim is damaged: who opens it is told, instead of getting a second one
+                if _is_damaged_claim(version, inputs) and serves(version):
                     return version
             known = [ref.partition("@v") for ref in read_history(self.root)]  # of removed versions, too
             used = [int(number) for dataset, _, number in known if dataset == name]
@@ -269,6 +273,15 @@ def check_tag(tag: str) -> None:
 def tags_of(tags: Sequence[Tag], version: str, id: str) -> list[str]:
     """The names of the tags that stand for this version; one whose id is another's is marked as stale."""
     return [tag.name if tag.id == id else f"{tag.name} (stale)" for tag in tags if tag.version == version]
+
+
+def _is_damaged_claim(folder: Path, inputs: str) -> bool:
+    """Whether a complete version is of this digest of inputs, though the claim beside its manifest says another one."""
+    try:
+        manifest = read_manifest(folder, claimed=False)
+    except BuildError:  # unfinished, or damaged itself: whoever asks for it is told
+        return False
+    return digest(manifest.provenance.inputs.claimed()) == inputs and other_claim(folder, manifest) != ""
 
 
 def _read_tag(path: Path) -> Tag:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic_core import PydanticCustomError
 
 from teachers.from_onnx.resize import resized
 from teachers.images import LONGEST, middle
@@ -28,15 +29,23 @@ def _quotient(value: Any) -> Any:
         return value
 
 
+def _no_flag(value: Any) -> Any:
+    """Pydantic takes `true` for 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("flag", "input should be a number")
+    return value
+
+
 LATER: dict[str, Any] = {"multi_label": True, "raw": False}
 """Options that came after predictions had been stored -> the value by which a description stays what it was."""
-Positive = Annotated[int, Field(gt=0, lt=2**31)]
-Side = Annotated[int, Field(gt=0, le=16_384)]
+NO_FLAG = BeforeValidator(_no_flag)
+Positive = Annotated[int, Field(gt=0, lt=2**31), NO_FLAG]
+Side = Annotated[int, Field(gt=0, le=16_384), NO_FLAG]
 """Pixels of the input; how many it may have in all stands in teachers.from_onnx.session."""
-Number = Annotated[float, Field(ge=-1e6, le=1e6)]
-Spread = Annotated[float, Field(ge=1e-6, le=1e6)]
+Number = Annotated[float, Field(ge=-1e6, le=1e6), NO_FLAG]
+Spread = Annotated[float, Field(ge=1e-6, le=1e6), NO_FLAG]
 """Numbers that a float32 can be divided by, and multiplied with."""
-Share = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1), NO_FLAG]
 Column = Literal["image", "box", "score", "label"]
 
 
@@ -50,7 +59,7 @@ class Letterbox(_Strict):
     anchor: where the image lies. upscale: whether an image smaller than the input is enlarged, too.
     """
 
-    pad: Annotated[int, Field(ge=0, le=255)] = 114
+    pad: Annotated[int, Field(ge=0, le=255), NO_FLAG] = 114
     anchor: Literal["top_left", "center"] = "top_left"
     upscale: bool = False
 

@@ -43,7 +43,7 @@ def servers(folder: Path, version: Path, share: float) -> Iterator[tuple[str, Ve
     """version: one of a dataset `pets`."""
     with Elsewhere.listening() as other:
         cases = list(_cases(f"http://127.0.0.2:{other.port}/"))
-        count = max(TOGETHER // 2, round(share * min(SERVERS, len(cases))))
+        count = max(2, round(share * min(SERVERS, len(cases))))
         chosen = [cases[n * len(cases) // count] for n in range(min(count, len(cases)))]
         with ThreadPoolExecutor(TOGETHER) as threads:
             jobs = [partial(_one, folder / f"server{n}", version, *case, other) for n, case in enumerate(chosen)]

@@ -24,7 +24,7 @@ from tests.helpers.pools import write_images
 from tests.helpers.rectangles import write_rectangles
 
 ROW = "checkpoints and the files of a run"
-SMALL = 0.03
+SMALL = 0.015
 Change = Callable[[Path], None]
 META, WEIGHTS, STATE, LOG, RECIPE = "meta.json", "model.safetensors", "state.pt", "log.jsonl", "recipe.json"
 LABEL = ("label", "pool", "--teacher", "checkpoint:run", "--set", "floor=0.01", "--no-alarm")

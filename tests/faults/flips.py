@@ -10,7 +10,7 @@ from tests.faults.verdict import Verdict, judge
 
 ROW = "bit flips in a version, then `verify`"
 COUNT = 600
-SMALL = 0.01
+SMALL = 0.007
 
 
 def inject(folder: Path, share: float) -> Iterator[tuple[str, Verdict, str]]:

@@ -11,7 +11,7 @@ from tests.faults.verdict import Verdict, judge
 
 ROW = "bit flips elsewhere in the store, then the next build"
 COUNT = 500
-SMALL = 0.01
+SMALL = 0.007
 
 
 def inject(folder: Path, share: float) -> Iterator[tuple[str, Verdict, str]]:

@@ -24,7 +24,7 @@ from tests.helpers.pools import write_world
 from tests.helpers.training import NETWORK
 
 ROW = "hostile repositories pulled, then 17 commands; servers"
-SMALL, FEW = 0.02, 0.1
+SMALL, FEW = 0.005, 0.1
 """The share of `make test`; below the other one only boxes are tried, and nothing is trained."""
 REPOSITORIES = 150
 """At full size, of each of five kinds of version an equal part."""
@@ -53,7 +53,7 @@ def inject(folder: Path, share: float) -> Iterator[tuple[str, Verdict, str]]:
     each = REPOSITORIES // len(seeds)
     every = [(seed, *fault) for seed in seeds for fault in _of_each_part(list(hostile(seed.version)), each)]
     with HubServer.running(folder / "hub") as server:
-        for number, (seed, title, change) in enumerate(spread(every, max(2, round(share * len(every))))):
+        for number, (seed, title, change) in enumerate(spread(every, max(1, round(share * len(every))))):
             place = folder / f"at{number}"
             yield from _repository(place, server, seed, title, change, at_home=number % 2 == 0)
             shutil.rmtree(place, ignore_errors=True)
@@ -63,7 +63,7 @@ def inject(folder: Path, share: float) -> Iterator[tuple[str, Verdict, str]]:
 def spread(items: Sequence[Item], count: int) -> list[Item]:
     """An even part of a sequence, of so many items at most."""
     count = min(count, len(items))
-    return [items[n * len(items) // count] for n in range(count)]
+    return [items[(2 * n + 1) * len(items) // (2 * count)] for n in range(count)]
 
 
 def _of_each_part(faults: Sequence[tuple[str, Change]], count: int) -> list[tuple[str, Change]]:

@@ -15,7 +15,7 @@ from tests.faults.verdict import Verdict, judge
 from tests.faults.workplace import JOBS, SECONDS, Job, Workplace, evenly
 
 ROW = "kill -9, then the same command"
-SMALL = 0.02
+SMALL = 0.01
 AT_OPERATIONS, AT_TIMES = 6, 3
 """Kills of each command: just before evenly spread operations on files, and at random times."""
 

@@ -19,7 +19,7 @@ from tests.faults.verdict import Verdict, judge
 from tests.faults.workplace import JOBS, SECONDS, Job, Workplace, contents, evenly
 
 ROW = "read-only, permissions, descriptors, sizes, clock, signals, full disk"
-SMALL = 0.005
+SMALL = 0.003
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPED = 130
 ROOM = (0, 8, 40, 120)

@@ -21,7 +21,7 @@ from tests.faults.workplace import evenly
 from tests.helpers.pools import write_images
 
 ROW = "ONNX models"
-SMALL = 0.03
+SMALL = 0.015
 SECONDS = 100.0
 """A model that never ends is given up after 60."""
 COMMAND = ("label", "pool", "--teacher", "onnx:m.onnx", "--no-alarm")

@@ -15,7 +15,7 @@ from tests.helpers.pools import write_images, write_recipe, write_results
 from tests.helpers.rectangles import write_rectangles
 
 ROW = "recipes: keys x values, names"
-SMALL = 0.008
+SMALL = 0.005
 VALUES = {
     "null": "null", "NaN": ".nan", "inf": ".inf", "-inf": "-.inf", "-1": "-1", "0": "0", "10^30": "1" + "0" * 30, "empty": "''",
     "NUL": '"a\\0b"', "a list": "[1, [2]]", "a mapping": "{a: 1}", "a date": "2026-02-30", "true": "true",

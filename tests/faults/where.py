@@ -16,7 +16,7 @@ from tests.faults.workplace import evenly
 from tests.helpers.pools import write_images, write_recipe, write_results
 
 ROW = "`where`"
-SMALL = 0.03
+SMALL = 0.02
 SECRET = "canary-7e57"
 """What a file and an environment variable hold that no expression may see."""
 FILES = ("secret.txt", "secret.csv", "secret.json", "secret.parquet")

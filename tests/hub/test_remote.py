@@ -274,7 +274,7 @@ def test_a_shard_with_other_samples_than_its_manifest_says(
     version = open_version(REF, Store(tmp_path))
     shards = [s.model_copy(update={"samples": 4}) for s in version.manifest.shards]
     wrong = RemoteVersion(version.folder, version.manifest.model_copy(update={"shards": shards}), version.origin)
-    with pytest.raises(LoaderError, match="has not the 4 images its manifest states"):
+    with pytest.raises(LoaderError, match="has not the 4 samples, 0 of them to be skipped, that its manifest states"):
         batches(labelled, wrong)[0]
 
 

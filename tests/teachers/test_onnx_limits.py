@@ -74,6 +74,12 @@ def test_the_size_of_the_input_is_asked_before_there_is_one(tmp_path: Path, size
         load_onnx(write(tmp_path, [MEAN], [], spec), TeacherOptions())
 
 
+def test_a_scale_of_true_is_not_taken_for_1(tmp_path: Path) -> None:
+    spec = {**SPEC, "input": {"size": 8, "scale": True}}
+    with pytest.raises(TeacherError, match=r"input\.scale: True, but input should be a number"):
+        load_onnx(write(tmp_path, [MEAN], [], spec), TeacherOptions())
+
+
 @pytest.mark.parametrize("place", ["../outside", "/etc/hostname", "pipe"])
 def test_weights_lie_in_the_models_own_folder(tmp_path: Path, place: str) -> None:
     (tmp_path / "own").mkdir()

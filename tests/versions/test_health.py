@@ -101,6 +101,7 @@ def test_a_claim_is_mended(store: Store) -> None:
     (version.folder / "claim").write_text("0" * 64)
     with pytest.raises(BuildError, match="claim beside it is not the digest of its inputs, which `tutelage verify"):
         store.version("pets")
+    assert store.claim("pets", whole.decode()) == version.folder  # and no second one for the same inputs
     assert verify(store.version("pets", claimed=False), store, repair=True).is_whole
     assert (version.folder / "claim").read_bytes() == whole and store.version("pets")
 
