@@ -236,7 +236,7 @@ TENSORS: dict[str, Callable[[bytes], bytes]] = {
     "of NaN": _fill(np.nan),
     "of inf": _fill(np.inf),
     "of -inf": _fill(-np.inf),
-    "one missing": _edited(lambda tensors: tensors.pop(_first(tensors)) and None),
+    "one missing": _edited(lambda tensors: _ignored(tensors.pop(_first(tensors)))),
     "one more": _edited(lambda tensors: tensors.update(more=np.zeros(3, np.float32))),
     "all gone": _edited(lambda tensors: tensors.clear()),
     "of another shape": _edited(lambda tensors: tensors.update({_first(tensors): np.zeros((1, 2), np.float32)})),
