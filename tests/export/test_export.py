@@ -34,6 +34,7 @@ from builder.truth.read import read_truth
 from builder.truth.records import Truth, TruthError
 from students.evaluate.coco import read_kept
 from tests.helpers.pools import tree
+from tests.helpers.sealing import reseal
 
 CLASSES = ["dog", "cat", "a <b> & c"]
 SIZE = (64, 48)
@@ -64,7 +65,7 @@ def write_version(folder: Path, images: Sequence[Made], tombstones: list[str], k
     for number, part in enumerate((images[:2], images[2:])):
         samples = []
         for n, image in enumerate(part):
-            path = folder / "source" / image.name
+            path = folder.with_name("source") / image.name
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", SIZE, (number * 100, n * 100, 50)).save(path)
             columns = list(zip(*image.objects, strict=True)) or [()] * 7
@@ -137,7 +138,7 @@ def test_what_was_exported_is_read_back(
     for image in IMAGES:
         if "gone" not in image.key:
             (exported,) = (path for path in out.rglob(Path(image.name).name))
-            assert exported.read_bytes() == (version / "source" / image.name).read_bytes()
+            assert exported.read_bytes() == (version.with_name("source") / image.name).read_bytes()
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     export_version(Version.open(version), tmp_path / "again", format)
     assert tree(out) == tree(tmp_path / "again")
@@ -223,11 +224,15 @@ def test_without_images_labels_name_those_of_the_source(version: Path, tmp_path:
         out = tmp_path / format
         assert export_version(Version.open(version), out, format, images=False).images == 3
         assert not list(out.rglob("*.jpg"))
-    truth = read_coco(tmp_path / "coco" / "annotations.json", version / "source")
+    truth = read_coco(tmp_path / "coco" / "annotations.json", version.with_name("source"))
     assert [image.name for image in truth.images] == [i.name for i in IMAGES if "gone" not in i.key]
-    assert len(read_truth(tmp_path / "voc", version / "source").images) == 3
-    (version / "source" / "gone.jpg").unlink()
-    assert [len(i.boxes) for i in read_truth(tmp_path / "yolo", version / "source", split="train").images] == [1, 2, 0]
+    assert len(read_truth(tmp_path / "voc", version.with_name("source")).images) == 3
+    (version.with_name("source") / "gone.jpg").unlink()
+    assert [len(i.boxes) for i in read_truth(tmp_path / "yolo", version.with_name("source"), split="train").images] == [
+        1,
+        2,
+        0,
+    ]
     tree_ = ElementTree.parse(tmp_path / "voc" / "Annotations" / "street" / "images" / "one.xml")
     assert tree_.findtext("filename") == "one.jpg"
 
@@ -237,11 +242,14 @@ def test_names_lead_nowhere_outside(version: Path, tmp_path: Path, name: str) ->
     label = {"key": "x-000000000001", "name": name, "sha256": "0" * 64, "width": 1, "height": 1, "reencoded": "none"}
     label["objects"] = {"bbox": [], "category": [], "score": [], "ignore": [], "area": []}
     path = version / "data" / "train-000000.tar"
-    write_shard(path, [("x-000000000001", [("jpg", b""), ("json", json.dumps(label).encode())])])
+    shard = write_shard(path, [("x-000000000001", [("jpg", b""), ("json", json.dumps(label).encode())])])
+    first, *others = read_manifest(version).shards
+    written = {"bytes": shard.bytes, "sha256": shard.sha256, "samples": 1, "kept": 0, "ignored": 0}
+    reseal(version, shards=[first.model_copy(update=written), *others])
     for format in ("coco", "yolo", "voc"):
         with pytest.raises(BuildError, match="no path inside a folder"):
             export_version(Version.open(version), tmp_path / "out", format, images=False)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["version"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "version"]
 
 
 def test_what_cannot_be_exported_is_refused(version: Path, tmp_path: Path) -> None:

@@ -84,9 +84,15 @@ def label_of(kind: str, mask: np.ndarray, label: int) -> tuple[dict[str, Any], l
         about = {"label": theirs, "score": 0.8, "probabilities": probabilities}
         return about, [("cls", str(theirs).encode())]
     if kind == "semantic":
-        return {}, [("seg.png", png(np.where(mask, theirs, 255).astype(np.uint8)))]
+        pixels = {"category": [], "kept": [], "ignored": [], "dropped": []}
+        return {"pixels": pixels}, [("seg.png", png(np.where(mask, theirs, 255).astype(np.uint8)))]
     counts = encode(mask[None])[0].decode()
-    objects = {"bbox": [box_of(mask), [0.0, 0.0, 4.0, 4.0]], "category": [theirs, 0], "score": [0.9, 0.4]}
+    objects = {
+        "bbox": [box_of(mask), [0.0, 0.0, 4.0, 4.0]],
+        "category": [theirs, 0],
+        "score": [0.9, 0.4],
+        "area": [float(mask.sum()), 16.0],
+    }
     return {"objects": objects | {"ignore": [False, True], "segmentation": [counts, ""]}}, []
 
 
@@ -95,14 +101,15 @@ def write_version(
 ) -> Path:
     """8 scenes as a version; change: what is done to each label JSON; shift: the class that is said for the first."""
     rng, samples = np.random.default_rng(1), []
-    features = {"classification": ["png", "cls", "json"], "semantic": ["png", "json", "seg.png"]}
+    features = {"classification": ["png", "json", "cls"], "semantic": ["png", "json", "seg.png"]}
     for n in range(8):
         pixels, mask = make_scene(rng, n % 3)
         about, members = label_of(kind, mask, (n + shift) % 3)
-        record = {"key": f"scene-{n}", "sha256": f"{n:064d}", "width": SIZE, "height": SIZE} | about
+        record = {"key": f"scene-{n}", "name": f"scene-{n}.png", "sha256": f"{n:064d}"} | about
+        record |= {"width": SIZE, "height": SIZE, "reencoded": "none"}
         change(record)
         files = [("png", png(pixels)), ("json", json.dumps(record).encode()), *members]
-        samples.append((f"scene-{n}", sorted(files, key=lambda file: file[0])))
+        samples.append((f"scene-{n}", files))
     path = folder / "data" / "train-000000.tar"
     shard = write_shard(path, samples)
     record = ShardRecord(

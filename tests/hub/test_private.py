@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import yaml
 from PIL import Image
@@ -20,9 +21,11 @@ from builder.errors import BuildError
 from builder.hub.private import check_private, look_for_private
 from builder.hub.publish import publish
 from builder.recipe.recipe import load_recipe
+from builder.store.manifest import Manifest
 from builder.store.store import Store
 from builder.versions.health import verify
 from tests.helpers.pools import write_images, write_recipe, write_results
+from tests.helpers.sealing import reseal
 
 AWAY = "/".join(("", "home", "anna"))
 
@@ -156,7 +159,8 @@ def test_tiffs_that_are_to_be_stripped_are_brought_to_another_format(tmp_path: P
 def test_a_version_with_the_paths_of_an_older_tutelage_opens(folder: Path) -> None:
     cut = build(folder)
     path = cut.folder / "manifest.json"
-    path.write_text(path.read_text().replace('"replay:results.json"', f'"replay:{AWAY}/results.json"'))
+    text = path.read_text().replace('"replay:results.json"', f'"replay:{AWAY}/results.json"')
+    reseal(cut.folder, Manifest.model_validate({k: v for k, v in orjson.loads(text).items() if k != "digest"}))
     version = Store(folder / "store").version("pets@v1")
     assert AWAY in yaml.safe_dump(version.manifest.provenance.recipe)
     with pytest.raises(BuildError, match=r"manifest\.json of pets@v1 holds"):

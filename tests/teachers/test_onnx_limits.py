@@ -66,7 +66,13 @@ def test_a_loop_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("size", "message"),
-    [(30_000, "16384"), (16_384, "input.size smaller"), (0, "greater than 0"), (10**30, "16384"), (".inf", "integer")],
+    [
+        (30_000, "16384"),
+        (16_384, "input.size smaller"),
+        (0, "greater than 0"),
+        (10**30, "16384"),
+        (".inf", "valid tuple"),
+    ],
 )
 def test_the_size_of_the_input_is_asked_before_there_is_one(tmp_path: Path, size: Any, message: str) -> None:
     spec = {**SPEC, "input": {"size": size, "scale": "1/255"}}
