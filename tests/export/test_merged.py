@@ -39,7 +39,8 @@ def write_version(folder: Path, images: Sequence[Path], classes: Sequence[str]) 
     samples = []
     for number, path in enumerate(images):
         boxes = [[4.0 + 20 * n, 8.0, 12.0, 16.0] for n in range(len(classes))]
-        objects = {"bbox": boxes, "category": list(range(len(classes))), "score": [0.9] * len(boxes)}
+        objects = {"bbox": boxes, "area": [192.0] * len(boxes), "category": list(range(len(classes)))}
+        objects |= {"score": [0.9] * len(boxes)}
         objects |= {"ignore": [False] * len(boxes), "source": ["teacher"] * len(boxes)}
         label = {"key": f"k-{number:012d}", "name": path.name, "sha256": sha256_file(path), "width": W, "height": H}
         label |= {"reencoded": "none", "objects": objects}
