@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from builder.cut.basis import Basis
+from builder.cut.basis import Basis, overrides_in_force
 from builder.cut.parent import find_parent
 from builder.cut.version import Cut, cut_version
 from builder.engine import Track, silent
@@ -18,7 +18,6 @@ from builder.label.labeller import Labeller
 from builder.label.labelling import Labelled, check_failures, check_labelled, label_pools
 from builder.label.load import load_labeller
 from builder.recipe.recipe import Recipe
-from builder.rules.overrides import read_overrides
 from builder.scan.pool import Pool
 from builder.store.store import Store, check_store
 
@@ -151,7 +150,7 @@ def _basis(
         references={name: labels.pool for name, labels in references.items()},
         parent=find_parent(recipe.parent, store) if recipe.parent else None,
         trained_on=trained_on,
-        overrides=tuple(read_overrides(store, recipe.name)) if recipe.review else (),
+        overrides=overrides_in_force(store, recipe.name) if recipe.review else (),
     )
 
 

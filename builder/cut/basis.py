@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +19,15 @@ from builder.recipe.recipe import Recipe
 from builder.rules.calibrator import Calibrator
 from builder.rules.keep import version_classes
 from builder.rules.labelled import LabelledPool
-from builder.rules.overrides import Override, overrides_digest
+from builder.rules.overrides import Override, overrides_digest, overrides_path, read_overrides
 from builder.scan.pool import Pool
 from builder.store.files import digest
+from builder.store.history import read_history
+from builder.store.manifest import MANIFEST, read_manifest
 from builder.store.provenance import GateInputs, ImageInputs, Inputs, ShardInputs
+from builder.store.store import Store
 from teachers.base import Kind
+from teachers.errors import warn
 
 
 @dataclass(frozen=True)
@@ -149,3 +154,21 @@ def overlap(basis: Basis) -> dict[str, list[str]]:
         for name, pool in basis.guarded.items()
         if name.partition(OF)[0] in (*EVIDENCE, "test")
     }
+
+
+def overrides_in_force(store: Store, name: str) -> tuple[Override, ...]:
+    """What people said of a dataset (builder.rules.overrides.read_overrides), with a warning where its newest version
+    that was built here has corrections and their file is gone. Raises BuildError if that is damaged."""
+    path = overrides_path(store, name)
+    if os.path.lexists(path):
+        return tuple(read_overrides(store, name))
+    history = read_history(store.root)
+    built = [f for f in store.versions(name) if (e := history.get(f"{name}@{f.name}")) and e.what == "built"]
+    complete = [folder for folder in built if (folder / MANIFEST).is_file()]
+    corrected = read_manifest(complete[-1]).provenance.overrides if complete else None
+    if corrected is not None:
+        warn(
+            f"{name}@{complete[-1].name} was built with {corrected.count} corrections, but {path} is gone: this goes "
+            "on without any; restore the file from a copy, or pull them again with `tutelage review pull`"
+        )
+    return ()

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from builder.cut.basis import Basis
+from builder.cut.basis import Basis, overrides_in_force
 from builder.cut.from_version import FromVersion
 from builder.cut.left_out import LeftOut, find_left_out, read_left_out
 from builder.cut.parent import ParentVersion, find_parent, settled_by
@@ -297,7 +297,7 @@ def basis_again(store: Store, version: Version, workers: int | None = None, **ch
     spec = manifest.provenance.teacher.spec
     predictions = store.predictions / manifest.provenance.inputs.predictions
     adopt_overrides(store, version)
-    overrides = tuple(read_overrides(store, version.dataset))
+    overrides = overrides_in_force(store, version.dataset)
     if is_at_home(store, version):
         parent = find_parent(ref, store, manifest.id)
         yield Basis(parent.pool, predictions, recipe, spec, parent=parent, overrides=overrides)

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-import orjson
-
 from builder.errors import BuildError
 from builder.rules.calibrator import Calibrator
 from builder.rules.keep import Keep
 from builder.rules.scores import PoolScores
-from builder.store.files import canonical_json, digest, locked, sync_folder, write_file
+from builder.store.files import canonical_json, digest, locked, read_stored, sync_folder, write_file
 from builder.store.store import Store
-from teachers.files import read_regular
 
 IMAGES = "images.json"
 TESTED = ("target", "iou", "delta", "over", "family", "bound")
@@ -59,7 +56,7 @@ def count_use(store: Store, images: Collection[str], use: str) -> int:
 def _listed(path: Path) -> set[str]:
     """The images of a half. Raises BuildError if the list is not the one that its folder is named after."""
     try:
-        listed = orjson.loads(read_regular(path))
+        listed = read_stored(path)
         if digest(listed) == path.parent.name:
             return set(listed)
     except (OSError, ValueError):

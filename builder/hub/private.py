@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-import orjson
 import pyarrow.parquet as pq
 
 from builder.engine import run
 from builder.errors import BuildError, brief
 from builder.scan.metadata import has_location
-from builder.store.manifest import MANIFEST
+from builder.store.labels import read_label
+from builder.store.manifest import MANIFEST, Manifest
 from builder.store.shards import read_bytes, read_samples
 from builder.store.version import DATA, LABELS, Version
 
@@ -80,7 +80,7 @@ def look_for_private(version: Version, workers: int | None = None) -> Told:
     places, located = list[str](), 0
 
     def look(path: Path, stop: Event) -> tuple[str, list[str]]:
-        return _in_shard(path, version.manifest.features[0], names)
+        return _in_shard(path, version.manifest, names)
 
     for path, (found, keys) in zip(shards, run(look, shards, workers), strict=True):
         texts += [(f"data/{path.name}", found)] if found else []
@@ -117,13 +117,13 @@ def _in_table(path: Path, names: Sequence[str]) -> str:
     return ""
 
 
-def _in_shard(path: Path, extension: str, names: Sequence[str]) -> tuple[str, list[str]]:
+def _in_shard(path: Path, manifest: Manifest, names: Sequence[str]) -> tuple[str, list[str]]:
     """What the label JSONs tell, and the keys of images that say where they were taken."""
     found, keys = "", []
     for sample in read_samples(path):
         if not found:
-            found = _first("\n".join(_strings(orjson.loads(read_bytes(path, sample.members["json"])))), names)
-        if has_location(read_bytes(path, sample.members[extension])):
+            found = _first("\n".join(_strings(read_label(path, sample, manifest))), names)
+        if has_location(read_bytes(path, sample.members[manifest.features[0]])):
             keys.append(sample.key)
     return found, keys
 

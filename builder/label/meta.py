@@ -10,9 +10,8 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from builder.errors import BuildError, brief
 from builder.sections import Section, complaint
-from builder.store.files import seal, unseal, write_file
+from builder.store.files import read_stored, seal, unseal, write_file
 from teachers.base import Kind, fingerprint
-from teachers.files import read_regular
 
 META = "meta.json"
 
@@ -50,7 +49,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     not what was written there: the folder's name is the digest of the description."""
     path, mend = folder / META, "remove it and label again, which writes it anew and labels nothing twice"
     try:
-        meta = unseal(orjson.loads(read_regular(path)), path, mend)
+        meta = unseal(read_stored(path), path, mend)
         Meta.model_validate(meta)
         described = fingerprint(meta["description"])
     except ValidationError as error:

@@ -8,6 +8,7 @@ An audit lies in `reviews/NAME/audits/ID12-DIGEST12.json` of the store, the verd
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 from pydantic import ValidationError
 
@@ -27,13 +27,12 @@ from builder.kinds import kind_of
 from builder.review.objects import Edited, check_reviewable
 from builder.rules.overrides import Box
 from builder.sections import Section, complaint
-from builder.store.files import canonical_json, digest, locked, seal, unseal, write_file
+from builder.store.files import canonical_json, digest, locked, read_stored, seal, unseal, write_file
 from builder.store.labels import checked_table
 from builder.store.manifest import Manifest
 from builder.store.store import Store
 from builder.store.version import Version
 from teachers.boxes import iou_matrix
-from teachers.files import read_regular
 
 BINS = 5
 FEWEST = 2
@@ -279,10 +278,10 @@ def read(store: Store, manifest: Manifest, name: str | None = None) -> list[Audi
 def _read(path: Path) -> Audited:
     beside = path.with_suffix(".verdicts.json")
     try:
-        audit = Audit.model_validate(orjson.loads(read_regular(path)))
+        audit = Audit.model_validate(read_stored(path))
         if audit.name != path.stem:
             raise ValueError("its name is not the digest of what it holds")
-        sealed = orjson.loads(read_regular(beside)) if beside.is_file() else {"verdicts": {}}
+        sealed = read_stored(beside) if os.path.lexists(beside) else {"verdicts": {}}
         stored = unseal(sealed, beside, "run `tutelage fsck --repair`, or remove it and pull the verdicts again")[
             "verdicts"
         ]

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import glob
 import math
+import os
 import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +41,7 @@ from builder.report.quality import thresholds
 from builder.rules.overrides import overrides_path, read_overrides
 from builder.scan.dhash import BITS, dhash
 from builder.scan.pool import read_pool
-from builder.store.files import canonical_json, locked, seal, unseal, write_file
+from builder.store.files import canonical_json, locked, read_stored, seal, unseal, write_file
 from builder.store.labels import checked_table
 from builder.store.manifest import Manifest
 from builder.store.shards import read_bytes
@@ -48,7 +49,6 @@ from builder.store.store import Store
 from builder.store.version import Version
 from builder.versions.history import version_before
 from builder.versions.media import images_of
-from teachers.files import read_regular
 
 NEAR = 0.1
 """Of score: the distance from the threshold at which a box is no longer near."""
@@ -106,7 +106,7 @@ def _remembered(path: Path) -> list[str]:
     """SHA-256s. Raises BuildError if the file is damaged."""
     mend = "run `tutelage fsck --repair`, or remove it, and images that people went through are queued again"
     try:
-        content = orjson.loads(read_regular(path)) if path.exists() else []
+        content = read_stored(path) if os.path.lexists(path) else []
     except (OSError, orjson.JSONDecodeError):
         content = None
     hashes = content if isinstance(content, list) else unseal(content, path, mend).get("images")  # a list: of before

@@ -8,6 +8,7 @@ joins it.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,15 +18,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from builder.errors import BuildError, brief
-from builder.store.files import canonical_json, digest, locked, seal, unseal, write_file
+from builder.store.files import canonical_json, digest, locked, read_stored, seal, unseal, write_file
 from builder.store.store import NAME, Store
 from builder.store.version import OVERRIDES
 from teachers.boxes import iou_matrix
-from teachers.files import read_regular
 
 Box = tuple[float, float, float, float]
 """xyxy, pixels of the upright image."""
@@ -99,13 +98,13 @@ def overrides_path(store: Store, name: str) -> Path:
 def read_overrides(store: Store, name: str) -> list[Override]:
     """The overrides in force for dataset `name`, sorted; none if nobody reviewed it. Raises BuildError if damaged."""
     path = overrides_path(store, name)
-    return load_overrides(path) if path.exists() else []
+    return load_overrides(path) if os.path.lexists(path) else []  # a link to nowhere is no missing file
 
 
 def load_overrides(path: Path) -> list[Override]:
     """The overrides in a file: a store's, or a version's copy. Raises BuildError if it is not such a file."""
     try:
-        content = unseal(orjson.loads(read_regular(path)), path, MEND)
+        content = unseal(read_stored(path), path, MEND)
         if content.get("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
         overrides = [_normal(override) for override in RECORDS.validate_python(content["overrides"])]
@@ -120,7 +119,7 @@ def load_fates(path: Path) -> dict[Override, str]:
     """The overrides in a version's copy, sorted, with what became of each. Raises BuildError as `load_overrides`."""
     overrides = load_overrides(path)
     try:
-        rows = orjson.loads(path.read_bytes())["overrides"]
+        rows = read_stored(path)["overrides"]
         fates = {_normal(RECORDS.validate_python([row])[0]): str(row["state"]) for row in rows}
     except KeyError:
         raise BuildError(f"{path} does not say what became of its overrides: repair its version") from None
@@ -130,7 +129,7 @@ def load_fates(path: Path) -> dict[Override, str]:
 def load_keys(path: Path) -> dict[str, str]:
     """The keys of the images that the overrides in a version's copy are about, by SHA-256, as far as it says them."""
     load_overrides(path)
-    rows = orjson.loads(path.read_bytes())["overrides"]
+    rows = read_stored(path)["overrides"]
     return {str(row["sha256"]): str(row["key"]) for row in rows if "key" in row}
 
 

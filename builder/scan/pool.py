@@ -22,10 +22,10 @@ from pydantic import Field, NonNegativeInt, ValidationError
 from builder.errors import BuildError, brief
 from builder.scan.entries import mtime_of
 from builder.sections import Section, complaint
-from builder.store.files import digest, unseal
+from builder.store.files import digest, read_stored, unseal
 from builder.store.store import Store
 from builder.store.sums import check_sum
-from teachers.files import read_regular, regular_only
+from teachers.files import regular_only
 
 CHUNK_SIZE = 512
 ROWS = 4096
@@ -280,7 +280,7 @@ def read_pointer(path: Path) -> dict[str, Any] | None:
     if it is damaged: without it nobody knows which images were in which chunk, and a scan would begin anew."""
     mend = "run `tutelage fsck --repair`, or remove it to scan that source from the beginning, in other chunks perhaps"
     try:
-        pointer = unseal(orjson.loads(read_regular(path)), path, mend)
+        pointer = unseal(read_stored(path), path, mend)
     except FileNotFoundError:
         return None
     except (OSError, orjson.JSONDecodeError) as error:

@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import orjson
+
 from builder.errors import BuildError
 from builder.store.locks import holder, sign, take_lock
+from teachers.files import read_regular
 
 TEMPORARY = ".tmp-"
 """Prefix of every unfinished file and folder; whoever holds the lock of the folder around it may remove them."""
@@ -192,6 +195,15 @@ def canonical_json(value: Any) -> bytes:
 def digest(value: Any) -> str:
     """SHA-256, hex, of `canonical_json(value)`."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+MOST = 256 << 20
+"""Bytes of a JSON file of the store: more is none that was written here."""
+
+
+def read_stored(path: Path, most: int = MOST) -> Any:
+    """What a JSON file of the store holds. Raises OSError, for one above `most` bytes, too, and JSONDecodeError."""
+    return orjson.loads(read_regular(path, most))
 
 
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:

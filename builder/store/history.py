@@ -19,9 +19,8 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from builder.errors import BuildError
-from builder.store.files import locked, seal, unseal, write_file
+from builder.store.files import locked, read_stored, seal, unseal, write_file
 from builder.store.manifest import Manifest
-from teachers.files import read_regular
 
 HISTORY = "history.json"
 MAX_BYTES = 1 << 26
@@ -56,7 +55,7 @@ def read_history(root: Path) -> dict[str, Event]:
     not in it. Raises BuildError if the file is damaged."""
     path, mend = root / HISTORY, "restore it from a copy, or remove it, with which dates, authors and messages are lost"
     try:
-        return EVENTS.validate_python(unseal(orjson.loads(read_regular(path, MAX_BYTES)), path, mend))
+        return EVENTS.validate_python(unseal(read_stored(path, MAX_BYTES), path, mend))
     except FileNotFoundError:
         return {}
     except (OSError, orjson.JSONDecodeError, ValidationError) as error:

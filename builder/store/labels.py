@@ -156,16 +156,19 @@ def parse_label(data: bytes, path: Path, key: str, manifest: Manifest) -> dict[s
     Raises:
         BuildError: it is of another form, or of another sample.
     """
-    kind = kind_of(manifest.kind)
-    try:
-        label: dict[str, Any] = _form(kind.name).validate_json(data, strict=True)
-    except ValidationError as error:
-        wrong = complaint(error)
-    else:
-        wrong = _wrong(label, key, len(manifest.classes))
-    if wrong:
-        raise BuildError(f"{path}: the label JSON of image {key or '(unnamed)'} is damaged ({wrong}): {_NEXT}")
+    label = fields_of(data, key, manifest)
+    if isinstance(label, str):
+        raise BuildError(f"{path}: the label JSON of image {key or '(unnamed)'} is damaged ({label}): {_NEXT}")
     return label
+
+
+def fields_of(data: bytes, key: str, manifest: Manifest) -> dict[str, Any] | str:
+    """The fields of a label JSON, as `parse_label`, or what is wrong with it, in words."""
+    try:
+        label: dict[str, Any] = _form(kind_of(manifest.kind).name).validate_json(data, strict=True)
+    except ValidationError as error:
+        return complaint(error)
+    return _wrong(label, key, len(manifest.classes)) or label
 
 
 _NEXT = "run `tutelage verify --repair` on the version, or get it again from where it came"
@@ -269,6 +272,9 @@ def _wrong_values(file: pq.ParquetFile, manifest: Manifest) -> str:
                 wrong = _no_word(pc.unique(column).drop_null(), WORDS.get(name, KEYS))
             if wrong:
                 return f"its column {name} holds {wrong}"
+        for low, high in (("x1", "x2"), ("y1", "y2")):
+            if pc.any(pc.less(batch[high], batch[low])).as_py():
+                return f"its column {high} holds what is less than {low} beside it"
     return ""
 
 

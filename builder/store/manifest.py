@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, field_serializer
 from builder.errors import BuildError, brief
 from builder.kinds import kind_of
 from builder.sections import Section
-from builder.store.files import digest, is_sealed, seal, unseal, write_file
+from builder.store.files import digest, is_sealed, read_stored, seal, unseal, write_file
 from builder.store.keys import original
 from builder.store.provenance import Json, Provenance
 from builder.store.shards import KEY
@@ -287,7 +287,7 @@ def _parsed(path: Path, told: str, mend: str) -> Json:
     """The JSON of a manifest, without its digest. Raises BuildError where it is not what that says, is of a format that
     this Tutelage does not know, or too large or deep to be one."""
     try:
-        value = orjson.loads(read_regular(path, MAX_BYTES))
+        value = read_stored(path, MAX_BYTES)
     except FileNotFoundError:
         raise BuildError(f"{path.parent} has no {MANIFEST}: it is no version, or its build has not finished") from None
     except (OSError, orjson.JSONDecodeError) as error:

@@ -18,6 +18,7 @@ from builder.store.files import (
     locked,
     make_folder,
     new_folder,
+    read_stored,
     seal,
     sync_folder,
     unseal,
@@ -29,7 +30,6 @@ from builder.store.manifest import MANIFEST, other_claim, read_manifest
 from builder.store.manifest import NAME as NAME
 from builder.store.manifest import VERSION as VERSION
 from builder.store.version import CLAIM, DATASETS, Version
-from teachers.files import read_regular
 
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LATEST = "latest"
@@ -287,7 +287,7 @@ def _is_damaged_claim(folder: Path, inputs: str) -> bool:
 def _read_tag(path: Path) -> Tag:
     mend = "remove it and tag the version again"
     try:
-        value = unseal(orjson.loads(read_regular(path, 1 << 16)), path, mend)
+        value = unseal(read_stored(path, 1 << 16), path, mend)
         return Tag(path.name, str(value["version"]), str(value["id"]), str(value.get("manifest", "")))
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise BuildError(f"tag file {path} is damaged ({error!r}): {mend}") from None

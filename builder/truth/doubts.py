@@ -1,4 +1,4 @@
-"""What cannot be meant of the boxes that a label file holds: said, or refused, before anybody learns from them."""
+"""What cannot be meant of boxes or masks in human labels: said, or refused, before anybody learns from them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from builder.truth.masks import read_mask_values
 from builder.truth.records import Truth, TruthError
+from teachers.base import VOID
 from teachers.errors import warn
 
 FEW = 3
@@ -14,6 +16,28 @@ FEW = 3
 FAR, MANY = 0.1, 0.2
 """The share of an image's side that a box reaches beyond it to be far outside, and the share of all boxes that do so
 from which on they are told: of objects that the frame cuts off, and that are marked whole, few do."""
+
+LOOKED_AT = 32
+"""Masks that are looked at, spread evenly: all of them would take minutes."""
+
+
+def check_masks(truth: Truth, source: Path) -> None:
+    """Warn of values, other than 255 (VOID), that some masks hold and no class has. Raises TruthError for a mask that
+    cannot be read."""
+    places = np.linspace(0, len(truth.images) - 1, LOOKED_AT).round().astype(int)
+    chosen = np.unique(places) if truth.images else places[:0]
+    counts, holding = np.zeros(VOID + 1, np.int64), 0
+    for place in chosen:
+        values = np.bincount(read_mask_values(truth.images[place]).ravel(), minlength=VOID + 1)
+        counts, holding = counts + values, holding + bool(values[len(truth.classes) : VOID].any())
+    nameless = np.flatnonzero(counts[len(truth.classes) : VOID]) + len(truth.classes)
+    if len(nameless):
+        more = f" and {len(nameless) - 3} more" if len(nameless) > 3 else ""
+        warn(
+            f"{holding} of {len(chosen)} masks of {source} that were looked at hold values without a line in "
+            f"classes.txt ({', '.join(map(str, nameless[:3]))}{more}: {counts[nameless].sum() / counts.sum():.1%} of "
+            "their pixels), which count for nothing: add a line for each, unless that is meant"
+        )
 
 
 def check_boxes(truth: Truth, source: Path) -> None:

@@ -37,7 +37,12 @@ SIDE = Column(
     lambda value: 1 <= value <= LARGEST_SIDE and value == int(value),
 )
 FLAG = Column(frozenset({int, float, bool}), "0 or 1", lambda value: value in (0, 1), 0)
-AREA = Column(frozenset({int, float}), "a number of at least 0", lambda value: not value < 0, math.nan)
+AREA = Column(
+    frozenset({int, float}),
+    f"a number from 0 to {LARGEST_SIDE**2:,}",
+    lambda value: not (value < 0 or value > LARGEST_SIDE**2),  # NaN: none is given
+    math.nan,
+)
 BOX = Column(frozenset({list}), "[x, y, width, height]", lambda value: len(value) == 4)
 
 

@@ -62,11 +62,16 @@ def read_masks(source: Path, images: Path | None = None) -> Truth:
 def read_mask(image: LabelledImage, classes: int) -> np.ndarray:
     """The map of a semantic image: uint8 (H, W), positions in the truth's classes, whose number is `classes`, and 255
     where nothing is said. Raises TruthError if it cannot be read."""
+    values = read_mask_values(image)
+    return np.where(values < classes, values, VOID).astype(np.uint8)
+
+
+def read_mask_values(image: LabelledImage) -> np.ndarray:
+    """What the mask of a semantic image holds: uint8 (H, W). Raises TruthError if it cannot be read."""
     try:
-        values = read_plane(Path(str(image.mask)), ("L", "P"), (image.width, image.height))
+        return read_plane(Path(str(image.mask)), ("L", "P"), (image.width, image.height))
     except BuildError as error:
         raise TruthError(f"mask {error}") from None
-    return np.where(values < classes, values, VOID).astype(np.uint8)
 
 
 def _check_masks(masks: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> None:

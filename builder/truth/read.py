@@ -9,7 +9,7 @@ from typing import get_args
 from builder.errors import brief
 from builder.truth.classes import read_classes, read_table
 from builder.truth.coco import read_coco
-from builder.truth.doubts import check_boxes
+from builder.truth.doubts import check_boxes, check_masks
 from builder.truth.masks import read_masks
 from builder.truth.options import USUAL, LabelOptions, Part
 from builder.truth.recognise import recognise
@@ -71,6 +71,8 @@ def read_truth(
         case _:
             raise TruthError(f"format {format!r} is none of {', '.join(get_args(Format))}")
     check_boxes(truth, path)
+    if truth.kind == "semantic":
+        check_masks(truth, path)
     if group is None:
         return truth
     return replace(truth, images=[replace(image, unit=unit_of(image.name, group)) for image in truth.images])

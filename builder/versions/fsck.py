@@ -29,6 +29,7 @@ from builder.store.files import (
     discard,
     is_sealed,
     locked,
+    read_stored,
     seal,
     sha256_file,
     sync_folder,
@@ -341,7 +342,7 @@ def _give_digests(store: Store, found: tuple[Fault, ...]) -> tuple[Path, ...]:
             if path.is_dir():
                 write_sums(path, f"unverified before {today}")
                 continue
-            content = orjson.loads(read_regular(path))
+            content = read_stored(path)
             sealed = seal({"images": content} if isinstance(content, list) else content)
             write_file(path, orjson.dumps(sealed, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     return paths

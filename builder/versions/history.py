@@ -86,7 +86,9 @@ def _entries(store: Store, name: str) -> Iterator[Entry]:
             yield Entry(name, folder.name, UNFINISHED, size)
             continue
         try:
-            yield _entry(read_manifest(folder), name, folder.name, size, tags, history.get(f"{name}@{folder.name}"))
+            version = Version(folder, read_manifest(folder))
+            version.check_files()
+            yield _entry(version.manifest, name, folder.name, size, tags, history.get(f"{name}@{folder.name}"))
         except BuildError as error:  # one bad version is no reason to hide the others
             yield Entry(name, folder.name, DAMAGED, size, note=str(error))
 

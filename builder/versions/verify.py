@@ -16,7 +16,6 @@ from itertools import islice
 from threading import Event
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -28,11 +27,12 @@ from builder.engine import Track, run, silent, until
 from builder.errors import BuildError
 from builder.kinds import LabelKind, kind_of
 from builder.rules.apply import outcomes
-from builder.rules.keep import Keep
+from builder.rules.keep import keep_of
 from builder.rules.reasons import BY_KEY, OUTCOMES, Reason
 from builder.store.files import sha256_file
 from builder.store.index import contents_of, read_index
 from builder.store.keys import is_copy
+from builder.store.labels import checked_table, fields_of
 from builder.store.manifest import CLAIM, MANIFEST, ShardRecord, other_claim
 from builder.store.shards import SampleRow, ShardError, read_bytes, read_samples
 from builder.store.version import DATA, INDEX, LABELS, LEFT_OUT, Version
@@ -193,10 +193,10 @@ def _check_sample(key: str, members: Mapping[str, bytes], hashes: Mapping[str, s
     if tuple(members) != job.features:
         return f"its members are {', '.join(members)}, not {', '.join(job.features)}"
     try:
-        label = orjson.loads(members["json"])
+        label = fields_of(members["json"], key, job.version.manifest)
+        if isinstance(label, str):
+            return f"its label JSON is damaged ({label})"
         height, width, _ = decode_rgb(members[job.features[0]], label["width"] * label["height"]).shape
-        if label["key"] != key:
-            return f"its label JSON is that of {label['key']}"
         if (label["width"], label["height"]) != (width, height):
             return f"its image is {width}x{height}, its label says {label['width']}x{label['height']}"
         if label["reencoded"] == "none" and hashes[job.features[0]] != label["sha256"]:
@@ -205,8 +205,6 @@ def _check_sample(key: str, members: Mapping[str, bytes], hashes: Mapping[str, s
         return cut_kind(job.kind.name).check(label, rest, len(job.version.manifest.classes))
     except ImageError as error:
         return f"its image {error}"
-    except (ValueError, KeyError, TypeError) as error:
-        return f"its label JSON is damaged ({error!r})"
 
 
 def _hash(key: str) -> int:
@@ -234,12 +232,12 @@ def _compare_labels(version: Version, key: np.ndarray, checksum: np.ndarray, sha
     ordered, left = key[order], checksum[order]
     kind = cut_kind(manifest.kind)
     try:
-        with pq.ParquetFile(version.labels, read_dictionary=["key"]) as file:
+        with pq.ParquetFile(checked_table(version), read_dictionary=["key"]) as file:
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(ROWS, [group], ["key", *kind.columns], use_threads=False):
                     _take_off(batch, ordered, left, kind)
-    except (OSError, pa.ArrowException, KeyError) as error:
-        yield Problem(f"{LABELS}: cannot be read ({str(error).splitlines()[0]})")
+    except BuildError as error:
+        yield Problem(str(error).replace(str(version.place(LABELS)), LABELS).partition(": run")[0])
         return
     gone = np.array([_hash(k) for k in manifest.tombstones], np.uint64)
     wrong = order[(left != 0) & ~np.isin(ordered, gone)]
@@ -256,6 +254,7 @@ def _take_off(batch: pa.RecordBatch, ordered: np.ndarray, left: np.ndarray, kind
     place = np.minimum(np.searchsorted(ordered, hashed), len(ordered) - 1)
     counts = ordered[place] == hashed
     rows = {name: values.to_numpy(zero_copy_only=False)[counts] for name, values in column.items()}
+    rows.setdefault("source", np.full(int(counts.sum()), "teacher", object))  # of before there were corrections
     np.subtract.at(left, place[counts], kind.row_sums(rows))
 
 
@@ -264,11 +263,10 @@ def _recounted(version: Version, images: int) -> Iterator[Problem]:
     those that are in the shards, without copies and tombstones."""
     manifest, kind = version.manifest, kind_of(version.manifest.kind)
     try:
-        rows = _rows_by_fate(version, kind)
-    except (OSError, pa.ArrowException, KeyError) as error:
-        yield Problem(f"{LABELS}: cannot be read ({str(error).splitlines()[0]})")
+        keep, rows = keep_of(manifest), _rows_by_fate(version, kind)
+    except BuildError as error:
+        yield Problem(f"{MANIFEST}: {error}", stray=True)
         return
-    keep = Keep.model_validate(manifest.provenance.inputs.keep)
     objects, per_class = Counter[str](), {outcome: Counter[int]() for outcome in ("predicted", "kept", "ignored")}
     for (reason, outcome, label, before), number in rows.items():
         expected = OUTCOMES[outcomes(np.array([BY_KEY[reason]], np.uint8), keep)[0]] if reason in BY_KEY else ""

@@ -22,7 +22,7 @@ from builder.label.meta import META, read_meta
 from builder.label.predictions import read_chunk
 from builder.rules.overrides import load_overrides
 from builder.scan.pool import FILE, SOURCES, UNREADABLE, Pool, read_pointer, read_pool
-from builder.store.files import digest, is_sealed, unseal
+from builder.store.files import digest, is_sealed, read_stored, sha256_file, unseal
 from builder.store.history import HISTORY, read_history
 from builder.store.manifest import MANIFEST, read_manifest
 from builder.store.store import Store
@@ -33,7 +33,6 @@ from builder.versions.health import verify
 from builder.versions.media import cache_folder
 from builder.versions.verify import problems
 from teachers.errors import TutelageError
-from teachers.files import read_regular
 
 State = Literal["bad", "unverified", "left over"]
 Area = Literal[
@@ -262,17 +261,17 @@ def _is_audit(path: Path) -> bool:
 
 
 def _audit(path: Path) -> None:
-    if digest(orjson.loads(read_regular(path)))[:12] != path.stem.rpartition("-")[2]:
+    if digest(read_stored(path))[:12] != path.stem.rpartition("-")[2]:
         raise BuildError(f"{path} is damaged (its name is not the digest of what it holds): draw the audit again")
 
 
 def _certify(path: Path) -> None:
-    if digest(orjson.loads(read_regular(path))) != path.parent.name:
+    if digest(read_stored(path)) != path.parent.name:
         raise BuildError(f"{path} is damaged (its folder is not named after it): restore it")
 
 
 def _sealed(path: Path) -> None:
-    content: Any = orjson.loads(read_regular(path))
+    content: Any = read_stored(path)
     if not isinstance(content, list):  # of before there were digests
         unseal(content, path)
 
@@ -290,7 +289,7 @@ def _caches(store: Store, track: Track) -> Iterator[Fault]:
     for manifest in _files(store.root / "remote", f"*/*/*/{MANIFEST}"):
         folder = manifest.parent
         try:
-            if hashlib.sha256(read_regular(manifest)).hexdigest() != folder.name:
+            if sha256_file(manifest) != folder.name:
                 raise BuildError(f"{manifest} is damaged (its folder is not named after it): fetch it again")
             stated = read_manifest(folder)
         except (BuildError, OSError) as error:
@@ -298,7 +297,7 @@ def _caches(store: Store, track: Track) -> Iterator[Fault]:
             continue
         sums = {f"data/{shard.name}": shard.sha256 for shard in stated.shards} | stated.files
         for name, sha256 in sums.items():
-            if (folder / name).is_file() and hashlib.sha256(read_regular(folder / name)).hexdigest() != sha256:
+            if (folder / name).is_file() and sha256_file(folder / name) != sha256:
                 yield Fault(folder, "cache", "bad", f"{name}: its bytes are not those of the manifest", again)
 
 
@@ -307,7 +306,7 @@ def _files(folder: Path, pattern: str) -> list[Path]:
 
 
 def _is_sealed(path: Path) -> bool:
-    content = orjson.loads(read_regular(path))
+    content = read_stored(path)
     return isinstance(content, dict) and is_sealed(content)
 
 

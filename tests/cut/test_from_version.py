@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from builder.cli.main import main
-from builder.cut.basis import Basis
+from builder.cut.basis import Basis, overrides_in_force
 from builder.cut.parent import find_parent
 from builder.cut.recall import is_at_home, lacks, recut
 from builder.cut.version import Cut, cut_version
@@ -26,6 +26,7 @@ from builder.store.store import Store
 from builder.store.version import LABELS, OVERRIDES, Version
 from builder.versions.media import images_of
 from builder.versions.verify import problems
+from teachers.errors import TutelageWarning
 from tests.helpers.corrected import built, corrected, corrections, elsewhere
 from tests.helpers.pools import tree
 
@@ -222,3 +223,22 @@ def test_maps_are_not_cut_again_from_themselves(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="holds maps, and not what the teacher said of each pixel"):
         recut(pulled, Store(tmp_path / "away"), ["keep.score=0.7"])
     assert recut(first, home, ["keep.score=0.7"], workers=2, report=False).manifest.kept < first.manifest.kept
+
+
+@pytest.mark.parametrize("gone", ["file", "link"])
+def test_corrections_that_are_gone_are_no_silence(tmp_path: Path, gone: str) -> None:
+    """The newest version has some and their file is missing: said; the file is a link to nowhere: refused."""
+    store = Store(tmp_path / "store")
+    first = built(tmp_path, "detection")
+    assert overrides_in_force(store, "pets") == ()
+    corrected(first, store, corrections(first, 1))
+    assert overrides_in_force(store, "pets")
+    file = tmp_path / "store" / "reviews" / "pets" / "overrides.json"
+    file.unlink()
+    if gone == "link":
+        file.symlink_to("nowhere")
+        with pytest.raises(BuildError, match=r"overrides\.json cannot be read as overrides .*No such file"):
+            overrides_in_force(store, "pets")
+        return
+    with pytest.warns(TutelageWarning, match=r"pets@v2 was built with \d+ corrections, but .* is gone"):
+        assert overrides_in_force(store, "pets") == ()

@@ -268,19 +268,8 @@ def _reviews(folder: Path) -> list[LabelSet]:
     _text(folder / "cvat" / "annotations.xml", xml)
     with zipfile.ZipFile(folder / "cvat-zip" / "export.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("annotations.xml", xml)
-    pulled = CliRunner().invoke(
-        main,
-        [
-            "review",
-            "pull",
-            "pets",
-            "--from",
-            str(folder / "labelstudio" / "export.json"),
-            "--no-build",
-            "--store",
-            str(folder / "overrides" / "store"),
-        ],
-    )
+    there = ("--from", str(folder / "labelstudio" / "export.json"), "--store", str(folder / "overrides" / "store"))
+    pulled = CliRunner().invoke(main, ["review", "pull", "pets", *there])
     assert pulled.exit_code == 0, pulled.output
     kept = folder / "overrides" / CORRECTIONS
     kept.write_text(json.dumps({k: v for k, v in json.loads(kept.read_text()).items() if k != "digest"}))

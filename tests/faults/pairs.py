@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.faults.commands import start
 from tests.faults.verdict import Verdict, judge
-from tests.faults.workplace import JOBS, SECONDS, Job, Workplace, contents, differences, evenly
+from tests.faults.workplace import JOBS, SECONDS, Job, Workplace, contents, evenly
 
 ROW = "two commands at a time on one store, at 4 delays"
 SMALL = 0.015
@@ -51,7 +51,7 @@ def _each(place: Workplace, pairs: Iterable[tuple[float, tuple[str, str]]]) -> I
     for delay, names in pairs:
         one, other = ((BY_NAME | OTHERS)[name] for name in names)
         if names not in ends:
-            ends[names] = [_in_turn(place, one.state, order) for order in ((one, other), (other, one))]
+            ends[names] = [_in_turn(place, one.state, (*order, one, other)) for order in ((one, other), (other, one))]
         moment = delay * place.undisturbed(one)[0].seconds
         place.enter(one.state)
         first = start(*one.args, cwd=place.work, env=place.env)
@@ -66,8 +66,9 @@ def _each(place: Workplace, pairs: Iterable[tuple[float, tuple[str, str]]]) -> I
             yield name, *_afterwards(place, (one, other), ends[names])
 
 
-def _in_turn(place: Workplace, state: str, order: tuple[Job, Job]) -> dict[str, bytes]:
-    """What two commands leave that run one after the other."""
+def _in_turn(place: Workplace, state: str, order: tuple[Job, ...]) -> dict[str, bytes]:
+    """What commands leave that run one after the other; both again, as `_afterwards` has them: corrections that came
+    after a version was cut again make another one then."""
     place.enter(state)
     for job in order:
         place.run(*job.args)
@@ -75,7 +76,8 @@ def _in_turn(place: Workplace, state: str, order: tuple[Job, Job]) -> dict[str, 
 
 
 def _afterwards(place: Workplace, pair: tuple[Job, Job], ends: list[dict[str, bytes]]) -> tuple[Verdict, str]:
-    """Both again, in turn: whoever was refused does its work now, and nothing else changes."""
+    """Both again, in turn: whoever was refused does its work now, and nothing else changes. All that one order of them
+    leaves must be there; what only the other one leaves, as a pool that both were the first to scan, may be."""
     for job in pair:
         again = place.run(*job.args)
         if not judge(again).good:
@@ -83,7 +85,8 @@ def _afterwards(place: Workplace, pair: tuple[Job, Job], ends: list[dict[str, by
     if unsound := list(place.unsound()):
         return Verdict.SILENT, "; ".join(unsound)
     found = _without_history(place.work)
-    wrong = min((differences(end, found) for end in ends), key=len)
+    other = [name for name in found if all(found[name] != end.get(name) for end in ends)]
+    wrong = other + min(([name for name in end if found.get(name) != end[name]] for end in ends), key=len)
     return (Verdict.LOST, f"other than one after the other: {', '.join(wrong)}") if wrong else (Verdict.SURVIVED, "")
 
 

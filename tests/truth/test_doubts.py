@@ -7,9 +7,11 @@ import warnings
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from builder.truth.read import read_truth
 from builder.truth.records import TruthError
+from teachers.base import VOID
 from teachers.errors import TutelageWarning
 from tests.helpers.labels import save, voc, write
 
@@ -88,3 +90,20 @@ def test_public_sets_are_silent(shared_data: Path, file: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read_truth(shared_data / file, (shared_data / file).parent / "images").images
+
+
+def masks(folder: Path, values: list[int]) -> Path:
+    for number, value in enumerate(values):
+        save(folder / "images" / f"{number}.png")
+        (folder / "masks").mkdir(exist_ok=True)
+        Image.new("L", (WIDTH, HEIGHT), value).save(folder / "masks" / f"{number}.png")
+    write(folder / "classes.txt", "road\nsky\n")
+    return folder
+
+
+def test_values_of_masks_that_no_class_has_are_told(tmp_path: Path) -> None:
+    with pytest.warns(TutelageWarning, match=r"2 of 4 masks .* a line in classes.txt \(2, 11: 50.0% of their pixels\)"):
+        read_truth(masks(tmp_path / "set", [0, 1, 2, 11]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_truth(masks(tmp_path / "other", [0, 1, VOID]))

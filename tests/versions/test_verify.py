@@ -111,11 +111,12 @@ WRONG: list[tuple[str, Callable[[Path], None], str, list[int] | None]] = [
     ("a score", relabel(1, lambda x: x["objects"]["score"].__setitem__(0, 0.999)), "1 images are not those of data/train-000001", None),
     ("a box", relabel(2, swap_boxes), "1 images are not those of data/train-000002", None),
     ("a class", relabel(1, lambda x: x["objects"]["category"].__setitem__(0, (x["objects"]["category"][0] + 1) % 3)), "not those of data", None),
-    ("a class there is none of", relabel(1, lambda x: x["objects"]["category"].__setitem__(0, 3)), "out of range", [1]),
+    ("a class there is none of", relabel(1, lambda x: x["objects"]["category"].__setitem__(0, 3)), "3 is no position in 3 classes", [1]),
     ("an ignore flag", relabel(0, lambda x: x["objects"]["ignore"].__setitem__(0, not x["objects"]["ignore"][0])), "the manifest says", [0]),
     ("lists of unequal length", relabel(0, lambda x: x["objects"]["score"].append(0.5)), "differ in length", [0]),
-    ("no objects at all", relabel(0, lambda x: x.pop("objects")), "damaged (KeyError('objects'))", [0]),
-    ("another key", relabel(0, lambda x: x.update(key="x")), "is that of x", [0]),
+    ("no objects at all", relabel(0, lambda x: x.pop("objects")), "damaged (objects: field required)", [0]),
+    ("a word that nobody writes", relabel(0, lambda x: x.update(reencoded="nine")), "damaged (reencoded: ", [0]),
+    ("another key", relabel(0, lambda x: x.update(key="x")), "damaged (it is that of 'x')", [0]),
     ("a row less", edit_labels(without_first_kept), "labels.parquet: the objects of 1 images", None),
     ("kept is ignored", edit_labels(as_ignored), "labels.parquet: the objects of", None),
     ("a key twice", repeat_a_key, "stands in another sample too", [1]),
@@ -277,8 +278,10 @@ def test_repair_is_asked_for_the_bad_shards_alone(version: Path, made: Path, mon
 def test_a_version_needs_no_other_column_than_it_has(version: Path) -> None:
     edit_labels(lambda table: table.drop_columns(["calibrated"]))(version)
     assert problems(Version.open(version)) == []
+    edit_labels(lambda table: table.drop_columns(["source"]))(version)
+    assert problems(Version.open(version)) == []
     edit_labels(lambda table: table.drop_columns(["score"]))(version)
-    assert "labels.parquet: cannot be read" in problems(Version.open(version))[0].what
+    assert problems(Version.open(version))[0].what == "labels.parquet is damaged (it has no column score)"
 
 
 def test_the_fixture_is_what_it_says(made: Path) -> None:

@@ -21,7 +21,7 @@ from builder.rules.overruling import Overruled, overrule
 from builder.rules.reasons import DROPPED, IGNORED, KEPT, Reason
 from builder.scan.pool import Chunk
 
-KEYS = ("bbox", "category", "score", "ignore", "area", "source")
+KEYS = ("bbox", "category", "score", "ignore", "area")
 """Of `objects`; masks have `segmentation` beside them."""
 COLUMNS = ("label", "score", *BOX, "outcome", "source")
 """Of labels.parquet; masks have `rle` beside them."""
@@ -89,10 +89,9 @@ def objects_by_image(made: Overruled, images: int, masks: bool) -> list[dict[str
 def _check(label: Mapping[str, Any], member: bytes, classes: int, *, masks: bool) -> str | Checked:
     """What is wrong with the `objects` of a label JSON, or what is in them."""
     width, height, objects = label["width"], label["height"], label["objects"]
-    bbox, category, score, ignore, area, source = (objects[name] for name in KEYS)
+    bbox, category, score, ignore, area = (objects[name] for name in KEYS)
+    source = objects.get("source", ["teacher"] * len(ignore))
     codes = [code.encode("ascii") for code in objects["segmentation"]] if masks else None
-    if len({len(column) for column in (bbox, category, score, ignore, area, source, *([codes] if masks else []))}) > 1:
-        return "its object lists differ in length"
     if not ignore:
         return Checked(0, 0, np.uint64(0))
     boxes = np.array(bbox, np.float64).reshape(-1, 4)
@@ -100,11 +99,8 @@ def _check(label: Mapping[str, Any], member: bytes, classes: int, *, masks: bool
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     if (low < -slack).any() or (high > np.array([width, height]) + slack).any() or (boxes[:, 2:] <= 0).any():
         return "a box is empty or reaches out of the image"
-    unknown = any(not -int(i) <= c < classes for c, i in zip(category, ignore, strict=True))  # -1: of no class of ours
-    if unknown or any(not 0 <= s <= 1 for s in score):
-        return "a category or score is out of range"
-    if any(s not in SOURCES for s in source):
-        return f"a source is none of {', '.join(SOURCES)}"
+    if any(c < 0 and not i for c, i in zip(category, ignore, strict=True)):  # -1: of no class of ours
+        return "a kept object has no class"
     true_area = boxes[:, 2] * boxes[:, 3]
     if codes is not None:
         if wrong := _wrong_mask(codes, ignore, width, height):
