@@ -109,7 +109,8 @@ def load_overrides(path: Path) -> list[Override]:
             raise ValueError(f"its format is not {FORMAT}")
         overrides = [_normal(override) for override in RECORDS.validate_python(content["overrides"])]
     except (OSError, ValidationError, ValueError, KeyError) as error:
-        raise BuildError(f"{path} cannot be read as overrides ({brief(error)}): {MEND}") from None
+        reason = complaint(error) if isinstance(error, ValidationError) else brief(error)
+        raise BuildError(f"{path} cannot be read as overrides ({reason}): {MEND}") from None
     if flaw := next((flaw for override in overrides if (flaw := _flaw(override))), None):
         raise BuildError(f"{path} holds an override that cannot be: {flaw}: correct it there")
     return sorted(overrides, key=BY_ORDER)

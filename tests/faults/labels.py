@@ -21,9 +21,9 @@ MANY = 25
 """Faults of a file, those that any file has left out, from which on it has them by the hundred."""
 SECONDS = 60.0
 MEANT = re.compile(
-    r"(name|label|rectanglelabels\.0|email|completed_by|id|mark|version|tutelage) is (text|outside|absolute|ESC|long text|NUL|null|empty)"
+    r"(name|label|rectanglelabels\.0|email|completed_by|id|mark|version|tutelage) is (text|outside|absolute|ESC|long text)"
     r"|(result|annotations|predictions|detections|all|samples|overrides) is (list|null)$"
-    r"|(bbox|box|drawn|bounding_box)\.\d is|value\.(x|y|width|height) is (half|-1)|(area|score|confidence) is half"
+    r"|(bbox|box|drawn|bounding_box)\.\d is (half|-1)|value\.(x|y|width|height) is (half|-1)|(area|score|confidence) is half"
     r"|category_id is text|completed_by|predictions\.0\.(score|model)|(created|updated)_at|image_rotation is half"
     r"|folders: .*(a folder|gone)$|classes.csv: line 1|truth.csv: .*cell (2|100)|csv: .*(line \d is ''|a line less)"
     r"|no such class"

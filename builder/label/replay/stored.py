@@ -180,6 +180,9 @@ def label_places(seen: Iterable[str], options: TeacherOptions, path: Path) -> tu
         raise BuildError(
             f"{path} has the class {brief(repr(unknown[0]))}, which the option classes does not name: add it"
         )
+    nameless = next((name for name in classes if not name.strip() or "\0" in name), None)
+    if nameless is not None:
+        raise BuildError(f"{path} has an object of the class {nameless!r}, which is no name: correct it there")
     if not classes or len(set(classes)) < len(classes):
         raise BuildError(f"{path} names no class: set the teacher option classes to different names")
     return classes, {name: n for n, name in enumerate(classes)}
