@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from builder.errors import BuildError, brief
+from builder.sections import complaint
 from builder.store.files import canonical_json, digest, locked, read_stored, seal, unseal, write_file
 from builder.store.store import NAME, Store
 from builder.store.version import OVERRIDES
@@ -129,8 +130,7 @@ def load_fates(path: Path) -> dict[Override, str]:
 
 def load_keys(path: Path) -> dict[str, str]:
     """The keys of the images that the overrides in a version's copy are about, by SHA-256, as far as it says them."""
-    load_overrides(path)
-    rows = read_stored(path)["overrides"]
+    rows = read_stored(path)["overrides"] if load_overrides(path) else []
     return {str(row["sha256"]): str(row["key"]) for row in rows if "key" in row}
 
 
