@@ -21,7 +21,7 @@ from builder.sections import Section
 from builder.store.files import digest, is_sealed, read_stored, seal, unseal, write_file
 from builder.store.keys import original
 from builder.store.provenance import Json, Provenance
-from builder.store.shards import KEY
+from builder.store.shards import EXTENSION, KEY
 from teachers.files import read_regular
 
 MANIFEST = "manifest.json"
@@ -42,7 +42,7 @@ NAMES = {
     "dataset": NAME,
     "version": VERSION,
     "class": re.compile(r"[^\x00-\x1f\x7f-\x9f]+"),
-    "member": re.compile(r"[a-z0-9]{1,16}(\.[a-z0-9]{1,16})?"),
+    "member": EXTENSION,
     "shard": re.compile(r"train-[0-9]{6}\.tar"),
     "file": re.compile(
         r"labels\.parquet|index\.parquet|overrides\.json|left_out\.csv|README\.md|report/\w[\w.-]{0,127}", re.ASCII

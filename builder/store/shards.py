@@ -25,6 +25,10 @@ NAME = 100
 END = bytes(2 * BLOCK)
 KEY = re.compile(r"[A-Za-z0-9_/-]{1,90}(-r[1-9][0-9]{0,2})?")
 """Of an image, or of a copy of it (builder.store.keys.copy_key)."""
+EXTENSION = re.compile(r"[a-z0-9]{1,16}(\.[a-z0-9]{1,16})?")
+NAMED = re.compile(rf"(?!__[^/]*__/)(?P<key>{KEY.pattern})\.(?P<extension>{EXTENSION.pattern})")
+"""A member's name, in which every reader finds the same key and extension: webdataset passes over `__x__/…`, makes
+extensions lower case, and divides `a.b/c.jpg` otherwise than at its first dot."""
 BUFFER = 1 << 20
 """Bytes that are joined, hashed and written at once; more would leave the processor's cache."""
 AHEAD = 4
@@ -106,8 +110,8 @@ Part = tuple[str, bytes] | tuple[str, bytes, str]
 def write_shard(path: Path, samples: Iterable[tuple[str, Sequence[Part]]]) -> ShardFile:
     """Write `(key, [(extension, contents), …])` samples as one tar; it appears under `path` whole or not at all.
 
-    The same samples give the same bytes. Hashing runs beside writing. Raises ValueError for a key that could merge or
-    split samples in a reader (dots, more than 90 characters) and OSError as the disk does.
+    The same samples give the same bytes. Hashing runs beside writing. Raises ValueError for a key or extension that
+    could merge, split or hide samples in a reader (NAMED) and OSError as the disk does.
     """
     rows: list[SampleRow] = []
     offset = 0
@@ -116,11 +120,14 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Sequence[Part]]]) -> Sh
         parts: list[bytes] = []
         waiting = 0
         for key, members in samples:
-            if not KEY.fullmatch(key):
-                raise ValueError(f"shard key {key!r} must be 1 to 90 characters of A-Z a-z 0-9 _ / -")
             start, sizes, hashes = offset, list[int](), list[str]()
             for extension, contents, *known in members:
-                parts += (header(f"{key}.{extension}", len(contents)), contents, bytes(-len(contents) % BLOCK))
+                name = f"{key}.{extension}"
+                if "." in key or not NAMED.fullmatch(name):
+                    raise ValueError(
+                        f"shard key {key!r} with {extension!r}: 90 characters of A-Z a-z 0-9 _ / -, a-z 0-9"
+                    )
+                parts += (header(name, len(contents)), contents, bytes(-len(contents) % BLOCK))
                 waiting += len(contents)
                 offset += BLOCK + len(contents) + -len(contents) % BLOCK
                 sizes.append(len(contents))
@@ -197,9 +204,10 @@ def read_samples(path: Path) -> Iterator[Sample]:
     """The samples of a shard in order. Raises ShardError for damage, a member without extension or a repeated one."""
     key, members = "", dict[str, Member]()
     for member in read_members(path):
-        stem, dot, extension = member.name.partition(".")
-        if not dot or not KEY.fullmatch(stem):
+        named = NAMED.fullmatch(member.name)
+        if not named:
             raise ShardError(f"{path.name}: member {member.name!r} is not KEY.EXTENSION")
+        stem, extension = named["key"], named["extension"]
         if stem != key and members:
             yield Sample(key, members)
             members = {}

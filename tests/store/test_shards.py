@@ -59,7 +59,7 @@ def test_a_large_shard_flushes_in_pieces(tmp_path: Path) -> None:
     assert written.bytes == (tmp_path / "big.tar").stat().st_size
 
 
-@pytest.mark.parametrize("key", ["a.b", "", "ä", "a b", "x" * 91])
+@pytest.mark.parametrize("key", ["a.b", "", "ä", "a b", "x" * 91, "__x__/a"])
 def test_keys_that_readers_would_merge_are_refused_and_nothing_is_left(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match="shard key"):
         write_shard(tmp_path / "a.tar", [("good", [("jpg", b"1")]), (key, [("jpg", b"2")])])
