@@ -37,13 +37,19 @@ def mutated(draw: st.DrawFn, content: bytes) -> bytes:
                 st.one_of(st.integers(0, 255), st.sampled_from(b"0129.-,:[]{}<>\"' \n"))
             )
         return bytes(data)
+    return json.dumps(draw(changed(content))).encode()
+
+
+@st.composite
+def changed(draw: st.DrawFn, content: bytes) -> Any:
+    """What a JSON file holds, with another value somewhere, or without a key."""
     whole = {"": json.loads(content)}
     inside, key = draw(st.sampled_from(list(_places(whole))))
     if draw(st.booleans()) or not isinstance(inside, dict):
         inside[key] = draw(VALUES)
     else:
         del inside[key]
-    return json.dumps(whole.get("")).encode()
+    return whole.get("")
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
