@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,7 @@ def sentences() -> Iterator[None]:
     130, and warnings into one on stderr; others stay as they are."""
     from teachers.errors import TutelageError, brief
 
+    _open_streams()
     try:
         with _spoken(), _stoppable():
             yield
@@ -93,6 +95,18 @@ def sentences() -> Iterator[None]:
     except KeyboardInterrupt as stop:
         kept = "; ".join(getattr(stop, "__notes__", ())) or "finished work is kept"
         raise Stopped(f"run the same command again to go on; {kept}") from None
+
+
+def _open_streams() -> None:
+    """Standard streams that are closed lead to nowhere: else the next file that is opened takes the number of one, and
+    gets what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def _lacks_descriptors(error: BaseException) -> bool:

@@ -50,7 +50,7 @@ def remove(version: Version, store: Store, *, dry_run: bool = False) -> Removed:
         raise BuildError(f"{version.folder} is no version of {store.root}: remove it by hand")
     if dry_run:
         return _checked(version, store)
-    with locked(store.lock, f"store {store.root}", sweep=[]), held(folder):
+    with locked(store.lock, f"store {store.root}", sweep=[folder.parent]), held(folder):
         removed = _checked(version, store)
         record(store.root, removed.version, version.manifest, "removed")
         discard(folder)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from builder.cli.options import SIGNALS, sentences
+from builder.scan.pool import find_pool
+from builder.store.store import Store
 from teachers.errors import TutelageWarning, warn
+from tests.helpers.pools import write_images
 
 
 @click.command()
@@ -57,3 +63,13 @@ def test_a_signal_that_asks_to_end_gets_a_sentence_and_its_own_exit_code(sign: s
             signal.raise_signal(sign)
     finally:
         signal.signal(sign, before)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_take_nothing_from_files(closed: str, tmp_path: Path) -> None:
+    """Else the first file that is opened has the number of standard output, and gets what is printed."""
+    write_images(tmp_path / "pool", 3)
+    shell = f'exec "$0" -m builder.cli scan pool {closed}'
+    done = subprocess.run(["bash", "-c", shell, sys.executable], cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(list(find_pool(Store(tmp_path / "store"), str(tmp_path / "pool")).images())) == 3

@@ -59,7 +59,10 @@ def after(place: Workplace, job: Job) -> tuple[Verdict, str]:
     verdict = judge(again)
     if again.code and not (verdict is Verdict.REFUSED and job.once):
         return verdict if not verdict.good else Verdict.LOST, f"the same command again: {again.stderr}"
-    if wrong := place.other_than(job):
+    wrong = place.other_than(job)
+    if job.once:  # what is half removed goes with the next command in that folder, or with `gc`
+        wrong = [name for name in wrong if "/.tmp-" not in name]
+    if wrong:
         return Verdict.LOST, f"other than undisturbed: {', '.join(wrong)}"
     return Verdict.SURVIVED, ""
 

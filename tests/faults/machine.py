@@ -4,6 +4,7 @@ poor environment. The command works or says one sentence, and when all is well a
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -66,7 +67,8 @@ def _no_folder(place: Workplace) -> None:
 
 CONDITIONS = (
     *(Condition(f"{below or 'all'} read-only", _mode(below, 0o555, True), humble=True) for below in ("", "store", "store/pools", "store/datasets")),
-    *(Condition(f"{below} unreadable", _mode(below, 0, folders), humble=True) for below, folders in (("store", True), ("store/predictions", False), ("store/datasets", False), ("pool", False), ("truth", True))),
+    *(Condition(f"{below} unreadable", _mode(below, 0, folders), humble=True) for below, folders in (("store", True), ("store/predictions", False), ("store/datasets", False), ("pool", True), ("truth", True))),
+    Condition("images unreadable", _mode("pool", 0, False), humble=True),
     *(Condition(f"files up to {size}", limits={"FSIZE": size}) for size in (200, 1000, 4000, 20_000, 60_000)),
     *(Condition(f"{number} descriptors", limits={"NOFILE": number}) for number in (12, 24, 64)),
     *(Condition(f"{room} KiB of room", room=room) for room in ROOM),
@@ -136,6 +138,8 @@ def _outcome(
     quiet = 2 in condition.closed and ran.code and verdict is Verdict.SILENT  # nobody could hear it
     if not (verdict.good or quiet):
         return verdict, ran.stderr or f"exit {ran.code}, {ran.stdout}"
+    if re.search(r"images cannot be read|[1-9]\d* unreadable", ran.stdout + ran.stderr):
+        return verdict, ""  # rows of the pool now, which stay so until they are asked for again
     if condition.part is not None and ran.code not in (0, STOPPED):
         return Verdict.WORDY, f"exit {ran.code} after {condition.sign.name}: {ran.stderr}"
     if not ran.code and not condition.name.startswith("files of the year"):
@@ -145,14 +149,17 @@ def _outcome(
             return Verdict.SILENT, f"exit 0, and other than undisturbed: {', '.join(wrong)}"
     (place.work / "tmp").unlink(missing_ok=True)
     if condition.name.startswith("files of the year"):
-        _restore_times(place)
+        _restore_times(place, job)
     end, detail = after(place, job)
     return (end, detail) if not end.good else (verdict if verdict.good else Verdict.REFUSED, "")
 
 
-def _restore_times(place: Workplace) -> None:
-    for path in place.work.rglob("*"):
-        os.utime(path, follow_symlinks=False)
+def _restore_times(place: Workplace, job: Job) -> None:
+    """Files that were there before have their time again, which a pool holds."""
+    kept = place.kept(job.state)
+    for path in kept.rglob("*"):
+        if os.path.lexists(now := place.work / path.relative_to(kept)):
+            os.utime(now, ns=(path.lstat().st_atime_ns, path.lstat().st_mtime_ns), follow_symlinks=False)
 
 
 def _can_mount(folder: Path) -> bool:

@@ -3,6 +3,7 @@ and power cuts are tried on. All work in one folder, since what is written may s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +13,11 @@ from pathlib import Path
 from threading import Thread
 from typing import TypeVar
 
+import torch
 import yaml
 
+from builder.store.version import WORK
+from students.train.state import STATE, read_state
 from tests.faults.commands import Ran, run
 from tests.helpers.hub_server import WRITER, HubServer
 from tests.helpers.pools import write_images, write_recipe, write_results
@@ -101,9 +105,13 @@ class Workplace:
     def store(self) -> Path:
         return self.work / "store"
 
+    def kept(self, state: str) -> Path:
+        """The folder that a state, once it was entered, is copied from."""
+        return self._states / state
+
     def enter(self, state: str) -> Path:
         """The folder, in this state."""
-        kept = self._states / state
+        kept = self.kept(state)
         if not kept.is_dir():
             getattr(self, f"_make_{state}")()
             shutil.copytree(self.work, kept, symlinks=True)
@@ -229,10 +237,12 @@ def evenly(faults: Sequence[Fault], share: float) -> Iterator[Fault]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, without locks and the log of the Hub, and without what only tells when or how fast something was done."""
+    """Every file below a folder, without locks, the log of the Hub and what is half fetched from there (which the next
+    fetch removes, and `gc`), and without what only tells when or how fast something was done."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith(".lock") and path.parent.name != "hub":
+        passing = path.name.startswith(".lock") or path.parent.name == "hub" or {"remote", WORK} <= {*path.parts}
+        if path.is_file() and not passing:
             found[str(path.relative_to(folder))] = _timeless(path)
     return found
 
@@ -241,9 +251,19 @@ def _timeless(path: Path) -> bytes:
     data = path.read_bytes()
     if path.name == "history.json":
         return json.dumps(_without(json.loads(data), ("when", "at", "digest"))).encode()
+    if path.name == STATE:  # what is equal may stand once in it, or twice
+        return repr(_values(read_state(path.parent))).encode()
     if path.suffix == ".jsonl":
         return json.dumps([_without(json.loads(line), TIMED) for line in data.splitlines()]).encode()
     return data
+
+
+def _values(value: object) -> object:
+    if isinstance(value, torch.Tensor):
+        return (str(value.dtype), tuple(value.shape), hashlib.sha256(value.numpy().tobytes()).hexdigest())
+    if isinstance(value, Mapping):
+        return {key: _values(part) for key, part in value.items()}
+    return [_values(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _without(value: object, keys: tuple[str, ...]) -> object:

@@ -150,8 +150,11 @@ def host(root: Path, repo: str, folder: Path, tag: str = "v1") -> str:
 def write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{threading.get_ident()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # of a full disk
 
 
 def git_id(data: bytes) -> str:
