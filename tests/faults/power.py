@@ -98,6 +98,9 @@ def _cut(place: Workplace, events: list[dict], record: Path, rng: np.random.Gene
     place.work.rename(kept)
     place.work.mkdir()
     _write(place.work, _top(first), disk, record, old, rng)
+    if (kept / "hub").exists():  # another machine, on which the light stays on
+        shutil.rmtree(place.work / "hub", ignore_errors=True)
+        (kept / "hub").rename(place.work / "hub")
     shutil.rmtree(kept)
 
 
