@@ -16,6 +16,7 @@ from pycocotools import mask as coco
 
 from teachers.base import TeacherError
 from teachers.boxes import score_order
+from teachers.errors import brief
 
 FAR = 100_000
 """Pixels; pycocotools walks along a polygon's sides step by step, wherever they lead."""
@@ -116,7 +117,7 @@ def from_segmentation(segmentation: Any, height: int, width: int) -> bytes:
                 raise ValueError(f"a corner of a polygon is farther than {FAR} pixels")
             return bytes(coco.merge(coco.frPyObjects(polygons, height, width))["counts"])
         if list(segmentation["size"]) != [height, width]:
-            raise ValueError(f"its size is {str(segmentation['size'])[:50]}")
+            raise ValueError(f"its size is {brief(repr(segmentation['size']))}")
         counts = segmentation["counts"]
         if isinstance(counts, list):
             if not counts or not set(map(type, counts)) <= {int}:

@@ -145,6 +145,8 @@ class _Reader:
             )
         if tag == "track":
             raise AnnotationError(f"{self._path} holds tracks: export as CVAT for images 1.1, not for video")
+        if (tag == "image" and self._image is not None) or (tag in ("image", "box") and self._box is not None):
+            raise AnnotationError(f"{self._where} holds <{tag}> in another box or image: export it again")
         if tag == "image":
             self._image, self._boxes, self._looked_at, self._problem = attributes, [], False, ""
         elif self._image is not None and tag in SHAPES:

@@ -454,6 +454,8 @@ def refused(world: World, path: Path, said: str) -> None:
 BAD_XML: list[tuple[str, Callable[[ElementTree.Element], Any], str]] = [
     ("not annotations", lambda c: setattr(c, "tag", "dataset"), "no export of CVAT but <dataset>"),
     ("a track", lambda c: ElementTree.SubElement(c, "track", {"id": "0"}), "holds tracks"),
+    ("a box in a box", lambda c: ElementTree.SubElement(first_box(c), "box", {"label": "cat"}), "holds <box> in another box"),
+    ("an image in an image", lambda c: c[3].append(c[2]), "holds <image> in another box or image"),
     ("a polygon", lambda c: ElementTree.SubElement(c[2], "polygon", {"label": "cat"}), "has a polygon"),
     ("an unknown image", lambda c: c[2].set("name", "other.jpg"), "'other', which is not in"),
     ("no name", lambda c: c[2].attrib.pop("name"), "'', which is not in"),

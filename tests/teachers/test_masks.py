@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 
 from teachers import masks
 from teachers.base import TeacherError
+from tests.helpers.mutated import changed
 
 HEIGHT, WIDTH = 13, 17
 
@@ -175,6 +177,48 @@ def test_a_damaged_code_is_refused_or_read_as_pycocotools_reads_it(code: bytes) 
     theirs = coco_masks.decode([{"size": [HEIGHT, WIDTH], "counts": read}])[..., 0] == 1
     assert np.array_equal(masks.decode([read], HEIGHT, WIDTH)[0], theirs)
     assert masks.pixels(read) == HEIGHT * WIDTH and masks.area([read], HEIGHT, WIDTH)[0] == theirs.sum()
+
+
+def filled(counts: list[int]) -> dict[str, Any]:
+    """Run lengths with one more for the rest of the image, if any."""
+    return {"size": [HEIGHT, WIDTH], "counts": [*counts, HEIGHT * WIDTH - sum(counts)]}
+
+
+OUTLINES = (
+    [[1.5, 2, 9, 2.5, 8, 10], [1, 1, 6, 1, 6, 6, 1, 6]],
+    {"size": [HEIGHT, WIDTH], "counts": [20, 3, 10, 5, HEIGHT * WIDTH - 38]},
+    {"size": [HEIGHT, WIDTH], "counts": masks.encode(blobs(5, 1))[0].decode()},
+)
+NUMBERS = st.one_of(
+    st.integers(-3, 300), st.floats(-30, 30), st.integers(-(2**65), 2**65), st.sampled_from([1e5, 1e300, -0.0])
+)
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools with NumPy 2
+@settings(deadline=None, max_examples=300)
+@given(
+    st.one_of(
+        st.sampled_from([json.dumps(outline).encode() for outline in OUTLINES]).flatmap(changed),
+        st.lists(st.lists(NUMBERS, min_size=6, max_size=10), max_size=3),
+        st.lists(st.integers(0, 60), max_size=8).map(filled),
+    )
+)
+@example([[1e5, 1e5, -1e5, 1e5, -1e5, -1e5]])
+@example({"size": "1\n2", "counts": [HEIGHT * WIDTH]})
+def test_any_outline_is_refused_or_read_as_pycocotools_reads_it(outline: Any) -> None:
+    """300 polygons and run lengths a run, of any values."""
+    try:
+        code = masks.from_segmentation(outline, HEIGHT, WIDTH)
+    except TeacherError as error:
+        said = str(error)
+    else:
+        judge = COCO()
+        judge.imgs = {1: {"height": HEIGHT, "width": WIDTH}}
+        expected = judge.annToMask({"image_id": 1, "segmentation": outline})
+        assert masks.covers(code, HEIGHT, WIDTH)
+        np.testing.assert_array_equal(masks.decode([code], HEIGHT, WIDTH)[0], expected.astype(bool))
+        return
+    assert len(said.splitlines()) == 1
 
 
 def test_a_resized_mask_keeps_its_edges() -> None:
