@@ -65,6 +65,14 @@ class OlderPool(BuildError):
     """A pool whose file has not the columns that are known here."""
 
 
+class FirstPool(OlderPool):
+    """A pool of the first Tutelage, which wrote neither hashes of pictures nor a summary. pool: its rows and its id."""
+
+    def __init__(self, message: str, pool: Pool) -> None:
+        super().__init__(message)
+        self.pool = pool
+
+
 class ImageChanged(BuildError):
     """An image is no longer what was scanned. reason: why, without the image's name."""
 
@@ -250,7 +258,10 @@ def read_pool(store: Store, id: str) -> Pool:
         with pq.ParquetFile(path) as file:
             metadata, names = file.metadata.metadata or {}, file.schema_arrow.names
         if SUMMARY.encode() not in metadata or tuple(names) not in (FIELDS, COLUMNS):
-            raise OlderPool(f"pool {id[:12]} is of another version of Tutelage: scan its source again")
+            message = f"pool {id[:12]} is of another version of Tutelage: scan its source again"
+            if SUMMARY.encode() not in metadata and names == [name for name in FIELDS if name != "dhash"]:
+                raise FirstPool(message, Pool(id, "", path, {}, (), frozenset(), 0))
+            raise OlderPool(message)
         summary = Summary.model_validate(orjson.loads(metadata[SUMMARY.encode()]))
         source = metadata.get(b"source", b"").decode()
     except ValidationError as error:

@@ -21,7 +21,7 @@ from builder.errors import BuildError
 from builder.label.meta import META, read_meta
 from builder.label.predictions import read_chunk
 from builder.rules.overrides import load_overrides
-from builder.scan.pool import FILE, SOURCES, UNREADABLE, Pool, read_pointer, read_pool
+from builder.scan.pool import FILE, SOURCES, UNREADABLE, FirstPool, Pool, read_pointer, read_pool
 from builder.store.files import digest, is_sealed, read_stored, sha256_file, unseal
 from builder.store.history import HISTORY, read_history
 from builder.store.manifest import MANIFEST, read_manifest
@@ -92,16 +92,19 @@ def _source_of(store: Store, id: str) -> str:
 
 
 def _pool_faults(store: Store, id: str) -> Iterator[str]:
-    """Where a pool is not what its id and its summary say."""
+    """Where a pool is not what its id and its summary say. One of the first has no summary, only rows and an id."""
     try:
-        pool = read_pool(store, id)
+        try:
+            pool = read_pool(store, id)
+        except FirstPool as error:
+            pool = error.pool
         found, counts, lost = _counted(pool)
     except BuildError as error:
         yield str(error).partition(": ")[0]
         return
     if found != id:
         yield f"its rows are those of pool {found[:12]}"
-    elif counts != {state: n for state, n in pool.counts.items() if n} or lost != pool.lost:
+    elif pool.counts and (counts != {state: n for state, n in pool.counts.items() if n} or lost != pool.lost):
         yield "its summary does not count its rows"
     for chunk in pool.chunks():
         if hashlib.sha256("\n".join(chunk.rows["sha256"].to_pylist()).encode()).hexdigest() != chunk.digest:
