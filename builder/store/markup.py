@@ -15,7 +15,7 @@ from typing import IO
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from builder.errors import BuildError
+from builder.errors import BuildError, brief
 from teachers.files import open_regular
 
 XML_BYTES = 1 << 30
@@ -161,9 +161,9 @@ def open_packed(path: Path, name: str) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise BuildError(f"{path} cannot be read ({error.strerror or error}): check its path") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, UnicodeDecodeError, OverflowError) as error:
-        raise BuildError(f"{path} is a damaged ZIP ({error}): export the task again") from None
+        raise BuildError(f"{path} is a damaged ZIP ({brief(error)}): export the task again") from None
     except RuntimeError as error:  # encrypted
-        raise BuildError(f"{path} cannot be unpacked ({error}): give the {name} in it") from None
+        raise BuildError(f"{path} cannot be unpacked ({brief(error)}): give the {name} in it") from None
 
 
 def _directory(file: IO[bytes]) -> int:

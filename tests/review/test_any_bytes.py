@@ -110,7 +110,8 @@ def counted(data: bytes) -> tuple[int, int]:
     """Images and boxes of a file, as the standard library's readers see them."""
     if zipfile.is_zipfile(io.BytesIO(data)):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return counted(archive.read(next(name for name in archive.namelist() if name.endswith("annotations.xml"))))
+            names = archive.namelist()
+            return counted(archive.read(next(n for n in names if n.rpartition("/")[2] == "annotations.xml")))
     if data.lstrip()[:1] == b"<":
         images = expatbuilder.parseString(data, namespaces=False).getElementsByTagName("image")  # noqa: S316
         return len(images), sum(len(image.getElementsByTagName("box")) for image in images)

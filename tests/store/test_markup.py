@@ -80,6 +80,7 @@ def with_directory(size: int) -> bytes:
         (with_directory(0xFFFF_FFF0), "has a list of members of 4,294,967,280 bytes"),
         (with_directory(3), "is a damaged ZIP"),
         (WHOLE[:40] + b"\xff" * 20 + WHOLE[60:], "is a damaged ZIP"),
+        (WHOLE[:27] + b"\xff" + WHOLE[28:], "is a damaged ZIP (File name in directory"),  # a name of 65,285 bytes
     ],
 )
 def test_a_zip_that_is_none_or_too_much_is_a_sentence(content: bytes, words: str, tmp_path: Path) -> None:
@@ -87,6 +88,7 @@ def test_a_zip_that_is_none_or_too_much_is_a_sentence(content: bytes, words: str
     with pytest.raises(BuildError) as error, open_packed(tmp_path / "a.zip", "b.xml") as file:
         file.read()
     assert words in str(error.value) and "\n" not in str(error.value)
+    assert len(str(error.value)) < 250 + len(str(tmp_path))
 
 
 def test_one_member_is_read_whatever_the_others_are_called(tmp_path: Path) -> None:
