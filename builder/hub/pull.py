@@ -16,7 +16,7 @@ from builder.engine import Track, run, silent
 from builder.errors import BuildError
 from builder.hub.remote import RemoteVersion, open_remote
 from builder.hub.repository import PREFIX, parse_ref
-from builder.store.files import locked, new_folder
+from builder.store.files import TEMPORARY, locked, new_folder
 from builder.store.history import record
 from builder.store.manifest import MANIFEST, read_manifest
 from builder.store.store import NAME, Store, check_store
@@ -76,6 +76,8 @@ def pull(ref: str, store: Store, *, name: str | None = None, dry_run: bool = Fal
             for job in run(partial(_fetch, version), missing, FETCHERS):
                 advance(job.bytes)
         with locked(target.parent / f".lock-{target.name}", outcome.version, sweep=[]):
+            for half in target.parent.glob(f"{TEMPORARY}{target.name}-*"):  # of a killed pull
+                shutil.rmtree(half)
             if not _is_there(target, manifest.id):
                 record(store.root, outcome.version, manifest, "pulled")  # what is there would not be recorded again
                 _place(version, target)

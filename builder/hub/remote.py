@@ -18,7 +18,7 @@ from builder.errors import BuildError
 from builder.hub.client import Hub
 from builder.hub.line import MOST_FILE
 from builder.hub.repository import PREFIX, HubError, Ref, parse_ref
-from builder.store.files import locked, sha256_file, sync_folder, write_file
+from builder.store.files import locked, make_folder, sha256_file, sync_folder, write_file
 from builder.store.manifest import MANIFEST, Manifest, read_manifest
 from builder.store.store import Store, check_store
 from builder.store.trust import Trust
@@ -88,7 +88,7 @@ class RemoteVersion(Version):
                         f"{name} of {self.ref} is not the file of its manifest: ask its publisher to look at it"
                     )
                 sync_folder(fetched)  # of a file it syncs the contents
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
                 os.replace(fetched, path)
                 sync_folder(path.parent)
             finally:
