@@ -17,6 +17,9 @@ from pycocotools import mask as coco
 from teachers.base import TeacherError
 from teachers.boxes import score_order
 from teachers.errors import brief
+from teachers.runs import covers as covers
+from teachers.runs import pixels as pixels
+from teachers.runs import runs_of
 
 FAR = 100_000
 """Pixels; pycocotools walks along a polygon's sides step by step, wherever they lead."""
@@ -35,10 +38,13 @@ def encode(masks: np.ndarray) -> tuple[bytes, ...]:
 
 
 def decode(codes: Sequence[bytes], height: int, width: int) -> np.ndarray:
-    """Pixels of the masks, bool (N, H, W). (pycocotools' own decode warns with NumPy 2.)"""
+    """Pixels of the masks, bool (N, H, W). (pycocotools' own decode warns with NumPy 2.) Raises TeacherError for a code
+    that is of no image of this size."""
     planes = np.zeros((len(codes), height, width), bool)
     for plane, code in zip(planes, codes, strict=True):
-        runs = _runs(code)
+        if not covers(code, height, width):
+            raise TeacherError(f"a mask is of no image of {width}x{height} pixels: get it again from where it came")
+        runs = runs_of(code)
         plane[:] = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
     return planes
 
@@ -131,42 +137,6 @@ def from_segmentation(segmentation: Any, height: int, width: int) -> bytes:
         return code
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise TeacherError(f"a segmentation of an image of {width}x{height} pixels is no mask: {error}") from error
-
-
-def covers(code: bytes, height: int, width: int) -> bool:
-    """Whether the runs of a code, of unknown origin, are of at least 0 pixels and add up to the image's: pycocotools
-    itself does not look, and writes beyond its memory if they do not."""
-    try:
-        runs = _runs(code)
-    except ValueError:
-        return False
-    return bool((runs >= 0).all() and (runs <= height * width).all() and runs.sum() == height * width)
-
-
-def pixels(code: bytes) -> int:
-    """Of the whole image that a code is of."""
-    return int(_runs(code).sum())
-
-
-def _runs(code: bytes) -> np.ndarray:
-    """Lengths of the runs of a code, int64, by turns outside and inside the mask, columns first: base 32, lowest digit
-    first, 32 marks a digit that is not the last, 16 in the last a negative number; from the fourth run on the
-    difference to the run before the last. (cocoapi's rleFrString.) Raises ValueError."""
-    digit = np.frombuffer(code, np.uint8).astype(np.int64) - 48
-    if ((digit < 0) | (digit > 63)).any():
-        raise ValueError("its counts hold a character that is no digit")
-    last = digit < 32
-    if not digit.size or not last[-1]:
-        raise ValueError("its counts end within a number")
-    end = np.flatnonzero(last)
-    start = np.append(0, end[:-1] + 1)
-    length = end - start + 1
-    if length.max() > 7:  # 32 bits: what pycocotools reads
-        raise ValueError("its counts hold a number that is too large")
-    place = np.arange(len(digit)) - np.repeat(start, length)
-    runs = np.add.reduceat((digit & 31) << 5 * place, start) - np.where(digit[end] & 16, 1 << 5 * length, 0)
-    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
-    return runs
 
 
 def flipped(codes: Sequence[bytes], height: int, width: int) -> tuple[bytes, ...]:

@@ -188,6 +188,8 @@ def _wrong(label: Mapping[str, Any], key: str, classes: int) -> str:
             lengths = {field: len(column) for field, column in label[name].items()}
             if len(set(lengths.values())) > 1:
                 return f"the lists of {name} differ in length"
+            if not _are_masks(label):
+                return "objects.segmentation: a mask is not of the image's size"
             highest = max(label[name]["category"], default=0)
             return "" if highest < classes else f"{name}.category: {highest} is no position in {classes} classes"
     if "probabilities" not in label and "top_label" not in label:
@@ -200,6 +202,14 @@ def _wrong(label: Mapping[str, Any], key: str, classes: int) -> str:
         return f"probabilities: {len(label['probabilities'])} of them for {classes} classes"
     highest = max([label["label"], *label.get("top_label", ())])
     return "" if highest < classes else f"label: {highest} is no position in {classes} classes"
+
+
+def _are_masks(label: Mapping[str, Any]) -> bool:
+    """Whether the masks of a label, if any, are of its image; "" is none."""
+    from teachers.runs import covers
+
+    codes = label.get("objects", {}).get("segmentation", ())
+    return all(covers(code.encode(), label["height"], label["width"]) for code in codes if code)
 
 
 # ---- labels.parquet

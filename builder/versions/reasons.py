@@ -224,7 +224,8 @@ def _overlaps(row: Row, rivals: Sequence[Row]) -> np.ndarray:
         from teachers import masks
 
         pixels = masks.pixels(row["rle"])  # the runs of one long column are those of the image
-        return masks.iou_matrix([row["rle"]], [rival["rle"] for rival in rivals], pixels, 1)[0]
+        codes = [rival["rle"] if rival["rle"] and masks.pixels(rival["rle"]) == pixels else b"" for rival in rivals]
+        return masks.iou_matrix([row["rle"]], codes, pixels, 1)[0]
     return iou_matrix(*(np.array([[r[side] for side in BOX] for r in rows]) for rows in ([row], rivals)))[0]
 
 

@@ -22,7 +22,7 @@ WHERE = Path("data/train-000000.tar")
 IMAGE = {"key": "a-0", "name": "a.jpg", "sha256": "0" * 64, "width": 64, "height": 48, "reencoded": "none"}
 OBJECTS = {"bbox": [[1, 2, 3, 4.5]], "category": [1], "score": [0.5], "ignore": [False], "area": [13.5]}
 BOXES = IMAGE | {"objects": OBJECTS | {"source": ["human"]}}
-MASKS = IMAGE | {"objects": OBJECTS | {"segmentation": ["0a"]}}
+MASKS = IMAGE | {"objects": OBJECTS | {"segmentation": ["a13]100000_h2"]}}
 MAPS = IMAGE | {"pixels": {"category": [-1, 1], "kept": [3, 0], "ignored": [0, 0], "dropped": [0, 9]}}
 CLASSES = IMAGE | {"label": 1, "score": 0.9, "source": "teacher", "copy": 0, "probabilities": [0.1, 0.9]}
 LIKELIEST = IMAGE | {"label": 1, "score": 0.9, "top_label": [1], "top_probability": [0.9]}
@@ -89,11 +89,12 @@ def test_every_nonsense_at_every_key_is_refused(kind: str, label: dict[str, Any]
         (b"null", "it: "),
         (b"\xff", "it: "),
         (orjson.dumps(BOXES | {"objects": BOXES["objects"] | {"category": [2]}}), "2 is no position in 2 classes"),
+        (orjson.dumps(MASKS | {"width": 63}), "a mask is not of the image's size"),
     ],
 )
 def test_what_is_no_json_or_no_number(data: bytes, words: str) -> None:
     with pytest.raises(BuildError) as told:
-        parse("detection", data)
+        parse("instance" if b"segmentation" in data else "detection", data)
     assert words in str(told.value) and str(WHERE) in str(told.value) and "\n" not in str(told.value)
 
 

@@ -172,6 +172,8 @@ def test_a_damaged_code_is_refused_or_read_as_pycocotools_reads_it(code: bytes) 
     if not masks.covers(code, HEIGHT, WIDTH):
         with pytest.raises(TeacherError, match=r"^[^\n]+ is no mask: [^\n]+$"):
             masks.from_segmentation(segmentation, HEIGHT, WIDTH)
+        with pytest.raises(TeacherError, match=r"^[^\n]+: get it again[^\n]+$"):
+            masks.decode([code], HEIGHT, WIDTH)
         return
     read = masks.from_segmentation(segmentation, HEIGHT, WIDTH)
     theirs = coco_masks.decode([{"size": [HEIGHT, WIDTH], "counts": read}])[..., 0] == 1
@@ -195,7 +197,7 @@ NUMBERS = st.one_of(
 
 
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools with NumPy 2
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(
     st.one_of(
         st.sampled_from([json.dumps(outline).encode() for outline in OUTLINES]).flatmap(changed),
@@ -206,7 +208,7 @@ NUMBERS = st.one_of(
 @example([[1e5, 1e5, -1e5, 1e5, -1e5, -1e5]])
 @example({"size": "1\n2", "counts": [HEIGHT * WIDTH]})
 def test_any_outline_is_refused_or_read_as_pycocotools_reads_it(outline: Any) -> None:
-    """300 polygons and run lengths a run, of any values."""
+    """200 polygons and run lengths a run, of any values."""
     try:
         code = masks.from_segmentation(outline, HEIGHT, WIDTH)
     except TeacherError as error:
