@@ -28,6 +28,8 @@ from teachers.networks.meta import read_meta
 from teachers.networks.weights import pretrained_on
 
 POOL = "pool.json"
+PARTS: dict[str, Part] = {"labelled": "labelled", "val": "truth", "test": "test"}
+"""A set of a study -> the split that is meant where its section names none."""
 DISTANCE = 40
 """Of 128 bits of two images' hashes, in which they differ at most to be compared closely, as in a build."""
 
@@ -51,8 +53,7 @@ def load_data(study: StudyRecipe, store: Store, workers: int | None = None, trac
     def labels(section: LabelSet, part: Part) -> Labels:
         return load_labels(section.options, store, written=str(section.path), part=part, workers=workers, track=track)
 
-    parts: dict[str, Part] = {"labelled": "labelled", "val": "truth", "test": "test"}
-    sets = {name: labels(section, part) for name, part in parts.items() if (section := getattr(study, name))}
+    sets = {name: labels(section, part) for name, part in PARTS.items() if (section := getattr(study, name))}
     pool = study.pool.scan(store, workers=workers, track=track) if study.pool else None
     others = tuple(labels(section, "labelled") for section in study.others)
     pool_truth = labels(study.pool_truth, "labelled") if study.pool_truth else None
@@ -62,13 +63,31 @@ def load_data(study: StudyRecipe, store: Store, workers: int | None = None, trac
     solved_on = labels(study.build.truth, "truth") if study.build.truth else None
     if solved_on:
         check_apart({name: other for name, other in pools.items() if name != "val"} | {"build.truth": solved_on.pool})
-    for name, labels_of in [*sets.items(), *(("others", other) for other in others)]:
-        if labels_of.truth.kind != sets["labelled"].truth.kind:
-            raise TruthError(f"{name} holds {labels_of.truth.kind} labels, but labelled {sets['labelled'].truth.kind}")
+    named = sets | {f"others[{number}]": other for number, other in enumerate(others)}
+    _check_kinds({name: labels_of.truth for name, labels_of in named.items()})
     if pool and pool_truth:
         pairs(pool, pool_truth)
     _check_starts(study, sets[study.measure].pool)
     return Data(sets["labelled"], sets[study.measure], pool, pool_truth, others, solved_on)
+
+
+def read_sets(study: StudyRecipe) -> dict[str, Truth]:
+    """The labels of a study's sets, read and held against one another, but not scanned: what a dry run can know. Raises
+    TruthError for one that cannot be read, or is of another kind than the labelled images."""
+    sets = {name: read_section(s.options, part) for name, part in PARTS.items() if (s := getattr(study, name))}
+    sets |= {f"others[{n}]": read_section(section.options, "labelled") for n, section in enumerate(study.others)}
+    _check_kinds(sets)
+    if study.pool_truth:
+        read_section(study.pool_truth.options, "labelled")
+    if study.build.truth:
+        read_section(study.build.truth.options, "truth")
+    return sets
+
+
+def _check_kinds(sets: dict[str, Truth]) -> None:
+    for name, truth in sets.items():
+        if truth.kind != sets["labelled"].kind:
+            raise TruthError(f"{name} holds {truth.kind} labels, but labelled {sets['labelled'].kind}")
 
 
 def _check_starts(study: StudyRecipe, measured: Pool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from builder.scan.entries import Listing
 from builder.scan.scanner import list_size
 from builder.store.store import Store
-from students.study.data import read_labelled
+from students.study.data import read_sets
 from students.study.grid import Budget, Cell, budget, cells, choose
 from students.study.recipe import StudyRecipe
 from students.study.run import Estimate, estimate
@@ -44,5 +44,5 @@ def plan_study(study: StudyRecipe, out: Path, only: Sequence[str] = ()) -> Study
     if pool := study.pool:
         folder = Path(pool.images) if pool.images else None
         images, _ = list_size(pool.source, Store(out / "store"), folder, pool.limit, Listing(pool.member))
-    labelled = len(read_labelled(study.labelled).images)
+    labelled = len(read_sets(study)["labelled"].images)
     return StudyPlan(chosen, budget(study, chosen, images, labelled), estimate(study, out, chosen))

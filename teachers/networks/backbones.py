@@ -137,7 +137,7 @@ def replace_batch_norm(head: nn.Module) -> None:
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group norm of up to 32 groups (the paper's number) of at least 4 channels."""
-    return nn.GroupNorm(math.gcd(32, max(1, channels // 4)), channels)
+    return nn.GroupNorm(math.gcd(32, max(1, channels // 4), channels), channels)
 
 
 def _timm(name: str, levels: Sequence[int], published: bool) -> nn.Module:

@@ -57,7 +57,7 @@ def load_checkpoint(folder: Path) -> tuple[nn.Module, NetworkConfig, Meta]:
         tensors = load_tensors(data)
     except Exception as error:  # of the many that safetensors raises
         raise TeacherError(f"{folder / WEIGHTS} is no safetensors file ({brief(error)}): train again") from None
-    if (sketch := _sketch(config)) is not None:
+    if (sketch := _sketch(config, folder)) is not None:
         _check_fit(tensors, sketch, folder)
     network = build_network(config, pretrained=False)
     _check_fit(tensors, network.state_dict(), folder)
@@ -65,14 +65,17 @@ def load_checkpoint(folder: Path) -> tuple[nn.Module, NetworkConfig, Meta]:
     return network.eval(), config, meta
 
 
-def _sketch(config: NetworkConfig) -> Mapping[str, Tensor] | None:
+def _sketch(config: NetworkConfig, folder: Path) -> Mapping[str, Tensor] | None:
     """Names, types and shapes of a network's weights, without memory for any; None for one of the few that cannot be
-    made so (torchvision's RegNets), or not at all."""
+    made so (torchvision's RegNets), or not at all. Raises TeacherError for one whose maps are not those of its levels,
+    which no memory would change."""
     try:
         with torch.device("meta"):
             return build_network(config, pretrained=False).state_dict()
-    except TeacherError:
-        return None
+    except TeacherError as error:
+        if not isinstance(error.__cause__, ValueError):
+            return None
+        raise TeacherError(f"{folder / META} describes no network ({brief(error)}): train again") from None
 
 
 def _check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], folder: Path) -> None:

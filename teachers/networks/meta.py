@@ -50,7 +50,8 @@ def read_meta(folder: Path) -> Meta:
         content = read_json(folder / META)
     except TeacherError as error:
         raise TeacherError(f"{folder / META} cannot be read ({brief(error)}): train again") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    stated = content.get("format") if isinstance(content, dict) else None
+    if type(stated) is not int or stated != FORMAT:  # true is no 1
         raise TeacherError(f"{folder / META} is not of format {FORMAT}: it was written by another version or program")
     rest = {key: value for key, value in content.items() if key != DIGEST}
     if DIGEST in content and content[DIGEST] != fingerprint(rest):

@@ -232,7 +232,7 @@ def _is_right(
     if name == "verify":
         return False
     told = ran.stderr + (ran.stdout if name == "log" else "")  # which goes on with the other versions
-    if any(word in told for word in ("is damaged", "was edited")):
+    if any(word in told for word in ("is damaged", "was edited", '"state": "damaged"')):
         return True
     made = {file: after[file] for file in differences(damaged, after) if file in after}
     said, made_before = expected

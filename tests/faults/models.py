@@ -228,7 +228,7 @@ def _of_outputs() -> Iterator[Fault]:
         "of class 10^9": (np.array([[[0, 0, 4, 4, 0.5, 1e9]]], f32), "refused"), "of class 0.5": (np.array([[[0, 0, 4, 4, 0.5, 0.5]]], f32), "any"),
         "inverted": (np.array([[[4, 4, 0, 0, 0.5, 0]]], f32), "any"), "of 5 columns": (np.zeros((1, 2, 5), f32), "refused"),
         "of 7 columns, of image 99": (np.array([[99, 0, 0, 4, 4, 0, 0.5]], f32), "refused"), "none": (np.zeros((1, 0, 6), f32), "any"),
-        "of rank 1": (np.zeros(6, f32), "refused"), "of images -1": (np.array([[-1, 0, 0, 4, 4, 0, 0.5]], f32), "refused"),
+        "of rank 1": (np.zeros(6, f32), "refused"), "of images -1": (np.array([[-1, 0, 0, 4, 4, 0, 0.5]], f32), "any"),
     }  # fmt: skip
     for name, (array, wanted) in boxes.items():
         yield _fault(f"boxes {name}", constant(array), wanted, DETECTOR)

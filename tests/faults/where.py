@@ -31,8 +31,8 @@ ESCAPES = (
     "sum(x1) OVER () > 1", "row_number() OVER () > 1", "COLUMNS(*) > 1", "* > 1", "objects.score > 1", "main.objects > 1",
     "[score] = [1]", "score[1] > 0", "{'a': score} IS NULL", "(x -> x > 1) IS NULL", "list_transform([1], x -> x) = [1]",
     "score COLLATE nocase = 'a'", "$1 > 0", "? > 0", "getvariable('x') = 1", "CURRENT_USER = 'x'", "today() > NULL",
-    "CAST(score AS INTEGER[]) IS NULL", "score::STRUCT(a INTEGER) IS NULL", "x'00' = 'a'", "class = E'\\\\x'",
-    "area", "'text'", "NULL", "1", "", ";", "--", "/*", "(", ")", "'", '"', '"score', "`score` > 1", "score >", "> 1",
+    "CAST(score AS INTEGER[]) IS NULL", "score::STRUCT(a INTEGER) IS NULL",
+    "area", "'text'", "NULL", "1", "", ";", "--", "/*", "(", ")", "'", '"', '"score', "score >", "> 1",
     "score == 1 ==", "SELECT 1", "score > 1 LIMIT 1", "score > 1 ORDER BY score", "score > 1 GROUP BY 1", "True AS keep",
     "colour = 'red'", "class.name = 'a'", "\u202escore > 1", "score\u00a0>\u00a01\ud7ff", "\u2018cat\u2019 = class", "score ≥ 1",
     "CASE WHEN", "score BETWEEN 1", "class LIKE 'a' ESCAPE 'ab'", "regexp_matches(class, '(')",
@@ -50,7 +50,7 @@ LARGE: dict[str, str] = {
     "CASE in CASE": "(CASE WHEN " * 12 + "x1" + " > 0 THEN x1 ELSE x2 END)" * 12 + " > 0",
     "a megabyte of text": f"class = '{'x' * 100_000}'",
 }
-"""Name -> what is too long or too deep."""
+"""Name -> what is too long or too deep, or holds of no object."""
 NAN = (
     "sqrt(-1) > 0", "sqrt(-score) >= 0", "NOT sqrt(-1) > 0", "sqrt(-1) = sqrt(-1)", "sqrt(-1) <> sqrt(-1)", "ln(-1) < 0",
     "ln(-score) > -1", "log10(-1) IN (1, 2)", "sqrt(-1) NOT IN (1, 2)", "pow(-1, 0.5) BETWEEN 0 AND 1",
@@ -58,9 +58,9 @@ NAN = (
     "CAST('nan' AS FLOAT) > 0", "CASE WHEN sqrt(-1) > 0 THEN TRUE ELSE FALSE END", "greatest(sqrt(-1), 1) > 0",
     "abs(sqrt(-1)) > 0", "round(sqrt(-1)) > 0", "-sqrt(-1) < 0", "sqrt(-1) + area > 0", "(sqrt(-1) > 0) = TRUE",
     "(score / 0) - (score / 0) > 0", "exp(1000) - exp(1000) = 0", "sqrt(-1) > 0 AND score > 0",
-    "TRY_CAST('nan' AS DOUBLE) >= 0", "sqrt(-1)", "CASE sqrt(-1) WHEN sqrt(-1) THEN TRUE END",
+    "TRY_CAST('nan' AS DOUBLE) >= 0", "class = E'\\\\x'", "x'00' = 'a'", "`score` > 1", "sqrt(-1)", "CASE sqrt(-1) WHEN sqrt(-1) THEN TRUE END",
 )  # fmt: skip
-"""What holds of no object, since all of them compare a NaN."""
+"""What holds of no object: nearly all of them compare a NaN."""
 HOLDS = (
     "score / 0 > 1", "-score / 0 < 0", "exp(1000) > 1", "isnan(sqrt(-1))", "sqrt(-1) > 0 OR score >= 0",
     "CASE WHEN x1 < 0 THEN sqrt(x1) > 0 ELSE TRUE END", "sqrt(-1) IS DISTINCT FROM 1", "NOT isfinite(score / 0)",
@@ -82,7 +82,7 @@ def inject(folder: Path, share: float) -> Iterator[tuple[str, Verdict, str]]:
     before = _outside(folder)
     expected: list[tuple[str, str, Callable[[], bool]]] = []
     expected += [(f"{text[:60]!r}", text, lambda: False) for text in ESCAPES]
-    expected += [(name, text, lambda: False) for name, text in LARGE.items()]
+    expected += [(name, text, lambda: _kept(folder) == 0) for name, text in LARGE.items()]
     expected += [(text, text, lambda: _kept(folder) == 0) for text in NAN]
     expected += [(text, text, lambda: _kept(folder) == kept) for text in HOLDS]
     expected += [(text, text, lambda: False) for text in _calls()]
