@@ -68,11 +68,10 @@ def read_truth(
             truth = read_table(path, where) if path.is_file() else read_classes(path, where)
         case "masks":
             truth = read_masks(path, where)
+            check_masks(truth, path)
         case _:
             raise TruthError(f"format {format!r} is none of {', '.join(get_args(Format))}")
     check_boxes(truth, path)
-    if truth.kind == "semantic":
-        check_masks(truth, path)
     if group is None:
         return truth
     return replace(truth, images=[replace(image, unit=unit_of(image.name, group)) for image in truth.images])

@@ -14,6 +14,7 @@ from PIL import Image
 from builder.store.files import sha256_file
 from builder.store.manifest import Manifest, ShardRecord, version_id, write_manifest
 from builder.store.shards import write_shard
+from teachers.base import VOID
 from teachers.masks import encode
 
 SIZE = 32
@@ -59,7 +60,7 @@ def write_labelled(folder: Path, kind: str, count: int = 12) -> Path:
         if kind == "semantic":
             (folder / "masks").mkdir(exist_ok=True)
             plane = np.where(mask, label, 3).astype(np.uint8)
-            plane[0] = 9  # no class: ignored
+            plane[0] = VOID
             (folder / "masks" / f"{n}.png").write_bytes(png(plane))
         images.append({"id": n, "file_name": f"{n}.png", "width": SIZE, "height": SIZE})
         x, y, w, h = box_of(mask)

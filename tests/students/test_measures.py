@@ -154,6 +154,7 @@ def test_a_classifier_is_measured_by_class_names(tmp_path: Path) -> None:
         evaluate_classes(Answers("semantic", ("dog",), []), truth)
 
 
+@pytest.mark.filterwarnings("ignore:.* hold values without a line")
 def test_a_segmenter_is_measured_without_void(tmp_path: Path) -> None:
     truth = read_truth(write_mask_folders(tmp_path, [[[0, 1], [11, 1]], [[0, 0, 0]]]))
     said = [np.uint8([[1, 0], [0, 0]]), np.uint8([[1, 2, 255]])]  # of sky, road, tree
