@@ -53,12 +53,10 @@ def human_class(image: LabelledImage, classes: int) -> np.ndarray:
 def pseudo_class(
     soft: bool, record: Mapping[str, Any], members: Sequence[bytes], positions: np.ndarray, classes: int
 ) -> np.ndarray:
-    """float32 (classes,), of a label JSON with `label` (a position in the version's classes, -1 for none) and either
+    """float32 (classes,), of a label JSON with `label` (a position in the version's classes) and either
     `probabilities`, in their order, or the likeliest ones: `top_label` and `top_probability`. A soft label is divided
     by its sum (of a part of the classes, or of independent ones, it is not 1)."""
     label = int(record["label"])
-    if label < 0:
-        return _only(-1, classes)
     if not soft:
         return _only(int(positions[label]), classes)
     probabilities = np.zeros(classes, np.float32)

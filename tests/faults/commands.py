@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 from tests import ROOT
 
@@ -139,19 +139,21 @@ class Running:
         return Ran(self.args, code, out, err, time.monotonic() - self.since, self.peak, ended)
 
 
-def start(
-    *args: str,
-    cwd: Path,
-    env: Mapping[str, str | None] | None = None,
-    memory: int = 4 << 30,
-    limits: Mapping[str, int] | None = None,
-    kill_at: int | None = None,
-    sign: signal.Signals = signal.SIGKILL,
-    trace: Path | None = None,
-    record: tuple[Path, Path] | None = None,
-    humble: bool = False,
-    closed: tuple[int, ...] = (),
-) -> Running:
+class How(TypedDict, total=False):
+    """How a command is run: see `start`."""
+
+    env: Mapping[str, str | None] | None
+    memory: int
+    limits: Mapping[str, int] | None
+    kill_at: int | None
+    sign: signal.Signals
+    trace: Path | None
+    record: tuple[Path, Path] | None
+    humble: bool
+    closed: tuple[int, ...]
+
+
+def start(*args: str, cwd: Path, **how: Unpack[How]) -> Running:
     """Start `tutelage ARGS` in a forked process, and come back at once.
 
     cwd: its working folder. env: changes to the environment, None for a variable that is not to be there. limits:
@@ -160,53 +162,28 @@ def start(
     and an empty one that gets what is done below it (tests.faults.recorder). humble: without
     root's right to read and write everything. closed: descriptors that are closed, 1 or 2.
     """
-    changed = {**os.environ, **(env or {})}
+    changed = {**os.environ, **(how.get("env") or {})}
+    trace, record = how.get("trace"), how.get("record")
     request = {
         "args": args,
         "cwd": str(cwd),
         "env": {name: value for name, value in changed.items() if value is not None},
-        "limits": dict(limits or {}),
-        "kill_at": kill_at,
-        "sign": sign,
+        "limits": dict(how.get("limits") or {}),
+        "kill_at": how.get("kill_at"),
+        "sign": how.get("sign", signal.SIGKILL),
         "trace": str(trace) if trace else None,
         "record": [str(folder) for folder in record] if record else None,
-        "humble": humble,
-        "closed": closed,
+        "humble": how.get("humble", False),
+        "closed": how.get("closed", ()),
     }
     since = time.monotonic()
     pid, place = SERVER.ask(request)
-    return Running(args, pid, place, since, memory)
+    return Running(args, pid, place, since, how.get("memory", 4 << 30))
 
 
-def run(
-    *args: str,
-    cwd: Path,
-    env: Mapping[str, str | None] | None = None,
-    seconds: float = 60.0,
-    memory: int = 4 << 30,
-    limits: Mapping[str, int] | None = None,
-    kill_at: int | None = None,
-    sign: signal.Signals = signal.SIGKILL,
-    trace: Path | None = None,
-    record: tuple[Path, Path] | None = None,
-    humble: bool = False,
-    closed: tuple[int, ...] = (),
-) -> Ran:
+def run(*args: str, cwd: Path, seconds: float = 60.0, **how: Unpack[How]) -> Ran:
     """Run `tutelage ARGS` to its end, as `start` does, for so many seconds at most."""
-    running = start(
-        *args,
-        cwd=cwd,
-        env=env,
-        memory=memory,
-        limits=limits,
-        kill_at=kill_at,
-        sign=sign,
-        trace=trace,
-        record=record,
-        humble=humble,
-        closed=closed,
-    )
-    return running.wait(seconds)
+    return start(*args, cwd=cwd, **how).wait(seconds)
 
 
 def _family(pid: int) -> list[int]:
