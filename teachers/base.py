@@ -17,6 +17,8 @@ SURE = 0.25
 """The score from which on a box that lies nowhere tells something: below it detectors see things in padding, too."""
 SLACK = 0.25
 """The share of an image's longer side by which a box may reach beyond it: detectors guess what is cut off."""
+RANGES = {"quality": (-1, 2), "agree": (0, 2**15 - 1), "uncertainty": (0, 1e9)}
+"""What these may be: models guess the quality of a mask a little below 0 and above 1."""
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -63,6 +65,9 @@ class Detections:
         wrong = self.scores[(self.scores < 0) | (self.scores > 1)]
         if wrong.size:
             raise TeacherError(f"a score must lie between 0 and 1, not {wrong[0]:g}: give probabilities")
+        for name, (low, high) in RANGES.items():
+            if (column := getattr(self, name)) is not None and len(out := column[(column < low) | (column > high)]):
+                raise TeacherError(f"{name} must lie between {low:g} and {high:g}, not {out[0]:g}: scale it")
 
     def __len__(self) -> int:
         return len(self.scores)

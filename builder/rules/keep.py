@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from builder.errors import BuildError
+from builder.errors import BuildError, brief
 from builder.kinds import kind_of
 from builder.rules.class_map import ClassMap, Mapped
 from builder.rules.limits import limits
 from builder.rules.objects import Thresholds
 from builder.rules.where import Where
 from builder.sections import Count, Fraction, Section
-from builder.store.manifest import Manifest
+from builder.store.manifest import NAMES, Manifest
 from builder.store.provenance import Group, recorded
 
 if TYPE_CHECKING:  # matching needs rules, whose options are made of those here
@@ -172,7 +172,8 @@ def keep_of(manifest: Manifest) -> Keep:
 def version_classes(keep: Keep, description: Mapping[str, Any]) -> tuple[str, ...]:
     """The classes of a version that `keep` makes of the predictions of a teacher with this description.
 
-    Raises BuildError for rules that mean nothing for what this teacher gives, and as `ClassMap.over` does.
+    Raises BuildError for rules that mean nothing for what this teacher gives, for a name that no class can have, and as
+    `ClassMap.over` does.
     """
     kind = kind_of(description["kind"])
     if not kind.overlaps:
@@ -186,7 +187,13 @@ def version_classes(keep: Keep, description: Mapping[str, Any]) -> tuple[str, ..
             "keep.precision.bound exact bets on single objects, and these are pixels: set bound: clustered"
         )
     mapped = class_map(keep, description)
-    return mapped.classes if mapped else tuple(description["classes"])
+    classes: tuple[str, ...] = mapped.classes if mapped else tuple(description["classes"])
+    if (bad := next((name for name in classes if not NAMES["class"].fullmatch(name)), None)) is not None:
+        raise BuildError(
+            f"class {brief(repr(bad))} holds a tab, a line end or another control character, which no class of a "
+            "version can: make it another with keep.classes.map, or correct it where the teacher has it from"
+        )
+    return classes
 
 
 def class_map(keep: Keep, description: Mapping[str, Any]) -> Mapped | None:

@@ -24,9 +24,12 @@ from builder.sections import complaint
 from builder.store.manifest import Manifest
 from builder.store.shards import KEY, Sample, read_bytes
 from builder.store.version import Version
+from teachers.base import RANGES
 
 LONGEST_LABEL = 64 << 20
 """Bytes of a label JSON, some 500,000 objects; what claims more is not read."""
+LONGEST_NAME = 1 << 20
+"""Characters of an image's name: a header of a tar, which may hold nothing else, has as many bytes."""
 LARGEST = 2**31 - 1
 """Of a side, a number of pixels, a number of a copy."""
 
@@ -66,7 +69,7 @@ _Source = Literal["teacher", "human"]
 class _Image(TypedDict):
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     key: Annotated[str, Field(max_length=100)]
-    name: Annotated[str, Field(max_length=4096)]
+    name: Annotated[str, Field(max_length=LONGEST_NAME)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     width: _Side
     height: _Side
@@ -259,10 +262,9 @@ OLDER = ("calibrated", "source")
 _RANGES: dict[str, tuple[float, float]] = {
     "score": (0, 1),
     "calibrated": (0, 1),
-    "quality": (-1, 2),
-    "agree": (0, 2**15),
+    **RANGES,
 }
-_RANGES |= {"uncertainty": (0, 1e9), "pixels": (0, LARGEST), "teacher_label": (-1, 2**15)}
+_RANGES |= {"pixels": (0, LARGEST), "teacher_label": (-1, 2**15)}
 _RANGES |= dict.fromkeys((*SIDES, *BOX_BEFORE), (-1e9, 1e9))
 
 

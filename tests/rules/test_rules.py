@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from builder.errors import BuildError
 from builder.evidence.thresholds import Evidence, solve
 from builder.rules.apply import decide
-from builder.rules.keep import Keep
+from builder.rules.keep import Keep, version_classes
 from builder.rules.objects import Objects
 from builder.rules.reasons import DROPPED, IGNORED, KEPT, REASONS
 from builder.rules.where import Where
@@ -127,6 +127,16 @@ def test_raising_a_threshold_never_adds_a_box(rows: list, low: int, step: int, n
 def test_rules_that_do_not_fit_the_teacher(keep: Keep, message: str) -> None:
     with pytest.raises(BuildError, match=message):
         solve(keep, Evidence(CLASSES, 0.05))
+
+
+@pytest.mark.parametrize("name", ["tab\tx", "line\nend", "person\x92s", "\x7f"])
+def test_a_name_that_no_manifest_can_hold_is_refused_before_a_version_has_it(name: str) -> None:
+    teacher = {"kind": "detection", "classes": ["🐶 'dog' \"", name]}
+    with pytest.raises(BuildError, match=r"^class '.*' holds a tab, .* keep.classes.map") as told:
+        version_classes(Keep(), teacher)
+    assert "\n" not in str(told.value)
+    keep = Keep.model_validate({"classes": {"map": {name: "x"}}})
+    assert version_classes(keep, teacher) == ("🐶 'dog' \"", "x")
 
 
 @pytest.mark.parametrize(

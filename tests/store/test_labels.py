@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from builder.errors import BuildError
+from builder.scan.tars import MAX_HEADER
 from builder.store.labels import LONGEST_LABEL, checked_table, parse_label, read_label
 from builder.store.shards import Member, Sample, read_bytes, read_samples
 from builder.store.version import Version
@@ -45,6 +46,11 @@ def test_what_is_written_is_read(kind: str, tmp_path: Path) -> None:
             assert orjson.dumps(label, option=orjson.OPT_SORT_KEYS) == orjson.dumps(
                 orjson.loads(read_bytes(path, sample.members["json"])), option=orjson.OPT_SORT_KEYS
             )
+
+
+def test_a_name_may_be_as_long_as_tars_have_them() -> None:
+    name = "d/" * (MAX_HEADER // 2 - 3) + "x.jpg"
+    assert parse("detection", BOXES | {"name": name})["name"] == name
 
 
 @pytest.mark.parametrize(("kind", "label"), VALID)

@@ -127,6 +127,13 @@ def test_a_factory_that_breaks_the_protocol_is_refused(spec: Callable[..., str],
         ("detection", BOX.replace("[1],", "[65537],", 1), "a label must be a whole number below 32768, not 65537"),
         ("detection", BOX.replace("[1],", "[float('nan')],", 1), "a label must be a whole number below 32768, not nan"),
         ("detection", BOX.replace("[1],", "[1], quality=[float('nan')],", 1), "hold a NaN"),
+        ("detection", BOX.replace("[1],", "[1], quality=[97],", 1), "quality must lie between -1 and 2, not 97: scale"),
+        (
+            "detection",
+            BOX.replace("[1],", "[1], uncertainty=[-0.1],", 1),
+            r"uncertainty must .* 0 and 1e\+09, not -0.1",
+        ),
+        ("detection", BOX.replace("[1],", "[1], agree=[-1],", 1), "agree must lie between 0 and 32767, not -1"),
         ("instance", BOX.replace("[1],", "[1], masks=(b'0P1',),", 1), "gave a mask that is no code of 8 x 9 pixels"),
     ],
 )
