@@ -72,6 +72,20 @@ def test_results_wholly_outside_of_their_images_are_left_out_and_told(pool: Path
         assert len(replayed(pool, results, listing)["a.jpg"]) == 9
 
 
+def test_a_score_that_rounding_brought_above_1_is_1(pool: Path, tmp_path: Path) -> None:
+    score = float(np.float32(1) + np.float32(1e-7))
+    assert score > 1
+    box = {"image_id": 0, "category_id": 5, "bbox": [10, 20, 30, 40], "score": score}
+    (tmp_path / "coco").mkdir()
+    label_files = write_yolo(tmp_path / "labels", {"a.txt": f"0 0.25 0.5 0.3 0.5 {score!r}\n"})
+    found = [replayed(pool, *write_coco(tmp_path / "coco", [box])), replayed(pool, label_files)]
+    assert [list(each["a.jpg"].scores) for each in found] == [[1], [1]]
+    likeliest = replayed(pool, stored_csv(tmp_path, f"name,cat,dog\na.jpg,{score!r},0\n"))["a.jpg"]
+    assert likeliest.probabilities.max() == 1
+    with pytest.raises(BuildError, match="needs four numbers and a score in"):
+        replayed(pool, *write_coco(tmp_path / "coco", [box | {"score": 1.01}]))
+
+
 def test_coco_masks_as_codes_and_polygons_are_masks(pool: Path, tmp_path: Path) -> None:
     coco = pytest.importorskip("pycocotools.mask")
     drawn = np.zeros((HEIGHT, WIDTH), np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 
 from builder.errors import BuildError, brief
 from builder.label.replay.coco_ids import name_images
-from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, objects
+from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, is_score, objects
 from builder.store.files import sha256_file
 from builder.store.names import canonical
 from builder.store.text import read_json
@@ -82,7 +82,7 @@ def _by_image(
                 f"{path}: result {n} has category_id {brief(repr(category))}, which the COCO JSON of its images does "
                 f"not list (it has {brief(', '.join(map(str, label)))}; Ultralytics counts classes from 1): correct it"
             )
-        if len(row) != 5 or not all(map(is_number, row)) or not 0 <= score <= 1:
+        if len(row) != 5 or not all(map(is_number, row)) or not is_score(score):
             raise BuildError(
                 f"{path}: result {n} needs four numbers and a score in 0..1, "
                 f"not {brief(repr(bbox))} and {brief(repr(score))}"

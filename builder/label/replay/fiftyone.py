@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from builder.errors import BuildError, brief
-from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, label_places, objects
+from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, is_score, label_places, objects
 from builder.store.files import sha256_file
 from builder.store.names import canonical
 from builder.truth.ids import LARGEST_SIDE
@@ -121,7 +121,7 @@ def _objects(
     for n, item in enumerate(many):
         box, score = item.get("bounding_box"), item.get("confidence")
         good = isinstance(box, list) and len(box) == 4 and all(is_number(side) for side in box)
-        if not good or not is_number(score) or not 0 <= float(score) <= 1:
+        if not good or not is_number(score) or not is_score(score):
             what = f"confidence {brief(score)}" if good else f"bounding_box {brief(box)}"
             raise BuildError(f"{where} has an object with the {what}: give the field of a model's predictions")
         x, y, width, height = map(float, box or ())

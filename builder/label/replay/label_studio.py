@@ -12,7 +12,7 @@ import numpy as np
 from builder.errors import BuildError, brief
 from builder.label.replay.addresses import Address, read_address, uploaded
 from builder.label.replay.match import common_folder
-from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, label_places, objects
+from builder.label.replay.stored import Size, Stored, StoredObjects, is_number, is_score, label_places, objects
 from builder.store.files import sha256_file
 from builder.store.names import canonical
 from teachers.base import TeacherOptions
@@ -154,7 +154,7 @@ def _region(result: Mapping[str, Any], prediction: Mapping[str, Any], where: str
         case other:
             raise BuildError(f"{where} has a region of the classes {brief(repr(other))}: give it exactly one")
     score = _number(result.get("score", prediction.get("score")), where, "score")
-    if not 0 <= score <= 1:
+    if not is_score(score):
         raise BuildError(f"{where} has the score {score:g}, outside 0..1: correct it")
     sides = [result.get(f"original_{side}") for side in ("width", "height")]
     size = None

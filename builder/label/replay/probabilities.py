@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from builder.errors import BuildError, brief
-from builder.label.replay.stored import Stored
+from builder.label.replay.stored import HIGHEST, Stored
 from builder.store.files import sha256_file
 from builder.store.names import canonical
 from builder.store.text import read_rows
@@ -55,7 +55,7 @@ def _values(cells: list[str], count: int, where: str) -> np.ndarray:
         values = np.array([float(cell) for cell in cells])
     except ValueError as error:
         raise BuildError(f"{where} holds no number ({brief(error)}): correct it") from None
-    wrong = np.flatnonzero(~((values >= 0) & (values <= 1)))
+    wrong = np.flatnonzero(~((values >= 0) & (values <= HIGHEST)))
     if len(wrong):
         raise BuildError(f"{where} has the probability {values[wrong[0]]:g}, outside 0..1: correct it")
-    return values.astype(np.float32)
+    return values.clip(0, 1).astype(np.float32)

@@ -59,6 +59,8 @@ class StoredObjects:
     masks: Sequence[bytes | Sequence[float]] | None = None
 
 
+HIGHEST = 1.001
+"""A score that is taken for 1, as those of a teacher that runs here (teachers.base.Detections.of)."""
 NOTHING = StoredObjects(np.zeros((0, 6)))
 SLACK = 0.05
 """Share of an image's side by which a model's boxes may reach beyond it."""
@@ -169,6 +171,11 @@ def _owner(names: Sequence[str], count: Sequence[int], row: int) -> str:
 def is_number(value: Any) -> TypeGuard[float]:
     """Of a JSON file: a finite number, not true or false."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_score(value: float) -> bool:
+    """Of a number: whether it is a probability; one that rounding brought a little above 1 becomes 1."""
+    return 0 <= value <= HIGHEST
 
 
 def label_places(seen: Iterable[str], options: TeacherOptions, path: Path) -> tuple[tuple[str, ...], dict[str, int]]:

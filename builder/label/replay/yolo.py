@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from builder.errors import BuildError, brief
-from builder.label.replay.stored import Stored, StoredObjects, digest_files, objects
+from builder.label.replay.stored import Stored, StoredObjects, digest_files, is_score, objects
 from builder.scan.entries import is_image
 from builder.store.files import sha256_file
 from builder.store.names import canonical
@@ -155,7 +155,7 @@ def _read_row(line: str, place: Mapping[int, int], where: str) -> tuple[int, Row
         raise BuildError(f"{where} has class {brief(line.split()[0])}, which has no name: add it to the names")
     *shape, score = values
     wrong = next((value for value in shape if not -SLACK <= value <= 1 + SLACK), None)
-    if wrong is not None or not 0 <= score <= 1:
+    if wrong is not None or not is_score(score):
         what = f"the confidence {score:g}" if wrong is None else f"{wrong:g}, no share of the image"
         raise BuildError(f"{where} has {what}, outside 0..1: correct it")
     return place[int(category)], (score, shape)
