@@ -14,10 +14,11 @@ from threading import Lock
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError, features
-from PIL.TiffImagePlugin import BITSPERSAMPLE, IMAGELENGTH, IMAGEWIDTH, SAMPLEFORMAT, TiffImageFile
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from teachers import jpegs
-from teachers.depth import PLAIN, Reading, check_colours, to_8_bits
+from teachers.channels import bits_of, grey_of, misread
+from teachers.depth import PLAIN, Reading, check_colours
 from teachers.limits import LARGE_PIXELS, MAX_PIXELS, MAX_SIDE
 
 FORMATS = {
@@ -138,7 +139,7 @@ def is_deep(data: bytes) -> bool:
     if data.startswith(jpegs.START):
         return False
     with _opened(data) as image:
-        return image.mode[0] in "IF" or _has_16_bits(image, data)
+        return image.mode[0] in "IF" or bits_of(image, data) > 8
 
 
 def _decode_jpeg(data: bytes, colours: str, known_pixels: int, reading: Reading, side: int = 0) -> np.ndarray | None:
@@ -264,6 +265,8 @@ def _loaded(data: bytes, known_pixels: int) -> Iterator[Image.Image]:
     with _opened(data) as image:
         width, height = _stored_size(image)
         check_pixels(width, height, max(MAX_PIXELS, known_pixels))
+        if wrong := misread(image):
+            raise ImageError(wrong)
         with _large if width * height > LARGE_PIXELS else nullcontext():
             image.load()
             yield image
@@ -313,26 +316,10 @@ def _to_rgb(image: Image.Image, data: bytes, reading: Reading) -> Image.Image:
     """A decoded image as RGB of 8 bits. data: its file."""
     try:
         if image.mode[0] in "IF":
-            return Image.fromarray(to_8_bits(np.asarray(image), _largest(image), reading)).convert("RGB")
+            return Image.fromarray(grey_of(image, data, reading)).convert("RGB")
         rgb = image if image.mode == "RGB" else image.convert("RGB")
-        if _has_16_bits(image, data):
+        if bits_of(image, data) == 16:
             check_colours(max(int(high) for _, high in rgb.getextrema()), reading)  # type: ignore[misc]
     except ValueError as error:
         raise ImageError(str(error)) from None
     return rgb
-
-
-def _largest(image: Image.Image) -> int | None:
-    """The largest number that a grey pixel of the image's type has; None where its type says nothing of it."""
-    if not isinstance(image, TiffImageFile):
-        return 65535  # a PNG's, and what Pillow brings a JPEG 2000 and a PPM to
-    bits = int(image.tag_v2.get(BITSPERSAMPLE, (1,))[0])
-    is_signed = image.tag_v2.get(SAMPLEFORMAT, (1,))[0] == 2
-    return None if bits > 16 else 2 ** (bits - is_signed) - 1
-
-
-def _has_16_bits(image: Image.Image, data: bytes) -> bool:
-    """Whether the channels of a file have 16 bits, of which Pillow reads the high 8 where there are several."""
-    if isinstance(image, TiffImageFile):
-        return max(image.tag_v2.get(BITSPERSAMPLE, (1,))) > 8
-    return image.format == "PNG" and data[24] == 16

@@ -2,7 +2,9 @@
 
 Most of its warnings (jerror.h) mean that pixels are guessed: data that end early, a wrong Huffman code, a restart
 marker out of its place, bytes left over before the next marker, which is what a flipped bit leaves behind. Four come
-from the head of a file, where no pixels are, and are looked behind, since only the first warning is told.
+from the head of a file, where no pixels are, one from numbers of a scan that mean nothing where it is sequential, as
+phones write them wrong, and one from zeros with which cameras fill up a frame: these are looked behind, since only the
+first warning is told.
 """
 
 from __future__ import annotations
@@ -14,11 +16,17 @@ import numpy as np
 import simplejpeg
 
 START = b"\xff\xd8\xff"
-_OF_THE_HEAD = re.compile(
-    r"unknown JFIF revision|unknown Adobe color transform|bad ICC marker|extraneous bytes before marker", re.IGNORECASE
+_HARMLESS = re.compile(
+    r"unknown JFIF revision|unknown Adobe color transform|bad ICC marker|extraneous bytes before marker"
+    r"|invalid SOS parameters for sequential",
+    re.IGNORECASE,
 )
+"""What may have nothing to do with pixels, which `_essential` tells."""
 _NEEDED = {*range(0xC0, 0xD0), 0xDB, 0xDD}
 """Segments that decoding needs: the frame, Huffman, arithmetic and quantisation tables, the restart interval."""
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL = {0xC0, 0xC1, 0xC9}
+"""Frames whose scans bring all of each coefficient."""
 
 
 def decode(data: bytes, colours: str, side: int = 0) -> tuple[np.ndarray, str]:
@@ -36,7 +44,7 @@ def decode(data: bytes, colours: str, side: int = 0) -> tuple[np.ndarray, str]:
         ValueError: if it cannot be decoded at all.
     """
     outcome = _attempt(data, colours, side)
-    if isinstance(outcome, str) and _OF_THE_HEAD.search(outcome):
+    if isinstance(outcome, str) and _HARMLESS.search(outcome):
         data = _essential(data)
         outcome = _attempt(data, colours, side)
     if not isinstance(outcome, str):
@@ -71,7 +79,7 @@ def _is_complete(data: bytes) -> bool:
     does not mind if a file that has several ends after some of them."""
     lacking: dict[int, list[int]] = {}  # component -> bits that each of its 64 coefficients lacks
     for marker, _, segment in _segments(data):
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        if marker in _FRAMES:
             lacking = {segment[10 + 3 * n]: [99] * 64 for n in range(segment[9])}
         elif marker == 0xDA:
             count = segment[4]
@@ -101,13 +109,26 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 def _essential(data: bytes) -> bytes:
     """A JPEG with nothing before its first scan but what decoding needs (ITU T.81, B.1) and what says that its colours
-    are YCbCr (JFIF) or not (Adobe), as far as libjpeg knows it."""
-    parts = [data[:2]]
+    are YCbCr (JFIF) or not (Adobe), as far as libjpeg knows it; sequential scans with the only numbers that they can
+    have (B.2.3), and no zeros before the end."""
+    parts, scans, is_sequential = [data[:2]], bytearray(), False
+    first = last = 0
     for marker, place, segment in _segments(data):
         if marker == 0xDA:
-            return b"".join((*parts, data[place:]))
-        if segment[4:9] == b"JFIF\0":
+            if not first:
+                first, scans = place, bytearray(data[place:])
+            last = place - first + len(segment)
+            if is_sequential and len(segment) >= 8 and len(segment) == 8 + 2 * segment[4]:
+                scans[last - 3 : last] = b"\0\x3f\0"
+        elif first:
+            continue
+        elif segment[4:9] == b"JFIF\0":
             parts.append(segment[:9] + b"\1\1" + segment[11:])
         elif marker in _NEEDED or (segment[4:9] == b"Adobe" and segment[15:16] in (b"\0", b"\1", b"\2")):
             parts.append(segment)
-    return data
+            is_sequential = marker in _SEQUENTIAL if marker in _FRAMES else is_sequential
+    end = scans.find(b"\xff\xd9", last)
+    if not first or end < 0:
+        return b"".join((*parts, scans)) if first else data
+    body = scans[:end].rstrip(b"\0")
+    return b"".join((*parts, body, b"\0" * body.endswith(b"\xff"), scans[end:]))  # one behind 0xFF is of the data

@@ -172,11 +172,27 @@ def test_a_damaged_jpeg_is_found_in_every_way_of_reading_it(harm: Callable[[byte
         lambda data: data[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\7" + data[2:],  # no such transform
         lambda data: data + b"behind the end" * 9,
         lambda data: data[:-2] + b"\xff" * 60 + b"\xff\xd9",  # fill
+        lambda data: data[:-2] + bytes(60) + b"\xff\xd9",  # fill of some cameras
+        lambda data: data[:-2] + bytes(60) + b"\xff\xd9" + noisy("L"),  # with a preview behind the end
     ],
 )
 def test_what_a_jpeg_says_of_itself_is_no_damage(said: Callable[[bytes], bytes]) -> None:
     for whole in (noisy(), noisy(exif=True, progressive=True)):
         assert np.array_equal(decode_rgb(said(whole)), decode_rgb(whole))
+
+
+@pytest.mark.parametrize("numbers", [b"\0\0\0", b"\0\x00\x3f", b"\x01\x05\x21"])
+def test_numbers_that_a_sequential_scan_does_not_use_are_no_damage(numbers: bytes) -> None:
+    """As phones write them: libjpeg warns of them, and every reader shows the picture."""
+    for whole in (noisy(), noisy("L"), noisy(exif=True, restart_marker_blocks=2)):
+        place = whole.rindex(b"\xff\xda")
+        end = place + 2 + whole[place + 3]
+        data = whole[: end - 3] + numbers + whole[end:]
+        with Image.open(io.BytesIO(data)) as oracle:
+            assert np.array_equal(decode_rgb(data), np.asarray(ImageOps.exif_transpose(oracle).convert("RGB")))
+        assert not is_damaged(data)
+        for damaged in (cut(data), zeroed(data)):
+            assert is_damaged(damaged)
 
 
 def test_a_progressive_jpeg_that_ends_after_some_of_its_scans_is_damaged() -> None:
@@ -199,6 +215,12 @@ def deep(values: np.ndarray, format: str = "PNG") -> bytes:
     out = io.BytesIO()
     Image.fromarray(values).save(out, format)
     return out.getvalue()
+
+
+def tagged(data: bytes, tag: int, value: int) -> bytes:
+    """A TIFF with another value of a tag that it has."""
+    place = data.index(struct.pack("<HHI", tag, 3, 1)) + 8
+    return data[:place] + struct.pack("<H", value) + data[place + 2 :]
 
 
 RAMP = np.arange(64 * 64).reshape(64, 64)  # 12 bits
@@ -227,6 +249,11 @@ RAMP = np.arange(64 * 64).reshape(64, 64)  # 12 bits
         (deep((RAMP / 4095).astype(np.float32), "TIFF"), 1, np.round(RAMP * 255 / 4095)),
         (deep(np.full((9, 9), np.nan, np.float32), "TIFF"), "data", "no finite numbers"),
         (b"P5 64 64 4095\n" + RAMP.astype(">u2").tobytes(), None, RAMP >> 4),  # says itself what is white
+        (b"P5 64 64 4095\n" + RAMP.astype(">u2").tobytes(), 4095, RAMP >> 4),
+        (b"P5 64 64 4095\n" + (RAMP >> 4).astype(">u2").tobytes(), 4095, RAMP >> 8),
+        (tagged(deep((RAMP * 16).astype(np.uint16), "TIFF"), 262, 0), None, 255 - (RAMP >> 4)),  # the smallest is white
+        (tagged(deep(RAMP.astype(np.uint16), "TIFF"), 262, 0), 4095, 255 - (RAMP >> 4)),
+        (tagged(deep((RAMP << 20).astype(np.uint32).view(np.int32), "TIFF"), 339, 1), "data", RAMP >> 4),  # no signs
     ],
 )
 def test_deep_pixels_are_scaled_by_the_stated_range(data: bytes, range: Any, outcome: np.ndarray | str) -> None:
@@ -257,3 +284,36 @@ def test_colours_of_16_bits_are_their_high_bytes_unless_that_is_black() -> None:
     assert decode_rgb(colours_16(4096), reading=Reading(range="type")).max() == 15
     with pytest.raises(ImageError, match=r"which images.range: 4095 cannot scale"):
         decode_rgb(colours_16(4096), reading=Reading(range=4095))
+
+
+def test_a_tiff_whose_smallest_number_is_white_is_the_same_with_8_and_16_bits() -> None:
+    whole = (RAMP >> 4).astype(np.uint8)
+    with Image.open(io.BytesIO(tagged(deep(whole, "TIFF"), 262, 0))) as oracle:
+        expected = np.asarray(oracle.convert("RGB"))
+    assert np.array_equal(decode_rgb(tagged(deep(whole.astype(np.uint16) * 257, "TIFF"), 262, 0)), expected)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_colours_of_16_bits_in_planes_are_right_or_refused(compression: str | None) -> None:
+    tifffile, out = pytest.importorskip("tifffile"), io.BytesIO()
+    planes = (np.stack([RAMP, RAMP.T, RAMP[::-1]]) * 16).astype(np.uint16)
+    tifffile.imwrite(out, planes, photometric="rgb", planarconfig="separate", compression=compression)
+    if compression:
+        assert np.array_equal(decode_rgb(out.getvalue()), (planes >> 8).transpose(1, 2, 0))
+    else:
+        with pytest.raises(ImageError, match="16-bit colours in planes of their own, which cannot be read: save it"):
+            decode_rgb(out.getvalue())
+
+
+@pytest.mark.parametrize("format", ["ppm", "jp2"])
+def test_dark_colours_of_16_bits_are_refused_in_every_format(format: str) -> None:
+    if format == "ppm":
+        dark, bright = (b"P6 64 64 65535\n" + np.repeat(RAMP * n, 3).astype(">u2").tobytes() for n in (1, 16))
+    else:
+        cv2 = pytest.importorskip("cv2")
+        colours = np.repeat(RAMP[..., None], 3, 2).astype(np.uint16)
+        dark, bright = (cv2.imencode(".jp2", colours * n)[1].tobytes() for n in (1, 16))
+    assert is_deep(bright) and decode_rgb(bright).max() > 240
+    with pytest.raises(ImageError, match="16-bit colours of which none is above"):
+        decode_rgb(dark)
+    assert decode_rgb(dark, reading=Reading(range="type")).max() <= 17
