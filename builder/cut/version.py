@@ -157,7 +157,9 @@ def _complete(store: Store, folder: Path, message: str) -> Cut:
         record(store.root, ref, manifest, "built", message)
         shutil.rmtree(folder / WORK, ignore_errors=True)
     else:
-        manifest = store.version(ref).manifest
+        version = store.version(ref)
+        version.check_files()
+        manifest = version.manifest
         say_what_for(store.root, ref, manifest, message)
     _warn_of_changed(manifest)
     return Cut(folder, manifest, 0)

@@ -271,7 +271,7 @@ def _columns(file: pq.ParquetFile, path: Path, columns: Sequence[str]) -> pa.Tab
 
 
 def _damaged(path: Path, error: Exception) -> BuildError:
-    reason = str(error).partition("\n")[0]
+    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
     return BuildError(f"predictions {path} cannot be read ({reason}): {MEND}")
 
 

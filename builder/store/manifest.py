@@ -53,7 +53,7 @@ NAMES = {
 NEEDED = ("labels.parquet", "index.parquet", "README.md")
 OUTCOMES = ("predicted", "kept", "ignored")
 """What `per_class` counts."""
-MEND = "build or pull the version again"
+MEND = "remove it, then build or pull the version again"
 NOT_PREDICTED = ("predicted", "added")
 """Of `objects`: the sum, and what people drew."""
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]

@@ -290,4 +290,5 @@ def _read_tag(path: Path) -> Tag:
         value = unseal(read_stored(path, 1 << 16), path, mend)
         return Tag(path.name, str(value["version"]), str(value["id"]), str(value.get("manifest", "")))
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise BuildError(f"tag file {path} is damaged ({error!r}): {mend}") from None
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise BuildError(f"{path} is damaged ({reason}): {mend}") from None

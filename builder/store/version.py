@@ -184,7 +184,7 @@ class Version:
         if wrong.stray:
             return BuildError(f"{self.folder} cannot be used, {wrong.what}: move that elsewhere")
         named = self.ref if self.is_in_store else self.folder
-        advice = f"run `tutelage verify --repair {named}`, or build or pull it again"
+        advice = f"run `tutelage verify --repair {named}`, or remove its folder and build or pull it again"
         return BuildError(f"{self.folder} is damaged, {wrong.what}: {advice}")
 
 

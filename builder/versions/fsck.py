@@ -54,6 +54,7 @@ from teachers.limits import MAX_PIXELS
 FLIPPED = 1 << 14
 """Bytes of a small file, at most, of which each bit is turned in search of the one that a disk flipped: of more it
 would take minutes, since the time grows with the square."""
+LOST = "more of it is damaged than one bit, and nothing else says what it was"
 
 
 @dataclass(frozen=True)
@@ -92,22 +93,21 @@ def fsck(
         track: reports progress.
 
     Returns:
-        What is wrong; what cannot be repaired says why.
+        What is wrong; what cannot be repaired says why, and what then.
 
     Raises:
-        BuildError: another process uses the store, where digests are to be given.
+        BuildError: there is no store, or another process uses it, where digests are to be given.
     """
     check_store(store)
     before = tuple(faults(store, workers=workers, track=track))
     reasons: dict[tuple[Path, str], str] = {}
     after = before
     if repair and any(fault.state != "unverified" for fault in before):
-        tried = dict.fromkeys((fault.path, fault.area) for fault in before if fault.state == "bad")
-        for path, area in tried:
+        for fault in {(fault.path, fault.area): fault for fault in before if fault.state == "bad"}.values():
             try:
-                _Repair(store, allow_code, workers, track).of(path, area)
+                _Repair(store, allow_code, workers, track).of(fault)
             except (TutelageError, OSError) as error:
-                reasons[path, area] = f"cannot be repaired: {error}"
+                reasons[fault.path, fault.area] = f"cannot be repaired: {error}"
         sweep(store)
         after = tuple(faults(store, workers=workers, track=track))
     adopted = _give_digests(store, after) if adopt else ()
@@ -124,7 +124,8 @@ class _Repair:
     workers: int | None
     track: Track
 
-    def of(self, path: Path, area: str) -> None:
+    def of(self, fault: Fault) -> None:
+        path, area = fault.path, fault.area
         match area:
             case "pool":
                 self._pool(path.name)
@@ -137,15 +138,16 @@ class _Repair:
             case "cache":
                 discard(path)
             case _:
-                self._file(path, area)
+                self._file(fault)
 
-    def _file(self, path: Path, area: str) -> None:
+    def _file(self, fault: Fault) -> None:
+        path, is_right = fault.path, _is_right(fault.path, fault.area)
         data = read_regular(path)
-        whole = flipped_back(data, _is_right(path, area)) if len(data) <= FLIPPED else None
-        if whole is None and area == "source":
-            whole = self._pointer(path)
+        why = "it is as it was written" if is_right(data) else LOST
+        whole = flipped_back(data, is_right) if len(data) <= FLIPPED and why is LOST else None
+        whole = self._pointer(path) if whole is None and fault.area == "source" else whole
         if whole is None:
-            raise BuildError("more of it is damaged than one bit, and nothing else says what it was")
+            raise BuildError(f"{why}: {fault.again}")
         write_file(path, whole)
 
     def _pointer(self, path: Path) -> bytes | None:

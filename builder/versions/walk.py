@@ -39,6 +39,7 @@ Area = Literal[
     "pool", "source", "teacher", "chunk", "version", "tag", "review", "certify", "history", "cache", "left over"
 ]
 ADOPT = "`tutelage fsck --adopt` trusts it as it is now"
+ANEW = "the next scan of its source begins anew"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,10 @@ class Fault:
 
 
 def faults(store: Store, *, workers: int | None = None, track: Track = silent) -> Iterator[Fault]:
-    """Everything in a store that is bad, unverified or left over, in the order in which it is to be mended."""
+    """Everything in a store that is bad, unverified or left over, in the order in which it is to be mended. Raises
+    BuildError where there is no store: to find nothing wrong with it would mislead whoever mistyped its name."""
+    if not store.root.is_dir():
+        raise BuildError(f"there is no store {store.root} to check: give --store an existing one")
     forget_checked()
     yield from _sources(store)
     yield from _pools(store, track)
@@ -131,11 +135,10 @@ def _sources(store: Store) -> Iterator[Fault]:
         try:
             pointer = read_pointer(path)
         except BuildError as error:
-            yield Fault(path, "source", "bad", _reason(error, path), "`tutelage fsck --repair` finds what is known")
+            yield Fault(path, "source", "bad", _reason(error, path), f"remove it, and {ANEW}")
             continue
         if pointer and not (store.pools / pointer["pool"] / FILE).is_file():
-            again = f"`tutelage scan {pointer.get('source', 'SOURCE')}` begins anew"
-            yield Fault(path, "source", "bad", f"its pool {pointer['pool'][:12]} is gone", again)
+            yield Fault(path, "source", "bad", f"its pool {pointer['pool'][:12]} is gone", f"remove it, and {ANEW}")
         elif not _is_sealed(path):
             yield _unverified(path, "source")
 
@@ -200,7 +203,7 @@ def _versions(store: Store, workers: int | None, track: Track) -> Iterator[Fault
                 wrong = tuple(problems(version, workers=workers, track=track))
             for problem in wrong:
                 manifest = problem.what.startswith(MANIFEST)
-                advice = "move it out of the version" if problem.stray and not manifest else again
+                advice = "" if problem.stray and not manifest else again
                 yield Fault(folder, "version", "bad", problem.what, "restore it from a copy" if manifest else advice)
             if not wrong and not is_pinned(store, version):
                 yield Fault(folder, "version", "unverified", "nobody noted its manifest when it was made", ADOPT)
@@ -217,12 +220,12 @@ def is_pinned(store: Store, version: Version) -> bool:
 
 def _tags(store: Store) -> Iterator[Fault]:
     for path in _files(store.tagged, "*/*"):
+        name, tag = path.parent.name, path.name
         try:
-            store.version(f"{path.parent.name}@{path.name}", claimed=False)
+            store.version(f"{name}@{tag}", claimed=False)
         except BuildError as error:
-            yield Fault(
-                path, "tag", "bad", _reason(error, path), f"tag the version that it stood for again: {path.name}"
-            )
+            again = f"run `tutelage tag --force {name}@VERSION {tag}` or `tutelage tag --delete {name} {tag}`"
+            yield Fault(path, "tag", "bad", _reason(error, path), again)
             continue
         if not _is_sealed(path):
             yield _unverified(path, "tag")

@@ -181,9 +181,47 @@ def test_leftovers_are_told_and_swept(world: Path) -> None:
     assert not any(folder.exists() for folder in left)
 
 
-def test_an_empty_store_has_no_faults(tmp_path: Path) -> None:
-    assert run("fsck", store=tmp_path / "none").output == f"{tmp_path / 'none'}: no problems\n"
+def test_an_empty_store_has_no_faults_and_none_is_no_store(tmp_path: Path) -> None:
+    assert run("fsck", store=tmp_path).output == f"{tmp_path}: no problems\n"
+    missed = run("fsck", store=tmp_path / "none")
+    assert missed.exit_code == 1 and f"there is no store {tmp_path / 'none'} to check: give --store" in missed.output
     assert not (tmp_path / "none").exists()
+
+
+def test_a_tag_of_nothing_and_a_broken_one_say_what_mends_them(world: Path) -> None:
+    assert run("tag", "pets@v1", "other", store=world).exit_code == 0
+    (world / "tags" / "pets" / "other").write_text("junk")
+    shutil.rmtree(world / "datasets" / "pets" / "v1")
+    done = run("fsck", "--repair", store=world)
+    assert "it is as it was written: run `tutelage tag --force pets@VERSION good` or" in done.output
+    assert "nothing else says what it was: run `tutelage tag --force pets@VERSION other` or" in done.output
+    for name in ("good", "other"):
+        assert run("tag", "--delete", "pets", name, store=world).exit_code == 0
+    assert run("fsck", store=world).exit_code == 0
+
+
+def test_the_note_of_a_pool_that_is_gone_says_what_mends_it(world: Path) -> None:
+    shutil.rmtree(next(world.glob("pools/[0-9a-f]*")))
+    note = next(world.glob("pools/sources/*.json"))
+    done = run("fsck", "--repair", store=world)
+    assert done.exit_code == 1 and "it is as it was written: remove it, and the next scan" in done.output
+    note.unlink()
+    assert run("fsck", store=world).exit_code == 0
+
+
+def test_what_a_damaged_version_advises_works(made: Path, world: Path) -> None:
+    shutil.rmtree(world / "reviews")  # else the build is another one, with these
+    version = world / "datasets" / "pets" / "v1"
+    before = tree(version)
+    (version / "data" / "train-000000.tar").unlink()
+    told = run("build", "recipe.yaml", store=world)
+    assert told.exit_code == 1 and "train-000000.tar is missing: run `tutelage verify --repair pets@v1`" in told.output
+    assert run("verify", "--repair", "pets@v1", store=world).exit_code == 0 and tree(version) == before
+    (version / "manifest.json").write_text("{}")
+    told = run("show", "pets@v1", store=world)
+    assert told.exit_code == 1 and "manifest.json is damaged" in told.output and "remove it, then build" in told.output
+    (version / "manifest.json").unlink()
+    assert run("build", "recipe.yaml", store=world).exit_code == 0 and tree(version) == before
 
 
 def test_one_bit_is_turned_back_and_not_two() -> None:

@@ -33,7 +33,8 @@ def read_coco_results(results: Path, records: Any, images: Path | None, options:
     options.refuse("COCO results, whose images name the classes", "classes")
     if images is None:
         raise BuildError(
-            f"replay:{results} needs `images`, the COCO JSON that names the images and classes of the results"
+            f"replay:{results} needs `images`, the COCO JSON that names the images and classes of the results: give "
+            "`teacher.images` in the recipe, or `--set images=FILE` on the command line"
         )
     listing = read_json(images)
     ids, names = read_categories(listing, images)
