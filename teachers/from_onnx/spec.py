@@ -78,7 +78,7 @@ class InputSpec(_Strict):
 
     size: Annotated[tuple[Side, Side], BeforeValidator(_square)]
     color: Literal["rgb", "bgr"] = "rgb"
-    scale: Annotated[Number, BeforeValidator(_quotient)] = 1.0
+    scale: Annotated[Spread, BeforeValidator(_quotient)] = 1.0
     mean: tuple[Number, Number, Number] = (0.0, 0.0, 0.0)
     std: tuple[Spread, Spread, Spread] = (1.0, 1.0, 1.0)
     fit: Literal["letterbox", "stretch", "crop"] = "letterbox"

@@ -385,7 +385,7 @@ def _of_yaml() -> Iterator[Fault]:
         ("license", "null"), ("license", "empty"), ("license", "NUL"), ("license", "long"), ("license", "outside"), ("license", "a date"),
         ("license", "1e400"), ("model", "null"), ("model", "empty"), ("model", "NUL"), ("model", "long"), ("model", "outside"), ("model", "a date"),
         ("model", "1e400"), ("outputs", "null"), ("classes_from", "null"), ("input.shorter_side", "null"), ("input.antialias", "true"),
-        ("input.antialias", "0"), ("input.scale", "0"), ("input.scale", "-1"), ("input.letterbox.pad", "0"),
+        ("input.antialias", "0"), ("input.scale", "30000"), ("input.letterbox.pad", "0"),
     }  # fmt: skip
     for key in keys:
         for name, text in texts.items():
