@@ -20,9 +20,25 @@ def list_source(
     source: str, images: Path | None = None, store: Path | None = None, listing: Listing | None = None
 ) -> Iterator[Entry]:
     """All images of a source, in no order; a `store` inside a folder is no part of it. listing: how tars are listed,
-    and what gets the count of what is passed over. Raises BuildError for a source that is missing or of no known kind.
+    and what gets the count of what is passed over. Raises BuildError for a source that is missing or of no known kind,
+    and where the listing names a member of tars and there are none.
     """
     listing = listing or Listing()
+    entries = _listed(source, images, store, listing)
+    return entries if listing.member is None else _of_tars(entries, source, listing.member)
+
+
+def _of_tars(entries: Iterator[Entry], source: str, member: str) -> Iterator[Entry]:
+    """The entries, of which some must lie in a tar."""
+    found = 0
+    for entry in entries:
+        found += entry.offset > 0  # behind a header
+        yield entry
+    if not found:
+        raise BuildError(f"member {brief(member)} is about images in tars, and {source} has none: leave it out")
+
+
+def _listed(source: str, images: Path | None, store: Path | None, listing: Listing) -> Iterator[Entry]:
     if "://" in source:
         raise BuildError(f"source {source!r} is remote: give a local folder, glob, list, COCO JSON or tars")
     path = Path(source)

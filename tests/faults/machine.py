@@ -138,7 +138,7 @@ def _outcome(
     quiet = 2 in condition.closed and ran.code and verdict is Verdict.SILENT  # nobody could hear it
     if not (verdict.good or quiet):
         return verdict, ran.stderr or f"exit {ran.code}, {ran.stdout}"
-    if re.search(r"images cannot be read|[1-9]\d* unreadable", ran.stdout + ran.stderr):
+    if re.search(r"images cannot be read|unreadable +[1-9]", ran.stdout + ran.stderr):
         return verdict, ""  # rows of the pool now, which stay so until they are asked for again
     if condition.part is not None and ran.code not in (0, STOPPED):
         return Verdict.WORDY, f"exit {ran.code} after {condition.sign.name}: {ran.stderr}"

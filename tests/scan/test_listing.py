@@ -245,3 +245,9 @@ def test_the_limit_of_pixels_can_be_moved_and_keeps_chunks(tmp_path: Path) -> No
     lowered = scan_pool(folder, store, chunk_size=2, max_pixels=64 * 48)
     assert sizes(lowered)["image_00090.jpg"] == ("unreadable", 0) and lowered.count("ok") == 5
     assert [c.digest for c in lowered.index] == [c.digest for c in raised.index]
+
+
+def test_a_member_without_tars_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "pool", 2)
+    with pytest.raises(BuildError, match=r"member jpg is about images in tars, and .*pool has none: leave it out"):
+        scan_pool(str(tmp_path / "pool"), Store(tmp_path / "store"), member="jpg")
