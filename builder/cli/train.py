@@ -212,9 +212,9 @@ def evaluate(
     """Evaluate a run or any teacher on labelled images.
 
     Give a run folder, the spec of a teacher (onnx:…), predictions of another tool (replay:…) or the recipe of an
-    ensemble. Boxes and masks: COCO's metrics (pycocotools), and precision, recall and F1 at an IoU of .5. Maps: mean
-    intersection over union and pixel accuracy. Classes of images: accuracy and expected calibration error. It warns of
-    images that a run was trained on.
+    ensemble. Boxes and masks: COCO's metrics (pycocotools) from a score of .01 on (--set floor=0: of all), boxes cut at
+    their images' edges, and precision, recall and F1 at an IoU of .5. Maps: mean intersection over union and pixel
+    accuracy. Classes of images: accuracy and expected calibration error. It warns of images that a run was trained on.
     """
     with sentences():
         from students.evaluate.measure import evaluate as evaluate_teacher
