@@ -16,6 +16,7 @@ from teachers.text import read_json
 META = "meta.json"
 FORMAT = 1
 DIGEST = "digest"
+AGAIN = "remove it and run the training again, which saves it anew"
 """The key of the SHA-256 over the rest of it, as builder.store.files.seal gives it; older runs have none."""
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -49,13 +50,13 @@ def read_meta(folder: Path) -> Meta:
     try:
         content = read_json(folder / META)
     except TeacherError as error:
-        raise TeacherError(f"{folder / META} cannot be read ({brief(error)}): train again") from None
+        raise TeacherError(f"{folder / META} cannot be read ({brief(error)}): {AGAIN}") from None
     stated = content.get("format") if isinstance(content, dict) else None
     if type(stated) is not int or stated != FORMAT:  # true is no 1
         raise TeacherError(f"{folder / META} is not of format {FORMAT}: it was written by another version or program")
     rest = {key: value for key, value in content.items() if key != DIGEST}
     if DIGEST in content and content[DIGEST] != fingerprint(rest):
-        raise TeacherError(f"{folder / META} is damaged (it is not what its digest says): train again")
+        raise TeacherError(f"{folder / META} is damaged (it is not what its digest says): {AGAIN}")
     try:
         return Meta.model_validate(rest)
     except ValidationError as error:
@@ -70,7 +71,7 @@ def check_file(folder: Path, weights: Weights) -> None:
 def read_file(folder: Path, weights: Weights, *, whole: bool = True) -> bytes:
     """The bytes of a file of weights, or, unless `whole`, none of them once they are checked. Raises TeacherError as
     `check_file`."""
-    path, again = folder / weights.file, "run the training again to finish saving"
+    path, again = folder / weights.file, f"remove {META} and run the training again, which saves both anew"
     try:
         with open_regular(path) as file:
             size = file.seek(0, 2)
@@ -81,7 +82,7 @@ def read_file(folder: Path, weights: Weights, *, whole: bool = True) -> bytes:
                 if found.hexdigest() == weights.sha256:
                     return data
     except OSError as error:
-        raise TeacherError(f"{path} cannot be read ({error.strerror}): train again") from None
+        raise TeacherError(f"{path} cannot be read ({error.strerror}): {again}") from None
     raise TeacherError(f"{path} is not what {META} describes: {again}")
 
 
@@ -96,4 +97,4 @@ def wrong_meta(folder: Path, error: ValidationError, above: str = "") -> Teacher
             what = f"has the unknown key {key}"
         case _:
             what = f"has {key} = {brief(repr(first['input']))}, but {first['msg'][0].lower()}{first['msg'][1:]}"
-    return TeacherError(f"{folder / META} {what}: it is damaged, or of another version; train again")
+    return TeacherError(f"{folder / META} {what}: it is damaged, or of another version: {AGAIN}")

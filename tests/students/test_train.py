@@ -170,6 +170,19 @@ def test_a_run_killed_inside_its_last_save_is_completed(scenes: Path, tmp_path: 
     assert {name: (run / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.parametrize("name", ["meta.json", "model.safetensors"])
+def test_what_a_damaged_run_advises_brings_it_back(scenes: Path, tmp_path: Path, name: str) -> None:
+    recipe = make_recipe(scenes, steps=2)
+    run = train(recipe, tmp_path / "run", Store(tmp_path))
+    before = {name: (run / name).read_bytes() for name in ("meta.json", "model.safetensors")}
+    (run / name).write_bytes(before[name][:-40])
+    with pytest.raises(TeacherError, match=r"remove (it|meta\.json) and run the training again"):
+        train(recipe, run, Store(tmp_path))
+    (run / "meta.json").unlink()
+    train(recipe, run, Store(tmp_path))
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
 def test_a_joint_run_logs_both_streams(scenes: Path, version: Path, tmp_path: Path) -> None:
     recipe = make_recipe(scenes, pseudo=(str(version),), alpha=0.5, decay=0.9)
     log = read_log(train(recipe, tmp_path / "run", Store(tmp_path)))
