@@ -136,7 +136,7 @@ class Recipe(Section):
     labelled: LabelOptions | None = None
     keep: Keep = Field(default_factory=Keep.default)
     gates: Gates = Gates()
-    parent: str | None = None
+    parent: Annotated[str, Field(min_length=1)] | None = None
     resolve: bool = False
     review: bool = True
     images: ImageOptions = ImageOptions()

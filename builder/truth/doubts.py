@@ -36,7 +36,7 @@ def check_masks(truth: Truth, source: Path) -> None:
         warn(
             f"{holding} of {len(chosen)} masks of {source} that were looked at hold values without a line in "
             f"classes.txt ({', '.join(map(str, nameless[:3]))}{more}: {counts[nameless].sum() / counts.sum():.1%} of "
-            "their pixels), which count for nothing: add a line for each, unless that is meant"
+            "their pixels): they count for nothing, as void (255) does; if classes are meant, add their lines"
         )
 
 
