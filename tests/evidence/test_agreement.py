@@ -426,6 +426,7 @@ def test_a_class_map_meets_the_labels(tmp_path: Path) -> None:
     assert sorted(set(found.score.round(2).tolist())) == pytest.approx([0.5, 0.6], abs=0.001)
 
 
+@pytest.mark.filterwarnings("ignore:.* hold values without a line")
 def test_real_frames_are_certified_by_image_or_sequence(shared_data: Path, tmp_path: Path) -> None:
     """CamVid: human masks, blurred into a teacher that is wrong at edges and unsure there."""
     source = shared_data / "camvid" / "val.txt"

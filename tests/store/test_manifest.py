@@ -51,7 +51,7 @@ def folder(built: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"classes": 3}, r"damaged \(classes: input should be a valid list\): build or pull"),
+        ({"classes": 3}, r"damaged \(classes: input should be a valid list\): remove it, then build or pull"),
         ({"shards": [{"file": 1}]}, r"damaged \(shards\.0\.name: field required"),
         ({"strange": 1}, r"damaged \(strange: extra inputs are not permitted\)"),
     ],

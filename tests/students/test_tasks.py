@@ -71,7 +71,6 @@ def test_hard_labels_are_torchs_cross_entropy() -> None:
         (False, {"label": 1, "probabilities": [0.25, 0.75]}, [1, 0, 0, 0]),
         (True, {"label": 0, "top_label": [0], "top_probability": [0.5]}, [0, 0, 0, 1]),
         (True, {"label": 1, "probabilities": [0.0, 0.0]}, [1, 0, 0, 0]),
-        (True, {"label": -1, "probabilities": [0.5, 0.5]}, [0, 0, 0, 0]),
     ],
 )
 def test_pseudo_classes_in_the_labelled_sets_order(soft: bool, record: dict[str, Any], expected: list[float]) -> None:
