@@ -31,14 +31,16 @@ from builder.truth.options import LabelOptions, Part, TruthOptions
 from teachers.depth import Reading
 from teachers.limits import MAX_PIXELS
 
+Text = Annotated[str, Field(min_length=1)]
+
 
 class PoolOptions(Section):
     """The `pool` section, or just its `source`. images: the folder of a COCO JSON's files. limit: a smaller pool.
     member: the extension of a sample's image in tars, or `all`. max_pixels: an image with more is not read, labelled
     ones neither. license: of the images."""
 
-    source: str
-    images: str | None = None
+    source: Text
+    images: Text | None = None
     limit: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     member: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = None
     max_pixels: Annotated[int, Field(ge=1, lt=2**40)] = MAX_PIXELS
@@ -136,7 +138,7 @@ class Recipe(Section):
     labelled: LabelOptions | None = None
     keep: Keep = Field(default_factory=Keep.default)
     gates: Gates = Gates()
-    parent: Annotated[str, Field(min_length=1)] | None = None
+    parent: Text | None = None
     resolve: bool = False
     review: bool = True
     images: ImageOptions = ImageOptions()

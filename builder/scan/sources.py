@@ -42,6 +42,8 @@ def _listed(source: str, images: Path | None, store: Path | None, listing: Listi
     if "://" in source:
         raise BuildError(f"source {source!r} is remote: give a local folder, glob, list, COCO JSON or tars")
     path = Path(source)
+    if images is not None and (path.is_dir() or path.suffix != ".json"):
+        raise BuildError(f"images is the folder of a COCO JSON's files, and {source} is no COCO JSON: leave it out")
     if path.is_dir():
         return _folder(path, store, listing)
     if not path.exists():

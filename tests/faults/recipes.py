@@ -34,7 +34,7 @@ SHARE_OFF = SHARE | OFF
 FLAG = frozenset(("true", "0"))
 SIGNED = frozenset(("-1", "0", "10^30"))
 BUILD: dict[str, frozenset[str]] = {
-    "name": NONE, "pool": NONE, "pool.source": NONE, "pool.images": OFF, "pool.limit": OFF, "pool.member": OFF, "pool.max_pixels": NONE,
+    "name": frozenset(("a date", "1e400")), "pool": NONE, "pool.source": NONE, "pool.images": OFF, "pool.limit": OFF, "pool.member": OFF, "pool.max_pixels": NONE,
     "pool.chunk": NONE, "pool.license": TEXTS, "teacher": NONE, "teacher.spec": NONE, "teacher.images": NONE, "teacher.floor": SHARE,
     "teacher.nms_iou": SHARE_OFF, "teacher.top_k": OFF, "teacher.max_detections": OFF, "teacher.min_size": OFF, "teacher.dtype": NONE,
     "teacher.weights": OFF, "teacher.classes": OFF, "teacher.batch_size": NONE, "teacher.threads": OFF, "teacher.tta": OFF,

@@ -247,7 +247,9 @@ def test_the_limit_of_pixels_can_be_moved_and_keeps_chunks(tmp_path: Path) -> No
     assert [c.digest for c in lowered.index] == [c.digest for c in raised.index]
 
 
-def test_a_member_without_tars_is_refused(tmp_path: Path) -> None:
+def test_a_member_without_tars_and_images_without_a_coco_json_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "pool", 2)
     with pytest.raises(BuildError, match=r"member jpg is about images in tars, and .*pool has none: leave it out"):
         scan_pool(str(tmp_path / "pool"), Store(tmp_path / "store"), member="jpg")
+    with pytest.raises(BuildError, match=r"images is the folder of a COCO JSON's files, and .*pool is no COCO JSON"):
+        scan_pool(str(tmp_path / "pool"), Store(tmp_path / "store"), images=tmp_path)
