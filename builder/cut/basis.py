@@ -26,6 +26,7 @@ from builder.store.history import read_history
 from builder.store.manifest import MANIFEST, read_manifest
 from builder.store.provenance import GateInputs, ImageInputs, Inputs, ShardInputs
 from builder.store.store import Store
+from builder.store.version import OVERRIDES
 from teachers.base import Kind
 from teachers.errors import warn
 
@@ -157,18 +158,26 @@ def overlap(basis: Basis) -> dict[str, list[str]]:
 
 
 def overrides_in_force(store: Store, name: str) -> tuple[Override, ...]:
-    """What people said of a dataset (builder.rules.overrides.read_overrides), with a warning where its newest version
-    that was built here has corrections and their file is gone. Raises BuildError if that is damaged."""
+    """What people said of a dataset (builder.rules.overrides.read_overrides), with a warning where it is lost. Raises
+    BuildError if it is damaged."""
+    if lost := lost_corrections(store, name):
+        warn(f"{lost}, and this goes on without them")
+        return ()
+    return tuple(read_overrides(store, name))
+
+
+def lost_corrections(store: Store, name: str) -> str:
+    """That the newest version of a dataset that was built here has corrections and their file is gone, with what brings
+    it back; "" where that is not so."""
     path = overrides_path(store, name)
     if os.path.lexists(path):
-        return tuple(read_overrides(store, name))
+        return ""
     history = read_history(store.root)
     built = [f for f in store.versions(name) if (e := history.get(f"{name}@{f.name}")) and e.what == "built"]
     complete = [folder for folder in built if (folder / MANIFEST).is_file()]
-    corrected = read_manifest(complete[-1]).provenance.overrides if complete else None
-    if corrected is not None:
-        warn(
-            f"{name}@{complete[-1].name} was built with {corrected.count} corrections, but {path} is gone: this goes "
-            "on without any; restore the file from a copy, or pull them again with `tutelage review pull`"
-        )
-    return ()
+    if not complete or read_manifest(complete[-1]).provenance.overrides is None:
+        return ""
+    return (
+        f"the corrections of {name}@{complete[-1].name} are gone from {path}: copy {complete[-1] / OVERRIDES} there, "
+        "or pull them again"
+    )

@@ -15,6 +15,7 @@ from builder.store.history import Event, read_history
 from builder.store.manifest import MANIFEST, Manifest, read_manifest
 from builder.store.store import NAME, Store, Tag, tags_of
 from builder.store.version import Version
+from teachers.errors import warn
 
 COMPLETE, UNFINISHED, DAMAGED = "complete", "unfinished", "damaged"
 
@@ -79,7 +80,11 @@ def version_before(version: Version, store: Store) -> Version | None:
 
 
 def _entries(store: Store, name: str) -> Iterator[Entry]:
-    tags, history = store.tags(name), read_history(store.root)
+    history, tags = read_history(store.root), list[Tag]()
+    try:
+        tags = store.tags(name)
+    except BuildError as error:  # neither is one bad tag
+        warn(f"no tag of {name} is shown: {error}")
     for folder in store.versions(name):
         size = folder_bytes(folder)
         if not (folder / MANIFEST).is_file():

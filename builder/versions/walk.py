@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -16,11 +17,12 @@ from typing import Any, Literal
 import orjson
 import pyarrow.parquet as pq
 
+from builder.cut.basis import lost_corrections
 from builder.engine import Track, run, silent
 from builder.errors import BuildError
 from builder.label.meta import META, read_meta
 from builder.label.predictions import read_chunk
-from builder.rules.overrides import load_overrides
+from builder.rules.overrides import load_overrides, overrides_path
 from builder.scan.pool import FILE, SOURCES, UNREADABLE, FirstPool, Pool, read_pointer, read_pool
 from builder.store.files import digest, is_sealed, read_stored, sha256_file, unseal
 from builder.store.history import HISTORY, read_history
@@ -237,6 +239,11 @@ def _small(store: Store) -> Iterator[Fault]:
     for path in (*_files(store.root / "reviews", "*/*"), *_files(store.root / "reviews", "*/audits/*")):
         if path.suffix == ".json":
             yield from _read(path, "review", _review_reader(path), by_people)
+    for name in store.names():
+        with suppress(BuildError):  # of the history or a manifest, which are told by themselves
+            if lost := lost_corrections(store, name):
+                what, _, again = lost.partition(": ")
+                yield Fault(overrides_path(store, name), "review", "bad", what, again)
     for path in _files(store.root / "certify", "*/images.json"):
         yield from _read(path, "certify", _certify, by_people, named=True)
     if (store.root / HISTORY).exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from builder.scan.scanner import scan_pool
 from builder.store.manifest import write_manifest
 from builder.store.store import Store
 from builder.store.version import LABELS, OVERRIDES, Version
+from builder.versions.fsck import fsck
 from builder.versions.media import images_of
 from builder.versions.verify import problems
 from teachers.errors import TutelageWarning
@@ -240,5 +242,10 @@ def test_corrections_that_are_gone_are_no_silence(tmp_path: Path, gone: str) -> 
         with pytest.raises(BuildError, match=r"overrides\.json cannot be read as overrides .*No such file"):
             overrides_in_force(store, "pets")
         return
-    with pytest.warns(TutelageWarning, match=r"pets@v2 was built with \d+ corrections, but .* is gone"):
+    with pytest.warns(TutelageWarning, match=r"the corrections of pets@v2 are gone from .*: copy .* there"):
         assert overrides_in_force(store, "pets") == ()
+    (fault,) = fsck(store, workers=2).bad
+    source = re.fullmatch(r"copy (.*) there, or pull them again", fault.again)
+    assert fault.path == file and source
+    shutil.copy(source[1], fault.path)
+    assert overrides_in_force(store, "pets") and not fsck(store, workers=2).bad
