@@ -117,11 +117,12 @@ def from_segmentation(segmentation: Any, height: int, width: int) -> bytes:
             polygons = [list(polygon) for polygon in segmentation]
             if not {type(v) for polygon in polygons for v in polygon} <= {int, float}:
                 raise ValueError("a corner of a polygon is no number")
-            if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
+            whole = [polygon for polygon in polygons if len(polygon) >= 6]  # a point or a line covers nothing
+            if not whole or any(len(polygon) % 2 for polygon in polygons):
                 raise ValueError("a polygon needs three points or more, x and y of each")
             if not all(abs(v) <= FAR for polygon in polygons for v in polygon):
                 raise ValueError(f"a corner of a polygon is farther than {FAR} pixels")
-            return bytes(coco.merge(coco.frPyObjects(polygons, height, width))["counts"])
+            return bytes(coco.merge(coco.frPyObjects(whole, height, width))["counts"])
         if list(segmentation["size"]) != [height, width]:
             raise ValueError(f"its size is {brief(repr(segmentation['size']))}")
         counts = segmentation["counts"]

@@ -25,7 +25,7 @@ from tests.helpers.hub_server import WRITER, HubServer
 from tests.helpers.pools import CLASSES
 from tests.helpers.sealing import seal
 
-ROW = "19 kinds of damage x 14 commands"
+ROW = "kinds of damage to a version x commands that read one"
 SMALL = 0.01
 REF = "pets@v2"
 FIRST, SECOND = "data/train-000000.tar", "data/train-000001.tar"
