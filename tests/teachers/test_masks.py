@@ -245,7 +245,7 @@ def test_an_image_may_have_more_masks_than_a_byte_counts(count: int) -> None:
 
 def test_a_line_beside_a_polygon_covers_nothing_as_in_pycocotools() -> None:
     square, line = [4.0, 4.0, 20.0, 4.0, 20.0, 20.0, 4.0, 20.0], [1.0, 1.0, 30.0, 30.0]
-    expected = coco.merge(coco.frPyObjects([square, line], 32, 32))["counts"]
-    assert from_segmentation([square, line], 32, 32) == from_segmentation([square], 32, 32) == expected
+    expected = coco_masks.merge(coco_masks.frPyObjects([square, line], 32, 32))["counts"]
+    assert masks.from_segmentation([square, line], 32, 32) == masks.from_segmentation([square], 32, 32) == expected
     with pytest.raises(TeacherError, match="a polygon needs three points or more"):
-        from_segmentation([line], 32, 32)
+        masks.from_segmentation([line], 32, 32)
