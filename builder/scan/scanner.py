@@ -129,10 +129,7 @@ def scan_entries(
         total = census.enlist(entries, source, limit)
         others = dict(sorted((passed_over or {}).items()))
         if not total:
-            instead = f", but {passed_over_text(others)}" if others else ""
-            raise BuildError(
-                f"no images in {source}{instead}: give a folder, a glob, a list (.txt), a COCO JSON or tars"
-            )
+            raise _no_images(source, others)
         before, damaged = _before(store, pointer, census)
         with track("scan", total) as advance:
             advance(census.known())
@@ -177,11 +174,12 @@ def foresee_scan(
 ) -> Foreseen:
     """What `scan_pool` would find, from names, sizes and times alone; nothing is read of an image, and nothing written.
     first: how many of its images are named. Raises BuildError as `scan_pool` does."""
+    listing = Listing(member)
     with closing(Census()) as census:
-        entries = list_source(source, None if images is None else Path(images), store.root, Listing(member))
+        entries = list_source(source, None if images is None else Path(images), store.root, listing)
         total = census.enlist(entries, source, limit)
         if not total:
-            raise BuildError(f"no images in {source}: give a folder, a glob, a list (.txt), a COCO JSON or tars")
+            raise _no_images(source, listing.passed_over)
         some = tuple(islice(census.unread(), first))
         before, _ = _before(store, pointer_path(store, _pointer_key(source, images, limit, member)), census)
         return Foreseen(total, census.size, total - census.known(), some, before)
@@ -201,8 +199,17 @@ def list_size(
     listing: Listing | None = None,
 ) -> tuple[int, int]:
     """How many images a scan would find, and their bytes; nothing is read of them. Raises BuildError as `scan` does."""
+    listing = listing or Listing()
     with closing(Census()) as census:
-        return census.enlist(list_source(source, images, store.root, listing), source, limit), census.size
+        count = census.enlist(list_source(source, images, store.root, listing), source, limit)
+        if not count:
+            raise _no_images(source, listing.passed_over)
+        return count, census.size
+
+
+def _no_images(source: str, passed_over: Mapping[str, int]) -> BuildError:
+    instead = f", but {passed_over_text(passed_over)}" if passed_over else ""
+    return BuildError(f"no images in {source}{instead}: give a folder, a glob, a list (.txt), a COCO JSON or tars")
 
 
 def _before(store: Store, pointer: Path, census: Census) -> tuple[Pool | None, str]:

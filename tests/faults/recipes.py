@@ -62,7 +62,7 @@ PRETRAIN: dict[str, frozenset[str]] = {
     "min_scale": NONE, "flip": FLAG, "colour": SHARE, "blur": FLAG, "seed": frozenset(("0",)), "workers": frozenset(("0",)), "network.size": NONE,
 }  # fmt: skip
 STUDY: dict[str, frozenset[str]] = {
-    "name": NONE, "labelled": NONE, "test": NONE, "val": OFF, "measure": NONE, "pool": OFF, "train": NONE, "train.steps": NONE, "train.batch": NONE,
+    "name": frozenset(("a date", "1e400")), "labelled": NONE, "test": NONE, "val": OFF, "measure": NONE, "pool": OFF, "train": NONE, "train.steps": NONE, "train.batch": NONE,
     "train.network": NONE, "teacher": NONE, "teacher.steps": NONE, "build": NONE, "build.keep": NONE, "grid": NONE, "grid.augment": NONE, "grid.init": NONE,
     "grid.fractions": NONE, "grid.arms": NONE, "grid.alpha": NONE, "grid.rounds": NONE, "seeds": NONE, "primary": NONE, "others": NONE, "unknown": NONE,
 }  # fmt: skip
@@ -70,7 +70,7 @@ NAMES = (
     "../x", "/etc", "a/b", ".", "..", ".hidden", "a.b", "a b", "a\nb", "-x", "--help", "a@v1", "v1", "con", "x" * 64, "x" * 65, "\u65e5\u672c", "a\u202eb",
     "~", "*", "%s", "a;b", "$(id)", "`id`", "a\\b", "a\tb", "1", "0x10", "_", "A-1_b",
 )  # fmt: skip
-GOOD_NAMES = frozenset(("v1", "con", "x" * 64, "A-1_b"))
+GOOD_NAMES = frozenset(("v1", "con", "x" * 64, "A-1_b", "1", "0x10"))
 
 
 def inject(folder: Path, share: float) -> Iterator[tuple[str, Verdict, str]]:
