@@ -35,7 +35,7 @@ check: lint test ## lint, types, import contracts, tests
 
 # Variables: FAULTS (categories of faults, all if not given), ARGS (more arguments, such as --share 0.1)
 faults: export OMP_NUM_THREADS = 1
-faults: setup ## inject faults of every kind into real commands and print what became of them (half an hour)
+faults: setup ## inject faults of every kind into real commands and print what became of them (an hour on 2 cores)
 	$(BIN)/python -m tests.faults $(FAULTS) $(ARGS)
 
 lint: setup ## ruff, mypy and import-linter
