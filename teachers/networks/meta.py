@@ -16,8 +16,8 @@ from teachers.text import read_json
 META = "meta.json"
 FORMAT = 1
 DIGEST = "digest"
-AGAIN = "remove it and run the training again, which saves it anew"
 """The key of the SHA-256 over the rest of it, as builder.store.files.seal gives it; older runs have none."""
+AGAIN = "remove it and run the training again, which saves it anew"
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
