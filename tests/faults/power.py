@@ -131,10 +131,12 @@ def _write(path: Path, number: int, disk: Disk, record: Path, old: set[int], rng
 
 
 def _content(number: int, disk: Disk, record: Path, rng: np.random.Generator) -> bytes:
-    """What a file may hold: what was synced, or a part of what was written later, or zeros in its place."""
+    """What a file may hold: what was synced, or a part of what was written later, or zeros in its place. What was
+    appended takes nothing from what was synced before."""
     last = (record / "inodes" / str(number)).read_bytes()
     synced = disk.blobs[number].read_bytes() if number in disk.blobs else b""
     if last == synced:
         return synced
-    part = last[: int(rng.integers(0, len(last) + 1))]
-    return (synced, part, bytes(len(part)), last)[int(rng.integers(4))]
+    kept = synced if last.startswith(synced) else b""
+    part = last[: int(rng.integers(len(kept), len(last) + 1))]
+    return (synced, part, kept + bytes(len(part) - len(kept)), last)[int(rng.integers(4))]
