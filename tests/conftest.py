@@ -6,8 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests import ROOT
+
+# The same inputs each time, so that a change is judged by what it changed; TUTELAGE_INPUTS=N draws N others
+settings.register_profile("same", derandomize="TUTELAGE_INPUTS" not in os.environ)
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")

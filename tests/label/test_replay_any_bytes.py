@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -95,3 +96,13 @@ def test_any_file_is_read_or_refused(format: str, tmp_path: Path, data: st.DataO
         stored = read_stored(results, images, TeacherOptions())
         for name, size in stored.sizes.items():
             stored.read(name, *(size or (WIDTH, HEIGHT)))
+
+
+def test_a_corner_that_no_image_has_is_refused(tmp_path: Path) -> None:
+    """Found by the test above: a float32 cannot hold it."""
+    file, results, images = FORMATS["samples"](tmp_path)
+    content = json.loads(file.read_text())
+    content["samples"][1]["predictions"]["detections"][0]["bounding_box"][0] = 4e36
+    file.write_text(json.dumps(content))
+    with pytest.raises(BuildError, match=r"b\.jpg has a box with a corner at 4e\+36, where no image is"):
+        read_stored(results, images, TeacherOptions())

@@ -18,6 +18,8 @@ from teachers.errors import warn
 from teachers.limits import MAX_BYTES
 
 StoredFormat = Literal["coco", "label_studio", "fiftyone", "yolo", "csv", "maps"]
+FARTHEST = 1e9
+"""Pixels, or shares, from an image to a corner: a float32 holds it, and nobody means it."""
 TWICE = 0.1
 """The share of boxes that stand twice, by more than which results were written twice."""
 Size = tuple[int, int]
@@ -136,6 +138,12 @@ def _check_boxes(
     turned = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1))
     if len(turned):
         raise BuildError(f"{path}: {brief(_owner(names, count, turned[0]))} has a box with a side below 0: correct it")
+    huge = np.flatnonzero((np.abs(boxes) > FARTHEST).any(axis=1))
+    if len(huge):
+        raise BuildError(
+            f"{path}: {brief(_owner(names, count, huge[0]))} has a box with a corner at "
+            f"{np.abs(boxes[huge[0]]).max():g}, where no image is: correct it"
+        )
     if not relative and len(boxes) and boxes.max() <= 1 < extent.min():
         raise BuildError(
             f"{path}: all boxes lie inside one pixel: give x, y, width and height in pixels, not in shares"
