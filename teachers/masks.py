@@ -118,7 +118,7 @@ def from_segmentation(segmentation: Any, height: int, width: int) -> bytes:
             if not {type(v) for polygon in polygons for v in polygon} <= {int, float}:
                 raise ValueError("a corner of a polygon is no number")
             whole = [polygon for polygon in polygons if len(polygon) >= 6]  # a point or a line covers nothing
-            if not whole or any(len(polygon) % 2 for polygon in polygons):
+            if whole[:1] != polygons[:1] or not whole or any(len(polygon) % 2 or not polygon for polygon in polygons):
                 raise ValueError("a polygon needs three points or more, x and y of each")
             if not all(abs(v) <= FAR for polygon in polygons for v in polygon):
                 raise ValueError(f"a corner of a polygon is farther than {FAR} pixels")
