@@ -142,8 +142,8 @@ class _Repair:
 
     def _file(self, fault: Fault) -> None:
         path, is_right = fault.path, _is_right(fault.path, fault.area)
-        data = read_regular(path)
-        why = "it is as it was written" if is_right(data) else LOST
+        data = read_regular(path) if path.exists() else b""
+        why = "it is as it was written" if is_right(data) else LOST if data else "nothing is left of it"
         whole = flipped_back(data, is_right) if len(data) <= FLIPPED and why is LOST else None
         whole = self._pointer(path) if whole is None and fault.area == "source" else whole
         if whole is None:

@@ -244,8 +244,8 @@ def test_corrections_that_are_gone_are_no_silence(tmp_path: Path, gone: str) -> 
         return
     with pytest.warns(TutelageWarning, match=r"the corrections of pets@v2 are gone from .*: copy .* there"):
         assert overrides_in_force(store, "pets") == ()
-    (fault,) = fsck(store, workers=2).bad
-    source = re.fullmatch(r"copy (.*) there, or pull them again", fault.again)
+    (fault,) = fsck(store, repair=True, workers=2).bad
+    source = re.fullmatch(r".* nothing is left of it: copy (.*) there, or pull them again", fault.again)
     assert fault.path == file and source
     shutil.copy(source[1], fault.path)
     assert overrides_in_force(store, "pets") and not fsck(store, workers=2).bad
