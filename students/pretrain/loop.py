@@ -12,7 +12,7 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -44,7 +44,7 @@ from students.train.recipe import MOST_WORKERS, rooted_network
 from students.train.run import append, claim, cut_log, libraries, sync_log
 from students.train.state import read_state, readable, write_state
 from teachers.networks.backbones import DEFAULT, make_backbone, published_names, whole_network
-from teachers.networks.config import NetworkConfig, check_normalisation
+from teachers.networks.config import NetworkConfig, as_json, check_normalisation
 from teachers.networks.meta import FORMAT, META, check_file, read_meta
 from teachers.networks.weights import BACKBONE, pretrained_on, weights_file
 
@@ -265,7 +265,7 @@ def _views(recipe: PretrainRecipe) -> Views:
 def _description(recipe: PretrainRecipe, images: PoolImages) -> dict[str, Any]:
     """JSON-ready, all that decides the weights, without paths of this machine."""
     options = recipe.model_dump(mode="json", exclude={"pool", "network", "workers", "save_every"})
-    network = asdict(recipe.network)
+    network = as_json(recipe.network)
     if network["pretrained"] not in (None, DEFAULT):
         network["pretrained"] = sha256_file(weights_file(network["pretrained"]))
     seen = hashlib.sha256("\n".join(images.sha256).encode()).hexdigest()

@@ -17,9 +17,9 @@ from builder.truth.options import Part
 from builder.truth.records import Truth
 from students.evaluate.measure import kind_measure
 from students.study.data import POOL, image_root, read_labelled, subset_folder, subset_labels
-from students.study.grid import PRETRAIN, RESULT, STORE, TEACHER, TOLD, Job
+from students.study.grid import PRETRAIN, RESULT, STORE, TOLD, Job
 from students.study.kinds.choose import study_kind
-from students.study.recipe import CONTINUED, LABELLED_BY_TEACHER, WITH_OTHERS, LabelSet, StudyRecipe
+from students.study.recipe import CONTINUED, LABELLED_BY_TEACHER, TEACHER, WITH_OTHERS, LabelSet, StudyRecipe
 from students.study.results import CellResult
 from students.study.versions import Made, make
 from students.train.loop import train
@@ -118,7 +118,7 @@ def _finished(run: Path, batch: int) -> float:
 def _recipe(study: StudyRecipe, out: Path, job: Job, beside: list[Made]) -> TrainRecipe:
     cell, start = job.cell, study.grid.init[job.cell.init]
     labels = _labels(study, out, job)
-    more: dict[str, Any] = {"augment": study.grid.augment[cell.augment], "seed": cell.seed}
+    more: dict[str, Any] = {"augment": study.augment_of(cell.arm, cell.augment), "seed": cell.seed}
     pretrained = str(out / job.start / RUN / BACKBONE) if job.start else start.pretrained
     if pretrained:
         more["network"] = {**study.train.get("network", {}), "pretrained": pretrained}

@@ -12,13 +12,21 @@ from builder.evidence.holdout import Labels
 from builder.scan.pool import Pool
 from builder.store.files import digest, sha256_file
 from students.study.data import Data, label_name
-from students.study.recipe import LABELLED_BY_TEACHER, SUPERVISED, WITH_OTHERS, WITH_TEACHER, Start, StudyRecipe
+from students.study.recipe import (
+    LABELLED_BY_TEACHER,
+    SUPERVISED,
+    TEACHER,
+    WITH_OTHERS,
+    WITH_TEACHER,
+    Start,
+    StudyRecipe,
+)
 from teachers.networks.backbones import DEFAULT
 from teachers.networks.meta import read_meta
 
 RESULT, TOLD, STORE = "result.json", "told.json", "store"
 """In a study's folder: what a job came to, in its own; the versions that say what people said; the store."""
-TEACHER, PRETRAIN = "teacher", "pretrain"
+PRETRAIN = "pretrain"
 FOLDERS = {TEACHER: "teachers", PRETRAIN: "pretrained"}
 """Jobs that are no cells -> where they lie in the study's folder; cells lie in `cells`."""
 CELLS = "cells"
@@ -138,7 +146,8 @@ def _with_needs(study: StudyRecipe, data: Data, cell: Cell, starts: Mapping[str,
     if cell.arm not in WITH_TEACHER:
         return [*before, Job(cell, digest({**shared, **_facts_of(study, data, cell)}), labelled, start=start)]
     teacher = replace(cell, arm=TEACHER, alpha=0.0, round=1)
-    before.append(Job(teacher, digest({**shared, "job": TEACHER, "steps": study.teacher.steps}), labelled, start=start))
+    own = {"job": TEACHER, "steps": study.teacher.steps, "augment": study.augment_of(TEACHER, cell.augment)}
+    before.append(Job(teacher, digest({**shared, **own}), labelled, start=start))
     for number in range(1, cell.round + 1):
         earlier = replace(cell, round=number)
         decided = digest({**shared, **_facts_of(study, data, earlier), "teacher": before[-1].digest})

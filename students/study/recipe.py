@@ -47,6 +47,8 @@ Arm = Literal[
 Axis = Literal["augment", "init", "fraction", "alpha", "round"]
 OWN = ("labelled", "pseudo", "seed", "augment", "init", "alpha", "rounds")
 """Keys of a training that the study sets from its grid."""
+TEACHER = "teacher"
+"""In place of an arm: a network that labels for those that have one."""
 CONTINUED = frozenset({"continued", "continued-student"})
 """Arms that start from their teacher's weights."""
 LABELLED_BY_TEACHER = frozenset({"self-training", "continued-student", "self-training+joint", "placebo"})
@@ -80,9 +82,12 @@ class LabelSet(Section):
 
 
 class TeacherSteps(Section):
-    """The `teacher` section: what its training has of its own. All else is as in `train`."""
+    """The `teacher` section: what its training has of its own. All else is as in `train`. augment: a policy, or an
+    `augment` section of a training, for every teacher of the grid, so that the noise is the student's alone (Noisy
+    Student); without it a teacher has the augmentation of its cell."""
 
     steps: Count
+    augment: str | dict[str, Any] | None = None
 
 
 class BuildSection(Section):
@@ -206,7 +211,7 @@ class StudyRecipe(Section):
             if absent := [arm for arm in (contrast.arm, contrast.against) if arm not in arms]:
                 raise ValueError(f"primary compares {absent[0]}, which is not in grid.arms: add it there")
             self._check_where(contrast.where)
-        for augment in self.grid.augment.values():
+        for augment in (*self.grid.augment.values(), *([self.teacher.augment] if self.teacher.augment else [])):
             self.training(Path("labels"), augment=augment)
         self.recipe("check", PoolOptions(source="pool"), "checkpoint:check")
         return self
@@ -256,6 +261,10 @@ class StudyRecipe(Section):
             return Recipe.model_validate({"name": name, "pool": pool, "teacher": section, "review": False, **sections})
         except ValidationError as error:
             raise ValueError(f"build: {explain(error, Recipe)}") from None
+
+    def augment_of(self, arm: str, augment: str) -> Any:
+        """The augmentation of a network of this arm, or of a teacher, in a cell that has this one of the grid."""
+        return self.teacher.augment if arm == TEACHER and self.teacher.augment else self.grid.augment[augment]
 
     @property
     def outlines(self) -> bool:

@@ -199,7 +199,8 @@ class Estimate:
 def estimate(study: StudyRecipe, out: Path, chosen: Sequence[Cell]) -> Estimate:
     """What these cells and their teachers take, by the mean time of a step in the jobs that lie in `out`."""
     students = sum(steps_of(study, cell) for cell in chosen)
-    shared = {(c.augment, c.init, c.fraction, c.seed) for c in chosen if c.arm in WITH_TEACHER}
+    taught = [cell for cell in chosen if cell.arm in WITH_TEACHER]
+    shared = {("" if study.teacher.augment else c.augment, c.init, c.fraction, c.seed) for c in taught}
     starts = {(c.init, c.seed) for c in chosen if study.grid.init[c.init].pretrain is not None}
     teachers = len(shared) * study.teacher.steps + sum(study.pretraining(*start).steps for start in starts)
     done = [orjson.loads(path.read_bytes()) for path in out.glob(f"*/*/{RESULT}")]

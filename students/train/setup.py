@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from teachers.errors import warn
 from teachers.networks.backbones import DEFAULT
 from teachers.networks.build import build_network
 from teachers.networks.checkpoints import load_checkpoint
-from teachers.networks.config import NetworkConfig
+from teachers.networks.config import NetworkConfig, as_json
 from teachers.networks.meta import read_meta
 from teachers.networks.weights import pretrained_on, weights_file
 
@@ -91,7 +91,7 @@ def make_plan(recipe: TrainRecipe, store: Store) -> Plan:
         if untaught := _untaught(truth, version):
             warn(untaught)
     config = replace(recipe.network, arch=arch, classes=truth.classes)
-    network = asdict(config)
+    network = as_json(config)
     if config.pretrained not in (None, DEFAULT):
         network["pretrained"] = sha256_file(weights_file(str(config.pretrained)))
     description = _options(recipe, arch) | {

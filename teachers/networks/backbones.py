@@ -22,13 +22,16 @@ PROBE = 128
 """Side of the black image that shows which maps a network has, pixels."""
 
 
-def make_backbone(spec: str, levels: Sequence[int], weights: str | None, norm: str) -> tuple[nn.Module, list[int]]:
+def make_backbone(
+    spec: str, levels: Sequence[int], weights: str | None, norm: str, freeze: int | None = None
+) -> tuple[nn.Module, list[int]]:
     """The network `timm:NAME` or `torchvision:NAME` up to its last stride in `levels`, and the channels of each map.
 
     It maps (B, 3, S, S) to a list of (B, C, S / stride, S / stride), one per level that it has; `levels` may go on
     above them. weights: None for random ones, a file that has the network's own names (see teachers.networks.weights),
     or DEFAULT. norm: `batch` leaves batch norm as it is, `frozen` fixes its statistics and affine parameters, `group`
-    puts group norm in its place. Parameters that no map depends on are frozen. Raises TeacherError.
+    puts group norm in its place. freeze: one of `levels`, up to whose map nothing is trained (see NetworkConfig).
+    Parameters that no map depends on are frozen. Raises TeacherError.
     """
     file = None if weights in (None, DEFAULT) else weights_file(str(weights))
     try:
@@ -43,6 +46,8 @@ def make_backbone(spec: str, levels: Sequence[int], weights: str | None, norm: s
             load_weights(body, published_names(body, whole), file, whole)
         if norm == "frozen":
             _replace_batch_norm(body, _frozen)
+        if freeze is not None:
+            _freeze(body, levels, freeze)
         return body.train(), channels
     except (RuntimeError, ValueError, TypeError, AssertionError, OSError, LookupError, AttributeError) as error:
         reason = str(error).partition("\n")[0]
@@ -213,12 +218,30 @@ def _channels(body: nn.Module, levels: Sequence[int]) -> list[int]:
     return [features.shape[1] for features in maps]
 
 
-def _replace_batch_norm(module: nn.Module, replacement: Callable[[nn.BatchNorm2d], nn.Module]) -> None:
+def _freeze(body: nn.Module, levels: Sequence[int], stride: int) -> None:
+    """Fix all parameters that the map of this stride depends on, and the statistics of batch norm among them."""
+    with torch.enable_grad():
+        maps = body(torch.zeros(1, 3, PROBE, PROBE))
+        if levels.index(stride) >= len(maps):
+            held = [int(level) for level in levels[: len(maps)]]
+            raise TeacherError(f"network freeze {stride} is no map of the backbone itself: choose one of {held}")
+        trained = [parameter for parameter in body.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad(maps[levels.index(stride)].sum(), trained, allow_unused=True)
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        parameter.requires_grad_(gradient is None)
+    _replace_batch_norm(body, _frozen, lambda norm: norm.affine and not norm.weight.requires_grad)
+
+
+def _replace_batch_norm(
+    module: nn.Module,
+    replacement: Callable[[nn.BatchNorm2d], nn.Module],
+    chosen: Callable[[nn.BatchNorm2d], bool] = lambda norm: True,
+) -> None:
     for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
+        if isinstance(child, nn.BatchNorm2d) and chosen(child):
             setattr(module, name, _with_activation(child, replacement(child)))
         else:
-            _replace_batch_norm(child, replacement)
+            _replace_batch_norm(child, replacement, chosen)
 
 
 def _with_activation(batch_norm: nn.BatchNorm2d, norm: nn.Module) -> nn.Module:

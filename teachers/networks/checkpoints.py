@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from teachers.base import TeacherError, fingerprint
 from teachers.errors import brief
 from teachers.networks.build import build_network
-from teachers.networks.config import NetworkConfig
+from teachers.networks.config import NetworkConfig, as_json
 from teachers.networks.meta import DIGEST, FORMAT, META, Meta, read_file, read_meta, wrong_meta
 
 WEIGHTS = "model.safetensors"
@@ -33,7 +32,7 @@ def save_checkpoint(folder: Path, network: nn.Module, config: NetworkConfig, met
         "format": FORMAT,
         **meta,
         "classes": config.classes,
-        "network": asdict(config),
+        "network": as_json(config),
         "weights": {"file": WEIGHTS, "sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)},
     }
     sealed = {**described, DIGEST: fingerprint(described)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -38,6 +38,8 @@ class NetworkConfig:
     archs without a pyramid (`deeplabv3`, `linear`) use the backbone up to its last stride in levels.
     norm: `group` works with any batch and from random weights; `batch` needs some 16 images on each GPU; `frozen` keeps
     the backbone's batch norm as pre-trained. Pyramid and heads use batch norm under `batch`, else group norm.
+    freeze: a stride: what leads to the backbone's map of it, norm statistics too, stays as pre-trained, and costs no
+    gradients; None to train all of it.
     mean, std: of RGB in [0, 1]. pretrained: a file with the backbone's weights (safetensors, pth; published, or of
     `tutelage pretrain`), or `DEFAULT`, the weights that timm or torchvision publish (fetched, unless they are in its
     cache); none for random weights. timm's tags name which: `timm:tf_efficientnet_b7.ns_jft_in1k` is Noisy Student.
@@ -53,9 +55,18 @@ class NetworkConfig:
     head_depth: Annotated[int, Field(ge=1, le=LARGEST["head_depth"])] = 4
     levels: tuple[int, ...] = (8, 16, 32, 64, 128)
     norm: Literal["group", "batch", "frozen"] = "group"
+    freeze: int | None = None
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     pretrained: str | None = None
+
+
+def as_json(config: NetworkConfig) -> dict[str, Any]:
+    """A config as it is stored: without `freeze` where it says nothing, as before there was one."""
+    stored = asdict(config)
+    if config.freeze is None:
+        del stored["freeze"]
+    return stored
 
 
 def kind_of(arch: Arch) -> Kind:
@@ -93,6 +104,14 @@ def check_options(config: NetworkConfig, pretrained: bool) -> None:
         raise TeacherError("the network has two classes of one name, or one without: give each its own")
     if pretrained and config.norm == "frozen" and config.pretrained is None:
         raise TeacherError("network norm frozen keeps pre-trained statistics: set pretrained, or norm: group")
+    if config.freeze is not None and config.freeze not in levels:
+        raise TeacherError(
+            f"network freeze {config.freeze} must be one of the strides in levels {brief(list(levels))}, or left out"
+        )
+    if pretrained and config.freeze is not None and config.pretrained is None:
+        raise TeacherError(
+            f"network freeze {config.freeze} keeps pre-trained weights: set pretrained, or remove freeze"
+        )
     if pretrained:
         check_normalisation(config)
 

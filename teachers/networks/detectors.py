@@ -17,7 +17,7 @@ Detector: TypeAlias = FCOS | RetinaNet
 
 
 def build_detector(config: NetworkConfig, weights: str | None) -> Detector:
-    backbone = Pyramid(*make_backbone(config.backbone, config.levels, weights, config.norm), config)
+    backbone = Pyramid(*make_backbone(config.backbone, config.levels, weights, config.norm, config.freeze), config)
     count = len(config.classes)
     network: Detector
     if config.arch == "fcos":

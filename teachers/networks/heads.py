@@ -23,7 +23,7 @@ class Classifier(nn.Module):
 
     def __init__(self, config: NetworkConfig, weights: str | None) -> None:
         super().__init__()
-        self.body, channels = make_backbone(config.backbone, config.levels, weights, config.norm)
+        self.body, channels = make_backbone(config.backbone, config.levels, weights, config.norm, config.freeze)
         self.head = nn.Linear(channels[-1], len(config.classes))
         self.transform = SquareTransform(config)
 
@@ -68,14 +68,14 @@ class Segmenter(nn.Module):
 def fpn_segmenter(config: NetworkConfig, weights: str | None) -> Segmenter:
     """A light version of the semantic branch of Panoptic FPN (arXiv 1901.02446): every level of the pyramid, after one
     convolution, is enlarged to the finest and added; `head_depth` - 1 convolutions and a linear one follow."""
-    pyramid = Pyramid(*make_backbone(config.backbone, config.levels, weights, config.norm), config)
+    pyramid = Pyramid(*make_backbone(config.backbone, config.levels, weights, config.norm, config.freeze), config)
     return Segmenter(config, pyramid, _FpnHead(config))
 
 
 def deeplab_segmenter(config: NetworkConfig, weights: str | None) -> Segmenter:
     """torchvision's DeepLabV3 head (arXiv 1706.05587) on the coarsest of the backbone's maps in `levels`. It has 256
     channels whatever the config says; under `norm: group` or `frozen` group norm stands for its batch norm."""
-    body, channels = make_backbone(config.backbone, config.levels, weights, config.norm)
+    body, channels = make_backbone(config.backbone, config.levels, weights, config.norm, config.freeze)
     head = DeepLabHead(channels[-1], len(config.classes))
     if config.norm != "batch":
         replace_batch_norm(head)

@@ -27,7 +27,7 @@ def mask_rcnn(config: NetworkConfig, weights: str | None) -> MaskRCNN:
     Anchors: one size of 8 strides per level, three shapes. Labels of targets and outputs count from 1, 0 is background.
     In evaluation its masks, float32 (N, 1, 28, 28), are those of each box, not pasted into the image.
     """
-    backbone = Pyramid(*make_backbone(config.backbone, config.levels, weights, config.norm), config)
+    backbone = Pyramid(*make_backbone(config.backbone, config.levels, weights, config.norm, config.freeze), config)
     width, count = config.channels, len(config.classes) + 1
     network = MaskRCNN(
         backbone,

@@ -51,7 +51,7 @@ BUILD: dict[str, frozenset[str]] = {
 TRAIN: dict[str, frozenset[str]] = {
     "labelled": NONE, "labelled.path": NONE, "labelled.images": OFF, "labelled.limit": OFF, "labelled.counted_from": OFF | {"0"}, "pseudo": NONE,
     "network": NONE, "network.arch": OFF, "network.backbone": NONE, "network.size": NONE, "network.channels": NONE, "network.head_depth": NONE,
-    "network.levels": NONE, "network.norm": NONE, "network.mean": NONE, "network.std": NONE, "network.pretrained": OFF, "network.classes": NONE,
+    "network.levels": NONE, "network.norm": NONE, "network.freeze": OFF, "network.mean": NONE, "network.std": NONE, "network.pretrained": OFF, "network.classes": NONE,
     "init": OFF, "steps": NONE, "batch": NONE, "lr": frozenset(("10^30",)), "weight_decay": frozenset(("0", "10^30")), "warmup": SHARE,
     "clip_norm": frozenset(("10^30",)), "augment": NONE, "flip": FLAG, "ema": SHARE, "alpha": frozenset(("0", "10^30")), "decay": SHARE, "clip": NONE,
     "per_term": FLAG, "normalise": FLAG, "soft": FLAG, "seed": frozenset(("0",)), "precision": NONE, "workers": frozenset(("0",)), "save_every": NONE,
@@ -63,7 +63,7 @@ PRETRAIN: dict[str, frozenset[str]] = {
 }  # fmt: skip
 STUDY: dict[str, frozenset[str]] = {
     "name": frozenset(("a date", "1e400")), "labelled": NONE, "test": NONE, "val": OFF, "measure": NONE, "pool": OFF, "train": NONE, "train.steps": NONE, "train.batch": NONE,
-    "train.network": NONE, "teacher": NONE, "teacher.steps": NONE, "build": NONE, "build.keep": NONE, "grid": NONE, "grid.augment": NONE, "grid.init": NONE,
+    "train.network": NONE, "teacher": NONE, "teacher.steps": NONE, "teacher.augment": OFF, "build": NONE, "build.keep": NONE, "grid": NONE, "grid.augment": NONE, "grid.init": NONE,
     "grid.fractions": NONE, "grid.arms": NONE, "grid.alpha": NONE, "grid.rounds": NONE, "seeds": NONE, "primary": NONE, "others": NONE, "unknown": NONE,
 }  # fmt: skip
 NAMES = (

@@ -171,6 +171,7 @@ def test_budgets_are_equal(tmp_path: Path) -> None:
         ({"primary": [{"arm": "longer", "against": "supervised", "where": {"fraction": 0.3}}]}, "fraction 0.3"),
         ({"build": {"keep": {"score": 2}}}, "build.keep"),
         ({"build": {"teacher": {"flor": 0.1}}}, "flor"),
+        ({"teacher": {"steps": 3, "augment": "S5"}}, "S5"),
     ],
 )
 def test_a_study_that_cannot_be_says_why(change: dict[str, Any], told: str, tmp_path: Path) -> None:
@@ -304,6 +305,18 @@ def test_every_arm_is_trained_measured_and_told(tmp_path: Path) -> None:
     assert run(path, out)["done"] == 0
     assert before == ((out / "results.parquet").read_bytes(), (out / "index.html").read_bytes())
     assert not list(out.rglob("state.pt"))
+
+
+def test_a_teacher_may_have_an_augmentation_of_its_own(tmp_path: Path) -> None:
+    """The noise is then the student's alone: one teacher a seed for all augmentations of the grid."""
+    grid = {"augment": ["S1", "S4"], "arms": ["supervised", "self-training"]}
+    path = write_study(tmp_path, grid=grid, seeds=1, teacher={"steps": 3, "augment": "S1"})
+    out = tmp_path / "out"
+    assert run(path, out)["done"] == 5
+    (teacher,) = out.glob("teachers/*/run/recipe.json")
+    students = [json.loads(file.read_bytes())["augment"] for file in out.glob("cells/*/run/recipe.json")]
+    assert json.loads(teacher.read_bytes())["augment"] == "S1" and sorted(students) == ["S1", "S1", "S4", "S4"]
+    assert run(path, out, "--set", "teacher.augment=null")["done"] == 2, "the teacher under S4, and its student"
 
 
 def test_a_killed_study_goes_on_to_the_same_table(tmp_path: Path) -> None:

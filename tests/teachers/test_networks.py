@@ -155,6 +155,35 @@ def test_pretrained_timm_weights_and_norms(tmp_path: Path) -> None:
         build_network(replace(config, norm="group"))
 
 
+@pytest.mark.parametrize(("stride", "norm"), [(8, "batch"), (8, "frozen"), (16, "batch")])
+def test_a_frozen_stage_does_not_move(tmp_path: Path, stride: int, norm: Any) -> None:
+    """Nothing that the map of the stride depends on changes in training, norm statistics neither; all else does."""
+    torch.manual_seed(0)
+    file = str(tmp_path / "weights.safetensors")
+    save_file(timm.create_model("test_efficientnet").state_dict(), file)
+    config = replace(TINY, arch="linear", backbone="timm:test_efficientnet", norm=norm, pretrained=file, freeze=stride)
+    network = build_network(config)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    pixels = torch.randint(0, 255, (4, 3, 64, 64), dtype=torch.uint8)
+    maps = network.body(pixels.float() / 255)
+    network.train()
+    for _ in range(2):
+        optimizer.zero_grad()
+        network.logits(pixels)[:, 0].square().sum().backward()
+        optimizer.step()
+    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert trained <= moved and all(".running_" in name or "num_batches" in name for name in moved - trained)
+    after = network.body(pixels.float() / 255)
+    held = TINY.levels.index(stride) + 1
+    assert all(map(torch.equal, maps[:held], after[:held]))
+    assert len(after) == held or not torch.equal(maps[-1], after[-1])
+    whole = build_network(replace(config, freeze=None))
+    every = sum(parameter.requires_grad for parameter in whole.parameters())
+    assert 0 < len(trained) < every
+
+
 @pytest.mark.parametrize(("height", "width"), [(300, 480), (97, 33), (24, 60), (64, 64), (200, 9)])
 def test_inference_sees_the_pixels_training_saw(height: int, width: int) -> None:
     """Oracle: Pillow's resize, as the loader does it; bottom and right are padding."""
@@ -196,6 +225,8 @@ def test_a_result_depends_on_nothing_else_in_the_batch() -> None:
         ({"backbone": "torchvision:no_such"}, "no_such"),
         ({"backbone": "torchvision:shufflenet_v2_x0_5"}, "no stages"),
         ({"norm": "frozen"}, "pretrained"),
+        ({"freeze": 4}, "one of the strides in levels"),
+        ({"freeze": 8}, "freeze 8 keeps pre-trained weights: set pretrained"),
         ({"pretrained": "missing.pth"}, "missing.pth"),
         ({"pretrained": "DEFAULT", "mean": (0.1, 0.2, 0.3)}, "mean"),
     ],
