@@ -1,6 +1,6 @@
 """Cut BCCD for a study of few labels, seeded: 60 images of which each seed learns a third, 112 as the pool, 40 to
-choose settings on, 80 for the figures. The 80 are of BCCD's training set, since figures were reported on its 87 val images,
-which are in the pool and among those to choose on.
+choose settings on, 80 for the figures. The 80 are of BCCD's training set: figures were reported on its 87 val images,
+which are in the pool now, and among those to choose on.
 
 Writes runs/bccd-imagenet: labelled.json, val.json, test.json and pool_truth.json (COCO JSON); the last is also the list
 of the pool.
