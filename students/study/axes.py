@@ -74,6 +74,11 @@ def axes(cells: Cells, augments: Sequence[str], inits: Sequence[str], images: st
     )
 
 
+def base_arm(axes: Axes) -> str | None:
+    """The arm that self-training is held against: equal budget, where it was run."""
+    return next((arm for arm in ("longer", "supervised") if arm in axes.arms), None)
+
+
 def find(cells: Cells, arm: str, augment: str, init: str, fraction: float) -> Setting | None:
     """The arm's setting there; of several, the one of the first round whose alpha is nearest to the usual 1: never one
     chosen by its figures."""

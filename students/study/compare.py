@@ -118,6 +118,27 @@ def average(contrasts: Sequence[Contrast]) -> Contrast:
     return Contrast(f"average of these {len(contrasts)}", tuple(terms))
 
 
+def ratio(part: Comparison, whole: Comparison) -> tuple[float, float, float]:
+    """How much of `whole` is `part`, over the seeds of both: the ratio of their means with its interval at LEVEL, all r
+    for which "part is r times whole" is not refused (Fieller 1954). All NaN below LEAST seeds, and unless the interval
+    of `whole` lies above 0; the ends also where they would be equal."""
+    from scipy.special import stdtrit
+
+    seeds = [seed for seed in part.seeds if seed in whole.seeds]
+    n = len(seeds)
+    if n < LEAST:
+        return math.nan, math.nan, math.nan
+    values = np.array([[dict(zip(c.seeds, c.by_seed, strict=True))[s] for s in seeds] for c in (part, whole)])
+    (a, b), reach = values.mean(1), float(stdtrit(n - 1, (1 + LEVEL) / 2)) ** 2
+    (aa, ab), (_, bb) = np.outer((a, b), (a, b)) - reach * np.cov(values) / n
+    if b <= 0 or bb <= 1e-12:
+        return math.nan, math.nan, math.nan
+    width = math.sqrt(max(0.0, ab**2 - aa * bb)) / bb
+    if width < 1e-6:
+        return float(a / b), math.nan, math.nan
+    return float(a / b), float(ab / bb - width), float(ab / bb + width)
+
+
 def holm(p: np.ndarray) -> np.ndarray:
     """Adjusted p-values of a family (Holm 1979, step-down Bonferroni), float64 (tests,); NaN counts and stays NaN."""
     order = np.argsort(p, kind="stable")  # NaN last

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from students.study.axes import Axes, Cells, Setting, find, share, shares
+from students.study.axes import Axes, Cells, Setting, base_arm, find, share, shares
 from students.study.compare import LEAST, Comparison, Contrast, average, compare, compare_all
 from students.study.report.tables import measured
 
@@ -142,11 +142,6 @@ def _counted(comparisons: Sequence[Comparison], sign: int) -> str:
     return f"{text}: {word}, as claimed, and shown in {shown}; {other} and shown in {against}; not shown in {rest}."
 
 
-def _base(axes: Axes) -> str | None:
-    """The arm that self-training is held against: equal budget, where it was run."""
-    return next((arm for arm in ("longer", "supervised") if arm in axes.arms), None)
-
-
 def _places(cells: Cells, axes: Axes, arm: str, init: str | None = None) -> Iterator[Setting]:
     for augment in axes.augments:
         for start in axes.inits if init is None else (init,):
@@ -201,7 +196,7 @@ def _pretraining(cells: Cells, axes: Axes, starts: Starts) -> Claim:
 
 
 def _self_training(cells: Cells, axes: Axes) -> Claim:
-    base = _base(axes)
+    base = base_arm(axes)
     subject = Subject(
         f"Self-training against {'equally long supervision' if base == 'longer' else 'supervision'}",
         "Self-training helps at every augmentation strength, with few labels and with many.",
@@ -222,7 +217,7 @@ def _adding(cells: Cells, axes: Axes, starts: Starts) -> Claim:
     subject = Subject(
         "Self-training on top of pre-training", "Where pre-training helps, self-training helps on top of it.", 1
     )
-    contrasts, base, tried = [], _base(axes), False
+    contrasts, base, tried = [], base_arm(axes), False
     for init in (*starts.pretrained, *starts.self_supervised) if base and starts.random else ():
         for setting in _places(cells, axes, "self-training", init):
             worth = _worth(cells, init, starts.random or "", setting.augment, setting.fraction)

@@ -15,12 +15,14 @@ from builder.report.page import more, page, picture, section, table
 from builder.store.files import write_file
 from builder.words import count
 from students.study.axes import Axes, Cells, Setting, axes, index, shares
-from students.study.compare import DRAWS, LEAST, arms_compared, compare_all, image_interval, redraw
+from students.study.compare import DRAWS, LEAST, Comparison, arms_compared, compare_all, image_interval, redraw
 from students.study.declared import changed
 from students.study.grid import cells as planned_cells
 from students.study.recipe import StudyRecipe
+from students.study.report.answers import Answer, answers, columns, controls, headline
 from students.study.report.budget import budget_table, missing_table
 from students.study.report.claims import Claim, Starts, claims
+from students.study.report.gain import ELSEWHERE, gain
 from students.study.report.plots import NAMES, Plot, plots
 from students.study.report.tables import Table, contrast_table, html, markdown, tables
 from students.study.results import RESULTS, CellResult, write_results
@@ -45,14 +47,21 @@ IMAGES = (
     "p: paired t-test over seeds. Over images: 95 % of "
     f"{DRAWS} draws of test images, the same for both sides, for these very networks; it says nothing of other seeds."
 )
+COLUMNS = {
+    "ceiling": "Ceiling: the pool with its true labels, less the same arm.",
+    "of it": "Of it: the difference as a share of the ceiling's.",
+    "placebo": "Placebo: the labelled images in the pool's place, less the same arm.",
+}
+"""Of the controls of primary contrasts, and what they say."""
+BRACKETS = f"In brackets: 95 % t-intervals over seeds, or below {LEAST} seeds the least and the most."
 SHOWN = 5
 """Images that look like test ones that are named; the others are counted."""
 
 
 def write_report(results: Sequence[CellResult], study: StudyRecipe, out: Path, alike: Sequence[str] = ()) -> None:
-    """Write `results.parquet`, `tables.md`, the plots of students.study.report.plots as SVG and PNG, and `index.html`,
-    which loads nothing from elsewhere, into the folder `out`, where the cells' outcomes of test images lie. alike:
-    sentences of students.study.data.likenesses.
+    """Write `results.parquet`, `tables.md`, the plots (students.study.report.plots.NAMES) as SVG and PNG, and
+    `index.html`, which loads nothing from elsewhere, into the folder `out`, where the cells' outcomes of test images
+    lie. What the study asked comes first. alike: sentences of students.study.data.likenesses.
 
     The same results, in any order, give the same bytes. Raises BuildError without results, for results of several
     studies, and for outcomes that do not fit them.
@@ -66,28 +75,36 @@ def write_report(results: Sequence[CellResult], study: StudyRecipe, out: Path, a
     drawn = redraw(results, out)
     judged = claims(cells, grid, starts(study))
     details = {claim.subject.name: _details(claim, cells, drawn) for claim in judged if claim.comparisons}
-    primary = [_primary(cells, study, drawn, changed(study, out))] if study.primary else []
+    asked = answers(_primary(cells, study), cells, grid.metric)
+    when = _declared(changed(study, out), len(asked), _unfinished(results, len(planned)))
+    primary = [_answered(asked, cells, drawn, when)] if asked else []
     caution = _caution(results, len(planned), grid, alike)
     lost = missing_table(cells, grid)
     rest = [*tables(cells, grid), budget_table(cells, grid), *([lost] if lost.rows else [])]
-    drawings, lead = plots(cells, grid), _lead(results, len(planned), grid)
+    picture_of, lead = gain(cells, grid), _lead(results, len(planned), grid, study)
+    first, others = ([picture_of], plots(cells, grid, ELSEWHERE)) if picture_of else ([], plots(cells, grid))
     body = [
         Markup('<header><div class="eyebrow">Tutelage · study</div><h1>{}</h1>\n<p>{}</p></header>').format(
             study.name, lead
         ),
+        *([_answers(asked, when)] if asked else []),
+        *map(_figure, first),
         *(_card(claim, details[claim.subject.name]) for claim in judged if claim.verdict != "not tested"),
         _untested([claim for claim in judged if claim.verdict == "not tested"]),
         *(Markup('<p class="note below">{}</p>').format(text) for text in (RULE, *caution)),
         *map(_table, primary),
-        *map(_figure, drawings),
+        *map(_figure, others),
         *map(_table, rest),
     ]
     write_results(out / RESULTS, results)
     for name in NAMES:  # of an earlier report with more axes
         for end in ("svg", "png"):
             (out / f"{name}.{end}").unlink(missing_ok=True)
-    write_file(out / "tables.md", _markdown(study.name, [lead, *caution], judged, [*primary, *rest, *details.values()]))
-    for plot in drawings:
+    write_file(
+        out / "tables.md",
+        _markdown(study.name, _first(asked, first), [lead, *caution], judged, [*primary, *rest, *details.values()]),
+    )
+    for plot in (*first, *others):
         write_file(out / f"{plot.name}.svg", plot.svg)
         write_file(out / f"{plot.name}.png", plot.png)
     write_file(out / "index.html", page(f"{study.name}: study", body))
@@ -107,20 +124,63 @@ def starts(study: StudyRecipe) -> Starts:
     return Starts(random[0] if random else None, tuple(labelled), tuple(unlabelled))
 
 
-def _primary(cells: Cells, study: StudyRecipe, drawn: Mapping[str, np.ndarray], changed: Sequence[str]) -> Table:
+def _primary(cells: Cells, study: StudyRecipe) -> list[Comparison]:
+    """The declared contrasts, one family."""
     declared = chain.from_iterable(
         arms_compared(cells, contrast.arm, contrast.against, {"round": 1, **contrast.where})
         for contrast in study.primary
     )
-    contrasts = list({contrast.terms: contrast for contrast in declared}.values())
-    compared = [(contrast, image_interval(contrast, cells, drawn)) for contrast in compare_all(contrasts, cells)]
+    return compare_all(list({contrast.terms: contrast for contrast in declared}.values()), cells)
+
+
+def _declared(changed: Sequence[str], family: int, unfinished: bool) -> str:
+    """Whether the primary contrasts are what was declared, and what their p-values are adjusted over."""
     when = "Declared in the study's recipe before its first figure"
     if changed:
         words = {"primary": "these contrasts", "seeds": "the number of seeds"}
         what = " and ".join(words[key] for key in changed)
         when = f"Not as declared: {what} changed after the first figures, so that p-values here are no evidence"
-    note = f"{when}; p (Holm) is adjusted over all {len(compared)}. {IMAGES}"
-    return contrast_table("Primary contrasts", note, compared)
+    when += f"; p (Holm) is adjusted over all {family}" if family > 1 else ""
+    return f"{when}.{' Not finished: provisional.' if unfinished else ''}"
+
+
+def _answered(asked: Sequence[Answer], cells: Cells, drawn: Mapping[str, np.ndarray], when: str) -> Table:
+    compared = [(answer.comparison, image_interval(answer.comparison, cells, drawn)) for answer in asked]
+    beside = columns(asked)
+    more = "".join(f" {COLUMNS[name]}" for name in beside)
+    return contrast_table("Primary contrasts", f"{when} {IMAGES}{more}", compared, beside)
+
+
+def _answers(asked: Sequence[Answer], when: str) -> Markup:
+    """The primary contrasts in words, with an arrow each."""
+    line = Markup(
+        '<div class="verdict {}" style="margin-top:{}px"><div class="sign" aria-hidden="true">{}</div><div>{}'
+        '<h2 style="font-size:{}px">{} <span style="font-weight:400">{}</span></h2></div>{}</div>'
+    )
+    many = len(asked) > 1
+    body = [
+        line.format(
+            {1: "certified", -1: "adaptive", 0: "unknown"}[answer.comparison.sign],
+            14 if many else 10,
+            TRENDS[answer.trend],
+            Markup('<div class="eyebrow">{}</div>').format(answer.where) if answer.where else "",
+            18 if many else 22,
+            *map(_tied, headline(answer)),
+            Markup('<div class="body"><p>{}</p></div>').format(_tied(" ".join(said)))
+            if (said := controls(answer))
+            else "",
+        )
+        for answer in asked
+    ]
+    title = "What the study asked"
+    when += f" {BRACKETS}" if any(map(controls, asked)) else ""
+    whole = Markup('<section class="card"><div class="eyebrow">{}</div>{}<p class="note below">{}</p></section>')
+    return whole.format(title, Markup("").join(body), when)
+
+
+def _tied(text: str) -> str:
+    """No line begins with a percent sign."""
+    return text.replace(" %", "\u00a0%")
 
 
 def _details(claim: Claim, cells: Cells, drawn: Mapping[str, np.ndarray]) -> Table:
@@ -129,7 +189,7 @@ def _details(claim: Claim, cells: Cells, drawn: Mapping[str, np.ndarray]) -> Tab
     return contrast_table(claim.subject.name, note, compared)
 
 
-def _lead(results: Sequence[CellResult], planned: int, grid: Axes) -> str:
+def _lead(results: Sequence[CellResult], planned: int, grid: Axes, study: StudyRecipe) -> str:
     """What was run, in two or three sentences."""
     done, failed = sum(result.done for result in results), sum(bool(result.error) for result in results)
     text = f"{count(done)} networks" if done == planned else f"{count(done)} of {count(planned)} networks"
@@ -139,9 +199,16 @@ def _lead(results: Sequence[CellResult], planned: int, grid: Axes) -> str:
         f", measured by {grid.metric} on the {grid.images} images: {seeds}; augmentation {', '.join(grid.augments)}; "
         f"{', '.join(grid.inits)} init; {shares(grid.fractions)}; arms {', '.join(grid.arms)}."
     )
+    if augment := study.teacher.augment:
+        own = augment if isinstance(augment, str) else ", ".join(f"{key} {value}" for key, value in augment.items())
+        text += f" All teachers learn with {own}."
     if grid.images == "val":
         text += " Measured on val, to choose settings by: no figure here is a result."
     return f"{text} What holds here holds for this data, these networks and this budget."
+
+
+def _unfinished(results: Sequence[CellResult], planned: int) -> bool:
+    return sum(result.done or bool(result.error) for result in results) < planned
 
 
 def _caution(results: Sequence[CellResult], planned: int, grid: Axes, alike: Sequence[str]) -> list[str]:
@@ -150,7 +217,7 @@ def _caution(results: Sequence[CellResult], planned: int, grid: Axes, alike: Seq
     if grid.fractions[-1] == 1:
         same += "; with 100 % of the labels they learn from the same images, and differ in starts and orders alone"
     paragraphs = [f"{same}."]
-    if sum(result.done for result in results) + sum(bool(result.error) for result in results) < planned:
+    if _unfinished(results, planned):
         paragraphs.append(
             "Not finished: verdicts and p-values are provisional, and a study stopped as soon as one likes them errs "
             "far more often than 5 %."
@@ -193,13 +260,30 @@ def _table(content: Table) -> Markup:
 
 
 def _figure(plot: Plot) -> Markup:
+    """As wide as it can be read, and never blown up."""
     shown = picture(plot.svg, "image/svg+xml", plot.says)
-    note = "Lines: means over seeds, with 95 % t-intervals from 5 seeds on. Dots: the seeds."
-    figure = Markup('<figure style="max-width:none;overflow-x:auto"><div style="min-width:38rem">{}</div></figure>')
-    return section(f"Over {plot.over}", note, [figure.format(shown)])
+    figure = Markup(
+        '<figure style="max-width:{:.0f}px;overflow-x:auto"><div style="min-width:{:.0f}px">{}</div></figure>'
+    )
+    return section(plot.title, plot.note, [figure.format(135 * plot.width, min(608, 61 * plot.width), shown)])
 
 
-def _markdown(name: str, lead: Sequence[str], judged: Sequence[Claim], every: Sequence[Table]) -> bytes:
+def _first(asked: Sequence[Answer], pictures: Sequence[Plot]) -> list[str]:
+    """The primary contrasts in words, and the picture of the study, as lines of Markdown."""
+    lines = []
+    for answer in asked:
+        found, sure = headline(answer)
+        where = f"{answer.where}: " if answer.where else ""
+        lines.append(" ".join([f"- {where}**{found}**{f' {sure}' if sure else ''}.", *controls(answer)]))
+    lines += [""] * bool(lines)
+    for plot in pictures:
+        lines += [f"![{plot.says}]({plot.name}.png)", "", plot.note, ""]
+    return lines
+
+
+def _markdown(
+    name: str, first: Sequence[str], lead: Sequence[str], judged: Sequence[Claim], every: Sequence[Table]
+) -> bytes:
     verdicts = [
         f"- **{claim.result}**. {claim.subject.name}. {claim.why} The paper's claim, “{claim.subject.claim}”: "
         f"{claim.verdict}."
@@ -210,9 +294,10 @@ def _markdown(name: str, lead: Sequence[str], judged: Sequence[Claim], every: Se
     head = [
         f"# {name}",
         "",
+        *first,
         "\n\n".join(lead),
         "",
-        "## Results",
+        "## The paper's claims",
         "",
         *verdicts,
         "",

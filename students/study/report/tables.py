@@ -4,8 +4,9 @@ grid has its axes. All figures are 100 times the metric, as in the paper."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from markupsafe import Markup
 
@@ -15,6 +16,7 @@ from students.study.compare import LEAST, Comparison, Contrast, Spread, compare,
 
 NONE = "-"
 """A figure that is not there."""
+WAYS = {"higher": 1, "lower": -1}
 
 
 @dataclass(frozen=True)
@@ -47,20 +49,41 @@ def html(content: Table) -> Markup:
     return table(columns, content.rows)
 
 
+def decimals(figures: Spread) -> int:
+    """Of its points: 1, and 2 where one would say ± 0.0."""
+    return 2 if 100 * (figures.high - figures.low) / 2 < 0.095 else 1
+
+
+def ends(low: float, high: float, digits: int = 1) -> str:
+    """The ends of an interval of differences in points, `+0.9 to +2.1`."""
+    return NONE if math.isnan(low) else f"{100 * low:+.{digits}f} to {100 * high:+.{digits}f}"
+
+
+def gained(figures: Spread, unit: str = "") -> str:
+    """A difference with the ends of its interval, `+1.6 points (+0.9 to +2.1)`; below LEAST values of their range."""
+    if not figures.n:
+        return NONE
+    digits = decimals(figures)
+    within = (figures.low, figures.high) if figures.n >= LEAST else (figures.least, figures.most)
+    extent = NONE if figures.n == 1 else ends(*within, digits)
+    mean = round(100 * figures.mean, digits) + 0.0  # no -0.0
+    return f"{mean:+.{digits}f}{unit}" + (f" ({extent})" if extent != NONE else "")
+
+
 def measured(figures: Spread, *, signed: bool = False) -> str:
     """A mean with its interval, `44.3 ± 0.4`; below LEAST values with their range, `44.3 (43.9 to 44.8)`; the sign of
     `signed` is that of a difference. Two decimals where one would say ± 0.0."""
     if not figures.n:
         return NONE
-    reach = 100 * (figures.high - figures.low) / 2
-    digits = 2 if reach < 0.095 else 1
+    reach, digits = 100 * (figures.high - figures.low) / 2, decimals(figures)
     mean = f"{100 * figures.mean:+.{digits}f}" if signed else f"{100 * figures.mean:.{digits}f}"
     if not math.isnan(reach):
         return f"{mean} ± {reach:.{digits}f}"
     if figures.n == 1 or figures.least == figures.most:
         return mean
-    ends = [f"{100 * end:+.1f}" if signed else f"{100 * end:.1f}" for end in (figures.least, figures.most)]
-    return f"{mean} ({ends[0]} to {ends[1]})"
+    if signed:
+        return f"{mean} ({ends(figures.least, figures.most)})"
+    return f"{mean} ({100 * figures.least:.1f} to {100 * figures.most:.1f})"
 
 
 def at(cells: Cells, setting: Setting | None) -> Spread:
@@ -77,14 +100,14 @@ def gain(cells: Cells, a: Setting | None, b: Setting | None) -> Spread:
 
 
 def tables(cells: Cells, axes: Axes) -> list[Table]:
-    """The paper's tables that these cells have the axes of, then the controls and what else was varied."""
+    """The controls, the paper's tables that these cells have the axes of, and what else was varied."""
     made = [
+        *_controls(cells, axes),
         *_by_augment(cells, axes),
         *_by_fraction(cells, axes),
         *_by_init(cells, axes),
         *_joint(cells, axes),
         *_continued(cells, axes),
-        *_controls(cells, axes),
         *_varied(cells, axes, "alpha", lambda value: f"alpha {value:g}"),
         *_varied(cells, axes, "round", lambda value: f"round {value}"),
     ]
@@ -257,19 +280,31 @@ def _varied(cells: Cells, axes: Axes, field: str, named: Callable[[float], str])
     yield Table(f"By {field}", note, ("arm", "setting", *map(named, values)), tuple(rows), names=2)
 
 
-def contrast_table(title: str, note: str, compared: Sequence[tuple[Comparison, tuple[float, float]]]) -> Table:
-    """Comparisons of one family, each with its interval over test images."""
+def contrast_table(
+    title: str,
+    note: str,
+    compared: Sequence[tuple[Comparison, tuple[float, float]]],
+    beside: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Table:
+    """Comparisons of one family, each with its interval, the range of its seeds where one has none, and its interval
+    over test images. beside: further columns, after the first of these."""
+    extents = {
+        "95 % interval": [ends(one.spread.low, one.spread.high, decimals(one.spread)) for one, _ in compared],
+        "seeds": [ends(one.spread.least, one.spread.most) for one, _ in compared],
+    }
+    whole = [cell for cell in extents["95 % interval"] if cell != NONE]
+    if len(whole) in (0, len(compared)):
+        del extents["seeds" if whole else "95 % interval"]
     rows = []
-    for comparison, (low, high) in compared:
-        images = NONE if math.isnan(low) else f"{100 * low:+.1f} to {100 * high:+.1f}"
+    for number, (comparison, images) in enumerate(compared):
         figures, lost = comparison.spread, len(comparison.lost)
         n = f"{figures.n}" + (f" of {figures.n + lost}" if lost else "")
-        ends = f"{100 * figures.least:+.1f} to {100 * figures.most:+.1f}" if figures.n else NONE
+        mean = f"{100 * figures.mean:+.{decimals(figures)}f}" if figures.n else NONE
+        more = (column[number] for column in (*extents.values(), *beside.values()))
         p_values = _p(figures.p), _p(comparison.adjusted)
-        row = (n, measured(figures, signed=True), ends, *p_values, images, reading(comparison))
-        rows.append((comparison.contrast.name, *row))
-    columns = ("difference", "n", "mean", "seeds", "p", "p (Holm)", "over images", "reading")
-    return Table(title, note, columns, tuple(rows))
+        rows.append((comparison.contrast.name, reading(comparison), n, mean, *more, *p_values, ends(*images)))
+    columns = ("difference", "reading", "n", "mean", *extents, *beside, "p", "p (Holm)", "over images")
+    return Table(title, note, columns, tuple(rows), names=2)
 
 
 def reading(comparison: Comparison) -> str:
@@ -277,8 +312,9 @@ def reading(comparison: Comparison) -> str:
     if not comparison.spread.n:
         return "not tested"
     if comparison.spread.n < LEAST:
-        up, down = (sum(sign * value > 0 for value in comparison.by_seed) for sign in (1, -1))
-        return f"direction only: higher in {up}, lower in {down} of {comparison.spread.n}"
+        ways = {word: sum(way * value > 0 for value in comparison.by_seed) for word, way in WAYS.items()}
+        found = ", ".join(f"{word} in {n}" for word, n in ways.items() if n) or "no difference in all"
+        return f"{found} of {comparison.spread.n}: direction only"
     return {1: "higher", -1: "lower", 0: "no difference shown"}[comparison.sign]
 
 
