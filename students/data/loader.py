@@ -7,7 +7,7 @@ and a resumed run starts in the middle of the same order.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from builder.store.version import Version
 from builder.truth.records import Truth
 from students.augment.scene import S1, Augment
 from students.data.ahead import made_ahead
+from students.data.claims import Claims
 from students.data.streams import Labelled, LoaderError, Pseudo, Stream, generator
 from students.tasks.base import Task, moved
 from students.tasks.choose import check_labels, task_of, usual_arch
@@ -32,27 +33,30 @@ IMAGENET_GREY = (124, 116, 104)
 @dataclass(frozen=True)
 class Batch:
     """images: uint8 (B, 3, S, S), RGB, contiguous, not normalised; targets: one per image, as the task makes them;
-    pseudo: bool (B,), False for the human half, which comes first."""
+    pseudo: bool (B,), False for the human half, which comes first. claimed: where there are claims, a second target of
+    each human image, of what a teacher says of it, placed as its first."""
 
     images: torch.Tensor
     targets: list[Any]
     pseudo: torch.Tensor
+    claimed: list[Any] = field(default_factory=list)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; copies from pinned memory do not wait."""
-        targets = [moved(target, device) for target in self.targets]
+        targets, claimed = ([moved(target, device) for target in side] for side in (self.targets, self.claimed))
         images, pseudo = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.pseudo))
-        return Batch(images, targets, pseudo)
+        return Batch(images, targets, pseudo, claimed)
 
     def halves(self) -> tuple[Batch, Batch]:
         """The human images and the pseudo-labelled ones, each as a batch; without versions the second is empty."""
         share = int((~self.pseudo).sum())
         parts = (slice(share), slice(share, None))
         human, pseudo = (Batch(self.images[part], self.targets[part], self.pseudo[part]) for part in parts)
-        return human, pseudo
+        return replace(human, claimed=self.claimed), pseudo
 
 
-_Arrays = tuple[torch.Tensor, list[tuple[np.ndarray, ...]]]
+_Targets = list[tuple[np.ndarray, ...]]
+_Arrays = tuple[torch.Tensor, _Targets, _Targets]
 """A batch as it crosses from a worker: targets as arrays, since every tensor would cost a file descriptor."""
 
 
@@ -69,6 +73,8 @@ class JointBatches:
         truth: the labelled set (builder.truth.read.read_truth).
         versions: a list of folders of versions, or of versions that are open. One that is known by its name, or on the
             Hub, is to be opened before: builder.hub.remote.open_version("street@v1", store).
+        claimed: versions that show the labelled images, each image one of them (by its SHA-256), as teachers label them
+            that have not learned from them: see Batch and JointLoss. Only with versions.
         task: what is learned of the labels (students.tasks.choose.task_of); by default what a student learns of labels
             of this kind: boxes, maps, or classes with soft pseudo-labels.
         size: side of the network's square input, pixels.
@@ -85,6 +91,7 @@ class JointBatches:
         LoaderError: for an argument of another type or out of its range, an empty set, an odd batch with versions, a
             version that is not there, of another kind or with a class that the labelled set lacks. Reading a batch
             raises LoaderError and TruthError for images that are damaged or not of the stated size.
+        TrainError: for a labelled image that none of `claimed` shows, or several.
         TruthError: for labels that do not teach the task.
     """
 
@@ -93,6 +100,7 @@ class JointBatches:
         truth: Truth,
         versions: Sequence[Path | str | Version] = (),
         *,
+        claimed: Sequence[Path | str | Version] = (),
         task: Task | None = None,
         size: int,
         batch_size: int,
@@ -116,17 +124,20 @@ class JointBatches:
         _check_numbers({"rank": (rank, 0)})
         if rank >= world:
             raise LoaderError(f"rank {rank} is not below world {world}: processes are numbered from 0")
-        opened = _opened(versions)
+        opened, claiming = _opened(versions), _opened(claimed, "claimed")
         task = task or task_of(usual_arch(truth.kind))
         check_labels(truth.kind, task)
         if not truth.images:
             raise LoaderError("the labelled set has no images: there is nothing to train on")
         if opened and batch_size % 2:
             raise LoaderError(f"batch_size {batch_size} cannot be half human and half pseudo: make it even")
+        if claiming and not opened:
+            raise LoaderError("claimed corrects what versions teach: give versions, too")
         self.classes = truth.classes
         self._streams: list[Stream] = [Labelled(truth, task)]
         if opened:
             self._streams.append(Pseudo(opened, truth.classes, task))
+        self._claims = Claims(truth, claiming, task) if claiming else None
         self._share = batch_size // len(self._streams)
         self._task, self._size, self._augment, self._fill = task, size, augment, fill
         self._seed, self._rank, self._world = seed, rank, world
@@ -170,20 +181,23 @@ class JointBatches:
 
     def arrays(self, step: int) -> _Arrays:
         """The batch of a step before its targets become tensors."""
-        canvases, targets = [], []
+        canvases, targets, claimed = [], [], []
         for number, stream in enumerate(self._streams):
             first = (step * self._world + self._rank) * self._share
             for position in range(first, first + self._share):
                 epoch, place = divmod(position, len(stream))
                 stream.look_ahead(self._seed, number, epoch, place)
-                scene = stream[int(stream.order(self._seed, number, epoch)[place])]
+                index = int(stream.order(self._seed, number, epoch)[place])
+                scene = stream[index]
                 rng = generator(self._seed, number, 1, position)
                 height, width = scene.pixels.shape[:2]
                 placement = self._augment.place(width, height, self._size, rng, self._task.boxes(scene.marks))
                 canvases.append(placement.image(scene.pixels, self._fill))
                 targets.append(self._task.place(scene.marks, placement))
+                if self._claims and number == 0:
+                    claimed.append(self._task.place(self._claims.marks(index, height, width), placement))
         images = np.ascontiguousarray(np.stack(canvases).transpose(0, 3, 1, 2))
-        return torch.from_numpy(images), targets
+        return torch.from_numpy(images), targets, claimed
 
     def shards_seen(self, stop: int) -> list[tuple[Version, ShardRecord]]:
         """The shards of versions on the Hub that the batches of all processes before step `stop` are drawn from."""
@@ -191,9 +205,9 @@ class JointBatches:
         return pseudo.seen(self._seed, 1, stop * self._world * self._share) if isinstance(pseudo, Pseudo) else []
 
     def _batch(self, arrays: _Arrays) -> Batch:
-        images, targets = arrays
-        pseudo = torch.arange(len(targets)) >= self._share
-        return Batch(images, [self._task.target(*map(torch.from_numpy, target)) for target in targets], pseudo)
+        images, *sides = arrays
+        targets, claimed = ([self._task.target(*map(torch.from_numpy, target)) for target in side] for side in sides)
+        return Batch(images, targets, torch.arange(len(targets)) >= self._share, claimed)
 
 
 def _check_numbers(least: Mapping[str, tuple[object, int]]) -> None:
@@ -203,10 +217,10 @@ def _check_numbers(least: Mapping[str, tuple[object, int]]) -> None:
             raise LoaderError(f"{name} {value!r} is out of range: give a whole number of at least {smallest}")
 
 
-def _opened(versions: Iterable[Path | str | Version]) -> list[Version]:
+def _opened(versions: Iterable[Path | str | Version], name: str = "versions") -> list[Version]:
     if isinstance(versions, Path | str | Version) or not isinstance(versions, Iterable):
         named = versions.ref if isinstance(versions, Version) else repr(versions)
-        raise LoaderError(f"versions is a list of folders or of open versions, not {brief(named)}: put it into a list")
+        raise LoaderError(f"{name} is a list of folders or of open versions, not {brief(named)}: put it into a list")
     return [version if isinstance(version, Version) else _in_folder(version) for version in versions]
 
 

@@ -3,10 +3,10 @@ pure function of (data, seed, epoch)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
@@ -132,24 +132,74 @@ class Pseudo:
         return [(shard.version, shard.record) for shard in shards if shard.version.is_remote]
 
     def __getitem__(self, index: int) -> Scene:
+        sample = self._sample(index)
+        record = sample.record
+        with sample.usable():
+            pixels = decode_rgb(sample.member(0), record["width"] * record["height"])
+            marks = self._marks(sample)
+        sample.check_size(*pixels.shape[:2])
+        return Scene(pixels, marks)
+
+    def record(self, index: int) -> Mapping[str, Any]:
+        """An image's label JSON."""
+        return self._sample(index).record
+
+    def marks(self, index: int, height: int, width: int) -> Any:
+        """What is said of an image of this size, which is not read."""
+        sample = self._sample(index)
+        sample.check_size(height, width)
+        with sample.usable():
+            return self._marks(sample)
+
+    def _marks(self, sample: _Sample) -> Any:
+        members = [sample.member(number) for number in range(2, len(sample.places))]
+        return self._task.pseudo(sample.record, members, sample.shard.positions, self._classes)
+
+    def _sample(self, index: int) -> _Sample:
         number = int(np.searchsorted(self._starts, index, "right")) - 1
         shard, rows = self._shards[number], self._rows[number]
         path = shard.version.shard(shard.record)
         if rows is None:
             rows = self._rows[number] = shard.rows(path)
-        places = rows[index - self._starts[number]].tolist()
-        image, label, *members = (read_bytes(path, Member("", *place)) for place in places)
-        record = parse_label(label, path, _key(path, places[1][0]), shard.version.manifest)
+        return _Sample(shard, path, rows[index - self._starts[number]].tolist())
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """An image of a version. places: offset and size of the image, of its label and of the members that the task reads,
+    in the shard's file `path`."""
+
+    shard: _Shard
+    path: Path
+    places: list[tuple[int, int]]
+
+    @cached_property
+    def record(self) -> Mapping[str, Any]:
+        """Its label JSON."""
+        key = _key(self.path, self.places[1][0])
+        return parse_label(self.member(1), self.path, key, self.shard.version.manifest)
+
+    def member(self, number: int) -> bytes:
+        """What lies at one of the places."""
+        return read_bytes(self.path, Member("", *self.places[number]))
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises LoaderError unless this is the size that the label states."""
+        if (height, width) != (self.record["height"], self.record["width"]):
+            key = self.record["key"]
+            raise LoaderError(f"{self.path}: image {key} has not the size its label states: verify the version")
+
+    @contextmanager
+    def usable(self) -> Iterator[None]:
+        """A block that reads the sample: what is wrong with it is a LoaderError."""
         try:
-            pixels = decode_rgb(image, record["width"] * record["height"])
-            marks = self._task.pseudo(record, members, shard.positions, self._classes)
+            yield
         except ImageError as error:
-            raise LoaderError(f"{path}: image {record['key']} cannot be used: {error}: verify the version") from error
+            key = self.record["key"]
+            raise LoaderError(f"{self.path}: image {key} cannot be used: {error}: verify the version") from error
         except (KeyError, TypeError, ValueError, IndexError) as error:  # hashes may fit what is no label
-            raise LoaderError(f"{path}: a label JSON is damaged ({brief(repr(error))}): verify the version") from error
-        if pixels.shape[:2] != (record["height"], record["width"]):
-            raise LoaderError(f"{path}: image {record['key']} has not the size its label states: verify the version")
-        return Scene(pixels, marks)
+            said = brief(repr(error))
+            raise LoaderError(f"{self.path}: a label JSON is damaged ({said}): verify the version") from error
 
 
 @dataclass(frozen=True)

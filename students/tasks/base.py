@@ -46,9 +46,11 @@ class Task:
     human: (image, number of classes) -> marks. Raises TruthError for labels that cannot be used.
     pseudo: (label JSON, the members' contents, positions, number of classes) -> marks; positions: int64, where each of
     the version's classes stands among the labelled set's. Raises ImageError for a member that cannot be used.
+    unknown: (height, width, number of classes) -> marks of an image of which nothing is known.
     place: marks on the augmented canvas, as the arrays of a target. target: made of them as tensors, in their order.
     forward: the network as training runs it, a module that distributed training can wrap: (images uint8 (B, 3, S, S),
     targets) -> outputs. sums: (network, outputs, targets, pseudo bool (B,)) -> the loss of each stream.
+    relearns: whether these may be other targets than those that `forward` was given.
     boxes: marks -> the boxes of objects, (N, 4) `xyxy`, whose content an augmentation may move
     (students.augment.policies).
     autoaugment: the table of AutoAugment that is usual for it.
@@ -62,11 +64,13 @@ class Task:
     members: tuple[str, ...]
     human: Callable[[LabelledImage, int], Any]
     pseudo: Callable[[Mapping[str, Any], Sequence[bytes], np.ndarray, int], Any]
+    unknown: Callable[[int, int, int], Any]
     place: Callable[[Any, Placement], tuple[np.ndarray, ...]]
     target: Callable[..., Any]
     forward: Callable[[Any], nn.Module]
     sums: Callable[[Any, Any, Sequence[Any], Tensor], StreamSums]
     draw: Callable[[Image.Image, tuple[np.ndarray, ...], int], Drawing]
+    relearns: bool = True
     boxes: Callable[[Any], np.ndarray] = no_boxes
     autoaugment: Table = "detection"
     note: str = ""

@@ -35,6 +35,7 @@ def classification(soft: bool = True) -> Task:
         members=(),
         human=human_class,
         pseudo=partial(pseudo_class, soft),
+        unknown=unknown_class,
         place=placed,
         target=ClassTarget,
         forward=Logits,
@@ -66,6 +67,11 @@ def pseudo_class(
         probabilities[positions] = record["probabilities"]
     total = probabilities.sum(dtype=np.float64)
     return (probabilities / total).astype(np.float32) if total > 0 else _only(int(positions[label]), classes)
+
+
+def unknown_class(height: int, width: int, classes: int) -> np.ndarray:
+    """float32 (classes,): all on none."""
+    return _only(-1, classes)
 
 
 def placed(marks: np.ndarray, placement: Placement) -> tuple[np.ndarray]:

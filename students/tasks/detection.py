@@ -60,6 +60,12 @@ def pseudo_boxes(record: Mapping[str, Any], members: Sequence[bytes], positions:
     return Boxes(boxes, labels, np.array(objects["ignore"], bool))
 
 
+def unknown_boxes(height: int, width: int, classes: int) -> Boxes:
+    """One region over the whole image, in which nothing is background."""
+    whole = np.array([[0, 0, width, height]], np.float64)
+    return Boxes(whole, np.zeros(1, np.int64), np.ones(1, bool))
+
+
 def placed(marks: Boxes, placement: Placement) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The arrays of a Target."""
     boxes, good, seen = kept(marks, placement)
@@ -91,6 +97,7 @@ DETECTION = Task(
     members=(),
     human=human_boxes,
     pseudo=pseudo_boxes,
+    unknown=unknown_boxes,
     place=placed,
     target=Target,
     forward=DenseForward,

@@ -26,7 +26,7 @@ from builder.truth.records import LabelledImage, TruthError
 from students.augment.scene import Placement
 from students.tasks.base import Drawing, Task
 from students.tasks.dense import half_inside
-from students.tasks.detection import NOTE, Boxes, draw_boxes, human_boxes, kept, pseudo_boxes
+from students.tasks.detection import NOTE, Boxes, draw_boxes, human_boxes, kept, pseudo_boxes, unknown_boxes
 from students.train.losses import StreamSums, by_stream
 from teachers.base import TeacherError
 from teachers.images import ImageError
@@ -79,6 +79,11 @@ def pseudo_outlines(
     except TeacherError as error:
         raise ImageError(str(error)) from error
     return Outlined(marks, codes, height, width)
+
+
+def unknown_outlines(height: int, width: int, classes: int) -> Outlined:
+    """One region over the whole image, without an outline."""
+    return Outlined(unknown_boxes(height, width, classes), [b""], height, width)
 
 
 def placed(outlined: Outlined, placement: Placement) -> tuple[np.ndarray, ...]:
@@ -257,11 +262,13 @@ INSTANCE = Task(
     members=(),
     human=human_outlines,
     pseudo=pseudo_outlines,
+    unknown=unknown_outlines,
     place=placed,
     target=InstanceTarget,
     forward=RegionForward,
     sums=instance_sums,
     draw=draw_outlines,
+    relearns=False,
     boxes=attrgetter("marks.boxes"),
     note=NOTE,
 )

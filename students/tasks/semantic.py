@@ -54,6 +54,11 @@ def pseudo_map(record: Mapping[str, Any], members: Sequence[bytes], positions: n
     return table[values]
 
 
+def unknown_map(height: int, width: int, classes: int) -> np.ndarray:
+    """uint8 (H, W), all VOID."""
+    return np.full((height, width), VOID, np.uint8)
+
+
 def placed(marks: np.ndarray, placement: Placement) -> tuple[np.ndarray]:
     """The array of a MapTarget."""
     return (placement.labels(marks, VOID),)
@@ -90,6 +95,7 @@ SEMANTIC = Task(
     members=("seg.png",),
     human=human_map,
     pseudo=pseudo_map,
+    unknown=unknown_map,
     place=placed,
     target=MapTarget,
     forward=Logits,

@@ -25,11 +25,12 @@ WARM, TIMED = 2, 3
 
 @dataclass(frozen=True)
 class Facts:
-    """labelled, pseudo: what is read, in words; images of either stream, and how often the steps go through them.
-    parameters: of the network. seconds: of a step, None unless it was tried."""
+    """labelled, pseudo, claimed: what is read, in words; images of either stream, and how often the steps go through
+    them. parameters: of the network. seconds: of a step, None unless it was tried."""
 
     labelled: str
     pseudo: tuple[str, ...]
+    claimed: tuple[str, ...]
     val: str
     classes: tuple[str, ...]
     network: str
@@ -56,7 +57,8 @@ class Facts:
         shown = ", ".join(self.classes[:8]) + (f" and {len(self.classes) - 8} more" if len(self.classes) > 8 else "")
         human, pseudo = self.epochs
         through = f"the labelled images {human:.3g} times" + (f", the pseudo ones {pseudo:.3g} times" if pseudo else "")
-        rows = [("labelled", self.labelled), *(("pseudo", words) for words in self.pseudo), ("val", self.val)]
+        rows = [("labelled", self.labelled), *(("pseudo", words) for words in self.pseudo)]
+        rows += [*(("claimed", words) for words in self.claimed), ("val", self.val)]
         rows += [("classes", f"{len(self.classes)}: {shown}"), ("network", self.network), ("start", self.start)]
         steps = f"{self.steps:,} of {self.batch} images: {through}"
         rows += [("device", self.device), ("steps", f"{steps}; {self.done:,} are done" if self.done else steps)]
@@ -97,6 +99,7 @@ def facts(
     return Facts(
         labelled=labelled,
         pseudo=tuple(_pseudo(version) for version in plan.versions),
+        claimed=tuple(_pseudo(version) for version in plan.claimed),
         val=val,
         classes=tuple(config.classes),
         network=f"{config.arch} on {config.backbone}, {config.size} px, {parameters / 1e6:.3g} M parameters",

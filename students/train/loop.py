@@ -20,10 +20,11 @@ from builder.errors import brief
 from builder.store.files import locked
 from builder.store.store import Store, check_store
 from students.data.loader import Batch, JointBatches
+from students.tasks.base import Task
 from students.train.average import WeightAverage
 from students.train.errors import TrainError
 from students.train.facts import Facts, facts, timed
-from students.train.losses import JointLoss, JointStep
+from students.train.losses import JointLoss, JointStep, StreamSums
 from students.train.recipe import Schedule, TrainRecipe, load_train_recipe
 from students.train.run import Run, claim
 from students.train.setup import Plan, about, make_plan, starting_network
@@ -106,7 +107,7 @@ def look(recipe: TrainRecipe | Path | str, store: Store | None = None) -> Facts:
     validation = _validation(recipe, plan)
     training = _Training(recipe, plan, accelerator)
     facts = training.facts(validation)
-    if any(version.is_remote for version in plan.versions):
+    if any(version.is_remote for version in (*plan.versions, *plan.claimed)):
         return facts
     return replace(facts, seconds=timed(lambda step: training.step(step, training.batches[step])))
 
@@ -127,8 +128,8 @@ class _Training:
         self.network = starting_network(recipe, plan)
         forward, optimizer = plan.task.forward(self.network), make_optimizer(self.network, recipe)
         self.heads, self.optimizer = accelerator.prepare(forward, optimizer)
-        self.joint, self.average = _joint(recipe), WeightAverage(self.network, recipe.ema)
-        self.batches = _batches(recipe, plan, accelerator)
+        self.batches, self.average = _batches(recipe, plan, accelerator), WeightAverage(self.network, recipe.ema)
+        self.joint = _joint(recipe, self.batches.lengths)
         self._skipped = 0
         self.start_clock()
 
@@ -150,7 +151,8 @@ class _Training:
         loss and gradient."""
         batch = batch.to(self.accelerator.device)
         outputs = self.heads(batch.images, batch.targets)
-        result = self.joint(self.plan.task.sums(self.network, outputs, batch.targets, batch.pseudo))
+        self.joint.alpha = alpha_at(self.recipe, number)
+        result = self.joint(_sums(self.plan.task, self.network, outputs, batch))
         rate = _set_rate(self.optimizer, learning_rate(self.recipe, number))
         norm, moved = _descend(self.accelerator, self.heads, self.optimizer, result, self.recipe.clip_norm)
         if moved:
@@ -164,7 +166,8 @@ class _Training:
         seconds = time.perf_counter() - self._before
         self.start_clock()
         record = {"step": number + 1, "lr": rate, "gradient_norm": norm, "moved": moved, **result.figures()}
-        return record | {"images_per_s": self.recipe.batch / seconds}
+        ramp = {"alpha": self.joint.alpha} if self.recipe.alpha_ramp else {}
+        return record | ramp | {"images_per_s": self.recipe.batch / seconds}
 
 
 def learning_rate(recipe: Schedule, step: int) -> float:
@@ -173,6 +176,24 @@ def learning_rate(recipe: Schedule, step: int) -> float:
     if step < rise:
         return recipe.lr * (step + 1) / rise
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / (recipe.steps - rise)))
+
+
+def alpha_at(recipe: TrainRecipe, step: int) -> float:
+    """The weight of the pseudo-labels at step 0, 1, …, 0 without any: a linear rise over the first `alpha_ramp` of the
+    steps, then alpha."""
+    if not recipe.pseudo:
+        return 0.0
+    rise = recipe.alpha_ramp * recipe.steps
+    return recipe.alpha * min(1.0, (step + 1) / rise) if rise else recipe.alpha
+
+
+def _sums(task: Task, network: nn.Module, outputs: Any, batch: Batch) -> StreamSums:
+    """The loss of each stream; where the human images have claims, of these, too, on the same outputs."""
+    sums = task.sums(network, outputs, batch.targets, batch.pseudo)
+    if not batch.claimed:
+        return sums
+    targets = [*batch.claimed, *batch.targets[len(batch.claimed) :]]
+    return sums.with_claimed(task.sums(network, outputs, targets, batch.pseudo))
 
 
 def _recipe(recipe: TrainRecipe | Path | str) -> TrainRecipe:
@@ -213,7 +234,7 @@ def _claimed(out: Path, plan: Plan, store: Store, accelerator: Accelerator) -> I
     with ExitStack() as held:
         if accelerator.is_main_process:
             held.enter_context(locked(out / ".lock", f"run {out}", sweep=[out]))
-        if any(version.is_remote for version in plan.versions):
+        if any(version.is_remote for version in (*plan.versions, *plan.claimed)):
             held.enter_context(store.in_use())  # or `gc` would take away what is fetched
         with accelerator.main_process_first():
             done = claim(out, plan.description)
@@ -234,13 +255,15 @@ def _accelerator(recipe: TrainRecipe, out: Path | None = None) -> Accelerator:
     return accelerator
 
 
-def _joint(recipe: TrainRecipe) -> JointLoss:
+def _joint(recipe: TrainRecipe, images: tuple[int, int]) -> JointLoss:
+    """images: of the two streams."""
     return JointLoss(
-        recipe.alpha if recipe.pseudo else 0.0,
+        alpha_at(recipe, 0),
         recipe.decay,
         recipe.clip,
         per_term=recipe.per_term,
         normalise=recipe.normalise,
+        doubly_robust=images if recipe.doubly_robust else None,
     )
 
 
@@ -260,6 +283,7 @@ def _batches(recipe: TrainRecipe, plan: Plan, accelerator: Accelerator) -> Joint
     return JointBatches(
         plan.truth,
         plan.versions,
+        claimed=plan.claimed,
         task=plan.task,
         size=plan.config.size,
         batch_size=recipe.batch // world,

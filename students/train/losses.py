@@ -1,9 +1,10 @@
-"""The normalised joint loss of human labels and pseudo-labels (Zoph et al., arXiv 2006.06882), of any task."""
+"""The joint loss of human labels and pseudo-labels, of any task: normalised (Zoph et al., arXiv 2006.06882), or doubly
+robust (Zhu et al., arXiv 2306.00265)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -14,14 +15,17 @@ from torch import Tensor
 
 from students.train.errors import TrainError
 
+STREAMS = ("human", "pseudo", "claimed")
+
 
 @dataclass(frozen=True)
 class StreamSums:
-    """Sums of the loss over each stream, not normalised: each term float32 (2,), [human, pseudo].
+    """Sums of the loss over each stream, not normalised: each term float32 (S,), [human, pseudo], for the doubly robust
+    loss [human, pseudo, claimed], the last being the human images under the labels that a teacher claims for them.
 
-    positives: float32 (2,), what a stream teaches: anchors with a match, images with a class, pixels with one. It
-    normalises all terms, unless counts, float32 (T, 2), has another number for each.
-    ignored: float32 (2, 2), for the log: of each stream (columns) what is left out as unknown, and all there is:
+    positives: float32 (S,), what a stream teaches: anchors with a match, images with a class, pixels with one. It
+    normalises all terms, unless counts, float32 (T, S), has another number for each.
+    ignored: float32 (2, S), for the log: of each stream (columns) what is left out as unknown, and all there is:
     anchors that ignore regions take out of the background, images without a class, void pixels (padding is void, too).
     """
 
@@ -29,6 +33,17 @@ class StreamSums:
     positives: Tensor
     counts: Tensor | None = None
     ignored: Tensor | None = None
+
+    def with_claimed(self, claimed: StreamSums) -> StreamSums:
+        """With the first stream of `claimed` as the third: the same outputs, held against the claims."""
+
+        def joined(ours: Tensor, theirs: Tensor) -> Tensor:
+            return torch.cat([ours, theirs[..., :1]], -1)
+
+        counts = None if self.counts is None or claimed.counts is None else joined(self.counts, claimed.counts)
+        ignored = None if self.ignored is None or claimed.ignored is None else joined(self.ignored, claimed.ignored)
+        terms = {name: joined(term, claimed.terms[name]) for name, term in self.terms.items()}
+        return StreamSums(terms, joined(self.positives, claimed.positives), counts, ignored)
 
 
 def by_stream(losses: Tensor, pseudo: Tensor) -> Tensor:
@@ -46,11 +61,10 @@ class JointStep:
     """One step's joint loss. loss: what to call backward on. The rest is the same on all processes, float32 on the CPU.
 
     value: the joint loss of the global batch; finite: False if any process has a NaN or infinite loss, or `value` is
-    one. terms: each
-    stream's normalised losses, (2,); weighted: the parts of `value` that they are; positives: (2,); ignored: (2,),
-    shares (StreamSums). averages: of human and pseudo loss, bias-corrected, (G, 2), one row in all or one per term;
-    ratio: what weighs the pseudo loss, raw_ratio: the same before clipping, (G,); clip_rate: (G,), the share of the
-    steps so far in which clipping changed it.
+    one. terms: each stream's normalised losses, (S,); weighted: the parts of `value` that they are; positives: (S,);
+    ignored: (S,), shares (StreamSums). averages: of human and pseudo loss, bias-corrected, (G, 2), one row in all or
+    one per term; ratio: what weighs the pseudo loss, raw_ratio: the same before clipping, (G,); clip_rate: (G,), the
+    share of the steps so far in which clipping changed it.
     """
 
     loss: Tensor
@@ -80,7 +94,7 @@ class JointStep:
 
 
 def _of_streams(values: Tensor, suffix: str = "") -> dict[str, float | list[float]]:
-    return {f"human{suffix}": values[0].item(), f"pseudo{suffix}": values[1].item()}
+    return {f"{stream}{suffix}": value for stream, value in zip(STREAMS, values.tolist(), strict=False)}
 
 
 def _plain(values: Tensor) -> float | list[float]:
@@ -95,16 +109,24 @@ class JointLoss:
     gradient. From the paper as widely repeated; decay, correction, clip and eps are our choice. A step enters the
     averages by `commit`, to be called if the weights moved; never if a stream has no positives or a loss is not finite.
 
+    With `doubly_robust` it is L = L_h + alpha * m/(m + n) * (L_p - L_c), L_c being the loss of the n human images under
+    what a teacher claims of them that has not learned from them. With claims that are right it is, for alpha 1, the
+    mean over all n + m images; where they are wrong on both sides alike the bracket vanishes, in expectation. It is
+    left out of a step in which a side of it has no positives. It has no lower bound: a network may make L_c as large as
+    it likes on human images that the claims are wrong about. Let alpha rise over the training, as the paper does.
+
     It knows no network and no task: in a loop of your own, give `combine` the losses of the two halves of a batch.
 
     Args:
-        alpha: the weight of the pseudo loss, at least 0; 0 is supervised training.
+        alpha: the weight of the pseudo loss, at least 0; 0 is supervised training. May be set anew before a step.
         decay: of the moving averages, in [0, 1).
         clip: the least and the greatest ratio, in this order, both more than 0.
         eps: the least mean of the pseudo loss that the ratio is divided by; more than 0.
         per_term: a ratio for each term of the loss instead of one for the total.
         normalise: False for L = L_h + alpha * L_p, which the paper found unstable; the averages are kept and logged all
             the same.
+        doubly_robust: n and m, how many human and how many pseudo-labelled images there are, for that loss; `clip`,
+            `per_term` and `normalise` have no part in it.
 
     Raises:
         TrainError: for a number outside of its range, or what is no number.
@@ -118,6 +140,7 @@ class JointLoss:
         eps: float = 1e-8,
         per_term: bool = False,
         normalise: bool = True,
+        doubly_robust: tuple[int, int] | None = None,
     ) -> None:
         if not (_is_number(alpha) and alpha >= 0):
             raise TrainError(f"alpha {alpha!r} is no weight: give a number of at least 0")
@@ -130,8 +153,18 @@ class JointLoss:
                 raise TrainError(f"clip {clip!r} is no range: give the least and the greatest ratio, both more than 0")
         if not (_is_number(eps) and eps > 0):
             raise TrainError(f"eps {eps!r} is out of range: give a number of more than 0")
+        match doubly_robust:
+            case None:
+                self.pool_share = None
+            case [human, pseudo] if _is_number(human) and _is_number(pseudo) and human > 0 and pseudo > 0:
+                self.pool_share = pseudo / (human + pseudo)
+            case _:
+                raise TrainError(
+                    f"doubly_robust {doubly_robust!r} is no pair of numbers: give how many human and how many pseudo "
+                    "images there are"
+                )
         self.alpha, self.decay, self.eps = float(alpha), float(decay), float(eps)
-        self.per_term, self.normalise = per_term, normalise
+        self.per_term, self.normalise = per_term, normalise and self.pool_share is None
         self._state: dict[str, Any] = {"averages": torch.zeros(1, 2), "updates": 0, "clipped": torch.zeros(1)}
 
     def __call__(self, sums: StreamSums) -> JointStep:
@@ -143,17 +176,21 @@ class JointLoss:
 
         Returns:
             The step: call `loss.backward()` if it is `finite`, and `commit` it once the weights have moved.
+
+        Raises:
+            ValueError: for sums with claims where the loss is not doubly robust, or without where it is.
         """
         local = torch.stack(list(sums.terms.values()))
+        self._check_streams(local.shape[1])
         counts, everything = _reduced(sums, local)
         world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         values, positives, ignored = everything
         finite = bool(values.isfinite().all())
 
         averages, updates, clipped = (self._state[name] for name in ("averages", "updates", "clipped"))
-        learns = finite and bool((positives > 0).all())
+        learns = finite and bool((positives[:2] > 0).all())
         if learns:
-            averages = self.decay * averages + (1 - self.decay) * self._grouped(values)
+            averages = self.decay * averages + (1 - self.decay) * self._grouped(values[:, :2])
             updates += 1
         mean = averages / (1 - self.decay**updates) if updates else torch.ones(1, 2)
         raw_ratio = mean[:, 0] / mean[:, 1].clamp(min=self.eps)
@@ -161,7 +198,7 @@ class JointLoss:
         if learns and self.normalise:
             clipped = clipped + (ratio != raw_ratio)
 
-        weights = self._weights(ratio, len(local))
+        weights = self._weights(ratio, positives, len(local))
         weighted = weights * values
         value = weighted.sum().item()
         finite = finite and math.isfinite(value)
@@ -185,7 +222,8 @@ class JointLoss:
         self,
         human: Tensor | Mapping[str, Tensor],
         pseudo: Tensor | Mapping[str, Tensor],
-        positives: tuple[float, float] = (1.0, 1.0),
+        positives: Sequence[float] | None = None,
+        claimed: Tensor | Mapping[str, Tensor] | None = None,
     ) -> JointStep:
         """The joint loss of the two losses that any training loop has: of its human and of its pseudo images.
 
@@ -194,26 +232,32 @@ class JointLoss:
                 torchvision's detectors return).
             pseudo: the same of the pseudo-labelled images, with the same terms.
             positives: what the losses of the two are sums over (objects, pixels, images), by which each is divided, at
-                least by 1; left at 1 for losses that are means already. With a 0 the step leaves the averages alone.
+                least by 1; by default 1, for losses that are means already. With a 0 the step leaves the averages
+                alone. Of a doubly robust loss three, the last for the claims.
+            claimed: for the doubly robust loss, that of the human images under the labels that a teacher claims.
 
         Returns:
             The step: call `loss.backward()` if it is `finite`, and `commit` it once the weights have moved.
 
         Raises:
             TypeError: if a loss is no tensor, nor a mapping of names to tensors.
-            ValueError: if the two have other terms, or none, or a term is not a scalar.
+            ValueError: if these have other terms, or none, or a term is not a scalar, or there are more or fewer of
+                them, or of positives, than the loss needs.
         """
-        streams = [_terms(loss) for loss in (human, pseudo)]
+        streams = [_terms(loss) for loss in (human, pseudo, *(() if claimed is None else (claimed,)))]
         if (
             not streams[0]
-            or streams[0].keys() != streams[1].keys()
+            or any(loss.keys() != streams[0].keys() for loss in streams)
             or any(term.numel() != 1 for loss in streams for term in loss.values())
         ):
-            shapes = [{name: tuple(term.shape) for name, term in loss.items()} for loss in streams]
-            raise ValueError(f"human and pseudo losses are scalars of the same terms, not {shapes[0]} and {shapes[1]}")
+            shapes = [str({name: tuple(term.shape) for name, term in loss.items()}) for loss in streams]
+            raise ValueError(f"human and pseudo losses are scalars of the same terms, not {' and '.join(shapes)}")
         terms = {name: torch.stack([loss[name].reshape(()) for loss in streams]) for name in streams[0]}
         device = next(iter(terms.values())).device
-        return self(StreamSums(terms, torch.tensor(positives, dtype=torch.float32, device=device)))
+        counted = [1.0] * len(streams) if positives is None else list(positives)
+        if len(counted) != len(streams):
+            raise ValueError(f"positives {positives} are not of {len(streams)} losses: give one number for each")
+        return self(StreamSums(terms, torch.tensor(counted, dtype=torch.float32, device=device)))
 
     def commit(self, step: JointStep) -> None:
         """Let the step's losses into the averages: to be called after a step of the optimizer."""
@@ -226,8 +270,16 @@ class JointLoss:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._state = {**self._state, **state}
 
-    def _weights(self, ratio: Tensor, terms: int) -> Tensor:
-        """Of each term in each stream, (T, 2)."""
+    def _check_streams(self, streams: int) -> None:
+        if streams != (2 if self.pool_share is None else 3):
+            what = "needs the loss of the claims, too" if self.pool_share is not None else "has no use for claims"
+            raise ValueError(f"a loss with doubly_robust {self.pool_share is not None} {what}")
+
+    def _weights(self, ratio: Tensor, positives: Tensor, terms: int) -> Tensor:
+        """Of each term in each stream, (T, S)."""
+        if self.pool_share is not None:
+            weight = self.alpha * self.pool_share * float((positives[1:] > 0).all())
+            return torch.tensor([1.0, weight, -weight]).expand(terms, 3)
         whole = 1 + self.alpha if self.normalise else 1.0
         return torch.stack([torch.ones(terms), self.alpha * ratio.expand(terms)], 1) / whole
 
@@ -254,10 +306,10 @@ def _terms(loss: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def _reduced(sums: StreamSums, local: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """What normalises the terms, (T, 2), on their device; on the CPU their normalised values (T, 2), the positives (2,)
-    and the ignored shares (2,). All of the global batch."""
+    """What normalises the terms, (T, S), on their device; on the CPU their normalised values (T, S), the positives (S,)
+    and the ignored shares (S,). All of the global batch."""
     counts = sums.positives.expand_as(local) if sums.counts is None else sums.counts
-    ignored = local.new_zeros(2, 2) if sums.ignored is None else sums.ignored
+    ignored = local.new_zeros(2, local.shape[1]) if sums.ignored is None else sums.ignored
     everything = torch.cat([local.detach(), counts, sums.positives[None], ignored]).float()
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(everything)

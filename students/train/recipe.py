@@ -14,6 +14,7 @@ from pydantic import (
     PositiveFloat,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from builder.recipe.reading import explain, read_mapping
@@ -106,6 +107,9 @@ class TrainRecipe(Section):
         ema: decay of the moving average of the weights that is evaluated and used (students.train.average), 0 for the
             last ones.
         alpha, decay, clip, per_term, normalise: see JointLoss.
+        alpha_ramp: the share of the steps over which alpha rises from 0; 0: at once.
+        doubly_robust: versions, named like `pseudo`, that show every labelled image, labelled by teachers that had not
+            learned from it; the loss is then the doubly robust one (JointLoss).
         soft: learn the whole class probabilities of pseudo-labels, not only the likeliest class (arch linear).
         rounds: more than one training, each of which labels for the next.
         seed: of the order, the augmentation and new weights.
@@ -131,6 +135,8 @@ class TrainRecipe(Section):
     flip: bool = True
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     alpha: NonNegativeFloat = 1.0
+    alpha_ramp: Annotated[float, Field(ge=0, le=1)] = 0.0
+    doubly_robust: tuple[str, ...] = ()
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     clip: tuple[PositiveFloat, PositiveFloat] = (0.1, 10.0)
     per_term: bool = False
@@ -156,12 +162,19 @@ class TrainRecipe(Section):
             raise ValueError("the least ratio comes first: swap the two")
         return value
 
+    @model_validator(mode="after")
+    def _claims_beside_pseudo(self) -> Self:
+        if self.doubly_robust and not self.pseudo:
+            raise ValueError("doubly_robust corrects what versions teach: name them in pseudo (rounds have none)")
+        return self
+
     def rooted(self, folder: Path) -> TrainRecipe:
         """The same recipe with its relative paths, which are relative to `folder`, made to lead from here."""
         return self.model_copy(
             update={
                 "labelled": self.labelled.rooted(folder),
-                "pseudo": tuple(str(folder / ref) if (folder / ref).is_dir() else ref for ref in self.pseudo),
+                "pseudo": _rooted_versions(self.pseudo, folder),
+                "doubly_robust": _rooted_versions(self.doubly_robust, folder),
                 "network": rooted_network(self.network, folder),
                 "init": self.init and f"checkpoint:{folder / self.init.partition(':')[2]}",
                 "val": self.val and self.val.rooted(folder),
@@ -186,6 +199,10 @@ class Schedule(Protocol):
 def short_form(value: Any) -> Any:
     """A `labelled` section that may be just its path."""
     return {"path": value} if isinstance(value, str | Path) else value
+
+
+def _rooted_versions(refs: Sequence[str], folder: Path) -> tuple[str, ...]:
+    return tuple(str(folder / ref) if (folder / ref).is_dir() else ref for ref in refs)
 
 
 def rooted_network(network: NetworkConfig, folder: Path) -> NetworkConfig:

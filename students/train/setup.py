@@ -34,19 +34,31 @@ from teachers.networks.config import NetworkConfig, as_json
 from teachers.networks.meta import read_meta
 from teachers.networks.weights import pretrained_on, weights_file
 
-ELSEWHERE = ("labelled", "pseudo", "network", "init", "rounds", "workers", "save_every", "val", "track")
+ELSEWHERE = (
+    "labelled",
+    "pseudo",
+    "doubly_robust",
+    "network",
+    "init",
+    "rounds",
+    "workers",
+    "save_every",
+    "val",
+    "track",
+)
 """Keys of a recipe that have no say in the weights, or are described otherwise."""
-LATER = ("ema", "clip", "normalise")
+LATER = ("ema", "clip", "normalise", "alpha_ramp")
 """Keys that came later: left out where they have no effect, so that an older run is found to be the same."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """start: the run whose weights training begins with. description: JSON-ready, all that decides the weights, without
-    paths of this machine."""
+    """claimed: versions that say what teachers claim of the labelled images. start: the run whose weights training
+    begins with. description: JSON-ready, all that decides the weights, without paths of this machine."""
 
     truth: Truth
     versions: list[Version]
+    claimed: list[Version]
     task: Task
     config: NetworkConfig
     start: Path | None
@@ -78,8 +90,8 @@ def make_plan(recipe: TrainRecipe, store: Store) -> Plan:
         truth = subset(truth, labelled.limit, recipe.seed)
     if recipe.network.classes:
         raise TrainError("network.classes are those of the labels: remove them from the recipe")
-    versions = [open_version(ref, store) for ref in recipe.pseudo]
-    for version in versions:
+    versions, claimed = ([open_version(ref, store) for ref in refs] for refs in (recipe.pseudo, recipe.doubly_robust))
+    for version in (*versions, *claimed):
         if not version.is_remote:
             version.check_ahead()  # while the network is built
     start = Path(recipe.init.partition(":")[2]) if recipe.init else None
@@ -87,6 +99,11 @@ def make_plan(recipe: TrainRecipe, store: Store) -> Plan:
     task = task_of(arch, recipe.soft)
     check_labels(truth.kind, task, labelled.path)
     _check_taught(truth, labelled.path)
+    if claimed and not task.relearns:
+        raise TrainError(
+            f"arch {arch} samples what it learns by the labels it is given, so that other labels would take a second "
+            "forward pass: leave out doubly_robust, or take another arch"
+        )
     for version in versions:
         if untaught := _untaught(truth, version):
             warn(untaught)
@@ -100,7 +117,9 @@ def make_plan(recipe: TrainRecipe, store: Store) -> Plan:
         "init": read_meta(start).weights.sha256 if start else None,
         "network": network,
     }
-    return Plan(truth, versions, task, config, start, orjson.loads(orjson.dumps(description)))
+    if claimed:
+        description["doubly_robust"] = [_described(version) for version in claimed]
+    return Plan(truth, versions, claimed, task, config, start, orjson.loads(orjson.dumps(description)))
 
 
 def _check_taught(truth: Truth, path: Path) -> None:

@@ -53,7 +53,7 @@ TRAIN: dict[str, frozenset[str]] = {
     "network": NONE, "network.arch": OFF, "network.backbone": NONE, "network.size": NONE, "network.channels": NONE, "network.head_depth": NONE,
     "network.levels": NONE, "network.norm": NONE, "network.freeze": OFF, "network.mean": NONE, "network.std": NONE, "network.pretrained": OFF, "network.classes": NONE,
     "init": OFF, "steps": NONE, "batch": NONE, "lr": frozenset(("10^30",)), "weight_decay": frozenset(("0", "10^30")), "warmup": SHARE,
-    "clip_norm": frozenset(("10^30",)), "augment": NONE, "flip": FLAG, "ema": SHARE, "alpha": frozenset(("0", "10^30")), "decay": SHARE, "clip": NONE,
+    "clip_norm": frozenset(("10^30",)), "augment": NONE, "flip": FLAG, "ema": SHARE, "alpha": frozenset(("0", "10^30")), "alpha_ramp": SHARE, "doubly_robust": NONE, "decay": SHARE, "clip": NONE,
     "per_term": FLAG, "normalise": FLAG, "soft": FLAG, "seed": frozenset(("0",)), "precision": NONE, "workers": frozenset(("0",)), "save_every": NONE,
     "val": OFF, "track": OFF, "rounds": OFF, "unknown": NONE,
 }  # fmt: skip

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +99,27 @@ def label_of(kind: str, mask: np.ndarray, label: int) -> tuple[dict[str, Any], l
 
 
 def write_version(
-    folder: Path, kind: str, shift: int = 0, change: Callable[[dict[str, Any]], Any] = lambda label: None
+    folder: Path,
+    kind: str,
+    shift: int = 0,
+    change: Callable[[dict[str, Any]], Any] = lambda label: None,
+    scenes: Sequence[int] = range(8),
+    seed: int = 1,
 ) -> Path:
-    """8 scenes as a version; change: what is done to each label JSON; shift: the class that is said for the first."""
-    rng, samples = np.random.default_rng(1), []
+    """8 scenes as a version, or these; change: what is done to each label JSON; shift: the class that is said for the
+    first. With seed 0 they are those of `write_labelled`."""
+    rng, samples = np.random.default_rng(seed), []
     features = {"classification": ["png", "json", "cls"], "semantic": ["png", "json", "seg.png"]}
-    for n in range(8):
+    for n in range(max(scenes) + 1):
         pixels, mask = make_scene(rng, n % 3)
+        if n not in scenes:
+            continue
         about, members = label_of(kind, mask, (n + shift) % 3)
-        record = {"key": f"scene-{n}", "name": f"scene-{n}.png", "sha256": f"{n:064d}"} | about
+        record = {
+            "key": f"scene-{n}",
+            "name": f"scene-{n}.png",
+            "sha256": hashlib.sha256(png(pixels)).hexdigest(),
+        } | about
         record |= {"width": SIZE, "height": SIZE, "reencoded": "none"}
         change(record)
         files = [("png", png(pixels)), ("json", json.dumps(record).encode()), *members]

@@ -202,8 +202,9 @@ def batch_of_eight() -> tuple[Tensor, list[Target], Tensor]:
     return random_images(8), targets, torch.tensor([False, False, True, True] * 2)
 
 
-def joint_gradient(rank: int, world: int, folder: str) -> None:
-    """The gradient and the ratio of the second of two steps, as rank `rank` of `world` sees them, into a file."""
+def joint_gradient(rank: int, world: int, folder: str, robust: bool) -> None:
+    """The gradient and the ratio of the second of two steps, as rank `rank` of `world` sees them, into a file. robust:
+    of the doubly robust loss, with claims that are the labels of other images."""
     torch.set_num_threads(1)
     network = make_network("fcos")
     heads: torch.nn.Module = DenseForward(network)
@@ -214,10 +215,14 @@ def joint_gradient(rank: int, world: int, folder: str) -> None:
         heads = DistributedDataParallel(heads)
     images, targets, pseudo = batch_of_eight()
     share = slice(rank * 8 // world, (rank + 1) * 8 // world)
-    joint = JointLoss(alpha=0.7)
+    joint = JointLoss(alpha=0.7, doubly_robust=(3, 5) if robust else None)
     for _ in range(2):
         network.zero_grad()
-        step = joint(detection_sums(network, heads(images[share]), targets[share], pseudo[share]))
+        outputs = heads(images[share])
+        sums = detection_sums(network, outputs, targets[share], pseudo[share])
+        if robust:
+            sums = sums.with_claimed(detection_sums(network, outputs, targets[::-1][share], pseudo[share]))
+        step = joint(sums)
         step.loss.backward()
         joint.commit(step)
     gradients = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.requires_grad}
@@ -232,9 +237,10 @@ def joint_gradient(rank: int, world: int, folder: str) -> None:
         distributed.destroy_process_group()
 
 
-def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
-    joint_gradient(0, 1, str(tmp_path))
-    multiprocessing.spawn(joint_gradient, (2, str(tmp_path)), nprocs=2)
+@pytest.mark.parametrize("robust", [False, True], ids=["normalised", "doubly robust"])
+def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path: Path, robust: bool) -> None:
+    joint_gradient(0, 1, str(tmp_path), robust)
+    multiprocessing.spawn(joint_gradient, (2, str(tmp_path), robust), nprocs=2)
     alone, *parts = (torch.load(tmp_path / name, weights_only=True) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
     for part in parts:
         for name, value in alone.items():

@@ -11,7 +11,7 @@ import yaml
 
 from builder.errors import BuildError
 from students.train.errors import TrainError
-from students.train.loop import learning_rate, train
+from students.train.loop import alpha_at, learning_rate, train
 from students.train.recipe import TrainRecipe, load_train_recipe
 
 
@@ -24,15 +24,29 @@ def test_learning_rate_rises_and_falls() -> None:
     assert learning_rate(TrainRecipe(labelled=Path("labels.json"), steps=1, lr=1.0), 0) == 1
 
 
+def test_alpha_rises_over_its_share_of_the_steps() -> None:
+    recipe = TrainRecipe(labelled=Path("labels.json"), pseudo=("cells",), steps=10, alpha=0.5, alpha_ramp=0.4)
+    assert [alpha_at(recipe, step) for step in range(5)] == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5])
+    assert alpha_at(recipe.model_copy(update={"alpha_ramp": 1.0}), 9) == 0.5
+    assert alpha_at(recipe.model_copy(update={"alpha_ramp": 0.0}), 0) == 0.5
+    assert alpha_at(recipe.model_copy(update={"alpha_ramp": 0.01}), 0) == 0.5
+    assert alpha_at(recipe.model_copy(update={"pseudo": ()}), 9) == 0
+
+
 def test_recipe_paths_lead_from_its_file(tmp_path: Path) -> None:
     content = {"labelled": {"path": "labels.json", "images": "pictures"}, "steps": 1, "init": "checkpoint:runs/t"}
     content |= {"rounds": {"count": 2, "build": "recipe.yaml", "val": "val", "students": [{"pretrained": "w.pth"}]}}
-    content |= {"pseudo": ["cells@v3", "local"], "network": {"pretrained": "weights.pth", "levels": [4, 8]}}
+    content |= {
+        "pseudo": ["cells@v3", "local"],
+        "doubly_robust": ["local"],
+        "network": {"pretrained": "weights.pth", "levels": [4, 8]},
+    }
     (tmp_path / "local").mkdir()
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(content))
     recipe = load_train_recipe(tmp_path / "train.yaml")
     assert recipe.labelled.path == tmp_path / "labels.json" and recipe.labelled.images == tmp_path / "pictures"
     assert recipe.init == f"checkpoint:{tmp_path / 'runs/t'}" and recipe.pseudo == ("cells@v3", str(tmp_path / "local"))
+    assert recipe.doubly_robust == (str(tmp_path / "local"),)
     assert recipe.rounds is not None
     assert (recipe.rounds.build, recipe.rounds.val.path) == (tmp_path / "recipe.yaml", tmp_path / "val")
     assert [network.pretrained for network in recipe.rounds.students] == [str(tmp_path / "w.pth")]
@@ -57,6 +71,8 @@ def test_recipe_paths_lead_from_its_file(tmp_path: Path) -> None:
         ({"network": {"mean": [math.nan, 0.5, 0.5]}}, "network.mean.0 = nan"),
         ({"clip": [10, 0.1]}, "least ratio comes first"),
         ({"rounds": {"count": 2, "build": "recipe.yaml"}}, "rounds.val"),
+        ({"alpha_ramp": 1.5}, "alpha_ramp = 1.5"),
+        ({"doubly_robust": ["cells@v1"]}, "name them in pseudo"),
     ],
 )
 def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
