@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from builder.versions.health import verify as verify
     from builder.versions.removal import remove as remove
     from students.data.loader import JointBatches as JointBatches
+    from students.doctor.diagnose import doctor as doctor
     from students.evaluate.measure import evaluate as evaluate
     from students.evaluate.pictures import write_evaluation as write_evaluation
     from students.train.loop import train as train
@@ -72,6 +73,7 @@ _HOMES = {
     "calibrate": "builder.measure",
     "cut_version": "builder.cut.version",
     "diff": "builder.versions.diff",
+    "doctor": "students.doctor.diagnose",
     "evaluate": "students.evaluate.measure",
     "explain": "builder.versions.explain",
     "export_version": "builder.export.export",

@@ -14,7 +14,7 @@ from builder.cli.hub import publish, pull
 from builder.cli.log import diff, log
 from builder.cli.review import review
 from builder.cli.show import show
-from builder.cli.study import study
+from builder.cli.study import doctor, study
 from builder.cli.train import evaluate, pretrain, preview_augment, train
 from builder.cli.versions import explain, fsck, gc, recut, rm, tag, verify
 
@@ -48,7 +48,7 @@ for command in (scan, label, calibrate, sweep, build):
 main.add_command(build, "build-pseudo")
 for command in (log, show, diff, explain, recut, verify, fsck, tag, rm, gc, report, export):
     main.add_command(command)
-for command in (pretrain, train, evaluate, study, preview_augment, browse, review, publish, pull):
+for command in (pretrain, train, evaluate, study, doctor, preview_augment, browse, review, publish, pull):
     main.add_command(command)
 
 

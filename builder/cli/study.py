@@ -1,4 +1,4 @@
-"""`tutelage study`: teachers, students and baselines over a grid, with tables and intervals."""
+"""`tutelage study`: teachers, students and baselines over a grid, and `tutelage doctor`: why a student is no better."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from builder.cli.options import json_option, sentences
+from builder.cli.options import json_option, open_store, sentences, store_option, trust_option
 from builder.cli.output import ROOMY, bar, emit, rows, say, table
 
 if TYPE_CHECKING:
+    from builder.truth.records import Truth
+    from students.doctor.records import Diagnosis
     from students.study.plan import StudyPlan
     from students.study.recipe import StudyRecipe
 
@@ -132,3 +134,66 @@ def _show_plan(loaded: StudyRecipe, out: Path, plan: StudyPlan) -> None:
     ]
     table(columns, lines, width=ROOMY)
     say("equal in all arms: images per step, resolution, augmentation, schedule, checkpoint rule; nothing written")
+
+
+@click.command()
+@click.argument("folder", metavar="RUN|STUDY", type=click.Path(path_type=Path))
+@click.option("--truth", help="Human labels of images of the pool, to see how many pseudo-labels are right.")
+@click.option("--test", help="Labels of images that a run must not have learned from.")
+@click.option(
+    "--images", type=click.Path(path_type=Path), help="Folder of the images, if they are not beside the labels."
+)
+@trust_option
+@store_option
+@json_option
+def doctor(
+    folder: Path, truth: str | None, test: str | None, images: Path | None, trust: bool, store_root: str, as_json: bool
+) -> None:
+    """Find out why a student is no better.
+
+    Give the folder of a run (what `tutelage train` wrote; --store has the versions it learned from) or of a study. Each
+    finding is a sentence with the figure that shows it and what to change, the most telling first: training that broke,
+    too few steps, a ceiling that true labels do not lift, a teacher that stopped early, a selection that filters
+    nothing, keeps nothing, loses classes or is wrong, the ratio of the joint loss, overfitting, leaks, too few seeds.
+    Where self-training won, only leaks are faults. What could not be looked at is listed.
+    """
+    with sentences():
+        from students.doctor.diagnose import doctor as diagnose
+
+        labels = [_labels(source, images) for source in (truth, test)]
+        diagnosis = diagnose(folder, open_store(store_root, trust), *labels)
+        if as_json:
+            emit(True, _diagnosis_json(diagnosis), "")
+        else:
+            _show_diagnosis(diagnosis)
+
+
+def _labels(source: str | None, images: Path | None) -> Truth | None:
+    from builder.truth.read import read_truth
+
+    return None if source is None else read_truth(source, images)
+
+
+def _diagnosis_json(diagnosis: Diagnosis) -> dict[str, Any]:
+    findings = [
+        {
+            "name": found.name,
+            "sentence": str(found),
+            "where": list(found.where),
+            "figures": {name: None if figure != figure else figure for name, figure in found.figures.items()},  # NaN
+        }
+        for found in diagnosis.findings
+    ]
+    value = {"subject": diagnosis.subject, "verdict": diagnosis.verdict, "won": diagnosis.won, "findings": findings}
+    return {**value, "looked_at": list(diagnosis.looked), "not_looked_at": list(diagnosis.blind)}
+
+
+def _show_diagnosis(diagnosis: Diagnosis) -> None:
+    if diagnosis.verdict:
+        say(f"{diagnosis.subject}: {diagnosis.verdict}")
+    if not diagnosis.findings and not diagnosis.won:
+        say(f"{diagnosis.subject}: nothing found in {'; '.join(diagnosis.looked)}")
+    for number, finding in enumerate(diagnosis.findings, 1):
+        say(f"{number}. {finding}")
+    if diagnosis.blind:
+        say(f"not looked at: {'; '.join(diagnosis.blind)}")

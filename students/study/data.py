@@ -28,6 +28,8 @@ from teachers.networks.meta import read_meta
 from teachers.networks.weights import pretrained_on
 
 POOL = "pool.json"
+ALIKE = "alike.json"
+"""In a study's folder: what `likenesses` found."""
 PARTS: dict[str, Part] = {"labelled": "labelled", "val": "truth", "test": "test"}
 """A set of a study -> the split that is meant where its section names none."""
 DISTANCE = 40

@@ -21,6 +21,7 @@ from builder.store.store import Store
 from builder.words import duration
 from students.evaluate.measure import kind_measure
 from students.study.data import (
+    ALIKE,
     POOL,
     Data,
     image_root,
@@ -83,6 +84,7 @@ def run_study(
         write_file(out / RECIPE, study.model_dump_json(indent=2).encode())
         prepare(study, out, data, store)
         alike = likenesses(study, data)
+        write_file(out / ALIKE, canonical_json(alike))
         if alike:
             tell(f"images to learn from that look like one of {study.measure}: {len(alike)} ({alike[0]}); see the page")
         pending = [job for job in mine if not is_done(out, job.folder)]

@@ -1,0 +1,92 @@
+"""A run folder as the facts of its training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builder.errors import BuildError
+from builder.store.text import read_json
+from students.doctor.records import Training
+from students.train.run import LOG, RECIPE, read_log
+
+PART = 10
+"""Steps are looked at in tenths: enough of them that a mean is no accident."""
+SUMMARY = ("AP", "mIoU", "accuracy")
+"""Of the figures on val the one that stands for all, as in a study."""
+
+
+def read_recipe(run: Path) -> dict[str, Any]:
+    """What `recipe.json` of a run says; {} where there is none to read."""
+    if not (run / RECIPE).is_file():
+        return {}
+    content = read_json(run / RECIPE)
+    return content if isinstance(content, dict) else {}
+
+
+def read_training(run: Path) -> Training:
+    """The facts of a run. Raises BuildError for one without a log, TrainError for a damaged one."""
+    records, recipe = read_log(run), read_recipe(run)
+    if not records or "human" not in records[-1]:
+        raise BuildError(f"{run} has no {LOG} of a training: give the folder that `tutelage train` wrote")
+    joint = any(record.get("pseudo_positives") for record in records)
+    network = recipe.get("network") or {}
+    clip = recipe.get("clip_norm", math.nan)
+    half = records[len(records) // 2 :]
+    low, high = recipe.get("clip") or (0.1, 10.0)
+    metric = next((name for name in SUMMARY for record in records if name in record.get("val", {})), "")
+    end = _tenth(records, 1.0)
+    return Training(
+        steps=int(records[-1]["step"]),
+        planned=int(recipe.get("steps", records[-1]["step"])),
+        batch=int(recipe.get("batch", 0)),
+        joint=joint,
+        scratch=not recipe.get("init") and not network.get("pretrained"),
+        alpha=float(recipe.get("alpha", 1.0)),
+        lr=float(recipe.get("lr", math.nan)),
+        first=_mean(_tenth(records, 1 / PART), "human"),
+        before=_mean(_tenth(records, 0.75), "human"),
+        last=_mean(end, "human"),
+        still=float(np.mean([not record.get("moved", True) for record in records])),
+        clipped=float(np.mean([(record.get("gradient_norm") or 0.0) > clip for record in half])),
+        norm=_mean(half, "gradient_norm"),
+        clip_norm=float(clip),
+        ratio=_ratio(end, "ratio") if joint else math.nan,
+        unclipped=_ratio(end, "ratio_unclipped") if joint else math.nan,
+        limits=(float(low), float(high)),
+        clip_rate=max(_plain(records[-1].get("clip_rate"))) if joint else 0.0,
+        ignored=(_mean(records, "human_ignored", 0.0), _mean(records, "pseudo_ignored", 0.0)),
+        metric=metric,
+        val=tuple((r["step"], float(r["val"][metric])) for r in records if metric and metric in r.get("val", {})),
+    )
+
+
+def _tenth(records: Sequence[Mapping[str, Any]], end: float) -> Sequence[Mapping[str, Any]]:
+    """The tenth of the records that ends at this share of them; at least one."""
+    last = max(1, round(end * len(records)))
+    return records[max(0, last - max(1, len(records) // PART)) : last]
+
+
+def _mean(records: Sequence[Mapping[str, Any]], name: str, without: float = math.nan) -> float:
+    """Over the steps in which it is a finite number."""
+    known = [float(record[name]) for record in records if record.get(name) is not None]
+    return float(np.mean(known)) if known else without
+
+
+def _plain(value: Any) -> list[float]:
+    """A figure of the joint loss, or one for each of its terms."""
+    values = value if isinstance(value, list) else [value]
+    return [float(each) for each in values if each is not None] or [0.0]
+
+
+def _ratio(records: Sequence[Mapping[str, Any]], name: str) -> float:
+    """The mean ratio; of several the one that is furthest from 1."""
+    rows = [_plain(record[name]) for record in records if record.get(name) is not None]
+    if not rows:
+        return math.nan
+    means = np.mean(np.array(rows), axis=0)
+    return float(means[np.argmax(np.abs(np.log(np.maximum(means, 1e-9))))])
