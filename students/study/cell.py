@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from builder.store.store import Store
 from builder.truth.options import Part
 from builder.truth.records import Truth
 from students.evaluate.measure import kind_measure
-from students.study.data import POOL, image_root, read_labelled, subset_folder, subset_labels
+from students.study.data import POOL, fold_folders, image_root, read_labelled, subset_folder, subset_labels
 from students.study.grid import PRETRAIN, RESULT, STORE, TOLD, Job
 from students.study.kinds.choose import study_kind
 from students.study.recipe import CONTINUED, LABELLED_BY_TEACHER, TEACHER, WITH_OTHERS, LabelSet, StudyRecipe
@@ -57,10 +58,11 @@ def _pretrain(study: StudyRecipe, out: Path, job: Job) -> dict[str, Any]:
 
 def _cell(study: StudyRecipe, out: Path, job: Job) -> dict[str, Any]:
     """A CellResult as JSON; NaN is null."""
-    beside = _beside(study, out, job)
-    trained = _train(study, out, job, beside)
+    beside, claimed = _beside(study, out, job), _claimed(study, out, job)
+    trained = _train(study, out, job, beside, claimed)
     taught = read_result(out / job.teacher) if job.teacher else {}
-    labelling = sum(version.seconds for version in beside) if job.cell.arm in LABELLED_BY_TEACHER else math.nan
+    more = [read_result(out / folder) for folder in job.folds]
+    labelling = sum(v.seconds for v in (*beside, *claimed)) if job.cell.arm in LABELLED_BY_TEACHER else math.nan
     listed = orjson.loads((_share(out, job) / POOL).read_bytes())
     result = CellResult(
         study=study.name,
@@ -71,10 +73,12 @@ def _cell(study: StudyRecipe, out: Path, job: Job) -> dict[str, Any]:
         value=trained["value"],
         teacher_value=taught.get("value", math.nan),
         steps=trained["steps"],
-        teacher_steps=taught.get("steps", 0) + taught.get("teacher_steps", 0),
+        teacher_steps=taught.get("steps", 0) + taught.get("teacher_steps", 0) + sum(each["steps"] for each in more),
         batch=trained["batch"],
         train_seconds=trained["train_seconds"],
-        teacher_seconds=taught.get("train_seconds", math.nan) + (taught.get("teacher_seconds") or 0),
+        teacher_seconds=taught.get("train_seconds", math.nan)
+        + (taught.get("teacher_seconds") or 0)
+        + sum(each["train_seconds"] for each in more),
         label_seconds=labelling + (taught.get("label_seconds") or 0),
         pool=sum(version.images for version in beside),
         kept=sum(version.kept for version in beside) if beside else math.nan,
@@ -90,19 +94,26 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def _labels(study: StudyRecipe, out: Path, job: Job) -> LabelSet:
-    """The replicate's share of the labels."""
+    """The replicate's share of the labels, of a fold's teacher without that fold."""
     whole = _truth(study.labelled, "labelled", study.outlines)
-    return LabelSet(path=subset_labels(_share(out, job), whole.kind), images=image_root(whole))
+    share = _fold_folders(study, out, job, job.fold)[1] if job.fold else _share(out, job)
+    return LabelSet(path=subset_labels(share, whole.kind), images=image_root(whole))
 
 
 def _share(out: Path, job: Job) -> Path:
     return subset_folder(out, job.labelled, job.cell.fraction, job.cell.seed)
 
 
-def _train(study: StudyRecipe, out: Path, job: Job, beside: list[Made]) -> dict[str, Any]:
+def _fold_folders(study: StudyRecipe, out: Path, job: Job, number: int) -> tuple[Path, Path]:
+    return fold_folders(out, job.labelled, job.cell.fraction, job.cell.seed, number, study.teacher.folds)
+
+
+def _train(
+    study: StudyRecipe, out: Path, job: Job, beside: Sequence[Made], claimed: Sequence[Made] = ()
+) -> dict[str, Any]:
     """Train the network of a job, unless that is done, and measure its last weights."""
     folder = out / job.folder
-    recipe = _recipe(study, out, job, beside)
+    recipe = _recipe(study, out, job, beside, claimed)
     run = train(recipe, folder / RUN, Store(out / STORE))
     metric, value = measure_run(run, _truth(study.measured, study.measured_as, False), folder / PER_IMAGE)
     result = {"metric": metric, "value": value, "steps": recipe.steps, "batch": recipe.batch}
@@ -115,7 +126,7 @@ def _finished(run: Path, batch: int) -> float:
     return float(sum(batch / record["images_per_s"] for record in read_log(run)))
 
 
-def _recipe(study: StudyRecipe, out: Path, job: Job, beside: list[Made]) -> TrainRecipe:
+def _recipe(study: StudyRecipe, out: Path, job: Job, beside: Sequence[Made], claimed: Sequence[Made]) -> TrainRecipe:
     cell, start = job.cell, study.grid.init[job.cell.init]
     labels = _labels(study, out, job)
     more: dict[str, Any] = {"augment": study.augment_of(cell.arm, cell.augment), "seed": cell.seed}
@@ -126,6 +137,8 @@ def _recipe(study: StudyRecipe, out: Path, job: Job, beside: list[Made]) -> Trai
         more["init"] = f"checkpoint:{begin}"
     if beside:
         more |= {"pseudo": [version.folder for version in beside], "alpha": cell.alpha}
+    if claimed:
+        more["doubly_robust"] = [version.folder for version in claimed]
     if cell.arm == TEACHER:
         more |= {"steps": study.teacher.steps, "seed": cell.seed + OTHER_SEED}
     if cell.arm == "longer":
@@ -140,8 +153,7 @@ def _beside(study: StudyRecipe, out: Path, job: Job) -> list[Made]:
         name = f"{cell.arm if cell.arm == PLACEBO else 'pool'}-{job.teacher.replace('/', '-')}"
         pool = study.pool
         if cell.arm == PLACEBO:
-            source = _share(out, job) / POOL
-            pool = PoolOptions(source=str(source), images=str(_labels(study, out, job).images))
+            pool = _listed(study, _share(out, job))
         assert pool is not None  # or the recipe would have been refused
         recipe = study.recipe(name, pool, f"checkpoint:{out / job.teacher / RUN}")
         versions.append(make(recipe, Store(out / STORE)))
@@ -151,6 +163,23 @@ def _beside(study: StudyRecipe, out: Path, job: Job) -> list[Made]:
     if cell.arm in WITH_OTHERS:
         versions += [Made(**version) for version in human["others"]]
     return versions
+
+
+def _claimed(study: StudyRecipe, out: Path, job: Job) -> list[Made]:
+    """What the teachers of the folds say of these, by the rules of the build."""
+    versions = []
+    for number, teacher in enumerate(job.folds, 1):
+        inside, _ = _fold_folders(study, out, job, number)
+        name = f"fold-{teacher.replace('/', '-')}"
+        recipe = study.recipe(name, _listed(study, inside), f"checkpoint:{out / teacher / RUN}")
+        versions.append(make(recipe, Store(out / STORE)))
+    return versions
+
+
+def _listed(study: StudyRecipe, subset: Path) -> PoolOptions:
+    """Some of the labelled images as a pool."""
+    root = image_root(_truth(study.labelled, "labelled", study.outlines))
+    return PoolOptions(source=str(subset / POOL), images=str(root))
 
 
 def measure_run(run: Path, truth: Truth, per_image: Path) -> tuple[str, float]:

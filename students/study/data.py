@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from builder.truth.options import Part
 from builder.truth.read import read_section
 from builder.truth.records import LabelledImage, Truth, TruthError, TruthKind
 from students.study.kinds.choose import study_kind
-from students.study.recipe import LabelSet, StudyRecipe
+from students.study.recipe import WITH_FOLDS, LabelSet, StudyRecipe
 from teachers.base import VOID
 from teachers.networks.meta import read_meta
 from teachers.networks.weights import pretrained_on
@@ -121,15 +121,48 @@ def nested(truth: Truth, fraction: float, seed: int) -> Truth:
     """This share of the images (at least one), in file order. With the same seed a smaller share is part of every
     larger one, whatever the order of the file; of each stratum (`strata`) any share holds its part, but for one image.
     """
-    digests = [hashlib.sha256(f"{seed}:{image.name}".encode()).hexdigest() for image in truth.images]
-    groups = strata(truth)
-    place = np.empty(len(digests))
-    for group in np.unique(groups):
-        members = sorted(np.flatnonzero(groups == group).tolist(), key=digests.__getitem__)
+    digests, place = _digests(truth, seed), np.empty(len(truth.images))
+    for members in _shuffled_strata(truth, digests):
         place[members] = (np.arange(len(members)) + 0.5) / len(members)
     order = sorted(range(len(digests)), key=lambda n: (place[n], digests[n]))
-    chosen = sorted(order[: max(1, round(fraction * len(order)))])
+    chosen = sorted(order[: _count(fraction, len(order))])
     return replace(truth, images=[truth.images[n] for n in chosen])
+
+
+def fold(truth: Truth, number: int, folds: int, seed: int) -> tuple[Truth, Truth]:
+    """Fold `number`, from 1, of so many, and all other images, each in file order: every image is in one fold, whatever
+    the order of the file, and folds have equal parts of each stratum (`strata`) and of the whole, but for one image."""
+    dealt = [n for members in _shuffled_strata(truth, _digests(truth, seed)) for n in members]
+    mine = set(dealt[number - 1 :: folds])
+    inside, outside = ([image for n, image in enumerate(truth.images) if (n in mine) is side] for side in (True, False))
+    return replace(truth, images=inside), replace(truth, images=outside)
+
+
+def check_folds(study: StudyRecipe, images: int) -> None:
+    """Raises TruthError if a share of so many labelled images has fewer than there are folds, where arms need these."""
+    folds = study.teacher.folds
+    for fraction in study.grid.fractions if WITH_FOLDS.intersection(study.grid.arms) else ():
+        if (count := _count(fraction, images)) < folds:
+            raise TruthError(
+                f"the share {fraction:g} of the labels has {count} images, so that one of {folds} folds would have "
+                "none: lower teacher.folds, take a larger fraction, or leave out the arm doubly-robust"
+            )
+
+
+def _count(fraction: float, images: int) -> int:
+    """How many images this share of so many has."""
+    return max(1, round(fraction * images))
+
+
+def _digests(truth: Truth, seed: int) -> list[str]:
+    """What orders the images at random."""
+    return [hashlib.sha256(f"{seed}:{image.name}".encode()).hexdigest() for image in truth.images]
+
+
+def _shuffled_strata(truth: Truth, digests: Sequence[str]) -> list[list[int]]:
+    """The images of each stratum, in the order of their digests."""
+    groups = strata(truth)
+    return [sorted(np.flatnonzero(groups == group).tolist(), key=digests.__getitem__) for group in np.unique(groups)]
 
 
 def strata(truth: Truth) -> np.ndarray:
@@ -162,6 +195,13 @@ def label_name(study: StudyRecipe, labels: Labels) -> str:
 def subset_folder(out: Path, labelled: str, fraction: float, seed: int) -> Path:
     """Where a replicate's share of the labelled set of this name (`label_name`) lies, in a study's folder."""
     return out / "subsets" / f"{labelled}-{seed}-{fraction:g}"
+
+
+def fold_folders(out: Path, labelled: str, fraction: float, seed: int, number: int, folds: int) -> tuple[Path, Path]:
+    """Where a fold of a replicate's share lies, and where the share without it."""
+    share = subset_folder(out, labelled, fraction, seed)
+    inside, outside = (share.with_name(f"{share.name}-{name}-{number}-of-{folds}") for name in ("fold", "without"))
+    return inside, outside
 
 
 def write_subset(whole: Truth, choose: Callable[[], Truth], folder: Path) -> None:

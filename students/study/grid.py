@@ -16,6 +16,7 @@ from students.study.recipe import (
     LABELLED_BY_TEACHER,
     SUPERVISED,
     TEACHER,
+    WITH_FOLDS,
     WITH_OTHERS,
     WITH_TEACHER,
     Start,
@@ -58,13 +59,19 @@ class Cell:
 class Job:
     """A piece of work with a folder of its own, `folder`, relative to the study's. digest: of all that decides it.
     labelled: name of the labelled set (`label_name`).
-    teacher, start: folders of the jobs that make its teacher and its backbone's weights, "" for none."""
+    teacher, start: folders of the jobs that make its teacher and its backbone's weights, "" for none. folds: those of
+    the teachers that each have not learned from a fold. fold: of such a teacher, from 1; 0 for all other jobs."""
 
     cell: Cell
     digest: str
     labelled: str
     teacher: str = ""
     start: str = ""
+    folds: tuple[str, ...] = ()
+    fold: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.cell} without fold {self.fold}" if self.fold else str(self.cell)
 
     @property
     def folder(self) -> str:
@@ -73,7 +80,7 @@ class Job:
     @property
     def needs(self) -> tuple[str, ...]:
         """Folders of the jobs that come first."""
-        return tuple(folder for folder in (self.teacher, self.start) if folder)
+        return tuple(folder for folder in (self.teacher, self.start, *self.folds) if folder)
 
 
 def cells(study: StudyRecipe) -> list[Cell]:
@@ -147,11 +154,17 @@ def _with_needs(study: StudyRecipe, data: Data, cell: Cell, starts: Mapping[str,
         return [*before, Job(cell, digest({**shared, **_facts_of(study, data, cell)}), labelled, start=start)]
     teacher = replace(cell, arm=TEACHER, alpha=0.0, round=1)
     own = {"job": TEACHER, "steps": study.teacher.steps, "augment": study.augment_of(TEACHER, cell.augment)}
-    before.append(Job(teacher, digest({**shared, **own}), labelled, start=start))
+    count = study.teacher.folds if cell.arm in WITH_FOLDS else 0
+    folds = [
+        Job(teacher, digest({**shared, **own, "folds": count, "fold": n}), labelled, start=start, fold=n)
+        for n in range(1, count + 1)
+    ]
+    before += [*folds, Job(teacher, digest({**shared, **own}), labelled, start=start)]
+    others = {"folds": [job.digest for job in folds]} if folds else {}
     for number in range(1, cell.round + 1):
         earlier = replace(cell, round=number)
-        decided = digest({**shared, **_facts_of(study, data, earlier), "teacher": before[-1].digest})
-        before.append(Job(earlier, decided, labelled, before[-1].folder, start))
+        decided = digest({**shared, **_facts_of(study, data, earlier), "teacher": before[-1].digest, **others})
+        before.append(Job(earlier, decided, labelled, before[-1].folder, start, tuple(job.folder for job in folds)))
     return before
 
 
@@ -205,8 +218,8 @@ def _start(start: Start) -> Any:
 
 @dataclass(frozen=True)
 class Budget:
-    """What the networks of an arm cost: optimiser steps, of its own and of its teacher; images in a step, human and
-    beside; images that its teacher labels."""
+    """What the networks of an arm cost: optimiser steps, of its own and of its teacher, or of all that it has; images
+    in a step, human and beside; images that these label."""
 
     arm: str
     networks: int
@@ -218,7 +231,7 @@ class Budget:
 
     @property
     def total(self) -> int:
-        """Steps of the network and its teacher."""
+        """Steps of the network and its teachers."""
         return self.steps + self.teacher_steps
 
 
@@ -229,12 +242,18 @@ def budget(study: StudyRecipe, chosen: Sequence[Cell], pool_images: int, labelle
     rows = []
     for arm in dict.fromkeys(cell.arm for cell in chosen):
         beside = 0 if arm in SUPERVISED else recipe.batch // 2
-        teacher = study.teacher.steps if arm in WITH_TEACHER else 0
+        teacher = study.teacher.steps * teachers_of(study, arm)
         steps = recipe.steps + (study.teacher.steps if arm == "longer" else 0)
         images = {"placebo": labelled}.get(arm, pool_images) if arm in LABELLED_BY_TEACHER else 0
+        images += labelled if arm in WITH_FOLDS else 0
         count = sum(cell.arm == arm for cell in chosen)
         rows.append(Budget(arm, count, steps, teacher, recipe.batch - beside, beside, images))
     return rows
+
+
+def teachers_of(study: StudyRecipe, arm: str) -> int:
+    """How many networks are trained to label for one of this arm."""
+    return (arm in WITH_TEACHER) + (study.teacher.folds if arm in WITH_FOLDS else 0)
 
 
 def steps_of(study: StudyRecipe, cell: Cell) -> int:
@@ -253,4 +272,4 @@ def as_json(job: Job) -> dict[str, Any]:
 
 def from_json(content: Mapping[str, Any]) -> Job:
     """Inverse of `as_json`."""
-    return Job(**{**content, "cell": Cell(**content["cell"])})
+    return Job(**{**content, "cell": Cell(**content["cell"]), "folds": tuple(content["folds"])})

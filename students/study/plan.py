@@ -9,7 +9,7 @@ from pathlib import Path
 from builder.scan.entries import Listing
 from builder.scan.scanner import list_size
 from builder.store.store import Store
-from students.study.data import read_sets
+from students.study.data import check_folds, read_sets
 from students.study.grid import Budget, Cell, budget, cells, choose
 from students.study.recipe import StudyRecipe
 from students.study.run import Estimate, estimate
@@ -45,4 +45,5 @@ def plan_study(study: StudyRecipe, out: Path, only: Sequence[str] = ()) -> Study
         folder = Path(pool.images) if pool.images else None
         images, _ = list_size(pool.source, Store(out / "store"), folder, pool.limit, Listing(pool.member))
     labelled = len(read_sets(study)["labelled"].images)
+    check_folds(study, labelled)
     return StudyPlan(chosen, budget(study, chosen, images, labelled), estimate(study, out, chosen))

@@ -37,6 +37,7 @@ Arm = Literal[
     "longer",
     "continued",
     "self-training",
+    "doubly-robust",
     "continued-student",
     "joint",
     "self-training+joint",
@@ -45,13 +46,15 @@ Arm = Literal[
 ]
 """See students.study.results.ARMS."""
 Axis = Literal["augment", "init", "fraction", "alpha", "round"]
-OWN = ("labelled", "pseudo", "seed", "augment", "init", "alpha", "rounds")
+OWN = ("labelled", "pseudo", "doubly_robust", "seed", "augment", "init", "alpha", "rounds")
 """Keys of a training that the study sets from its grid."""
 TEACHER = "teacher"
 """In place of an arm: a network that labels for those that have one."""
 CONTINUED = frozenset({"continued", "continued-student"})
 """Arms that start from their teacher's weights."""
-LABELLED_BY_TEACHER = frozenset({"self-training", "continued-student", "self-training+joint", "placebo"})
+WITH_FOLDS = frozenset({"doubly-robust"})
+"""Arms that have teachers beside their own, each of which has not learned from a fold of the labels, and labels it."""
+LABELLED_BY_TEACHER = frozenset({"self-training", "continued-student", "self-training+joint", "placebo"}) | WITH_FOLDS
 WITH_TEACHER = LABELLED_BY_TEACHER | CONTINUED
 WITH_OTHERS = frozenset({"joint", "self-training+joint"})
 SUPERVISED = frozenset({"supervised", "longer", "continued"})
@@ -84,10 +87,12 @@ class LabelSet(Section):
 class TeacherSteps(Section):
     """The `teacher` section: what its training has of its own. All else is as in `train`. augment: a policy, or an
     `augment` section of a training, for every teacher of the grid, so that the noise is the student's alone (Noisy
-    Student); without it a teacher has the augmentation of its cell."""
+    Student); without it a teacher has the augmentation of its cell. folds: of the labels, for `doubly-robust`: as many
+    more teachers, each of which labels the fold that it has not learned from."""
 
     steps: Count
     augment: str | dict[str, Any] | None = None
+    folds: Annotated[int, Field(ge=2, le=100)] = 2
 
 
 class BuildSection(Section):

@@ -21,15 +21,18 @@ ARMS = (
     "longer",
     "continued",
     "self-training",
+    "doubly-robust",
     "continued-student",
     "joint",
     "self-training+joint",
     "ceiling",
     "placebo",
 )
-"""In the order of tables and plots. `longer`: supervised for the teacher's steps and the student's. `continued`: the
-teacher, trained on for the student's steps; `continued-student`: a student that starts from it. `joint`: beside
-other labelled sets. `ceiling`: beside the pool with its true labels. `placebo`: the labelled images in its place."""
+"""In the order of tables and plots. `longer`: supervised for the teacher's steps and the student's. `doubly-robust`:
+self-training with that loss, for which further teachers label the labelled images that they have not learned from.
+`continued`: the teacher, trained on for the student's steps; `continued-student`: a student that starts from it.
+`joint`: beside other labelled sets. `ceiling`: beside the pool with its true labels. `placebo`: the labelled images in
+its place."""
 
 
 @dataclass(frozen=True)

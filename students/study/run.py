@@ -18,12 +18,16 @@ from builder.evidence.holdout import Labels
 from builder.recipe.recipe import PoolOptions
 from builder.store.files import canonical_json, digest, locked, write_file
 from builder.store.store import Store
+from builder.truth.records import Truth
 from builder.words import duration
 from students.evaluate.measure import kind_measure
 from students.study.data import (
     ALIKE,
     POOL,
     Data,
+    check_folds,
+    fold,
+    fold_folders,
     image_root,
     label_name,
     likenesses,
@@ -35,8 +39,8 @@ from students.study.data import (
     write_subset,
 )
 from students.study.declared import declare
-from students.study.grid import CELLS, RESULT, STORE, TOLD, Cell, Job, cells, choose, jobs, steps_of
-from students.study.recipe import WITH_OTHERS, WITH_TEACHER, LabelSet, StudyRecipe
+from students.study.grid import CELLS, RESULT, STORE, TOLD, Cell, Job, cells, choose, jobs, steps_of, teachers_of
+from students.study.recipe import WITH_FOLDS, WITH_OTHERS, WITH_TEACHER, LabelSet, StudyRecipe
 from students.study.results import CellResult
 from students.study.versions import Made, human_version
 from students.study.worker import RECIPE
@@ -105,10 +109,13 @@ def is_done(out: Path, folder: str) -> bool:
 def prepare(study: StudyRecipe, out: Path, data: Data, store: Store) -> None:
     """Write what workers read: each replicate's share of the labels, and the versions that say what people said."""
     whole = read_labelled(study.labelled, study.outlines)
+    check_folds(study, len(whole.images))
     for seed in study.replicates:
         for fraction in study.grid.fractions:
             folder = subset_folder(out, label_name(study, data.labelled), fraction, seed)
             write_subset(whole, partial(nested, whole, fraction, seed), folder)
+            if WITH_FOLDS.intersection(study.grid.arms):
+                _write_folds(study, out, whole, label_name(study, data.labelled), fraction, seed)
     human: dict[str, Any] = {}
     if study.pool and data.pool and data.pool_truth and "ceiling" in study.grid.arms:
         labels = _with_outlines(study, study.pool_truth, data.pool_truth)
@@ -119,6 +126,17 @@ def prepare(study: StudyRecipe, out: Path, data: Data, store: Store) -> None:
         sets = zip(study.others, data.others, strict=True)
         human["others"] = [asdict(_other(study, _with_outlines(study, *labels_of), out, store)) for labels_of in sets]
     write_file(out / TOLD, canonical_json(human))
+
+
+def _write_folds(study: StudyRecipe, out: Path, whole: Truth, labelled: str, fraction: float, seed: int) -> None:
+    """The folds of a replicate's share, and the share without each."""
+    folds = study.teacher.folds
+    for number in range(1, folds + 1):
+        folders = fold_folders(out, labelled, fraction, seed, number, folds)
+        if not all(folder.is_dir() for folder in folders):
+            parts = fold(nested(whole, fraction, seed), number, folds, seed)
+            for part, folder in zip(parts, folders, strict=True):
+                write_subset(whole, partial(replace, part), folder)
 
 
 def _with_outlines(study: StudyRecipe, section: LabelSet | None, labels: Labels) -> Labels:
@@ -151,10 +169,10 @@ def _run(
         number, done = number + 1, done + steps_of(study, job.cell)
         advance(steps_of(study, job.cell))
         if error:
-            failed[str(job.cell)] = error
+            failed[str(job)] = error
             write_file(out / job.folder / ERROR, canonical_json({"error": error}))
         left = duration((time.monotonic() - began) * (steps - done) / done)
-        tell(f"[{number}/{total}] {job.cell}: {error or _figures(out, job)}" + f", {left} left" * (number < total))
+        tell(f"[{number}/{total}] {job}: {error or _figures(out, job)}" + f", {left} left" * (number < total))
 
     with track("steps", steps) as advance:
         run_jobs(pending, out, lambda folder: is_done(out, folder), ended, workers)
@@ -202,7 +220,12 @@ def estimate(study: StudyRecipe, out: Path, chosen: Sequence[Cell]) -> Estimate:
     """What these cells and their teachers take, by the mean time of a step in the jobs that lie in `out`."""
     students = sum(steps_of(study, cell) for cell in chosen)
     taught = [cell for cell in chosen if cell.arm in WITH_TEACHER]
-    shared = {("" if study.teacher.augment else c.augment, c.init, c.fraction, c.seed) for c in taught}
+    # each teacher once, whatever arms have it: 0 is the one of all labels
+    shared = {
+        (fold, "" if study.teacher.augment else c.augment, c.init, c.fraction, c.seed)
+        for c in taught
+        for fold in range(teachers_of(study, c.arm))
+    }
     starts = {(c.init, c.seed) for c in chosen if study.grid.init[c.init].pretrain is not None}
     teachers = len(shared) * study.teacher.steps + sum(study.pretraining(*start).steps for start in starts)
     done = [orjson.loads(path.read_bytes()) for path in out.glob(f"*/*/{RESULT}")]

@@ -63,7 +63,7 @@ PRETRAIN: dict[str, frozenset[str]] = {
 }  # fmt: skip
 STUDY: dict[str, frozenset[str]] = {
     "name": frozenset(("a date", "1e400")), "labelled": NONE, "test": NONE, "val": OFF, "measure": NONE, "pool": OFF, "train": NONE, "train.steps": NONE, "train.batch": NONE,
-    "train.network": NONE, "teacher": NONE, "teacher.steps": NONE, "teacher.augment": OFF, "build": NONE, "build.keep": NONE, "grid": NONE, "grid.augment": NONE, "grid.init": NONE,
+    "train.network": NONE, "teacher": NONE, "teacher.steps": NONE, "teacher.augment": OFF, "teacher.folds": NONE, "build": NONE, "build.keep": NONE, "grid": NONE, "grid.augment": NONE, "grid.init": NONE,
     "grid.fractions": NONE, "grid.arms": NONE, "grid.alpha": NONE, "grid.rounds": NONE, "seeds": NONE, "primary": NONE, "others": NONE, "unknown": NONE,
 }  # fmt: skip
 NAMES = (

@@ -23,16 +23,19 @@ from PIL import Image
 
 from builder.cli.main import main
 from builder.errors import BuildError
+from builder.store.labels import read_label
+from builder.store.shards import read_samples
 from builder.store.store import Store
+from builder.store.version import Version
 from builder.truth.records import LabelledImage, Truth
 from students.study.cell import run_job
-from students.study.data import likenesses, load_data, nested, strata
+from students.study.data import fold, likenesses, load_data, nested, strata
 from students.study.declared import changed, declare
-from students.study.grid import Job, budget, cells, choose, jobs
+from students.study.grid import Job, as_json, budget, cells, choose, from_json, jobs
 from students.study.kinds.choose import read_outcomes
 from students.study.recipe import StudyRecipe, load_study
 from students.study.results import ARMS, read_results
-from students.study.run import prepare, run_study
+from students.study.run import estimate, prepare, run_study
 from teachers.networks.meta import FORMAT
 from tests.helpers.coloured import write_labelled
 from tests.helpers.tiny_studies import NETWORK, TRAIN, write_study
@@ -79,6 +82,27 @@ def test_a_share_of_equal_classes_holds_equally_many_of_each() -> None:
     assert len({tuple(i.name for i in nested(truth, 0.2, seed).images) for seed in range(3)}) == 3
 
 
+@given(SETS, st.integers(0, 9), st.integers(2, 5), st.randoms())
+def test_folds_part_the_images_and_are_stratified_and_of_no_order(
+    shown: list[list[int]], seed: int, folds: int, random: Any
+) -> None:
+    truth = labelled_as(shown)
+    parts = [fold(truth, number, folds, seed) for number in range(1, folds + 1)]
+    inside = [{image.name for image in part.images} for part, _ in parts]
+    assert sum(map(len, inside)) == len(shown) == len(set.union(*inside))
+    assert all({i.name for i in rest.images} == {i.name for i in truth.images} - part
+               for part, (_, rest) in zip(inside, parts, strict=True))  # fmt: skip
+    assert max(map(len, inside)) - min(map(len, inside)) <= 1
+    groups = dict(zip((image.name for image in truth.images), strata(truth).tolist(), strict=True))
+    for group in set(groups.values()):
+        counts = [sum(groups[name] == group for name in part) for part in inside]
+        assert max(counts) - min(counts) <= 1
+    shuffled = list(truth.images)
+    random.shuffle(shuffled)
+    again, _ = fold(Truth(truth.classes, shuffled, truth.category_ids), 1, folds, seed)
+    assert {image.name for image in again.images} == inside[0]
+
+
 def test_an_image_is_counted_as_the_rarest_class_it_shows() -> None:
     assert strata(labelled_as([[0, 1], [0], [0, 0, 2], [], [1]])).tolist() == [1, 0, 2, -1, 1]
 
@@ -102,6 +126,7 @@ def test_cells_come_seed_by_seed_and_can_be_chosen(tmp_path: Path) -> None:
 
 def test_budgets_are_equal(tmp_path: Path) -> None:
     arms = ["supervised", "longer", "continued", "self-training", "continued-student", "joint", "ceiling", "placebo"]
+    arms.append("doubly-robust")
     study = load_study(write_study(tmp_path, grid={"arms": arms}))
     rows = {row.arm: row for row in budget(study, cells(study), 12, 12)}
     assert {row.human + row.beside for row in rows.values()} == {4}
@@ -109,6 +134,8 @@ def test_budgets_are_equal(tmp_path: Path) -> None:
     assert rows["longer"].total == rows["self-training"].total == rows["placebo"].total == 7
     assert rows["self-training"].labelled_by_teacher == 12 and rows["ceiling"].labelled_by_teacher == 0
     assert rows["continued"].total == rows["continued-student"].total == 7
+    robust = rows["doubly-robust"]
+    assert (robust.teacher_steps, robust.total, robust.labelled_by_teacher) == (3 * 3, 13, 24)
     assert (rows["continued"].beside, rows["continued"].labelled_by_teacher) == (0, 0)
 
 
@@ -131,6 +158,13 @@ def test_budgets_are_equal(tmp_path: Path) -> None:
         ({"build": {"keep": {"score": 2}}}, "build.keep"),
         ({"build": {"teacher": {"flor": 0.1}}}, "flor"),
         ({"teacher": {"steps": 3, "augment": "S5"}}, "S5"),
+        ({"teacher": {"steps": 3, "folds": 1}}, "teacher.folds = 1"),
+        ({"train": TRAIN | {"doubly_robust": ["a"]}}, "train.doubly_robust is set for each cell"),
+        ({"grid": {"arms": ["doubly-robust"]}, "pool": None}, "the arm doubly-robust needs pool"),
+        (
+            {"grid": {"arms": ["doubly-robust"], "fractions": [0.1, 1]}, "teacher": {"steps": 3, "folds": 3}},
+            "the share 0.1 of the labels has 1 images, so that one of 3 folds would have none: lower teacher.folds",
+        ),
     ],
 )
 def test_a_study_that_cannot_be_says_why(change: dict[str, Any], told: str, tmp_path: Path) -> None:
@@ -227,10 +261,29 @@ def run(path: Path, out: Path, *more: str) -> dict[str, Any]:
     return value
 
 
+def check_folds_of(out: Path, cell: str, teachers: list[dict[str, Any]]) -> None:
+    """Each of two teachers has learned from one half of the labelled images, and said what the other half shows."""
+    halves = [set(meta["trained_on"]) for meta in teachers]
+    assert [len(half) for half in halves] == [6, 6] and len(halves[0] | halves[1]) == 12
+    student = json.loads((out / "cells" / cell[:16] / "run" / "meta.json").read_bytes())
+    claimed = student["recipe"]["doubly_robust"]
+    assert len(claimed) == 2 and len(student["trained_on"]) == 24
+    for version in claimed:
+        (folder,) = out.glob(f"store/datasets/{version['name']}/v1")
+        opened = Version.open(folder)
+        shown = {
+            read_label(path, s, opened.manifest)["sha256"] for _, path in opened.shards() for s in read_samples(path)
+        }
+        (learned,) = (set(meta["trained_on"]) for meta in teachers if not shown & set(meta["trained_on"]))
+        assert len(shown) == 6 and not learned & shown
+    log = (out / "cells" / cell[:16] / "run" / "log.jsonl").read_text().splitlines()
+    assert all("claimed" in json.loads(line) for line in log)
+
+
 def test_every_arm_is_trained_measured_and_told(tmp_path: Path) -> None:
     path = write_study(tmp_path, grid={"arms": [*ARMS], "rounds": 2}, seeds=1)
     out = tmp_path / "out"
-    assert run(path, out) == {"out": str(out), "done": 11, "failed": {}, "waiting": 0, "cells": 10}
+    assert run(path, out) == {"out": str(out), "done": 14, "failed": {}, "waiting": 0, "cells": 11}
     rows = {(row.arm, row.round): row for row in read_results(out / "results.parquet")}
     for (arm, _), row in rows.items():
         assert (row.labelled, row.batch, row.metric, row.error) == (12, 4, "accuracy", "")
@@ -243,6 +296,7 @@ def test_every_arm_is_trained_measured_and_told(tmp_path: Path) -> None:
         "longer": 0,
         "continued": 0,
         "self-training": 12,
+        "doubly-robust": 12,
         "continued-student": 12,
         "joint": 6,
         "self-training+joint": 18,
@@ -253,13 +307,16 @@ def test_every_arm_is_trained_measured_and_told(tmp_path: Path) -> None:
     assert (first.teacher_steps, second.teacher_steps) == (3, 7)
     spent = [json.loads((out / row.per_image).with_name("result.json").read_bytes()) for row in (first, second)]
     assert all(spent[1][f"{name}_seconds"] > spent[0][f"{name}_seconds"] for name in ("teacher", "label"))
-    (teacher,) = out.glob("teachers/*/run/meta.json")
-    begun = json.loads(teacher.read_bytes())["weights"]["sha256"]
+    metas = [json.loads(meta.read_bytes()) for meta in out.glob("teachers/*/run/meta.json")]
+    (begun,) = (meta["weights"]["sha256"] for meta in metas if len(meta["trained_on"]) == 12)
     for arm in ("continued", "continued-student"):
         meta = json.loads((out / rows[arm, 1].per_image).with_name("run").joinpath("meta.json").read_bytes())
         assert meta["recipe"]["init"] == begun and rows[arm, 1].teacher_steps == 3
     assert second.teacher_value == first.value
     assert rows["placebo", 1].teacher_value == first.teacher_value
+    robust = rows["doubly-robust", 1]
+    assert (robust.teacher_steps, robust.teacher_value) == (9, first.teacher_value)
+    check_folds_of(out, robust.cell, [meta for meta in metas if len(meta["trained_on"]) < 12])
     before = (out / "results.parquet").read_bytes(), (out / "index.html").read_bytes()
     assert run(path, out)["done"] == 0
     assert before == ((out / "results.parquet").read_bytes(), (out / "index.html").read_bytes())
@@ -276,6 +333,27 @@ def test_a_teacher_may_have_an_augmentation_of_its_own(tmp_path: Path) -> None:
     students = [json.loads(file.read_bytes())["augment"] for file in out.glob("cells/*/run/recipe.json")]
     assert json.loads(teacher.read_bytes())["augment"] == "S1" and sorted(students) == ["S1", "S1", "S4", "S4"]
     assert run(path, out, "--set", "teacher.augment=null")["done"] == 2, "the teacher under S4, and its student"
+
+
+def test_teachers_of_folds_are_shared_and_digests_of_other_arms_stay(tmp_path: Path) -> None:
+    study = load_study(
+        write_study(tmp_path, grid={"arms": ["self-training", "doubly-robust"], "alpha": [0.5, 1]}, seeds=1)
+    )
+    data = load_data(study, Store(tmp_path / "store"))
+    every = jobs(study, data, cells(study))
+    assert [str(job) for job in every if job.cell.arm == "teacher"] == [
+        "teacher S1 random 1 seed 0",
+        "teacher S1 random 1 seed 0 without fold 1",
+        "teacher S1 random 1 seed 0 without fold 2",
+    ]
+    assert len({job.folder for job in every}) == 7
+    robust = [job for job in every if job.cell.arm == "doubly-robust"]
+    assert len(robust) == 2 and all(len(job.needs) == 3 for job in robust)
+    assert [from_json(json.loads(json.dumps(as_json(job)))) for job in every] == every
+    more = study.model_copy(update={"teacher": study.teacher.model_copy(update={"folds": 3})})
+    kept = {job.folder for job in jobs(more, data, cells(more))} & {job.folder for job in every}
+    assert kept == {job.folder for job in every if not job.fold and job.cell.arm != "doubly-robust"}
+    assert estimate(study, tmp_path / "none", cells(study)).teacher_steps == 9
 
 
 def test_a_killed_study_goes_on_to_the_same_table(tmp_path: Path) -> None:

@@ -26,13 +26,14 @@ COLOURS = {
     "longer": "#7d8793",
     "continued": "#b3a394",
     "self-training": KEPT,
+    "doubly-robust": "#332288",
     "continued-student": "#56b4e9",
     "joint": HUMAN,
     "self-training+joint": "#cc79a7",
     "ceiling": IGNORED,
     "placebo": "#d55e00",
 }
-"""Of Okabe and Ito's palette, and two greys, told apart by the colour-blind."""
+"""Of Okabe and Ito's palette, two greys and an indigo, told apart by the colour-blind."""
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)))
 MARKS = "os^D"
 WIDE, HIGH = 3.4, 6.4
