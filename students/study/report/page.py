@@ -53,7 +53,7 @@ COLUMNS = {
     "placebo": "Placebo: the labelled images in the pool's place, less the same arm.",
 }
 """Of the controls of primary contrasts, and what they say."""
-BRACKETS = f"In brackets: 95 % t-intervals over seeds, or below {LEAST} seeds the least and the most."
+BRACKETS = f"In brackets: 95 % intervals over seeds, or below {LEAST} seeds the least and the most."
 SHOWN = 5
 """Images that look like test ones that are named; the others are counted."""
 
@@ -155,7 +155,7 @@ def _answers(asked: Sequence[Answer], when: str) -> Markup:
     """The primary contrasts in words, with an arrow each."""
     line = Markup(
         '<div class="verdict {}" style="margin-top:{}px"><div class="sign" aria-hidden="true">{}</div><div>{}'
-        '<h2 style="font-size:{}px">{} <span style="font-weight:400">{}</span></h2></div>{}</div>'
+        '<h2{}>{} <span style="font-weight:400">{}</span></h2></div>{}</div>'
     )
     many = len(asked) > 1
     body = [
@@ -164,7 +164,7 @@ def _answers(asked: Sequence[Answer], when: str) -> Markup:
             14 if many else 10,
             TRENDS[answer.trend],
             Markup('<div class="eyebrow">{}</div>').format(answer.where) if answer.where else "",
-            18 if many else 22,
+            Markup(' style="font-size:17px"') if many else "",
             *map(_tied, headline(answer)),
             Markup('<div class="body"><p>{}</p></div>').format(_tied(" ".join(said)))
             if (said := controls(answer))
