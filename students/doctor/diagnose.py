@@ -16,6 +16,7 @@ from students.doctor.records import Case, Diagnosis, Finding
 from students.doctor.selections import by_sha256, read_selection
 from students.doctor.studies import Found, is_study, read_study
 from students.doctor.trainings import read_recipe, read_training
+from students.study.compare import LEAST
 from students.train.run import LOG, RECIPE
 from teachers.networks.meta import META, read_meta
 
@@ -41,7 +42,7 @@ def doctor(
     """
     folder = Path(folder)
     if is_study(folder):
-        found = read_study(folder, truth)
+        found = read_study(folder, truth, store is not None and store.trust)
         leaks = _alike(found)
         subject, verdict = f"study {folder.resolve().name}", _verdict(found.cases)
     else:
@@ -73,7 +74,7 @@ def _verdict(cases: Sequence[Case]) -> str:
 def _against(case: Case) -> str:
     gap = case.outcome
     assert gap is not None  # or it were not known
-    few = ", a direction only" if gap.seeds < 5 else ""
+    few = ", a direction only" if gap.seeds < LEAST else ""
     where = f" at {case.where}" if case.where else ""
     return f"{100 * gap.mean:+.1f} points of {case.metric} against {gap.against}{where} ({range_words(gap)}{few})"
 
@@ -116,7 +117,8 @@ def _read_run(folder: Path, store: Store, truth: Truth | None, test: Truth | Non
     if any(selection.right for selection in selections):
         found.looked.append("the pool's true labels")
     elif versions:
-        found.blind.append("how much of the pseudo-labels is right (--truth LABELS of images of the pool)")
+        why = "--truth LABELS of images of the pool" if truth is None else "no image of --truth is in them"
+        found.blind.append(f"how much of the pseudo-labels is right ({why})")
     if training.val:
         found.looked.append(f"{training.metric} on val")
     else:

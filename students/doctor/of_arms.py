@@ -43,16 +43,17 @@ def range_words(gap: Gap) -> str:
 
 
 def short_of_steps(case: Case) -> Finding | None:
-    """Equally long supervision is better than supervision for the student's steps: labels are not what is short."""
+    """Supervision for the teacher's steps as well is better than for the student's alone."""
     gap = case.longer
     if gap is None or not is_clearly_above(gap):
         return None
     labels = "" if case.ceiling is None or is_above(case.ceiling) else ", not of labels"
     sentence = (
         f"the networks are short of steps{labels}: {count(case.longer_steps - case.steps)} more supervised steps "
-        f"(longer) are worth {points(gap.mean)} points of {case.metric} ({points(gap.other)} to {points(gap.value)}, "
-        f"{range_words(gap)}); raise train.steps from {count(case.steps)} until longer gains nothing, and only then "
-        "spend steps on a teacher"
+        f"({gap.arm}) are worth {points(gap.mean)} points of {case.metric} ({points(gap.other)} to "
+        f"{points(gap.value)}, {range_words(gap)}); raise train.steps from "
+        f"{count(case.steps)} until {gap.arm} gains nothing, and only "
+        "then spend steps on a teacher"
     )
     return Finding("short-of-steps", sentence, {"gain": gap.mean, "steps": case.steps, "longer": case.longer_steps})
 

@@ -13,8 +13,9 @@ from builder.kinds import kind_of
 from builder.words import count, percent
 from students.doctor.records import Case, Finding, Labels, Selection
 
-NEARLY_ALL = 0.95
-"""Kept share of a pool from which on a rule is no filter: it leaves out fewer than even good teachers get wrong."""
+NEARLY_ALL = 0.9
+"""Kept share of a pool from which on a rule is no filter, where it is not known what is wrong: few teachers are right
+on more. Where it is known, a rule is none that leaves out fewer than it keeps wrong."""
 NEARLY_NOTHING = 0.1
 """Kept share of a pool below which it is hardly used; the same share of what human labels have on an image."""
 HARMLESS = 0.02
@@ -35,10 +36,10 @@ NAMED = 3
 
 
 def no_filter(case: Case) -> Finding | None:
-    """Nearly all of the pool is kept, right or wrong."""
+    """Nearly all of the pool is kept, right or wrong, or more that is wrong than is left out."""
     parts = [part for part in case.selections if not kind_of(part.kind).overlaps]
     share, wrong = _share(parts), 1 - _precision(parts)
-    if not share >= NEARLY_ALL or wrong < HARMLESS:
+    if not (share >= NEARLY_ALL if math.isnan(wrong) else wrong >= HARMLESS and 1 - share < share * wrong):
         return None
     shown, so = f", {percent(wrong)} of it wrongly labelled", "so the teacher is surer than it is right"
     if math.isnan(wrong):

@@ -125,10 +125,10 @@ class Case:
 
     where: the setting in words, "" for a run. metric: of the study. students, teachers: their trainings, as far as
     their logs are there; selections: what they learned from. student, teacher: mean figures on the measured images.
-    outcome: the arm against its baseline; longer: that arm against supervised; taught: supervised against the teacher;
-    ceiling: that arm against the baseline; None where they were not run. steps, teacher_steps, longer_steps: of the
-    student, its teacher, and longer. batch: images a step. images: labelled ones, and samples of what stands beside
-    them, 0 where they are not known.
+    outcome: the arm against its baseline; longer: that arm, or else continued, against supervised; taught: supervised
+    against the teacher; ceiling: that arm against the baseline; None where they were not run. steps, teacher_steps,
+    longer_steps: of the student, its teacher, and that longer arm. batch: images a step. images: labelled ones, and
+    samples of what stands beside them, 0 where they are not known.
     """
 
     where: str = ""

@@ -54,6 +54,7 @@ class _Study:
     """A study as it lies there. truth: labelled images of its pool by SHA-256, of the record `of`."""
 
     out: Path
+    store: Store
     cells: Cells
     human: Labels | None
     truth: Mapping[str, LabelledImage]
@@ -68,16 +69,20 @@ def is_study(folder: Path) -> bool:
     return (folder / RECIPE).is_file() or (folder / RESULTS).is_file()
 
 
-def read_study(folder: Path, truth: Truth | None = None) -> Found:
-    """The cases of a study. truth: labels of its pool, in place of those of its recipe. Raises BuildError for one
-    without results."""
+def read_study(folder: Path, truth: Truth | None = None, trust: bool = False) -> Found:
+    """The cases of a study. truth: labels of its pool, in place of those of its recipe. trust: see Store. Raises
+    BuildError for one without results."""
     if not (folder / RESULTS).is_file():
         raise BuildError(f"study {folder} has no {RESULTS} yet: run `tutelage study` until a first cell is done")
     cells = index(read_results(folder / RESULTS))
     recipe, found = _recipe(folder), Found()
     human, truth = _people(recipe, truth, found)
-    there = by_sha256(truth) if truth else {}
-    study = _Study(folder, cells, human, there, truth or Truth((), [], ()))
+    there: dict[str, LabelledImage] = {}
+    try:
+        there = by_sha256(truth) if truth else there
+    except OSError as error:
+        found.blind.append(f"the pool's true labels ({error.filename} cannot be read)")
+    study = _Study(folder, Store(folder / STORE, trust=trust), cells, human, there, truth or Truth((), [], ()))
     settings = [setting for setting in cells if setting.arm in BASES and setting.round == 1]
     if not settings:
         raise BuildError(f"study {folder} has no arm that learns pseudo-labels: add self-training to grid.arms")
@@ -96,7 +101,7 @@ def _recipe(folder: Path) -> StudyRecipe | None:
 def _people(recipe: StudyRecipe | None, truth: Truth | None, found: Found) -> tuple[Labels | None, Truth | None]:
     """What people say: of the labelled images, and of the pool."""
     if recipe is None:
-        found.blind.append(f"the labels (no {RECIPE} to find them by)")
+        found.blind.append(f"the labels (no {RECIPE} that leads to them)")
         return None, truth
     human = None
     try:
@@ -121,7 +126,8 @@ def _case(study: _Study, setting: Setting, several: bool) -> Case:
     study.students += students
     study.selections += selections
     base = next((other for arm in BASES[setting.arm] if (other := partner(setting, cells, arm))), None)
-    supervised, longer, ceiling = (partner(setting, cells, arm) for arm in ("supervised", "longer", "ceiling"))
+    supervised, ceiling = (partner(setting, cells, arm) for arm in ("supervised", "ceiling"))
+    longer = partner(setting, cells, "longer") or partner(setting, cells, "continued")
     arms = {other.arm for other in cells if other.arm in BASES}
     where = described(setting, cells) if several else ""
     first = seeds[0] if seeds else None
@@ -164,14 +170,13 @@ def _remains(
             ):
                 study.teachers[teacher] = training
                 teachers.append(training)
-            store = Store(study.out / STORE)
-            if selection := _try(study, VERSIONS, store.root, partial(_selection, study, store, named)):
+            if selection := _try(study, VERSIONS, study.store.root, partial(_selection, study, named)):
                 selections.append(selection)
     return tuple(students), tuple(teachers), tuple(selections)
 
 
-def _selection(study: _Study, store: Store, named: Mapping[str, Any]) -> Selection:
-    version = store.version(f"{named['name']}@{named['version']}")
+def _selection(study: _Study, named: Mapping[str, Any]) -> Selection:
+    version = study.store.version(f"{named['name']}@{named['version']}")
     return read_selection(version, study.human, study.truth, study.of)
 
 
@@ -214,7 +219,9 @@ def _as_gap(arm: str, against: str, by_seed: Sequence[float], value: float, othe
 
 
 def _steps(cells: Cells, setting: Setting | None) -> int:
-    return max((result.steps for result in cells[setting].values()), default=0) if setting else 0
+    """Of a network, and of the teacher that it starts from."""
+    rows = cells[setting].values() if setting else ()
+    return max((result.steps + result.teacher_steps for result in rows), default=0)
 
 
 def _mean(values: Sequence[float]) -> float:

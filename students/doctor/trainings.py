@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from builder.errors import BuildError
+from builder.errors import BuildError, brief
 from builder.store.text import read_json
 from students.doctor.records import Training
+from students.train.errors import TrainError
 from students.train.run import LOG, RECIPE, read_log
 
 PART = 10
@@ -33,6 +34,13 @@ def read_training(run: Path) -> Training:
     records, recipe = read_log(run), read_recipe(run)
     if not records or "human" not in records[-1]:
         raise BuildError(f"{run} has no {LOG} of a training: give the folder that `tutelage train` wrote")
+    try:
+        return _facts(records, recipe)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise TrainError(f"{run / LOG} or {RECIPE} beside it holds what no training writes ({brief(error)})") from None
+
+
+def _facts(records: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]) -> Training:
     joint = any(record.get("pseudo_positives") for record in records)
     network = recipe.get("network") or {}
     clip = recipe.get("clip_norm", math.nan)

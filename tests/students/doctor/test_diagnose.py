@@ -19,7 +19,12 @@ from builder.store.store import Store
 from builder.truth.coco import read_coco
 from students.doctor.diagnose import doctor
 from students.doctor.records import Diagnosis
+from students.study.cell import run_job
+from students.study.data import load_data
+from students.study.grid import cells, jobs
+from students.study.recipe import load_study
 from students.study.results import CellResult, write_results
+from students.study.run import prepare, run_study
 from students.train.loop import train
 from tests import ROOT
 from tests.helpers.rectangles import write_rectangles, write_version
@@ -126,6 +131,8 @@ def test_a_real_run_its_version_and_its_labels(tmp_path: Path) -> None:
     assert told["findings"][0]["figures"] == {"images": 6, "of": 6} and told["verdict"] == "" and not told["won"]
     apart = doctor(run, store, test=read_coco(write_rectangles(tmp_path / "test", 1, seed=9)))
     assert "leak" not in names(apart) and "1 test images" in apart.looked
+    stranger = doctor(run, store, read_coco(write_rectangles(tmp_path / "strange", 1, seed=9)))
+    assert any("no image of --truth is in them" in blind for blind in stranger.blind)
     shutil.rmtree(version)
     assert any("not in the store" in blind for blind in doctor(run, store).blind)
 
@@ -168,9 +175,13 @@ def test_without_a_baseline_nothing_is_claimed(tmp_path: Path) -> None:
 
 def test_a_real_study_is_read_whole(tmp_path: Path) -> None:
     grid = {"arms": ["supervised", "longer", "self-training", "ceiling"]}
-    path, out = write_study(tmp_path, grid=grid, seeds=1), tmp_path / "out"
-    done = CliRunner().invoke(main, ["study", str(path), "--out", str(out), "--workers", "1"])
-    assert done.exit_code == 0, done.output
+    study, out = load_study(write_study(tmp_path, grid=grid, seeds=1)), tmp_path / "out"
+    store = Store(out / "store")
+    data = load_data(study, store)
+    prepare(study, out, data, store)
+    for job in jobs(study, data, cells(study)):
+        run_job(study, out, job)  # in this process, which has its libraries
+    run_study(study, out)
     found = doctor(out)
     assert found.looked[0] == "4 cells of the arms ceiling, longer, self-training, supervised"
     for part in ("the classes of the labels", "1 students' logs", "1 teachers' logs", "1 versions they learned"):
@@ -212,6 +223,12 @@ def test_what_cannot_be_looked_at_is_said_in_a_sentence(files: list[str] | None,
         doctor(folder, Store(tmp_path / "store"))
     failed = CliRunner().invoke(main, ["doctor", str(folder)])
     assert failed.exit_code == 1 and says in failed.output and "Traceback" not in failed.output
+
+
+def test_a_log_that_no_training_wrote_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", 3, lambda step: {"human": "much", "ratio": {}})
+    failed = CliRunner().invoke(main, ["doctor", str(run)])
+    assert failed.exit_code == 1 and "holds what no training writes" in failed.output
 
 
 def test_a_study_without_a_student_is_refused(tmp_path: Path) -> None:
