@@ -13,6 +13,8 @@ from students.study.compare import LEAST, Comparison, Contrast, Spread, compare_
 from students.study.report.tables import NONE, decimals, ends, gained
 
 CONTROLS = ("ceiling", "placebo")
+TAUGHT = ("self-training", "doubly-robust")
+"""Arms that have labels and start of the controls."""
 BASES = ("longer", "supervised")
 """Arms that controls are held against."""
 VAGUE = 2.0
@@ -73,11 +75,11 @@ def answers(primary: Sequence[Comparison], cells: Cells, metric: str) -> list[An
 
 
 def _control(comparison: Comparison, control: str, cells: Cells) -> Contrast | None:
-    """The control less what the contrast is against: of self-training against supervision alone, whose labels and start
+    """The control less what the contrast is against: of TAUGHT against supervision alone, whose labels and start
     the controls have."""
     (_, arm), (weight, against) = comparison.contrast.terms
     other = partner(arm, cells, control)
-    if arm.arm != "self-training" or against.arm not in BASES or other is None:
+    if arm.arm not in TAUGHT or against.arm not in BASES or other is None:
         return None
     return Contrast(f"{control} - {against.arm}, {described(arm, cells)}", ((1, other), (weight, against)))
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes as Panel
 
 
-ARMS = ("self-training", "ceiling", "placebo")
+ARMS = ("self-training", "doubly-robust", "ceiling", "placebo")
 """Whose gain is drawn."""
 ELSEWHERE = ("supervised", "longer", *ARMS)
 """Arms of which no other plot need draw the differences."""
