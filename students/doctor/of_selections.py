@@ -14,12 +14,12 @@ from builder.words import count, percent
 from students.doctor.records import Case, Finding, Labels, Selection
 
 NEARLY_ALL = 0.9
-"""Kept share of a pool from which on a rule is no filter, where it is not known what is wrong: few teachers are right
-on more. Where it is known, a rule is none that leaves out fewer than it keeps wrong."""
+"""Kept share of a pool from which on a rule is no filter, where it is not known what is wrong; chosen, not measured.
+Where it is known, a rule is none that leaves out fewer than it keeps wrong."""
 NEARLY_NOTHING = 0.1
-"""Kept share of a pool below which it is hardly used; the same share of what human labels have on an image."""
+"""Kept share of a pool below which it is hardly used; chosen, not measured."""
 HARMLESS = 0.02
-"""Wrong share of the kept up to which nobody saw harm: about that of human labels."""
+"""Wrong share of the kept up to which it is no fault; chosen, not measured."""
 CLASS_WRONG = 0.1
 """Wrong share of a class from which it is named."""
 FEWEST = 10
