@@ -31,6 +31,7 @@ from teachers.errors import TutelageError
 BASES = {
     "self-training": ("longer", "supervised"),
     "self-training+joint": ("longer", "supervised"),
+    "doubly-robust": ("longer", "supervised"),
     "continued-student": ("continued", "longer", "supervised"),
 }
 """Arms that learn a teacher's labels -> what each is held against, the first that was run."""
