@@ -206,6 +206,8 @@ class StudyRecipe(Section):
         ):
             if needing := [arm for arm in arms if arm in needed_by and not (arm == "placebo" or getattr(self, key))]:
                 raise ValueError(f"the arm {needing[0]} needs {key}: add it, or remove the arm from grid.arms")
+        if self.outlines and (robust := WITH_FOLDS.intersection(arms)):
+            raise ValueError(f"the arm {min(robust)} does not learn outlines: train arch fcos, or remove the arm")
         if self.measure == "val" and self.val is None:
             raise ValueError("measure is val, but there is no val: add it, or measure on test")
         for name in (name for name, start in self.grid.init.items() if start.pretrain is not None):

@@ -162,6 +162,10 @@ def test_budgets_are_equal(tmp_path: Path) -> None:
         ({"train": TRAIN | {"doubly_robust": ["a"]}}, "train.doubly_robust is set for each cell"),
         ({"grid": {"arms": ["doubly-robust"]}, "pool": None}, "the arm doubly-robust needs pool"),
         (
+            {"grid": {"arms": ["doubly-robust"]}, "train": TRAIN | {"network": NETWORK | {"arch": "maskrcnn"}}},
+            "the arm doubly-robust does not learn outlines",
+        ),
+        (
             {"grid": {"arms": ["doubly-robust"], "fractions": [0.1, 1]}, "teacher": {"steps": 3, "folds": 3}},
             "the share 0.1 of the labels has 1 images, so that one of 3 folds would have none: lower teacher.folds",
         ),
