@@ -109,11 +109,13 @@ class JointLoss:
     gradient. From the paper as widely repeated; decay, correction, clip and eps are our choice. A step enters the
     averages by `commit`, to be called if the weights moved; never if a stream has no positives or a loss is not finite.
 
-    With `doubly_robust` it is L = L_h + alpha * m/(m + n) * (L_p - L_c), L_c being the loss of the n human images under
-    what a teacher claims of them that has not learned from them. With claims that are right it is, for alpha 1, the
-    mean over all n + m images; where they are wrong on both sides alike the bracket vanishes, in expectation. It is
-    left out of a step in which a side of it has no positives. It has no lower bound: a network may make L_c as large as
-    it likes on human images that the claims are wrong about. Let alpha rise over the training, as the paper does.
+    With `doubly_robust` it is L = L_h + alpha * m/(m + n) * r * (L_p - L_c), L_c being the loss of the n human images
+    under what a teacher claims of them that has not learned from them, and r the positives of the claims for each human
+    one: with it r * L_c is a mean over all human images, to which those without a claim add nothing. With claims that
+    are right and of all images it is, for alpha 1, the mean over all n + m images; where they are wrong on both sides
+    alike the bracket vanishes, in expectation. Without pseudo positives a step leaves it out. It has no lower bound: a
+    network may make L_c as large as it likes where claims on human images are wrong. Let alpha rise over the training,
+    as the paper does.
 
     It knows no network and no task: in a loop of your own, give `combine` the losses of the two halves of a batch.
 
@@ -278,7 +280,8 @@ class JointLoss:
     def _weights(self, ratio: Tensor, positives: Tensor, terms: int) -> Tensor:
         """Of each term in each stream, (T, S)."""
         if self.pool_share is not None:
-            weight = self.alpha * self.pool_share * float((positives[1:] > 0).all())
+            human, pseudo, claimed = positives.tolist()
+            weight = self.alpha * self.pool_share * claimed / max(human, 1.0) if pseudo > 0 else 0.0
             return torch.tensor([1.0, weight, -weight]).expand(terms, 3)
         whole = 1 + self.alpha if self.normalise else 1.0
         return torch.stack([torch.ones(terms), self.alpha * ratio.expand(terms)], 1) / whole

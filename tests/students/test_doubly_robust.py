@@ -88,13 +88,27 @@ def test_claims_that_are_wrong_on_both_sides_alike_leave_the_supervised_loss() -
     assert step.value == pytest.approx(step.terms["classification"][0].item(), rel=1e-5)
 
 
+def test_an_image_that_nothing_is_claimed_of_counts_in_the_mean_of_the_claims() -> None:
+    """As in the paper's 1/n: or the few that are left would outweigh their human labels, where the claims are right."""
+    torch.manual_seed(0)
+    logits, labels = torch.randn(8, 4, requires_grad=True), torch.randint(0, 4, (8,))
+    targets = [ClassTarget(row) for row in one_hot(labels, 4).float()]
+    claims = [targets[0], *[ClassTarget(torch.zeros(4))] * 3, *targets[4:]]
+    pseudo = torch.arange(8) >= 4
+    ours, theirs = (class_sums(None, logits, side, pseudo) for side in (targets, claims))  # type: ignore[arg-type]
+    step = JointLoss(alpha=1.0, doubly_robust=(4, 12))(ours.with_claimed(theirs))
+    losses = cross_entropy(logits, labels, reduction="none")
+    expected = losses[:4].mean() + 12 / 16 * (losses[4:].mean() / 4 - losses[0] / 4)
+    torch.testing.assert_close(gradient(step.loss, logits), gradient(expected, logits))
+
+
 def test_the_loss_by_hand() -> None:
     human, pool, claimed = (
         {"a": torch.tensor(a), "b": torch.tensor(b)} for a, b in ((3.0, 1.0), (8.0, 2.0), (5.0, 4.0))
     )
     joint = JointLoss(alpha=0.5, clip=(1.0, 1.0), per_term=True, doubly_robust=(100, 300))
     step = joint.combine(human, pool, positives=(1, 2, 4), claimed=claimed)
-    weight = 0.5 * 300 / 400
+    weight = 0.5 * 300 / 400 * 4 / 1  # four claims for each human positive
     assert step.value == step.loss.item() == pytest.approx(4 + weight * (10 / 2 - 9 / 4))
     figures = step.figures()
     assert (figures["human"], figures["pseudo"], figures["claimed"]) == (4, 5, 9 / 4)
@@ -182,7 +196,7 @@ def test_a_doubly_robust_training_can_be_resumed_to_the_bit(tmp_path: Path, kind
     run = train(recipe, tmp_path / "run", Store(tmp_path))
     for number, record in enumerate(read_log(run), 1):
         assert record["alpha"] == number / 4 and record["moved"]
-        weight = record["alpha"] * 8 / 20
+        weight = record["alpha"] * 8 / 20 * record["claimed_positives"] / record["human_positives"]
         expected = record["human"] + weight * (record["pseudo"] - record["claimed"])
         assert record["loss"] == pytest.approx(expected, rel=1e-4) and record["claimed_positives"] > 0
     meta = json.loads((run / "meta.json").read_text())["recipe"]
