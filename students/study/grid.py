@@ -33,6 +33,8 @@ FOLDERS = {TEACHER: "teachers", PRETRAIN: "pretrained"}
 CELLS = "cells"
 UNMOVED = ("workers", "save_every")
 """Keys of a training that do not change its weights."""
+JOINT = ("alpha_ramp", "decay", "clip", "per_term", "normalise", "soft")
+"""Keys of a training that change nothing where it has human labels alone."""
 KEYS = ("arm", "augment", "init", "fraction", "alpha", "round", "seed")
 
 
@@ -154,12 +156,13 @@ def _with_needs(study: StudyRecipe, data: Data, cell: Cell, starts: Mapping[str,
         return [*before, Job(cell, digest({**shared, **_facts_of(study, data, cell)}), labelled, start=start)]
     teacher = replace(cell, arm=TEACHER, alpha=0.0, round=1)
     own = {"job": TEACHER, "steps": study.teacher.steps, "augment": study.augment_of(TEACHER, cell.augment)}
+    taught = {**_shared(study, data, teacher, starts), **own}
     count = study.teacher.folds if cell.arm in WITH_FOLDS else 0
     folds = [
-        Job(teacher, digest({**shared, **own, "folds": count, "fold": n}), labelled, start=start, fold=n)
+        Job(teacher, digest({**taught, "folds": count, "fold": n}), labelled, start=start, fold=n)
         for n in range(1, count + 1)
     ]
-    before += [*folds, Job(teacher, digest({**shared, **own}), labelled, start=start)]
+    before += [*folds, Job(teacher, digest(taught), labelled, start=start)]
     others = {"folds": [job.digest for job in folds]} if folds else {}
     for number in range(1, cell.round + 1):
         earlier = replace(cell, round=number)
@@ -170,7 +173,8 @@ def _with_needs(study: StudyRecipe, data: Data, cell: Cell, starts: Mapping[str,
 
 def _shared(study: StudyRecipe, data: Data, cell: Cell, starts: Mapping[str, Any]) -> dict[str, Any]:
     """What decides every network of a replicate."""
-    train = {key: value for key, value in study.train.items() if key not in UNMOVED}
+    alone = cell.arm in (TEACHER, *SUPERVISED)
+    train = {key: value for key, value in study.train.items() if key not in (*UNMOVED, *(JOINT if alone else ()))}
     return {
         "train": train,
         "augment": study.grid.augment[cell.augment],

@@ -337,6 +337,8 @@ def test_a_teacher_may_have_an_augmentation_of_its_own(tmp_path: Path) -> None:
     students = [json.loads(file.read_bytes())["augment"] for file in out.glob("cells/*/run/recipe.json")]
     assert json.loads(teacher.read_bytes())["augment"] == "S1" and sorted(students) == ["S1", "S1", "S4", "S4"]
     assert run(path, out, "--set", "teacher.augment=null")["done"] == 2, "the teacher under S4, and its student"
+    more = ("--set", "teacher.augment=S1", "--set", "train.clip=[0.1, 1]")
+    assert run(path, out, *more)["done"] == 2, "the students: a ratio is nothing to who learns human labels alone"
 
 
 def test_teachers_of_folds_are_shared_and_digests_of_other_arms_stay(tmp_path: Path) -> None:
@@ -426,7 +428,7 @@ def test_what_fails_stays_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
     before = set(children())
     ran = run_study(load_study(path), out, workers=1, tell=kill_first)
     assert len(lines) == 8 and ran.done == 3 and ran.waiting == 0
-    assert all(line.endswith(" s left") for line in lines[:-1]) and not lines[-1].endswith("left")
+    assert all(line.endswith((" s left", " min left")) for line in lines[:-1]) and not lines[-1].endswith("left")
     rows = {(row.init, row.arm): row for row in read_results(out / "results.parquet")}
     assert len(rows) == 6
     assert rows["random", "supervised"].done and rows["random", "self-training"].done
