@@ -115,10 +115,9 @@ def _rises(part: Training) -> bool:
 
 def ratio_at_limit(case: Case) -> Finding | None:
     """The ratio of the joint loss is what `clip` says in most steps."""
-    rate = _mean(case, "clip_rate")
-    if not rate > MOSTLY:
+    rate, ratio, raw = (_mean(case, name) for name in ("clip_rate", "ratio", "unclipped"))
+    if not rate > MOSTLY or ratio <= 1 < raw:  # a limit of 1 is that of maps, and is meant
         return None
-    ratio, raw = _mean(case, "ratio"), _mean(case, "unclipped")
     if raw > 1:
         why = (
             "the pseudo-labels are far easier than the human ones, mostly what the network knows; lower alpha from "

@@ -13,7 +13,7 @@ from torch import Tensor, device, nn
 from builder.truth.records import LabelledImage
 from students.augment.policies import NO_BOXES
 from students.augment.scene import Placement, Table
-from students.train.losses import StreamSums
+from students.train.losses import CLIP, StreamSums
 from teachers.base import Kind
 
 T = TypeVar("T")
@@ -54,6 +54,7 @@ class Task:
     boxes: marks -> the boxes of objects, (N, 4) `xyxy`, whose content an augmentation may move
     (students.augment.policies).
     autoaugment: the table of AutoAugment that is usual for it.
+    clip: the ratio of the joint loss, at least and at most (students.train.losses.JointLoss).
     draw: (a square picture of the canvas, the arrays of `place`, the canvas's side) -> the picture with its labels, in
     the classes' colours (builder.report.paint). note, legend: what else these show, in words and in colours.
     caption: (marks, classes) -> what is said of the whole image, for a kind that is not drawn.
@@ -73,6 +74,7 @@ class Task:
     relearns: bool = True
     boxes: Callable[[Any], np.ndarray] = no_boxes
     autoaugment: Table = "detection"
+    clip: tuple[float, float] = CLIP
     note: str = ""
     legend: tuple[tuple[str, str], ...] = ()
     caption: Callable[[Any, Sequence[str]], str] = no_caption

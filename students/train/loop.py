@@ -129,7 +129,7 @@ class _Training:
         forward, optimizer = plan.task.forward(self.network), make_optimizer(self.network, recipe)
         self.heads, self.optimizer = accelerator.prepare(forward, optimizer)
         self.batches, self.average = _batches(recipe, plan, accelerator), WeightAverage(self.network, recipe.ema)
-        self.joint = _joint(recipe, self.batches.lengths)
+        self.joint = _joint(recipe, plan.task, self.batches.lengths)
         self._skipped = 0
         self.start_clock()
 
@@ -255,12 +255,12 @@ def _accelerator(recipe: TrainRecipe, out: Path | None = None) -> Accelerator:
     return accelerator
 
 
-def _joint(recipe: TrainRecipe, images: tuple[int, int]) -> JointLoss:
+def _joint(recipe: TrainRecipe, task: Task, images: tuple[int, int]) -> JointLoss:
     """images: of the two streams."""
     return JointLoss(
         alpha_at(recipe, 0),
         recipe.decay,
-        recipe.clip,
+        recipe.clip or task.clip,
         per_term=recipe.per_term,
         normalise=recipe.normalise,
         doubly_robust=images if recipe.doubly_robust else None,

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from students.train.errors import TrainError
 
+CLIP = (0.1, 10.0)
+"""Of the ratio, unless a task or a recipe has another."""
 STREAMS = ("human", "pseudo", "claimed")
 
 
@@ -138,7 +140,7 @@ class JointLoss:
         self,
         alpha: float = 1.0,
         decay: float = 0.99,
-        clip: tuple[float, float] = (0.1, 10.0),
+        clip: tuple[float, float] = CLIP,
         eps: float = 1e-8,
         per_term: bool = False,
         normalise: bool = True,

@@ -106,7 +106,8 @@ class TrainRecipe(Section):
         flip: mirror half the images; off where left and right differ (text).
         ema: decay of the moving average of the weights that is evaluated and used (students.train.average), 0 for the
             last ones.
-        alpha, decay, clip, per_term, normalise: see JointLoss.
+        alpha, decay, clip, per_term, normalise: see JointLoss; without `clip` it is that of the task
+            (students.tasks.base.Task).
         alpha_ramp: the share of the steps over which alpha rises from 0; 0: at once.
         doubly_robust: versions, named like `pseudo`, that show every labelled image, labelled by teachers that had not
             learned from it; the loss is then the doubly robust one (JointLoss).
@@ -138,7 +139,7 @@ class TrainRecipe(Section):
     alpha_ramp: Annotated[float, Field(ge=0, le=1)] = 0.0
     doubly_robust: tuple[str, ...] = ()
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    clip: tuple[PositiveFloat, PositiveFloat] = (0.1, 10.0)
+    clip: tuple[PositiveFloat, PositiveFloat] | None = None
     per_term: bool = False
     normalise: bool = True
     soft: bool = True
@@ -157,8 +158,8 @@ class TrainRecipe(Section):
 
     @field_validator("clip")
     @classmethod
-    def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] > value[1]:
+    def _in_order(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value and value[0] > value[1]:
             raise ValueError("the least ratio comes first: swap the two")
         return value
 

@@ -115,9 +115,12 @@ def libraries() -> dict[str, str]:
 
 def clip_rate(out: Path) -> float:
     """The share of a finished run's steps in which clipping changed the ratio of the joint loss; of several ratios the
-    largest. 0 for a supervised one, or a log from before it said so."""
+    largest. 0 for a supervised one, one whose ratio is meant to be no more than 1 and was, or a log from before it said
+    so."""
     records = read_log(out)
-    rate = records[-1].get("clip_rate") or 0.0 if records else 0.0
+    last = records[-1] if records else {}
+    meant = last.get("ratio") == 1
+    rate = 0.0 if meant else last.get("clip_rate") or 0.0
     rates = rate if isinstance(rate, list) else [rate]
     return max((float(rate) for rate in rates if isinstance(rate, int | float)), default=0.0)
 

@@ -25,6 +25,7 @@ from students.data.loader import JointBatches
 from students.tasks.base import Task
 from students.tasks.choose import check_labels, task_of, usual_arch
 from students.train.errors import TrainError
+from students.train.losses import CLIP
 from students.train.recipe import TrainRecipe
 from teachers.errors import warn
 from teachers.networks.backbones import DEFAULT
@@ -45,9 +46,10 @@ ELSEWHERE = (
     "save_every",
     "val",
     "track",
+    "clip",
 )
 """Keys of a recipe that have no say in the weights, or are described otherwise."""
-LATER = ("ema", "clip", "normalise", "alpha_ramp")
+LATER = ("ema", "normalise", "alpha_ramp")
 """Keys that came later: left out where they have no effect, so that an older run is found to be the same."""
 
 
@@ -117,6 +119,8 @@ def make_plan(recipe: TrainRecipe, store: Store) -> Plan:
         "init": read_meta(start).weights.sha256 if start else None,
         "network": network,
     }
+    if recipe.pseudo and (clip := recipe.clip or task.clip) != CLIP:
+        description["clip"] = clip
     if claimed:
         description["doubly_robust"] = [_described(version) for version in claimed]
     return Plan(truth, versions, claimed, task, config, start, orjson.loads(orjson.dumps(description)))

@@ -202,3 +202,22 @@ def test_a_detector_learns_from_an_instance_version(tmp_path: Path) -> None:
     version = write_version(tmp_path / "version", "instance")
     run = train(make_recipe(labelled, pseudo=(str(version),), steps=2), tmp_path / "run", Store(tmp_path))
     assert json.loads((run / "meta.json").read_text())["network"]["arch"] == "fcos"
+
+
+@pytest.mark.parametrize("kind", ARCHS)
+def test_of_maps_alone_the_ratio_only_lowers_pseudo_labels(tmp_path: Path, kind: str) -> None:
+    """Its default; `clip: [0.1, 10]` is for all kinds what it was, and then no other run."""
+    labelled, version = write_labelled(tmp_path / "labelled", kind), write_version(tmp_path / "version", kind)
+    arch = "maskrcnn" if kind == "instance" else None
+    stated, weights = {}, {}
+    for name, clip in (("default", {}), ("wide", {"clip": (0.1, 10.0)}), ("capped", {"clip": (0.1, 1.0)})):
+        recipe = make_recipe(labelled, arch, pseudo=(str(version),), **clip)
+        run = train(recipe, tmp_path / name, Store(tmp_path))
+        stated[name] = json.loads((run / "recipe.json").read_text()).get("clip")
+        weights[name] = (run / "model.safetensors").read_bytes()
+        limit = clip.get("clip", (0.1, 1.0 if kind == "semantic" else 10.0))[1]
+        log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        assert all(record["ratio"] == pytest.approx(min(record["ratio_unclipped"], limit)) for record in log)
+    same = "capped" if kind == "semantic" else "wide"
+    assert stated == {"default": [0.1, 1.0] if same == "capped" else None, "wide": None, "capped": [0.1, 1.0]}
+    assert weights["default"] == weights[same]
