@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# The studies from ImageNet's weights, which are dear on a CPU: pre-training against augmentation and labels on CIFAR-10,
+# and few labels on blood cells and street scenes. For one GPU that several cells share, with 16 cores; from the root of
+# a checkout after `make setup`, with the data of the examples beside it. What is done is skipped, so that it can be
+# started again. The figures lie in runs/studies/*/index.html.
+set -euo pipefail
+python=.venv/bin/python tutelage=.venv/bin/tutelage workers=${WORKERS:-12}
+"$python" examples/imagenet_weights.py
+for example in cifar10/imagenet bccd/imagenet camvid/study; do
+  "$python" "examples/${example}_split.py"
+  "$tutelage" study "examples/$example.yaml" --workers "$workers" "$@"
+done
