@@ -6,7 +6,9 @@
 set -euo pipefail
 python=.venv/bin/python tutelage=.venv/bin/tutelage workers=${WORKERS:-12}
 "$python" examples/imagenet_weights.py
-for example in cifar10/imagenet bccd/imagenet camvid/study; do
-  "$python" "examples/${example}_split.py"
-  "$tutelage" study "examples/$example.yaml" --workers "$workers" "$@"
+for split in cifar10/imagenet bccd/few_labels camvid/study; do
+  "$python" "examples/${split}_split.py"
+done
+for study in cifar10/imagenet bccd/imagenet camvid/study; do
+  "$tutelage" study "examples/$study.yaml" --workers "$workers" "$@"
 done

@@ -2,7 +2,7 @@
 choose settings on, 80 for the figures. The 80 are of BCCD's training set: figures were reported on its 87 val images,
 which are in the pool now, and among those to choose on.
 
-Writes runs/bccd-imagenet: labelled.json, val.json, test.json and pool_truth.json (COCO JSON); the last is also the list
+Writes runs/bccd-few: labelled.json, val.json, test.json and pool_truth.json (COCO JSON); the last is also the list
 of the pool.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DATA = Path(os.environ.get("TUTELAGE_DATA", ROOT.parent / "shared" / "data")) / "bccd"
-OUT = ROOT / "runs" / "bccd-imagenet"
+OUT = ROOT / "runs" / "bccd-few"
 PARTS = {"train": {"labelled": 60, "test": 80, "pool_truth": 65}, "val": {"val": 40, "pool_truth": 47}}
 SEED = 1
 
