@@ -54,7 +54,9 @@ def test_a_study_of_the_examples_can_begin(name: str, tmp_path: Path, request: p
     named = {part: {image.path.resolve() for image in truth.images} for part, truth in read_sets(study).items()}
     assert study.pool is not None
     folder = Path(study.pool.images) if study.pool.images else None
-    named["pool"] = {Path(entry.uri.removeprefix("file://")).resolve() for entry in list_source(study.pool.source, folder)}
+    named["pool"] = {
+        Path(entry.uri.removeprefix("file://")).resolve() for entry in list_source(study.pool.source, folder)
+    }
     assert all(named.values())
     parts = sorted(named)
     for number, part in enumerate(parts):
