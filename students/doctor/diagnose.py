@@ -82,9 +82,12 @@ def _against(case: Case) -> str:
 def _alike(found: Found) -> list[Finding]:
     if not found.alike:
         return []
+    many = len(found.alike) > 1
+    some = f"{count(len(found.alike))} images that are learned from look like measured ones"
+    which = some if many else "an image that is learned from looks like a measured one"
     sentence = (
-        f"{count(len(found.alike))} images that are learned from look like measured ones ({found.alike[0]}), so that "
-        "all arms may look better than they are: where they show the same thing, take them out"
+        f"{which} ({found.alike[0]}), so that all arms may look better than they are: where they "
+        "show the same thing, take them out"
     )
     return [Finding("alike", sentence, {"images": len(found.alike)})]
 
