@@ -22,6 +22,7 @@ from students.study.recipe import (
     Start,
     StudyRecipe,
 )
+from students.tasks.choose import usual_clip
 from teachers.networks.backbones import DEFAULT
 from teachers.networks.meta import read_meta
 
@@ -200,6 +201,8 @@ def _facts_of(study: StudyRecipe, data: Data, cell: Cell) -> dict[str, Any]:
         facts["pool_truth"] = _digest(data.pool_truth)
     if cell.arm not in SUPERVISED and cell.arm not in ("joint", "placebo"):
         facts["pool"] = _digest(data.pool)
+    if cell.arm not in SUPERVISED and not study.train.get("clip") and (clip := usual_clip(data.labelled.truth.kind)):
+        facts["clip"] = clip
     return facts
 
 

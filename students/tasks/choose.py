@@ -5,6 +5,7 @@ from __future__ import annotations
 from builder.kinds import kind_of
 from builder.truth.records import TruthError
 from students.tasks.base import Task
+from students.train.losses import CLIP
 from teachers.networks.config import Arch
 
 
@@ -38,6 +39,13 @@ def usual_arch(kind: str) -> Arch:
             return "linear"
         case _:
             return "fcos"
+
+
+def usual_clip(kind: str) -> tuple[float, float] | None:
+    """The clip of the joint loss for labels of this kind where a recipe names none; None where it is the usual one,
+    CLIP."""
+    clip = task_of(usual_arch(kind)).clip
+    return None if clip == CLIP else clip
 
 
 def check_labels(kind: str, task: Task, what: object = "the labelled set") -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from builder.truth.records import LabelledImage, TruthError
 from students.augment.scene import FIT, S1, Augment
 from students.tasks.base import moved
-from students.tasks.choose import task_of, usual_arch
+from students.tasks.choose import task_of, usual_arch, usual_clip
 from students.tasks.classification import ClassTarget, class_sums, classification, pseudo_class
 from students.tasks.detection import Boxes
 from students.tasks.instance import INSTANCE, TERMS, InstanceTarget, Outlined, RegionForward, instance_sums
@@ -282,3 +282,8 @@ def test_classification_task_is_soft_or_hard() -> None:
     record = {"label": 0, "probabilities": [0.6, 0.4]}
     found = [classification(soft).pseudo(record, [], np.array([0, 1]), 2).tolist() for soft in (True, False)]
     assert found[0] == pytest.approx([0.6, 0.4]) and found[1] == [1, 0]
+
+
+def test_a_clip_that_is_not_the_usual_one_is_told() -> None:
+    """By it a study knows cells of maps that were trained before they had a clip of their own."""
+    assert [usual_clip(kind) for kind in ("semantic", "detection", "classification")] == [(0.1, 1.0), None, None]
