@@ -9,6 +9,9 @@ python=.venv/bin/python tutelage=.venv/bin/tutelage workers=${WORKERS:-12}
 for split in cifar10/imagenet bccd/few_labels camvid/study; do
   "$python" "examples/${split}_split.py"
 done
-for study in cifar10/imagenet bccd/imagenet camvid/study; do
+for study in bccd/imagenet camvid/study; do
   "$tutelage" study "examples/$study.yaml" --workers "$workers" "$@"
 done
+# what two cores had at 32 pixels, here at 64 and for longer: a study of its own
+"$tutelage" study examples/cifar10/imagenet.yaml --workers "$workers" --out runs/studies/cifar10-imagenet-64 \
+  --set train.network.size=64 --set train.network.levels=[8,16,32] --set train.steps=600 --set teacher.steps=400 "$@"
