@@ -153,9 +153,11 @@ def doctor(
 
     Give the folder of a run (what `tutelage train` wrote; --store has the versions it learned from) or of a study. Each
     finding is a sentence with the figure that shows it and what to change, the most telling first: training that broke,
-    too few steps, a ceiling that true labels do not lift, a teacher that stopped early, a selection that filters
-    nothing, keeps nothing, loses classes or is wrong, the ratio of the joint loss, overfitting, leaks, too few seeds.
-    Where self-training won, only leaks are faults. What could not be looked at is listed.
+    too few steps, a ceiling that true labels do not lift, what half of every batch costs, a teacher that stopped early,
+    a selection that filters nothing, keeps nothing, loses classes or is wrong, the ratio of the joint loss,
+    overfitting, leaks, too few seeds. Where self-training won, only leaks are faults, and a gain that placebo (the
+    labelled images in the pool's place) has, too. The log of a run's teacher is read where the version says it was, or
+    beside the run. What could not be looked at is listed.
     """
     with sentences():
         from students.doctor.diagnose import doctor as diagnose

@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from students.doctor.of_arms import errors_learned, few_seeds, is_above, no_ceiling, short_of_steps, short_teacher
+from students.doctor.of_arms import (
+    errors_learned,
+    few_seeds,
+    half_batch,
+    is_above,
+    no_ceiling,
+    not_of_the_pool,
+    short_of_steps,
+    short_teacher,
+)
 from students.doctor.of_selections import classes_gone, imprecise, nearly_nothing, no_filter, one_sided, unequal_passes
 from students.doctor.of_trainings import (
     clipped,
@@ -26,6 +35,7 @@ ORDER: tuple[Find, ...] = (
     not_learning,
     short_of_steps,
     no_ceiling,
+    half_batch,
     short_teacher,
     teacher_falling,
     no_filter,
@@ -43,17 +53,22 @@ ORDER: tuple[Find, ...] = (
     still_falling,
     few_seeds,
 )
-"""What broke the training; what no label can mend; the teacher; its labels; how they are learned; how sure that is."""
+"""What broke the training; what no label can mend, or the pool has to make up for; the teacher; its labels; how they
+are learned; how sure that is."""
+OF_A_GAIN: tuple[Find, ...] = (not_of_the_pool,)
+"""What can be found where a student won."""
 INSTEAD = {"teacher-falling": "short-teacher", "still-falling": "short-of-steps"}
 """Of a setting the first is not told where the second is: the arms show the same, and what it costs."""
 
 
 def judge(cases: Sequence[Case]) -> list[Finding]:
-    """What is found in the cases whose student is not better than its baseline, each finding once."""
+    """What is found in the cases whose student is not better than its baseline, each finding once, then of the gain of
+    the others."""
     lost = sorted((case for case in cases if not is_above(case.outcome)), key=_outcome)
+    won = [case for case in cases if is_above(case.outcome)]
     found: dict[str, list[tuple[Case, Finding]]] = {}
-    for find in ORDER:
-        for case in lost:
+    for find, among in [*((find, lost) for find in ORDER), *((find, won) for find in OF_A_GAIN)]:
+        for case in among:
             if finding := find(case):
                 found.setdefault(finding.name, []).append((case, finding))
     findings = []

@@ -32,6 +32,13 @@ def is_clearly_above(gap: Gap | None) -> bool:
     return gap.seeds >= LEAST or gap.mean >= CLEAR / math.sqrt(gap.seeds)
 
 
+def _brings_nothing(gap: Gap | None) -> bool:
+    """Whether the first arm is no better, by more than a few seeds can show by chance."""
+    if gap is None or not gap.seeds or is_above(gap):
+        return False
+    return gap.mean <= (0 if gap.seeds >= LEAST else -CLEAR / math.sqrt(gap.seeds))
+
+
 def points(share: float) -> str:
     """A share as points."""
     return f"{100 * share:.1f}"
@@ -49,7 +56,7 @@ def short_of_steps(case: Case) -> Finding | None:
     gap = case.longer
     if gap is None or not is_clearly_above(gap):
         return None
-    labels = "" if case.ceiling is None or is_above(case.ceiling) else ", not of labels"
+    labels = ", not of labels" if _brings_nothing(case.ceiling) else ""
     sentence = (
         f"the networks are short of steps{labels}: {count(case.longer_steps - case.steps)} more supervised steps "
         f"({gap.arm}) are worth {points(gap.mean)} points of {case.metric} ({points(gap.other)} to "
@@ -65,10 +72,14 @@ def no_ceiling(case: Case) -> Finding | None:
     gap = case.ceiling
     if gap is None or not gap.seeds or is_above(gap):
         return None
+    if _brings_nothing(gap):
+        what, so = "even the pool's true labels bring nothing", "no pseudo-labels can"
+    else:
+        what, so = "not even the pool's true labels are shown to bring anything", "pseudo-labels hardly can"
     sentence = (
-        f"even the pool's true labels bring nothing: ceiling is {100 * gap.mean:+.1f} points of {case.metric} against "
-        f"{gap.against} ({points(gap.value)} against {points(gap.other)}, {range_words(gap)}), so that no "
-        "pseudo-labels can; labels are not what is short: try fewer (grid.fractions), more steps, or another start"
+        f"{what}: ceiling is {100 * gap.mean:+.1f} points of {case.metric} against "
+        f"{gap.against} ({points(gap.value)} against {points(gap.other)}, {range_words(gap)}), so that {so}; labels "
+        "are not what is short: try fewer (grid.fractions), more steps, or another start"
     )
     return Finding("no-ceiling", sentence, {"ceiling": gap.value, "baseline": gap.other})
 
@@ -87,6 +98,36 @@ def short_teacher(case: Case) -> Finding | None:
     return None
 
 
+def half_batch(case: Case) -> Finding | None:
+    """What every batch gives up for the pool's half costs much, as the labelled images again in its place show."""
+    gap = case.half
+    if gap is None or not is_clearly_above(gap) or gap.mean < SHORT:
+        return None
+    alike = gap.arm == "supervised"
+    what, how = ("costs", "as many steps") if alike else ("and the teacher's steps cost", "its teacher's steps as well")
+    sentence = (
+        f"half of every batch {what} {points(gap.mean)} points of {case.metric}, which the pool has to make up for: "
+        f"placebo, which learns the labelled images again there, as the teacher labels them, ends at "
+        f"{points(gap.other)}, {gap.arm}, with {how}, at {points(gap.value)} ({range_words(gap)}); raise train.steps "
+        "until less is lost, or lower alpha"
+    )
+    return Finding("half-batch", sentence, {"cost": gap.mean, "placebo": gap.other, gap.arm: gap.value})
+
+
+def not_of_the_pool(case: Case) -> Finding | None:
+    """The student won, and placebo has most of its gain, so that the pool is not shown to bring it."""
+    gain, gap = case.outcome, case.pool
+    if gain is None or gap is None or not is_above(gain) or is_above(gap) or gap.mean > gain.mean / 2:
+        return None
+    sentence = (
+        f"the gain is not shown to come from the pool: {gap.arm} ends at {points(gap.value)} points of {case.metric}, "
+        f"placebo, which learns the labelled images again in the pool's place, at {points(gap.other)} "
+        f"({100 * gap.mean:+.1f} points against it, {range_words(gap)}), {gain.against} at {points(gain.other)}; hold "
+        "another pool, or surer labels of this one, against placebo before you label more"
+    )
+    return Finding("not-of-the-pool", sentence, {"gain": gain.mean, "over_placebo": gap.mean})
+
+
 def errors_learned(case: Case) -> Finding | None:
     """The student ends where its teacher is, whose errors are in the labels."""
     wrong = 1 - _mean([selection.precision for selection in case.selections])
@@ -95,8 +136,8 @@ def errors_learned(case: Case) -> Finding | None:
     if math.isnan(wrong):
         sentence = (
             f"the student is no better than its teacher ({points(case.student)} points of {case.metric}, the teacher "
-            f"{points(case.teacher)}), so it learned what that knew, errors too; the pool's true labels would show how "
-            "many (pool_truth, or --truth)"
+            f"{points(case.teacher)}), so it learned at most what that knew, errors too; the pool's true labels would "
+            "show how many (pool_truth, or --truth)"
         )
         return Finding("no-better-than-teacher", sentence, {"student": case.student, "teacher": case.teacher})
     sentence = (

@@ -37,7 +37,7 @@ NAMED = 3
 
 def no_filter(case: Case) -> Finding | None:
     """Nearly all of the pool is kept, right or wrong, or more that is wrong than is left out."""
-    parts = [part for part in case.selections if not kind_of(part.kind).overlaps]
+    parts = [part for part in case.selections if not kind_of(part.kind).overlaps and not part.told]
     share, wrong = _share(parts), 1 - _precision(parts)
     if not (share >= NEARLY_ALL if math.isnan(wrong) else wrong >= HARMLESS and 1 - share < share * wrong):
         return None
@@ -144,6 +144,8 @@ def imprecise(case: Case) -> Finding | None:
 
 def remedy(parts: Sequence[Selection], by_class: bool = False) -> str:
     """What to do about wrong labels: where little is kept already, a higher threshold is none."""
+    if parts and all(part.told for part in parts):
+        return "all have score 1, so that no threshold tells right from wrong: correct them where they come from"
     if _share([part for part in parts if not kind_of(part.kind).overlaps]) <= NEARLY_NOTHING:
         return "so little is kept that no higher threshold mends that: train the teacher longer"
     if by_class:

@@ -52,7 +52,7 @@ def no_step(case: Case) -> Finding | None:
 
 def not_learning(case: Case) -> Finding | None:
     """A network that begins with random weights and has the loss it began with."""
-    parts = [part for part in case.students if part.scratch]
+    parts = [part for part in case.students if part.scratch and part.ended]
     if not parts or not (part := _ratio(parts, "last", "first")) >= FLAT:
         return None
     sentence = (
@@ -85,7 +85,7 @@ def teacher_falling(case: Case) -> Finding | None:
     """The same of the teacher, or of its figures on val."""
     if found := _falling(case.teachers, "teacher", "its steps", "teacher-falling"):
         return found
-    rising = [part for part in case.teachers if _rises(part)]
+    rising = [part for part in case.teachers if part.ended and _rises(part)]
     if not rising or 2 * len(rising) <= len(case.teachers):
         return None
     first = rising[0]
@@ -97,6 +97,7 @@ def teacher_falling(case: Case) -> Finding | None:
 
 
 def _falling(parts: Sequence[Training], who: str, what: str, name: str) -> Finding | None:
+    parts = [part for part in parts if part.ended]
     if not parts or not _ratio(parts, "last", "first") > SMALL:
         return None
     if not (left := _ratio(parts, "last", "before")) < FALLING:

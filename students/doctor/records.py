@@ -19,6 +19,7 @@ class Training:
     ratio, unclipped: what the pseudo loss is multiplied by, over the last tenth, and the same before `limits`; of
     several ratios the one that is furthest from 1. clip_rate: share of the steps in which they changed it. ignored:
     share of the human and of the pseudo stream that is left out of the loss. metric, val: the figures on val by step.
+    The three losses are NaN for a log too short to tell.
     """
 
     steps: int
@@ -42,6 +43,11 @@ class Training:
     ignored: tuple[float, float] = (0.0, 0.0)
     metric: str = ""
     val: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether all the steps are logged."""
+        return self.steps >= self.planned
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,8 @@ class Selection:
     """What a version keeps of its pool. noun: what is counted, of `kind` (builder.kinds); rule: its `keep`, in words.
 
     pool: images of it; predicted, kept: by class. human: the labels beside it, None where they are not known; right:
-    by class against the pool's true labels, empty where these are not known."""
+    by class against the pool's true labels, empty where these are not known. told: whether they are somebody's word,
+    stored labels that all have score 1, among which no rule can choose."""
 
     kind: str
     noun: str
@@ -78,6 +85,7 @@ class Selection:
     kept: Mapping[str, int]
     human: Labels | None = None
     right: Mapping[str, Right] = field(default_factory=dict)
+    told: bool = False
 
     @property
     def total(self) -> int:
@@ -126,7 +134,8 @@ class Case:
     where: the setting in words, "" for a run. metric: of the study. students, teachers: their trainings, as far as
     their logs are there; selections: what they learned from. student, teacher: mean figures on the measured images.
     outcome: the arm against its baseline; longer: that arm, or else continued, against supervised; taught: supervised
-    against the teacher; ceiling: that arm against the baseline; None where they were not run. steps, teacher_steps,
+    against the teacher; ceiling: that arm against the baseline; pool: the arm against placebo; half: supervised, or
+    else longer, against placebo; None where they were not run. steps, teacher_steps,
     longer_steps: of the student, its teacher, and that longer arm. batch: images a step. images: labelled ones, and
     samples of what stands beside them, 0 where they are not known.
     """
@@ -143,6 +152,8 @@ class Case:
     longer: Gap | None = None
     taught: Gap | None = None
     ceiling: Gap | None = None
+    pool: Gap | None = None
+    half: Gap | None = None
     steps: int = 0
     teacher_steps: int = 0
     longer_steps: int = 0
@@ -169,7 +180,7 @@ class Finding:
 @dataclass(frozen=True)
 class Diagnosis:
     """subject: what was looked at. verdict: how self-training did, of a study; won: whether it is better everywhere,
-    so that no faults were looked for. findings: the most telling first.
+    so that no faults but those of a gain were looked for. findings: the most telling first.
     looked: what they could have been found in; blind: what could not be looked at, and what it takes."""
 
     subject: str
@@ -178,3 +189,13 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     looked: tuple[str, ...]
     blind: tuple[str, ...]
+
+
+@dataclass
+class Found:
+    """What was read: cases, and in words what of it could be looked at, and what could not."""
+
+    cases: list[Case] = field(default_factory=list)
+    looked: list[str] = field(default_factory=list)
+    blind: list[str] = field(default_factory=list)
+    alike: list[str] = field(default_factory=list)

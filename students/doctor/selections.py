@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from PIL import Image
 
 from builder.evidence.agreement import match_classes, match_maps
@@ -20,7 +22,7 @@ from builder.kinds import LabelKind, kind_of
 from builder.store.files import sha256_file
 from builder.store.labels import read_label
 from builder.store.shards import Sample, read_bytes, read_samples
-from builder.store.version import Version
+from builder.store.version import LABELS, Version
 from builder.truth.masks import read_mask
 from builder.truth.records import LabelledImage, Truth
 from students.doctor.records import Labels, Right, Selection
@@ -47,7 +49,17 @@ def read_selection(version: Version, human: Labels | None, truth: Mapping[str, L
         kept={name: classes[name]["kept"] for name in manifest.classes if name in classes},
         human=human,
         right=read_right(version, truth, of) if truth else {},
+        told=_is_told(version),
     )
+
+
+def _is_told(version: Version) -> bool:
+    """Whether its labels are stored ones that all have score 1, as a study's `ceiling` has them."""
+    if version.manifest.provenance.teacher.description.get("family") != "replay" or not version.has(LABELS):
+        return False
+    scores = pq.read_table(version.labels, columns=["score"])["score"]
+    least = pc.min(scores.filter(pc.greater(scores, 0))).as_py()  # of maps 0 is where nothing is said
+    return least is not None and least >= 1
 
 
 def rule_words(keep: Any) -> str:

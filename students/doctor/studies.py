@@ -12,18 +12,20 @@ from typing import Any
 import numpy as np
 import orjson
 
-from builder.errors import BuildError
+from builder.errors import BuildError, brief
 from builder.store.store import Store
 from builder.truth.records import LabelledImage, Truth
-from students.doctor.records import Case, Gap, Labels, Selection, Training
+from builder.words import count
+from students.doctor.records import Case, Found, Gap, Labels, Selection, Training
 from students.doctor.selections import by_sha256, read_labels, read_selection
-from students.doctor.trainings import read_recipe, read_training
+from students.doctor.trainings import FEWEST, learned_from, read_recipe, read_training
 from students.study.axes import Cells, Setting, described, index, partner
 from students.study.cell import RUN
 from students.study.compare import Contrast, compare, spread
 from students.study.data import ALIKE, read_labelled
 from students.study.grid import CELLS, FOLDERS, STORE
-from students.study.recipe import TEACHER, StudyRecipe
+from students.study.grid import cells as planned
+from students.study.recipe import CONTINUED, TEACHER, StudyRecipe
 from students.study.results import RESULTS, CellResult, read_results
 from students.study.worker import RECIPE
 from teachers.errors import TutelageError
@@ -36,18 +38,9 @@ BASES = {
 }
 """Arms that learn a teacher's labels -> what each is held against, the first that was run."""
 STUDENTS, TEACHERS, VERSIONS = "students' logs", "teachers' logs", "versions they learned"
+RIGHT = "the pool's true labels"
 OURS = "pool-"
 """Names of versions that a teacher labelled begin with this, and go on with the teacher's folder."""
-
-
-@dataclass
-class Found:
-    """What was read: cases, and in words what of it could be looked at, and what could not."""
-
-    cases: list[Case] = field(default_factory=list)
-    looked: list[str] = field(default_factory=list)
-    blind: list[str] = field(default_factory=list)
-    alike: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -85,10 +78,15 @@ def read_study(folder: Path, truth: Truth | None = None, trust: bool = False) ->
         found.blind.append(f"the pool's true labels ({error.filename} cannot be read)")
     study = _Study(folder, Store(folder / STORE, trust=trust), cells, human, there, truth or Truth((), [], ()))
     settings = [setting for setting in cells if setting.arm in BASES and setting.round == 1]
+    if not settings and recipe and not BASES.keys().isdisjoint(recipe.grid.arms):
+        raise BuildError(f"study {folder} has no result of an arm that learns pseudo-labels yet: run `tutelage study`")
     if not settings:
         raise BuildError(f"study {folder} has no arm that learns pseudo-labels: add self-training to grid.arms")
     found.cases = [_case(study, setting, len(settings) > 1) for setting in settings]
     _tell(study, found, settings)
+    _tell_alike(study, found)
+    if recipe and (left := len(planned(recipe)) - sum(map(len, cells.values()))) > 0:
+        found.blind.append(f"{_cells(left)} of the grid that did not run yet (`tutelage study` goes on)")
     return found
 
 
@@ -127,7 +125,7 @@ def _case(study: _Study, setting: Setting, several: bool) -> Case:
     study.students += students
     study.selections += selections
     base = next((other for arm in BASES[setting.arm] if (other := partner(setting, cells, arm))), None)
-    supervised, ceiling = (partner(setting, cells, arm) for arm in ("supervised", "ceiling"))
+    supervised, ceiling, placebo = (partner(setting, cells, arm) for arm in ("supervised", "ceiling", "placebo"))
     longer = partner(setting, cells, "longer") or partner(setting, cells, "continued")
     arms = {other.arm for other in cells if other.arm in BASES}
     where = described(setting, cells) if several else ""
@@ -145,6 +143,8 @@ def _case(study: _Study, setting: Setting, several: bool) -> Case:
         longer=_gap(cells, longer, supervised),
         taught=_taught(cells, setting, supervised),
         ceiling=_gap(cells, ceiling, base),
+        pool=None if setting.arm in CONTINUED else _gap(cells, setting, placebo),
+        half=_gap(cells, supervised or partner(setting, cells, "longer"), placebo),
         steps=first.steps if first else 0,
         teacher_steps=first.teacher_steps if first else 0,
         longer_steps=_steps(cells, longer),
@@ -162,8 +162,9 @@ def _remains(
         run = study.out / CELLS / result.cell[:16] / RUN
         if training := _try(study, STUDENTS, run, partial(read_training, run)):
             students.append(training)
-        for named in read_recipe(run).get("pseudo", []):
-            if not str(named.get("name", "")).startswith(OURS):
+        recipe = _try(study, STUDENTS, run, partial(read_recipe, run)) or {}
+        for named in learned_from(recipe) or []:
+            if not named["name"].startswith(OURS):
                 continue
             teacher = study.out / named["name"].removeprefix(OURS).replace("-", "/", 1) / RUN
             if training := study.teachers.get(teacher) or _try(
@@ -176,16 +177,23 @@ def _remains(
     return tuple(students), tuple(teachers), tuple(selections)
 
 
-def _selection(study: _Study, named: Mapping[str, Any]) -> Selection:
+def _selection(study: _Study, named: Mapping[str, str]) -> Selection:
     version = study.store.version(f"{named['name']}@{named['version']}")
-    return read_selection(version, study.human, study.truth, study.of)
+    if version.manifest.id != named["id"]:
+        raise BuildError(f"{version.ref} was built again, with other contents than the student learned")
+    try:
+        return read_selection(version, study.human, study.truth, study.of)
+    except BuildError as error:
+        bare = read_selection(version, study.human, {}, study.of)
+        study.trouble.setdefault(RIGHT, str(error))
+        return bare
 
 
 def _try(study: _Study, what: str, place: Path, read: Callable[[], Any]) -> Any:
     """What is there to read at a place; None else, and why, where it is there but cannot be read."""
     try:
         return read() if place.is_dir() else None
-    except TutelageError as error:
+    except (TutelageError, OSError) as error:
         study.trouble.setdefault(what, str(error))
         return None
 
@@ -243,20 +251,40 @@ def _tell(study: _Study, found: Found, settings: Sequence[Setting]) -> None:
     ):
         if there:
             found.looked.append(f"{there} {name}")
-        if not there or (there < cells and name != TEACHERS):
-            missing = f"{cells - there} of the {name}" if there else name
-            found.blind.append(f"{missing} ({study.trouble.get(name) or f'not in {what}/'})")
+        if cells and (not there or (there < cells and name != TEACHERS)):
+            lacking = f"{cells - there} of the {name}" if there else name
+            found.blind.append(f"{lacking} ({study.trouble.get(name) or f'not in {what}/'})")
     if any(selection.right for selection in study.selections):
-        found.looked.append("the pool's true labels")
-    found.blind += [f"what the arm {arm} would show" for arm in ("longer", "ceiling") if arm not in arms]
+        found.looked.append(RIGHT)
+    elif study.truth and study.selections:
+        found.blind.append(f"{RIGHT} ({study.trouble.get(RIGHT, 'none is of an image of the versions')})")
+    if missing := [arm for arm in ("longer", "ceiling", "placebo") if arm not in arms]:
+        found.blind.append(f"what the arm{'s' * (len(missing) > 1)} {', '.join(missing)} would show")
+    if study.students and all(math.isnan(training.last) for training in study.students):
+        found.blind.append(f"how the losses went (no log has {count(FEWEST)} steps with a figure to tell it by)")
     if study.students and not any(training.val for training in study.students):
         found.blind.append("val during training (no val in train)")
     if lost := [result for result in results if not result.done]:
-        found.blind.append(f"{len(lost)} failed cells")
+        found.blind.append(f"{_cells(len(lost))} that failed ({brief(lost[0].error or 'no figure')})")
     if any(setting.round > 1 for setting in study.cells):
         found.blind.append("rounds after the first, whose budget is not the baseline's")
-    if (study.out / ALIKE).is_file():
-        found.alike = orjson.loads((study.out / ALIKE).read_bytes())
-        found.looked.append("images that look like measured ones")
+
+
+def _cells(number: int) -> str:
+    return f"{count(number)} cell{'s' * (number != 1)}"
+
+
+def _tell_alike(study: _Study, found: Found) -> None:
+    """What looks like measured images, where the study has kept it."""
+    what, path = "images that look like measured ones", study.out / ALIKE
+    try:
+        alike = orjson.loads(path.read_bytes())
+        if not isinstance(alike, list) or not all(isinstance(each, str) for each in alike):
+            raise ValueError("no list of sentences")
+    except FileNotFoundError:
+        found.blind.append(f"{what} (no {ALIKE}: run `tutelage study` again)")
+    except (OSError, ValueError) as error:
+        found.blind.append(f"{what} ({ALIKE} cannot be read, {brief(error)}: remove it, run `tutelage study` again)")
     else:
-        found.blind.append(f"images that look like measured ones (no {ALIKE}: run `tutelage study` again)")
+        found.alike = alike
+        found.looked.append(what)

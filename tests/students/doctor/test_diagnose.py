@@ -17,6 +17,7 @@ from builder.errors import BuildError
 from builder.store.files import digest
 from builder.store.store import Store
 from builder.truth.coco import read_coco
+from builder.truth.read import read_truth
 from students.doctor.diagnose import doctor
 from students.doctor.records import Diagnosis
 from students.study.cell import run_job
@@ -42,7 +43,7 @@ def invoke(*arguments: object) -> str:
     return done.stdout
 
 
-def write_run(folder: Path, steps: int, record: Callable[[int], dict[str, Any]], **recipe: Any) -> Path:
+def write_run(folder: Path, steps: int, record: Callable[[int], dict[str, Any]], /, **recipe: Any) -> Path:
     """A run as it lies there: a record of each step over those of a healthy joint training, and its recipe."""
     folder.mkdir()
     lines = []
@@ -94,7 +95,7 @@ def test_a_healthy_run_has_a_clean_bill_that_says_what_was_not_looked_at(tmp_pat
     run = write_run(tmp_path / "run", 100, lambda step: {})
     first, second = invoke(run, "--store", tmp_path / "none").splitlines()
     assert first == "run run: nothing found in the log of 100 steps"
-    assert second.startswith("not looked at: val (none in the recipe")
+    assert second.startswith("not looked at: val (no figure on it in the log")
     assert not (tmp_path / "none").exists()
 
 
@@ -129,6 +130,7 @@ def test_a_real_run_its_version_and_its_labels(tmp_path: Path) -> None:
     assert names(found)[0] == "leak" and "6 of 6 test images were learned from" in str(found.findings[0])
     told = json.loads(invoke(run, "--store", store.root, "--truth", pool, "--test", scenes, "--json"))
     assert told["findings"][0]["figures"] == {"images": 6, "of": 6} and told["verdict"] == "" and not told["won"]
+    assert any(blind.startswith("how the teacher of scenes@v1 learned (unknown is no run") for blind in found.blind)
     apart = doctor(run, store, test=read_coco(write_rectangles(tmp_path / "test", 1, seed=9)))
     assert "leak" not in names(apart) and "1 test images" in apart.looked
     stranger = doctor(run, store, read_coco(write_rectangles(tmp_path / "strange", 1, seed=9)))
@@ -173,8 +175,28 @@ def test_without_a_baseline_nothing_is_claimed(tmp_path: Path) -> None:
     assert found.verdict.startswith("whether its students are any better is not known") and not found.won
 
 
+def assert_runs_are_read(out: Path, teacher: Path) -> None:
+    """The students of a study, each as a run: their teacher is found by its weights; true labels are no selection."""
+    for run in out.glob("cells/*/run"):
+        named = json.loads((run / "recipe.json").read_text())["pseudo"]
+        found = doctor(run, Store(out / "store"))
+        looked, blind = "; ".join(found.looked), "; ".join(found.blind)
+        taught = bool(named) and not named[0]["name"].startswith("ceiling-")
+        assert (f"the log of its teacher {teacher}" in looked) == taught
+        assert ("no-filter" in names(found)) == taught
+        assert ("replay:predictions.csv is no run" in blind) == (bool(named) and not taught)
+        assert "how its loss went (the log has no 100 steps" in blind and "still-falling" not in names(found)
+        if taught:
+            weights, elsewhere = teacher / "meta.json", teacher / "elsewhere.json"
+            weights.rename(elsewhere)
+            assert "no run with its weights at run, nor beside this one" in "; ".join(
+                doctor(run, Store(out / "store")).blind
+            )
+            elsewhere.rename(weights)
+
+
 def test_a_real_study_is_read_whole(tmp_path: Path) -> None:
-    grid = {"arms": ["supervised", "longer", "self-training", "ceiling"]}
+    grid = {"arms": ["supervised", "longer", "self-training", "ceiling", "placebo"]}
     study, out = load_study(write_study(tmp_path, grid=grid, seeds=1)), tmp_path / "out"
     store = Store(out / "store")
     data = load_data(study, store)
@@ -183,14 +205,21 @@ def test_a_real_study_is_read_whole(tmp_path: Path) -> None:
         run_job(study, out, job)  # in this process, which has its libraries
     run_study(study, out)
     found = doctor(out)
-    assert found.looked[0] == "4 cells of the arms ceiling, longer, self-training, supervised"
+    assert found.looked[0] == "5 cells of the arms ceiling, longer, placebo, self-training, supervised"
     for part in ("the classes of the labels", "1 students' logs", "1 teachers' logs", "1 versions they learned"):
         assert part in found.looked
     assert "the pool's true labels" in found.looked and "images that look like measured ones" in found.looked
-    assert found.blind == ("val during training (no val in train)",)
+    short = "how the losses went (no log has 100 steps with a figure to tell it by)"
+    assert found.blind == (short, "val during training (no val in train)")
     if not found.won:  # of three steps a teacher is sure of nothing, and all of it is kept
         assert "no-filter" in names(found)
     assert "1 seed" in found.verdict
+    assert_runs_are_read(out, next(out.glob("teachers/*/run")))
+    stranger = doctor(out, truth=read_truth(tmp_path / "test.csv"), test=read_truth(tmp_path / "test.csv"))
+    assert {"the pool's true labels (none is of an image of the versions)"} < set(stranger.blind)
+    assert stranger.blind[-1].startswith("--test (it is for runs")
+    boxes = doctor(out, truth=read_coco(write_rectangles(tmp_path / "boxes", 2)))
+    assert any("the pool's true labels (" in blind for blind in boxes.blind)
     shutil.rmtree(out / "store")
     shutil.rmtree(next(out.glob("teachers/*")))
     (tmp_path / "pool.csv").unlink()
@@ -208,6 +237,7 @@ def test_a_real_study_is_read_whole(tmp_path: Path) -> None:
         (None, "does not exist: give the folder of a run or of a study"),
         ([], "is neither a run nor a study"),
         (["recipe.json"], "has no log.jsonl of a training"),
+        ([""], "is a file: give the folder of a run or of a study"),
         (["study.json"], "has no results.parquet yet: run `tutelage study`"),
         (["round-1/log.jsonl", "rounds.html"], "holds rounds: give one of them"),
     ],
@@ -215,6 +245,9 @@ def test_a_real_study_is_read_whole(tmp_path: Path) -> None:
 def test_what_cannot_be_looked_at_is_said_in_a_sentence(files: list[str] | None, says: str, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     for name in files or ():
+        if not name:
+            folder.write_text("")
+            continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("{}")
     if files == []:
@@ -225,10 +258,58 @@ def test_what_cannot_be_looked_at_is_said_in_a_sentence(files: list[str] | None,
     assert failed.exit_code == 1 and says in failed.output and "Traceback" not in failed.output
 
 
-def test_a_log_that_no_training_wrote_is_refused(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", 3, lambda step: {"human": "much", "ratio": {}})
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ({"human": "much"}, "human is 'much', no number"),
+        ({"human": "1.5"}, "human is '1.5', no number"),
+        ({"human": True}, "human is True, no number"),
+        ({"ratio": {}}, "a ratio or clip_rate is {}, no number"),
+        ({"gradient_norm": "x"}, "gradient_norm is 'x', no number"),
+        ({"val": {"AP": "high"}}, "AP is 'high', no number"),
+    ],
+)
+def test_a_log_that_no_training_wrote_is_refused(record: dict[str, Any], says: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", 3, lambda step: record)
     failed = CliRunner().invoke(main, ["doctor", str(run)])
-    assert failed.exit_code == 1 and "holds what no training writes" in failed.output
+    assert failed.exit_code == 1 and f"holds what no training writes ({says})" in failed.output
+    assert "restore it from a copy, or train again" in failed.output
+
+
+@pytest.mark.parametrize(
+    ("steps", "record", "recipe", "blind"),
+    [
+        (150, {}, {"steps": 600}, ["how it ends (the log has 150 of 600 steps"]),
+        (3, {}, {"steps": 600}, ["how it ends (the log has 3 of 600 steps", "how its loss went"]),
+        (150, {"human": None, "val": None}, {}, ["how its loss went", "val (no figure on it"]),
+        (150, {"human": 1.0, "val": {"AP": None}}, {"init": "checkpoint:x"}, ["val (no figure on it"]),
+        (30, {}, {"pseudo": ["cells@v1"]}, ["what it learned from (no recipe.json that names the versions)"]),
+        (30, {}, {"pseudo": None}, ["what it learned from"]),
+        (30, {}, {"pseudo": [{"name": "cells", "version": "v1"}]}, ["what it learned from"]),
+    ],
+)
+def test_what_a_log_or_a_recipe_does_not_show_is_said(
+    steps: int, record: dict[str, Any], recipe: dict[str, Any], blind: list[str], tmp_path: Path
+) -> None:
+    """A loss that falls in a straight line is one that still falls, in a run that ended."""
+    run = write_run(tmp_path / "run", steps, lambda step: {"human": 2.0 - 0.01 * step} | record, **recipe)
+    found = doctor(run, Store(tmp_path / "store"))
+    assert names(found) == []
+    for each in blind:
+        assert each in "; ".join(found.blind)
+
+
+@pytest.mark.parametrize("alike", ["{", '{"a": 1}', "[1]"])
+def test_a_damaged_list_of_alike_images_is_not_looked_at(alike: str, tmp_path: Path) -> None:
+    out = write_cells(tmp_path / "study", {"self-training": [0.7]})
+    (out / "alike.json").write_text(alike)
+    assert any("alike.json cannot be read" in blind for blind in doctor(out).blind)
+
+
+def test_failed_cells_are_told_with_their_error(tmp_path: Path) -> None:
+    out = write_cells(tmp_path / "study", {"self-training": [0.7], "longer": [0.8]}, error="out of memory")
+    text = "; ".join(doctor(out).blind)
+    assert "2 cells that failed (out of memory)" in text and "not in cells/" not in text
 
 
 def test_a_study_without_a_student_is_refused(tmp_path: Path) -> None:

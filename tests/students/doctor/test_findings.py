@@ -89,6 +89,27 @@ FOUND: list[tuple[str, dict[str, Any], str]] = [
         "even the pool's true labels bring nothing: ceiling is -7.0 points.*33.0 against 40.0.*fewer",
     ),
     (
+        "no-ceiling",
+        {"ceiling": gap("ceiling", "longer", 0.005, value=0.45)},
+        "not even the pool's true labels are shown to bring anything: ceiling is .0.5.*pseudo-labels hardly can",
+    ),
+    (
+        "no-ceiling",
+        {"ceiling": gap("ceiling", "longer", 0.0, seeds=1)},
+        "not even .* are shown to bring anything.*1 seed",
+    ),
+    (
+        "half-batch",
+        {"half": gap("supervised", "placebo", 0.03)},
+        r"half of every batch costs 3.0 points of accuracy.*placebo.* ends at 77.0, supervised, with as many steps, "
+        "at 80.0",
+    ),
+    (
+        "half-batch",
+        {"half": gap("longer", "placebo", 0.03)},
+        "half of every batch and the teacher's steps cost 3.0 .* longer, with its teacher's steps as well, at 80.0",
+    ),
+    (
         "short-teacher",
         {"taught": gap("supervised", "teacher", 0.05)},
         "after 500 it is 5.0 points of accuracy below supervised after 1,000.*raise teacher.steps",
@@ -199,6 +220,40 @@ def test_each_fault_is_a_sentence_with_its_figure(name: str, changes: dict[str, 
 def test_where_self_training_won_it_is_silent(name: str, changes: dict[str, Any], says: str) -> None:
     for won in (gap("self-training", "longer", 0.02), gap("self-training", "longer", 0.01, seeds=2)):
         assert judge([replace(case(**changes), outcome=won)]) == []
+
+
+@pytest.mark.parametrize(
+    ("gain", "pool", "found"),
+    [
+        (gap("self-training", "longer", 0.02), gap("self-training", "placebo", 0.001), True),
+        (gap("self-training", "longer", 0.02), gap("self-training", "placebo", -0.02), True),
+        (
+            gap("self-training", "longer", 0.02),
+            gap("self-training", "placebo", 0.015),
+            False,
+        ),  # its interval is above 0
+        (gap("self-training", "longer", 0.1), gap("self-training", "placebo", 0.06, reach=0.1), False),  # most of it
+        (gap("self-training", "longer", -0.02), gap("self-training", "placebo", -0.02), False),
+        (gap("self-training", "longer", 0.02), None, False),
+    ],
+)
+def test_a_gain_that_placebo_has_too_is_not_of_the_pool(gain: Gap, pool: Gap | None, found: bool) -> None:
+    findings = {each.name: str(each) for each in judge([case(outcome=gain, pool=pool)])}
+    assert ("not-of-the-pool" in findings) == found
+    if found:
+        assert re.search("ends at 80.0 points of accuracy, placebo, .*longer at 78.0", findings["not-of-the-pool"])
+
+
+def test_of_labels_that_are_somebodys_word_no_filter_is_asked() -> None:
+    told = selection(told=True, rule="score 0.5", kept=dict.fromkeys(CLASSES, 250), right={})
+    assert judge([case(selections=(told,))]) == []
+    wrong = judge([case(selections=(replace(told, right=dict.fromkeys(CLASSES, WRONG)),))])
+    assert [each.name for each in wrong] == ["imprecise"] and "all have score 1" in str(wrong[0])
+
+
+def test_of_a_run_that_has_not_ended_nothing_is_said_of_its_end() -> None:
+    broken = training(planned=5000, first=2.3, before=2.3, last=2.2, val=VAL)
+    assert judge([case(students=(broken,), teachers=(replace(broken, before=2.9, val=VAL[:3]),))]) == []
 
 
 def test_every_finding_is_tried_here() -> None:
