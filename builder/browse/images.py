@@ -29,7 +29,6 @@ from builder.scan.entries import mtime_of
 from builder.scan.pool import OK, read_pool
 from builder.store.labels import checked_table, parse_label
 from builder.store.manifest import Manifest
-from builder.store.shards import read_bytes
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.versions.media import ShardImage, images_of
@@ -74,11 +73,12 @@ def pictures(
 def _media(image: ShardImage, files: Mapping[str, Path], manifest: Manifest) -> Media:
     path, likely = str(files[image.key].absolute()), None
     if kind_of(manifest.kind).single:
-        label = parse_label(read_bytes(image.shard, image.label), image.shard, image.key, manifest)
+        label = parse_label(image.label.read(), image.label.file, image.key, manifest)
         places = label.get("top_label", range(len(manifest.classes)))
         likely = likeliest(manifest.classes, places, label.get("top_probability") or label["probabilities"])
-    shard = image.shard.name
-    return Media(image.key, image.name, image.sha256, path, image.width, image.height, WRITTEN, shard, likely=likely)
+    return Media(
+        image.key, image.name, image.sha256, path, image.width, image.height, WRITTEN, image.shard, likely=likely
+    )
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from builder.rules.objects import Thresholds
 from builder.scan.pool import Chunk, Pool, read_pool
 from builder.store.files import locked, new_folder
 from builder.store.manifest import ShardRecord
-from builder.store.shards import ShardError, read_bytes, read_samples
+from builder.store.shards import ShardError
 from builder.store.store import Store
 from builder.store.sums import write_sums
 from builder.store.version import Version
@@ -57,7 +57,7 @@ def pool_planes(store: Store, version: Version, track: Track = silent) -> Callab
             for record in missing:
                 if not folders[record.name].is_dir():  # another process was faster
                     with new_folder(folders[record.name]) as temporary:
-                        _write(temporary, version.shard(record), record, pool, predictions)
+                        _write(temporary, version, record, pool, predictions)
                         write_sums(temporary)
                 advance(record.samples)
 
@@ -80,13 +80,15 @@ def _pool(store: Store, id: str) -> Pool | None:
         return None
 
 
-def _write(folder: Path, tar: Path, record: ShardRecord, pool: Pool | None, predictions: Path) -> None:
+def _write(folder: Path, version: Version, record: ShardRecord, pool: Pool | None, predictions: Path) -> None:
     try:
-        for sample in read_samples(tar):
-            with Image.open(io.BytesIO(read_bytes(tar, sample.members[MEMBER]))) as file:
+        for sample in version.samples(record):
+            with Image.open(io.BytesIO(sample.read(MEMBER))) as file:
                 (folder / file_name(sample.key, _EXTENSIONS[0])).write_bytes(png(drawable(np.array(file))))
     except (ShardError, KeyError, OSError) as error:
-        raise BuildError(f"{tar} cannot be used ({error}): run `tutelage verify --repair` on the version") from None
+        raise BuildError(
+            f"{version.data / record.name} cannot be used ({error}): run `tutelage verify --repair` on the version"
+        ) from None
     for chunk in pool.chunks(*record.chunks) if pool else ():
         there = [(n, image.key) for n, image in enumerate(chunk.images)]
         there = [(n, key) for n, key in there if (folder / file_name(key, _EXTENSIONS[0])).is_file()]

@@ -19,7 +19,7 @@ from builder.store.files import make_folder, new_file, sha256_file, sync_folder
 from builder.store.index import contents_of, follow, read_index, rows_of_shard
 from builder.store.manifest import MANIFEST, ShardRecord
 from builder.store.provenance import SOLVED_AGAIN, TAKEN_OVER, Inputs, ParentRecord
-from builder.store.shards import SampleRow, ShardFile, read_samples
+from builder.store.shards import SampleRow, ShardFile
 from builder.store.store import Store
 from builder.store.version import INDEX, LEFT_OUT, Version
 
@@ -39,7 +39,7 @@ class Parent:
         removed = {image.key: image.sha256 for image in images if image.state == REMOVED}
         if not removed:
             return frozenset()
-        keys = [sample.key for sample in read_samples(self.version.shard(self.shards[name]))]
+        keys = [sample.key for sample in self.version.samples(self.shards[name])]
         return frozenset(removed[key] for key in keys if key in removed and key not in self.renewed)
 
     def check(self, name: str) -> None:

@@ -86,7 +86,7 @@ class Restored:
         for path in {image.uri for image in wanted.values() if image.bytes}:
             for sample in read_samples(Path(path)):
                 if sample.key in wanted and sample.key not in soft:
-                    soft[sample.key] = _soft(read_label(Path(path), sample, self.version.manifest), classes)
+                    soft[sample.key] = _soft(read_label(sample, self.version.manifest), classes)
         return np.array([soft[key] for key in wanted], np.float32).reshape(-1, classes)
 
     def _soft_before(self, chunks: Sequence[int], keys: Collection[str], classes: int) -> dict[str, np.ndarray]:
@@ -239,22 +239,22 @@ def _shard_images(
 
 def _written(version: Version, record: ShardRecord) -> dict[str, PoolImage]:
     """The images of a shard's samples, by key; where their bytes are, they are as they are to be written."""
-    path, extension = version.shard(record), version.manifest.features[0]
+    extension = version.manifest.features[0]
     gone, images = set(version.manifest.tombstones), dict[str, PoolImage]()
     try:
-        mtime = mtime_of(path.stat())
-        for sample in read_samples(path):
+        mtimes = {file: mtime_of(file.stat()) for file in version.files(record)}
+        for sample in version.samples(record):
             if is_copy(sample.key):
                 continue
-            label, member = read_label(path, sample, version.manifest), sample.members[extension]
+            label, member = read_label(sample, version.manifest), sample.members[extension]
             images[sample.key] = PoolImage(
                 sample.key,
                 label["name"],
                 label["sha256"],
-                str(path),
+                str(member.file),
                 member.offset,
                 member.size,
-                mtime,
+                mtimes[member.file],
                 label["width"],
                 label["height"],
                 "" if label["reencoded"] == "format" else extension,  # what it was is not said, and not asked for

@@ -13,7 +13,6 @@ from builder.hub.remote import is_remote, open_version
 from builder.kinds import kind_of
 from builder.store.labels import parse_label
 from builder.store.manifest import MANIFEST
-from builder.store.shards import read_bytes
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.truth.read import read_truth
@@ -54,7 +53,7 @@ def version_truth(version: Version, store: Store, track: Track = silent) -> Trut
     maps = extracted(store, version, track, extension=kind.member) if kind.pixels else None
     images = []
     for number, image in enumerate(images_of(version), 1):
-        label = parse_label(read_bytes(image.shard, image.label), image.shard, image.key, manifest)
+        label = parse_label(image.label.read(), image.label.file, image.key, manifest)
         mask = maps[image.key] if maps else None
         images.append(_labelled(number, image, files[image.key], label, mask))
     if not images:

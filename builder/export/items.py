@@ -14,7 +14,6 @@ from builder.errors import BuildError
 from builder.kinds import kind_of
 from builder.store.keys import is_copy
 from builder.store.labels import read_label
-from builder.store.shards import read_member, read_samples
 from builder.store.version import Version
 from teachers.images import file_extensions
 
@@ -60,17 +59,17 @@ def version_items(version: Version, images: bool, counts: Counter[str], advance:
     """The samples of all shards in order."""
     manifest = version.manifest
     removed, member = set(manifest.tombstones), kind_of(manifest.kind).member
-    for _, path in version.shards():
-        for sample in read_samples(path):
+    for _, samples in version.shards():
+        for sample in samples:
             advance(1)
             if is_copy(sample.key):
                 continue
             if sample.key in removed:
                 counts["removed"] += 1
                 continue
-            label, extension = read_label(path, sample, manifest), manifest.features[0]
-            data = read_member(path, sample, extension) if images else None
-            rest = read_member(path, sample, member) if member else b""
+            label, extension = read_label(sample, manifest), manifest.features[0]
+            data = sample.read(extension) if images else None
+            rest = sample.read(member) if member else b""
             counts["images"] += 1
             yield _item(_file(label, extension, images), extension, data, label, rest)
 

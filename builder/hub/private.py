@@ -7,8 +7,8 @@ import getpass
 import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 
@@ -18,8 +18,8 @@ from builder.engine import run
 from builder.errors import BuildError, brief
 from builder.scan.metadata import has_location
 from builder.store.labels import read_label
-from builder.store.manifest import MANIFEST, Manifest
-from builder.store.shards import read_bytes, read_samples
+from builder.store.manifest import MANIFEST, Manifest, ShardRecord
+from builder.store.shards import Sample
 from builder.store.version import DATA, LABELS, Version
 
 ROOTS = "home|Users|root|mnt|media|tmp|var|opt|srv|private|Volumes|scratch|work|workspace|data"
@@ -76,14 +76,14 @@ def look_for_private(version: Version, workers: int | None = None) -> Told:
             found = _first(EMBEDDED.sub("", raw.decode(errors="replace")), names)
         if found:
             texts.append((name, found))
-    shards = [version.place(f"{DATA}/{shard.name}") for shard in version.manifest.shards]
+    shards, unchecked = version.manifest.shards, replace(version, trust=None)
     places, located = list[str](), 0
 
-    def look(path: Path, stop: Event) -> tuple[str, list[str]]:
-        return _in_shard(path, version.manifest, names)
+    def look(shard: ShardRecord, stop: Event) -> tuple[str, list[str]]:
+        return _in_shard(unchecked.samples(shard), version.manifest, names)
 
-    for path, (found, keys) in zip(shards, run(look, shards, workers), strict=True):
-        texts += [(f"data/{path.name}", found)] if found else []
+    for shard, (found, keys) in zip(shards, run(look, shards, workers), strict=True):
+        texts += [(f"{DATA}/{shard.name}", found)] if found else []
         located += len(keys)
         places += keys[: 3 - len(places)]
     return Told(texts, places, located)
@@ -117,13 +117,13 @@ def _in_table(path: Path, names: Sequence[str]) -> str:
     return ""
 
 
-def _in_shard(path: Path, manifest: Manifest, names: Sequence[str]) -> tuple[str, list[str]]:
+def _in_shard(samples: Iterable[Sample], manifest: Manifest, names: Sequence[str]) -> tuple[str, list[str]]:
     """What the label JSONs tell, and the keys of images that say where they were taken."""
     found, keys = "", []
-    for sample in read_samples(path):
+    for sample in samples:
         if not found:
-            found = _first("\n".join(_strings(read_label(path, sample, manifest))), names)
-        if has_location(read_bytes(path, sample.members[manifest.features[0]])):
+            found = _first("\n".join(_strings(read_label(sample, manifest))), names)
+        if has_location(sample.read(manifest.features[0])):
             keys.append(sample.key)
     return found, keys
 

@@ -21,7 +21,6 @@ from builder.report.paint import outline, picture_of, tint
 from builder.report.quality import thresholds
 from builder.store.labels import checked_table
 from builder.store.manifest import Manifest
-from builder.store.shards import read_samples
 from builder.store.version import Version
 
 MOST = 24
@@ -153,10 +152,10 @@ def crops(version: Version, boxes: Sequence[Close], tile: Tile | None = None) ->
             wanted.setdefault(shard, {}).setdefault(box.key, []).append(n)
 
     def of_shard(number: int) -> dict[int, bytes]:
-        tar, keys, tiles = version.shard(manifest.shards[number]), wanted[number], dict[int, bytes]()
-        for sample in read_samples(tar):
+        keys, tiles = wanted[number], dict[int, bytes]()
+        for sample in version.samples(manifest.shards[number]):
             if sample.key in keys:
-                picture = picture_of(tar, sample, manifest)
+                picture = picture_of(sample, manifest)
                 tiles |= {n: (tile or _crop)(picture, boxes[n]) for n in keys.pop(sample.key)}
                 if not keys:
                     break

@@ -5,7 +5,6 @@ from __future__ import annotations
 import colorsys
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from builder.errors import BuildError, brief
 from builder.report.colours import FAINT, OUTCOMES, TEXT_ON, VOID_COLOUR
 from builder.store.manifest import Manifest
-from builder.store.shards import Sample, read_member, read_samples
+from builder.store.shards import Sample
 from builder.store.version import Version
 from teachers.base import VOID
 from teachers.images import ImageError, check_pixels, decode_rgb
@@ -64,12 +63,13 @@ def painted(picture: Image.Image, plane: bytes) -> Image.Image:
     return Image.blend(picture.convert("L").convert("RGB"), labels.convert("RGB"), STRENGTH)
 
 
-def picture_of(tar: Path, sample: Sample, manifest: Manifest) -> Image.Image:
+def picture_of(sample: Sample, manifest: Manifest) -> Image.Image:
     """The image of a sample, in colour. Raises BuildError for one that cannot be read."""
     try:
-        return Image.fromarray(decode_rgb(read_member(tar, sample, manifest.features[0])))
+        return Image.fromarray(decode_rgb(sample.read(manifest.features[0])))
     except ImageError as error:
-        raise BuildError(f"{tar}: image {sample.key} {error}: run `tutelage verify` on the version") from None
+        file = sample.members[manifest.features[0]].file
+        raise BuildError(f"{file}: image {sample.key} {error}: run `tutelage verify` on the version") from None
 
 
 def _rgb(colour: str) -> tuple[int, ...]:
@@ -157,13 +157,12 @@ def map_pictures(version: Version, most: int) -> Iterator[tuple[str, bytes]]:
     wanted = {n * total // min(most, total) for n in range(min(most, total))} if total > 0 else set[int]()
     position = -1
     for shard in manifest.shards:
-        tar = version.shard(shard)
-        for sample in read_samples(tar):
+        for sample in version.samples(shard):
             if sample.key in gone:
                 continue
             position += 1
             if position in wanted:
-                yield sample.key, _side_by_side(picture_of(tar, sample, manifest), read_member(tar, sample, "seg.png"))
+                yield sample.key, _side_by_side(picture_of(sample, manifest), sample.read("seg.png"))
 
 
 def _side_by_side(picture: Image.Image, plane: bytes) -> bytes:

@@ -17,7 +17,7 @@ from builder.report.paint import DROPPED, colour_strip, outline, picture_of
 from builder.store.keys import original
 from builder.store.labels import checked_table, read_label
 from builder.store.manifest import Manifest
-from builder.store.shards import Sample, read_member, read_samples
+from builder.store.shards import Sample
 from builder.store.version import Version
 
 CELL, MARGIN, CAPTION = 320, 8, 18
@@ -37,8 +37,8 @@ def contact_sheet(version: Version, path: Path, *, images: int = 12, columns: in
     chosen = list(islice((shown for n, shown in enumerate(_alive(version)) if n in wanted), len(wanted)))
     if not chosen:
         raise BuildError(f"{version.ref} has no images to draw")
-    rows, kind = _rows(version, [original(sample.key) for _, sample in chosen]), report_kind(manifest.kind)
-    drawn = [_cell(_see(tar, sample, manifest, rows), kind) for tar, sample in chosen]
+    rows, kind = _rows(version, [original(sample.key) for sample in chosen]), report_kind(manifest.kind)
+    drawn = [_cell(_see(sample, manifest, rows), kind) for sample in chosen]
     depth = [MARGIN] * min(columns, len(drawn))
     places = []
     for cell in drawn:  # each into the column that is shortest so far
@@ -63,10 +63,9 @@ def draw_image(version: Version, key: str, path: Path) -> None:
     if key in manifest.tombstones:
         raise BuildError(f"image {key!r} was removed before {ref} was built: draw it from the parent version")
     for shard in manifest.shards:
-        tar = version.shard(shard)
-        for sample in read_samples(tar):
+        for sample in version.samples(shard):
             if sample.key == key:
-                seen = _see(tar, sample, manifest, _rows(version, [original(key)]))
+                seen = _see(sample, manifest, _rows(version, [original(key)]))
                 break
         else:
             continue
@@ -82,18 +81,17 @@ def draw_image(version: Version, key: str, path: Path) -> None:
     page.save(path, "PNG")
 
 
-def _alive(version: Version) -> Iterator[tuple[Path, Sample]]:
-    """Each sample that is no tombstone, and its shard."""
+def _alive(version: Version) -> Iterator[Sample]:
+    """Each sample that is no tombstone."""
     gone = set(version.manifest.tombstones)
     for shard in version.manifest.shards:
-        tar = version.shard(shard)
-        yield from ((tar, sample) for sample in read_samples(tar) if sample.key not in gone)
+        yield from (sample for sample in version.samples(shard) if sample.key not in gone)
 
 
-def _see(tar: Path, sample: Sample, manifest: Manifest, rows: Mapping[str, Sequence[Row]]) -> Seen:
-    label, member = read_label(tar, sample, manifest), kind_of(manifest.kind).member
-    content = read_member(tar, sample, member) if member else b""
-    return Seen(picture_of(tar, sample, manifest), label, rows[original(sample.key)], manifest.classes, content)
+def _see(sample: Sample, manifest: Manifest, rows: Mapping[str, Sequence[Row]]) -> Seen:
+    label, member = read_label(sample, manifest), kind_of(manifest.kind).member
+    content = sample.read(member) if member else b""
+    return Seen(picture_of(sample, manifest), label, rows[original(sample.key)], manifest.classes, content)
 
 
 def _rows(version: Version, keys: Sequence[str]) -> dict[str, list[Row]]:

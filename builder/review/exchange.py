@@ -22,7 +22,6 @@ from builder.review.objects import Edited, Shown, on_image, shown_objects
 from builder.rules.overrides import Box
 from builder.store.files import new_file, new_tree, write_file
 from builder.store.manifest import Manifest
-from builder.store.shards import read_bytes
 from builder.store.version import Version
 from builder.versions.media import ShardImage, file_name, images_of
 from teachers.boxes import iou_matrix
@@ -154,7 +153,7 @@ def write_out(
 
 def _with_files(queued: Iterable[Task], folder: Path, extension: str) -> Iterator[Task]:
     for task in queued:
-        data = read_bytes(task.image.shard, task.image.image)
+        data = task.image.image.read()
         (folder / file_name(task.image.key, extension)).write_bytes(data)
         yield task
 

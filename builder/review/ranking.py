@@ -44,7 +44,6 @@ from builder.scan.pool import read_pool
 from builder.store.files import canonical_json, locked, read_stored, seal, unseal, write_file
 from builder.store.labels import checked_table
 from builder.store.manifest import Manifest
-from builder.store.shards import read_bytes
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.versions.history import version_before
@@ -226,7 +225,7 @@ def _hashes(store: Store, version: Version, keys: Sequence[str]) -> np.ndarray:
         return bits
     for image in images_of(version) if place else ():
         if image.key in place:
-            bits[place.pop(image.key)] = _bits(dhash(read_bytes(image.shard, image.image)))
+            bits[place.pop(image.key)] = _bits(dhash(image.image.read()))
             if not place:
                 break
     return bits

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from builder.errors import BuildError
 from builder.store.files import new_file
-from builder.store.shards import BLOCK, END, SampleRow, read_bytes, read_samples
+from builder.store.shards import BLOCK, END, SampleRow, read_samples
 from builder.store.version import Version
 
 SCHEMA = pa.schema(
@@ -44,7 +44,7 @@ def contents_of(rows: Iterable[SampleRow]) -> str:
 def rows_of_shard(path: Path) -> list[SampleRow]:
     """The rows of a shard, from the tar itself. Raises ShardError and OSError."""
     return [
-        sample.row(tuple(hashlib.sha256(read_bytes(path, member)).hexdigest() for member in sample.members.values()))
+        sample.row(tuple(hashlib.sha256(member.read()).hexdigest() for member in sample.members.values()))
         for sample in read_samples(path)
     ]
 

@@ -22,7 +22,7 @@ from builder.errors import BuildError, brief
 from builder.kinds import kind_of
 from builder.sections import complaint
 from builder.store.manifest import Manifest
-from builder.store.shards import KEY, Sample, read_bytes
+from builder.store.shards import KEY, Sample
 from builder.store.version import Version
 from teachers.base import RANGES
 
@@ -130,17 +130,19 @@ _FORMS: dict[str, Any] = {
 }
 
 
-def read_label(path: Path, sample: Sample, manifest: Manifest) -> dict[str, Any]:
-    """The label JSON of a sample of a version. path: of its shard. Raises BuildError as `parse_label`, and for a sample
-    without one; ShardError if the file ends before it."""
+def read_label(sample: Sample, manifest: Manifest) -> dict[str, Any]:
+    """The label JSON of a sample of a version. Raises BuildError as `parse_label`, and for a sample without one;
+    ShardError if the file ends before it."""
     member = sample.members.get("json")
     if member is None:
-        raise BuildError(f"{path}: image {sample.key} has no label JSON: {_NEXT}")
+        where = next((f"{other.file}: " for other in sample.members.values()), "")
+        raise BuildError(f"{where}image {sample.key} has no label JSON: {_NEXT}")
     if member.size > LONGEST_LABEL:
         raise BuildError(
-            f"{path}: the label JSON of image {sample.key} has {member.size} bytes, more than {LONGEST_LABEL}: {_NEXT}"
+            f"{member.file}: the label JSON of image {sample.key} has {member.size} bytes, more than {LONGEST_LABEL}: "
+            f"{_NEXT}"
         )
-    return parse_label(read_bytes(path, member), path, sample.key, manifest)
+    return parse_label(member.read(), member.file, sample.key, manifest)
 
 
 def parse_label(data: bytes, path: Path, key: str, manifest: Manifest) -> dict[str, Any]:

@@ -51,11 +51,20 @@ class ShardError(BuildError):
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a tar: `offset` and `size` of its contents, in bytes."""
+    """A file in the tar `file`: `offset` and `size` of its contents, in bytes."""
 
+    file: Path
     name: str
     offset: int
     size: int
+
+    def read(self) -> bytes:
+        """Its contents. Raises ShardError if the tar ends before it."""
+        with open(self.file, "rb") as file:
+            contents = os.pread(file.fileno(), self.size, self.offset)
+        if len(contents) < self.size:
+            raise ShardError(f"{self.file.name}: cut inside {self.name}")
+        return contents
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,14 @@ class Sample:
 
     key: str
     members: dict[str, Member]
+
+    def read(self, extension: str) -> bytes:
+        """The contents of the member with this extension. Raises ShardError for a sample without one, and as it."""
+        member = self.members.get(extension)
+        if member is None:
+            file = next(iter(self.members.values())).file.name if self.members else "a shard"
+            raise ShardError(f"{file}: image {self.key} has no {extension}: run `tutelage verify` on the version")
+        return member.read()
 
     def row(self, sha256: tuple[str, ...]) -> SampleRow:
         """Of the index, with the hashes of the members."""
@@ -191,7 +208,7 @@ def _parse_header(block: bytes, offset: int, path: Path) -> Member:
         raise ShardError(f"{path.name}: cut at byte {offset}, before its end-of-archive mark")
     try:
         name = block[:NAME].rstrip(b"\0").decode("ascii")
-        member = Member(name, offset + BLOCK, int(block[124:135], 8))
+        member = Member(path, name, offset + BLOCK, int(block[124:135], 8))
         intact = header(name, member.size) == block
     except ValueError:
         intact = False
@@ -217,21 +234,3 @@ def read_samples(path: Path) -> Iterator[Sample]:
         members[extension] = member
     if members:
         yield Sample(key, members)
-
-
-def read_member(path: Path, sample: Sample, extension: str) -> bytes:
-    """The contents of a sample's member with this extension. Raises ShardError for a sample without one, and as
-    `read_bytes`."""
-    member = sample.members.get(extension)
-    if member is None:
-        raise ShardError(f"{path.name}: image {sample.key} has no {extension}: run `tutelage verify` on the version")
-    return read_bytes(path, member)
-
-
-def read_bytes(path: Path, member: Member) -> bytes:
-    """The contents of one member. Raises ShardError if the file ends before it."""
-    with open(path, "rb") as file:
-        contents = os.pread(file.fileno(), member.size, member.offset)
-    if len(contents) < member.size:
-        raise ShardError(f"{path.name}: cut inside {member.name}")
-    return contents

@@ -15,6 +15,7 @@ from builder.store.files import sha256_file
 from builder.store.manifest import CLAIM as CLAIM
 from builder.store.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
 from builder.store.manifest import REPORT as REPORT
+from builder.store.shards import Sample, read_samples
 from builder.store.trust import THREADS, Trust, Wrong, memory_of, survey
 from teachers.errors import warn
 
@@ -129,10 +130,20 @@ class Version:
         """The file of one of the manifest's shards. Raises BuildError if it is missing or damaged."""
         return self._checked(f"{DATA}/{record.name}", record.sha256)
 
-    def shards(self) -> Iterator[tuple[ShardRecord, Path]]:
-        """All shards with their files, in order; the next ones are checked while one is in use. Raises as `shard`."""
+    def files(self, record: ShardRecord) -> tuple[Path, ...]:
+        """The files in which the members of a shard's samples lie. Raises as `shard`."""
+        return (self.shard(record),)
+
+    def samples(self, record: ShardRecord) -> Iterator[Sample]:
+        """The samples of a shard in order. Raises as `shard`, and ShardError for what is no shard."""
+        return read_samples(self.shard(record))
+
+    def shards(self) -> Iterator[tuple[ShardRecord, Iterator[Sample]]]:
+        """All shards with their samples, in order; the files of the next ones are checked while one is in use. Raises
+        as `samples`."""
         records = self.manifest.shards
-        return zip(records, in_order(self.shard, records, THREADS, THREADS), strict=True)
+        files = in_order(self.shard, records, THREADS, THREADS)
+        return ((record, read_samples(path)) for record, path in zip(records, files, strict=True))
 
     def check_ahead(self) -> None:
         """Begin to check the shards, so that whoever asks for one soon need not wait. What is wrong with one is told to

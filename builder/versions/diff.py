@@ -21,7 +21,7 @@ from builder.kinds import kind_of
 from builder.report.headline import headline
 from builder.store.keys import is_copy
 from builder.store.labels import checked_table
-from builder.store.shards import ShardError, read_samples
+from builder.store.shards import ShardError
 from builder.store.version import Version, check_version
 from builder.versions.changes import NAMES, Changes, Diff, Side, both_sides, labels_table
 from builder.versions.pairing import Rows, pair
@@ -75,7 +75,7 @@ def _side(version: Version) -> Side:
 def _keys(version: Version) -> Iterator[list[str]]:
     """The keys of a version's samples, from the headers of its shards, without tombstones."""
     gone = set(version.manifest.tombstones)
-    samples = (sample for shard in version.manifest.shards for sample in read_samples(version.shard(shard)))
+    samples = (sample for shard in version.manifest.shards for sample in version.samples(shard))
     keys = (sample.key for sample in samples if sample.key not in gone and not is_copy(sample.key))
     while batch := list(islice(keys, KEYS)):
         yield batch

@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from builder.kinds import SEMANTIC
-from builder.store.shards import read_bytes, read_samples
 from builder.versions.changes import Changes, Diff, Side, both_sides, labels_table
 from teachers.base import VOID
 
@@ -77,10 +76,9 @@ def _maps(side: Side, keys: Collection[str], names: Sequence[str]) -> dict[str, 
     if side.version is None or not keys:
         return maps
     for shard in side.version.manifest.shards:
-        path = side.version.shard(shard)
-        for sample in read_samples(path):
+        for sample in side.version.samples(shard):
             if sample.key in keys:
-                with Image.open(io.BytesIO(read_bytes(path, sample.members[SEMANTIC.member]))) as file:
+                with Image.open(io.BytesIO(sample.read(SEMANTIC.member))) as file:
                     maps[sample.key] = ours[np.array(file)]
     return maps
 

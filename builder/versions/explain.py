@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +20,7 @@ from builder.store.keys import is_copy
 from builder.store.labels import checked_table, read_label
 from builder.store.manifest import ShardRecord
 from builder.store.provenance import Inputs
-from builder.store.shards import Sample, ShardError, read_samples
+from builder.store.shards import Sample, ShardError
 from builder.store.store import Store, check_store
 from builder.store.version import LEFT_OUT, OVERRIDES, Version, check_version
 from builder.versions.reasons import BOX, Reasons, Row
@@ -170,8 +169,8 @@ def _in_pool(pool: Pool, wanted: str) -> list[_Image]:
 
 def _in_shards(version: Version, wanted: str) -> list[_Image]:
     images: list[_Image] = []
-    for path, sample in _samples(version, version.manifest.shards):
-        label = read_label(path, sample, version.manifest)
+    for _, sample in _samples(version, version.manifest.shards):
+        label = read_label(sample, version.manifest)
         image = _Image(sample.key, label["name"], label["sha256"], chunk=0)
         begins = len(wanted) >= SHORTEST and (image.key.startswith(wanted) or image.sha256.startswith(wanted))
         if (begins or wanted in (image.key, image.name)) and not is_copy(sample.key):
@@ -179,20 +178,20 @@ def _in_shards(version: Version, wanted: str) -> list[_Image]:
     return images
 
 
-def _samples(version: Version, shards: Sequence[ShardRecord]) -> Iterator[tuple[Path, Sample]]:
-    for path in (version.shard(shard) for shard in shards):
+def _samples(version: Version, shards: Sequence[ShardRecord]) -> Iterator[tuple[ShardRecord, Sample]]:
+    for shard in shards:
         try:
-            for sample in read_samples(path):
-                yield path, sample
+            for sample in version.samples(shard):
+                yield shard, sample
         except (ShardError, OSError):
-            raise BuildError(f"{path} cannot be read: run `tutelage verify --repair`") from None
+            raise BuildError(f"{version.data / shard.name} cannot be read: run `tutelage verify --repair`") from None
 
 
 def _shard_of(version: Version, image: _Image) -> str:
     """The name of the shard that holds an image, "" if none does."""
     shards = version.manifest.shards
     known = [shard for shard in shards if shard.chunks[0] <= image.chunk < shard.chunks[1]]
-    return next((path.name for path, sample in _samples(version, known or shards) if sample.key == image.key), "")
+    return next((shard.name for shard, sample in _samples(version, known or shards) if sample.key == image.key), "")
 
 
 def _objects(version: Version, key: str) -> list[Row]:

@@ -18,7 +18,7 @@ from builder.store.files import TEMPORARY, locked, new_folder, sha256_file
 from builder.store.keys import is_copy
 from builder.store.labels import read_label
 from builder.store.manifest import Manifest, ShardRecord
-from builder.store.shards import Member, Sample, ShardError, read_bytes, read_samples
+from builder.store.shards import Member, Sample, ShardError
 from builder.store.store import Store
 from builder.store.sums import SUMS, write_sums
 from builder.store.version import Version
@@ -31,14 +31,14 @@ ADVANCE = 256
 @dataclass(frozen=True)
 class ShardImage:
     """An image of a version. name: in the source; sha256: of its original bytes; width, height: upright pixels; shard:
-    the tar; image, label: its members."""
+    its name; image, label: its members."""
 
     key: str
     name: str
     sha256: str
     width: int
     height: int
-    shard: Path
+    shard: str
     image: Member
     label: Member
 
@@ -48,19 +48,20 @@ def images_of(version: Version) -> Iterator[ShardImage]:
     no image's bytes. Raises BuildError for a shard that cannot be read."""
     manifest = version.manifest
     gone = set(manifest.tombstones)
-    for _, path in version.shards():
+    for record, samples in version.shards():
         try:
-            for sample in read_samples(path):
+            for sample in samples:
                 if sample.key not in gone and not is_copy(sample.key):
-                    yield _image(path, sample, manifest)
+                    yield _image(record.name, sample, manifest)
         except (ShardError, OSError, KeyError):
+            path = version.data / record.name
             raise BuildError(f"{path} cannot be read: run `tutelage verify --repair` on the version") from None
 
 
-def _image(path: Path, sample: Sample, manifest: Manifest) -> ShardImage:
-    image, label = sample.members[manifest.features[0]], read_label(path, sample, manifest)
+def _image(shard: str, sample: Sample, manifest: Manifest) -> ShardImage:
+    image, label = sample.members[manifest.features[0]], read_label(sample, manifest)
     sides = label["width"], label["height"]
-    return ShardImage(sample.key, label["name"], label["sha256"], *sides, path, image, sample.members["json"])
+    return ShardImage(sample.key, label["name"], label["sha256"], *sides, shard, image, sample.members["json"])
 
 
 class Extracted(Mapping[str, Path]):
@@ -137,23 +138,24 @@ def extracted(store: Store, version: Version, track: Track = silent, *, extensio
         ):
             for target, record in missing.items():
                 if not target.is_dir():  # another process was faster
-                    _extract(version.shard(record), record, extension, target, advance)
+                    _extract(version, record, extension, target, advance)
     return Extracted(targets, extension, frozenset(manifest.tombstones))
 
 
-def _extract(path: Path, record: ShardRecord, extension: str, target: Path, advance: Callable[[int], None]) -> None:
+def _extract(
+    version: Version, record: ShardRecord, extension: str, target: Path, advance: Callable[[int], None]
+) -> None:
+    path = version.shard(record)
     try:
         if sha256_file(path) != record.sha256:
             raise ShardError(f"{path.name} has another SHA-256 than the manifest says")
         with new_folder(target) as temporary:
-            samples = read_samples(path)
+            samples = version.samples(record)
             while batch := list(islice(samples, ADVANCE)):
                 for sample in batch:
                     if is_copy(sample.key):
                         continue
-                    (temporary / file_name(sample.key, extension)).write_bytes(
-                        read_bytes(path, sample.members[extension])
-                    )
+                    (temporary / file_name(sample.key, extension)).write_bytes(sample.members[extension].read())
                 advance(len(batch))
             write_sums(temporary)
     except FileNotFoundError as error:

@@ -34,7 +34,7 @@ from builder.store.index import contents_of, read_index
 from builder.store.keys import is_copy
 from builder.store.labels import checked_table, fields_of
 from builder.store.manifest import CLAIM, MANIFEST, ShardRecord, other_claim
-from builder.store.shards import SampleRow, ShardError, read_bytes, read_samples
+from builder.store.shards import SampleRow, ShardError, read_samples
 from builder.store.version import DATA, INDEX, LABELS, LEFT_OUT, Version
 from teachers.images import ImageError, decode_rgb
 
@@ -149,7 +149,7 @@ def _check_shard(job: _Job, stop: Event) -> _Checked:
         problems.append(f"data/{shard.name}: its SHA-256 is not the manifest's")
     try:
         for sample in until(stop, read_samples(path)):
-            members = {extension: read_bytes(path, member) for extension, member in sample.members.items()}
+            members = {extension: member.read() for extension, member in sample.members.items()}
             hashes = {extension: hashlib.sha256(contents).hexdigest() for extension, contents in members.items()}
             rows.append(sample.row(tuple(hashes.values())))
             checked = _check_sample(sample.key, members, hashes, job)
@@ -220,7 +220,7 @@ def _repeated(version: Version, key: np.ndarray, shard: np.ndarray) -> Iterator[
         record = version.manifest.shards[number]
         keys: list[str] = []
         with suppress(ShardError):  # told before
-            keys += (s.key for s in read_samples(version.shard(record)) if _hash(s.key) in twice)
+            keys += (s.key for s in version.samples(record) if _hash(s.key) in twice)
         more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
         yield Problem(f"data/{record.name}: key {keys[0]}{more} stands in another sample too")
 

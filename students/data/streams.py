@@ -3,9 +3,9 @@ pure function of (data, seed, epoch)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Thread
@@ -17,7 +17,7 @@ from builder.errors import BuildError, brief
 from builder.rules.class_names import compare_names, listed
 from builder.store.labels import parse_label
 from builder.store.manifest import ShardRecord
-from builder.store.shards import BLOCK, NAME, Member, ShardError, read_bytes, read_samples
+from builder.store.shards import BLOCK, NAME, Member, Sample, ShardError
 from builder.store.version import Version
 from builder.truth.records import Truth, read_pixels
 from students.tasks.base import Task
@@ -88,7 +88,9 @@ class Pseudo:
             if shards and shards[0].is_later:
                 self._rows += [None] * len(shards)
             else:
-                self._rows += [shard.rows(path) for shard, (_, path) in zip(shards, version.shards(), strict=True)]
+                self._rows += [
+                    shard.rows(samples) for shard, (_, samples) in zip(shards, version.shards(), strict=True)
+                ]
         counts = [
             shard.samples if rows is None else len(rows) for shard, rows in zip(self._shards, self._rows, strict=True)
         ]
@@ -135,7 +137,7 @@ class Pseudo:
         sample = self._sample(index)
         record = sample.record
         with sample.usable():
-            pixels = decode_rgb(sample.member(0), record["width"] * record["height"])
+            pixels = decode_rgb(sample.members[0].read(), record["width"] * record["height"])
             marks = self._marks(sample)
         sample.check_size(*pixels.shape[:2])
         return Scene(pixels, marks)
@@ -152,36 +154,36 @@ class Pseudo:
             return self._marks(sample)
 
     def _marks(self, sample: _Sample) -> Any:
-        members = [sample.member(number) for number in range(2, len(sample.places))]
+        members = [member.read() for member in sample.members[2:]]
         return self._task.pseudo(sample.record, members, sample.shard.positions, self._classes)
 
     def _sample(self, index: int) -> _Sample:
         number = int(np.searchsorted(self._starts, index, "right")) - 1
         shard, rows = self._shards[number], self._rows[number]
-        path = shard.version.shard(shard.record)
+        files = shard.version.files(shard.record)
         if rows is None:
-            rows = self._rows[number] = shard.rows(path)
-        return _Sample(shard, path, rows[index - self._starts[number]].tolist())
+            rows = self._rows[number] = shard.rows(shard.version.samples(shard.record))
+        places = rows[index - self._starts[number]].tolist()
+        return _Sample(shard, [Member(files[file], "", offset, size) for file, offset, size in places])
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """An image of a version. places: offset and size of the image, of its label and of the members that the task reads,
-    in the shard's file `path`."""
+    """An image of a version. members: the image, its label and those that the task reads; none has its name."""
 
     shard: _Shard
-    path: Path
-    places: list[tuple[int, int]]
+    members: list[Member]
+
+    @property
+    def path(self) -> Path:
+        """The file in which its label lies."""
+        return self.members[1].file
 
     @cached_property
     def record(self) -> Mapping[str, Any]:
         """Its label JSON."""
-        key = _key(self.path, self.places[1][0])
-        return parse_label(self.member(1), self.path, key, self.shard.version.manifest)
-
-    def member(self, number: int) -> bytes:
-        """What lies at one of the places."""
-        return read_bytes(self.path, Member("", *self.places[number]))
+        label = self.members[1]
+        return parse_label(label.read(), label.file, _key(label), self.shard.version.manifest)
 
     def check_size(self, height: int, width: int) -> None:
         """Raises LoaderError unless this is the size that the label states."""
@@ -224,30 +226,34 @@ class _Shard:
     def is_here(self) -> bool:
         return (self.version.folder / "data" / self.record.name).is_file()
 
-    def rows(self, path: Path) -> np.ndarray:
-        """int64 (N, M, 2): offset and size of the image, of its label and of each of `members`. path: of its file.
-        Raises LoaderError for samples that are not those of the manifest."""
+    def rows(self, samples: Iterable[Sample]) -> np.ndarray:
+        """int64 (N, M, 3): of the image, of its label and of each of `members` the file, as its number among
+        Version.files, offset and size. Raises LoaderError for samples that are not those of the manifest."""
         features, rows, stored = self.version.manifest.features, [], 0
+        files = self.version.files(self.record)
+        path, number = files[0], {file: n for n, file in enumerate(files)}
         try:
-            for sample in read_samples(path):
+            for sample in samples:
                 stored += 1
                 if [*sample.members] != features:
                     held = ", ".join(sample.members)
                     raise LoaderError(f"{path}: sample {sample.key} has {held}, not {', '.join(features)}: {_ADVICE}")
                 if sample.key not in self.removed:
                     members = (sample.members[extension] for extension in (features[0], "json", *self.members))
-                    rows.append([(member.offset, member.size) for member in members])
+                    rows.append([(number[member.file], member.offset, member.size) for member in members])
         except ShardError as error:
             raise LoaderError(f"{path} is damaged ({error}): {_ADVICE}") from None
         if stored != self.record.samples or (self.is_later and len(rows) != self.samples):
             stated = f"{self.record.samples} samples, {self.record.tombstones} of them to be skipped"
             raise LoaderError(f"{path} has not the {stated}, that its manifest states: {_ADVICE}")
-        return np.array(rows, np.int64).reshape(-1, 2 + len(self.members), 2)
+        return np.array(rows, np.int64).reshape(-1, 2 + len(self.members), 3)
 
 
-def _key(path: Path, offset: int) -> str:
-    """The key of the sample that has a member at this offset, from the header before it."""
-    return read_bytes(path, Member("", offset - BLOCK, NAME)).rstrip(b"\0").decode("ascii").partition(".")[0]
+def _key(member: Member) -> str:
+    """The key of the sample that has this member, from the header before it."""
+    return (
+        replace(member, offset=member.offset - BLOCK, size=NAME).read().rstrip(b"\0").decode("ascii").partition(".")[0]
+    )
 
 
 def _shards(version: Version, classes: Sequence[str], task: Task) -> Iterator[_Shard]:

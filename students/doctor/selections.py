@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from builder.evidence.matching import Matches, match_columns
 from builder.kinds import LabelKind, kind_of
 from builder.store.files import sha256_file
 from builder.store.labels import read_label
-from builder.store.shards import Sample, read_bytes, read_samples
+from builder.store.shards import Sample
 from builder.store.version import LABELS, Version
 from builder.truth.masks import read_mask
 from builder.truth.records import LabelledImage, Truth
@@ -30,8 +29,8 @@ from teachers.base import VOID, SemanticMap
 
 IOU = 0.5
 """Overlap from which a kept box is right, as everywhere where nothing else is said."""
-Kept = tuple[LabelledImage, Path, Sample, dict[str, Any]]
-"""A labelled image of the pool, and its sample: the shard, the members, the label JSON."""
+Kept = tuple[LabelledImage, Sample, dict[str, Any]]
+"""A labelled image of the pool, and its sample: the members, the label JSON."""
 
 
 def read_selection(version: Version, human: Labels | None, truth: Mapping[str, LabelledImage], of: Truth) -> Selection:
@@ -120,20 +119,20 @@ def read_right(version: Version, truth: Mapping[str, LabelledImage], of: Truth) 
 def _labelled(version: Version, truth: Mapping[str, LabelledImage]) -> Iterator[Kept]:
     """The samples of labelled images, each image once."""
     gone, seen = set(version.manifest.tombstones), set()
-    for _, path in version.shards():
-        for sample in read_samples(path):
-            label = read_label(path, sample, version.manifest)
+    for _, samples in version.shards():
+        for sample in samples:
+            label = read_label(sample, version.manifest)
             image = truth.get(label["sha256"])
             if image is not None and sample.key not in gone and label["sha256"] not in seen:
                 seen.add(label["sha256"])
-                yield image, path, sample, label
+                yield image, sample, label
 
 
 def _matched(kind: LabelKind, classes: tuple[str, ...], truth: Truth, kept: Sequence[Kept]) -> Matches:
     """What is kept of these images, against their labels."""
     if kind.pixels:
         ours = np.where(np.arange(VOID + 1) < len(classes), np.arange(VOID + 1), -1).astype(np.int16)
-        return match_maps(classes, truth, (_map(path, sample, kind) for _, path, sample, _ in kept), ours)
+        return match_maps(classes, truth, (_map(sample, kind) for _, sample, _ in kept), ours)
     labels = [label for *_, label in kept]
     if kind.single:
         image, column = np.arange(len(labels)), np.array([label["label"] for label in labels], np.int16)
@@ -158,7 +157,7 @@ def _matched(kind: LabelKind, classes: tuple[str, ...], truth: Truth, kept: Sequ
     )
 
 
-def _map(path: Path, sample: Sample, kind: LabelKind) -> SemanticMap:
+def _map(sample: Sample, kind: LabelKind) -> SemanticMap:
     """The map of a sample; where it says nothing, VOID."""
-    labels = np.array(Image.open(BytesIO(read_bytes(path, sample.members[kind.member]))), np.uint8)
+    labels = np.array(Image.open(BytesIO(sample.read(kind.member))), np.uint8)
     return SemanticMap(labels, np.where(labels == VOID, 0, 255).astype(np.uint8))

@@ -17,7 +17,6 @@ import numpy as np
 
 from builder.store.files import sha256_file
 from builder.store.labels import read_label
-from builder.store.shards import read_samples
 from builder.store.version import Version
 from builder.truth.records import Truth, TruthError, check_detection
 from teachers.base import Detections
@@ -115,10 +114,10 @@ def read_kept(version: Path, truth: Truth) -> list[Detections]:
     positions = align_classes(manifest.classes, truth.classes)
     removed = set(manifest.tombstones)
     labels: dict[str, dict[str, Any]] = {}
-    for _, path in opened.shards():
-        for sample in read_samples(path):
+    for _, samples in opened.shards():
+        for sample in samples:
             if sample.key not in removed:
-                label = read_label(path, sample, manifest)
+                label = read_label(sample, manifest)
                 labels[label["sha256"]] = label["objects"]
     kept_on = []
     for image in truth.images:

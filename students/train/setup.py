@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,8 @@ from builder.hub.remote import open_version
 from builder.kinds import kind_of
 from builder.store.files import sha256_file
 from builder.store.labels import read_label
-from builder.store.shards import read_samples
+from builder.store.manifest import ShardRecord
+from builder.store.shards import Sample
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.truth.read import read_section
@@ -74,7 +76,7 @@ class Plan:
             seen = set(threads.map(sha256_file, [image.path for image in self.truth.images]))
         for version in self.versions:
             if not version.is_remote:
-                seen.update(*(_images_in(path, version) for _, path in version.shards()))
+                seen.update(*(_images_in(version, *shard) for shard in version.shards()))
         seen.update(read_meta(self.start).trained_on if self.start else pretrained_on(self.config.pretrained))
         return frozenset(seen)
 
@@ -181,7 +183,7 @@ def starting_network(recipe: TrainRecipe, plan: Plan) -> nn.Module:
 def about(plan: Plan, batches: JointBatches, step: int) -> dict[str, Any]:
     """What `meta.json` says of a run after so many steps: its description, and the images its weights depend on. Of
     versions on the Hub these are all images in the shards that steps before `step` have touched."""
-    shards = (_images_in(version.shard(record), version) for version, record in batches.shards_seen(step))
+    shards = (_images_in(version, record) for version, record in batches.shards_seen(step))
     return {"recipe": plan.description, "trained_on": sorted(plan.trained_on.union(*shards))}
 
 
@@ -204,12 +206,13 @@ def _described(version: Version) -> dict[str, Any]:
 
 
 _images: dict[Path, frozenset[str]] = {}
-"""Of each shard, by its file: every save asks again."""
+"""Of each shard, by where it lies: every save asks again."""
 
 
-def _images_in(path: Path, version: Version) -> frozenset[str]:
-    """SHA-256 of the images of a version's shard."""
-    if path not in _images:
-        labels = (read_label(path, sample, version.manifest) for sample in read_samples(path))
-        _images[path] = frozenset(label["sha256"] for label in labels)
-    return _images[path]
+def _images_in(version: Version, record: ShardRecord, samples: Iterable[Sample] | None = None) -> frozenset[str]:
+    """SHA-256 of the images of a version's shard. samples: of it, where they are at hand."""
+    place = version.data / record.name
+    if place not in _images:
+        labels = (read_label(sample, version.manifest) for sample in samples or version.samples(record))
+        _images[place] = frozenset(label["sha256"] for label in labels)
+    return _images[place]

@@ -29,7 +29,7 @@ from builder.cli.review import review
 from builder.errors import BuildError
 from builder.hub.remote import open_version
 from builder.recipe.recipe import load_recipe
-from builder.store.shards import read_bytes, read_samples
+from builder.store.shards import read_samples
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.versions.verify import problems
@@ -79,7 +79,7 @@ def members(version: Version, extension: str) -> dict[str, bytes]:
     found = {}
     for shard in version.manifest.shards:
         path = version.folder / "data" / shard.name
-        found |= {s.key: read_bytes(path, s.members[extension]) for s in read_samples(path)}
+        found |= {s.key: s.members[extension].read() for s in read_samples(path)}
     return found
 
 

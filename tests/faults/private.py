@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from builder.store.shards import read_bytes, read_samples
+from builder.store.shards import read_samples
 from builder.store.version import Version
 from tests.faults.commands import run
 from tests.faults.verdict import Verdict
@@ -111,4 +111,4 @@ def _contents(path: Path) -> Iterator[bytes]:
             writer.write_table(table)
         yield out.getvalue()
     if path.suffix == ".tar":
-        yield from (read_bytes(path, member) for sample in read_samples(path) for member in sample.members.values())
+        yield from (member.read() for sample in read_samples(path) for member in sample.members.values())

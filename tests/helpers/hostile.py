@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from builder.store.manifest import version_id
-from builder.store.shards import read_bytes, read_samples, write_shard
+from builder.store.shards import read_samples, write_shard
 
 Json = Any
 Change = Callable[[Path], None]
@@ -85,7 +85,7 @@ def _contents(path: Path) -> str:
     try:
         for sample in read_samples(path):
             for extension, member in sample.members.items():
-                data = read_bytes(path, member)
+                data = member.read()
                 line = f"{sample.key}.{extension} {len(data)} {hashlib.sha256(data).hexdigest()}\n"
                 lines.update(line.encode())
     except Exception:
@@ -202,9 +202,7 @@ def _in_json(name: str, place: tuple[str | int, ...], new: Json, folder: Path) -
 
 def _labels(folder: Path) -> Iterator[tuple[str, Change]]:
     shard = folder / "data/train-000000.tar"
-    full = max(
-        (json.loads(read_bytes(shard, s.members["json"])) for s in read_samples(shard)), key=lambda v: len(str(v))
-    )
+    full = max((json.loads(s.members["json"].read()) for s in read_samples(shard)), key=lambda v: len(str(v)))
     for place in places(full):
         for new in (..., *VALUES):
             title = f"label {'.'.join(map(str, place))} {name_of(new)}"
@@ -225,7 +223,7 @@ def _label(members: dict[str, bytes], place: tuple[str | int, ...], new: Json) -
 def resample(change: Callable[[dict[str, bytes]], dict[str, bytes]], folder: Path) -> None:
     """Every sample of the first shard with other members."""
     path = folder / "data/train-000000.tar"
-    samples = [(s.key, {e: read_bytes(path, m) for e, m in s.members.items()}) for s in read_samples(path)]
+    samples = [(s.key, {e: m.read() for e, m in s.members.items()}) for s in read_samples(path)]
     write_shard(path, [(key, list(change(members).items())) for key, members in samples])
     reseal(folder)
 

@@ -24,7 +24,7 @@ from builder.export.as_truth import read_labels, version_truth
 from builder.hub.publish import publish
 from builder.hub.remote import RemoteVersion, open_version
 from builder.store.manifest import Manifest, ShardRecord, read_manifest, version_id, write_manifest
-from builder.store.shards import read_bytes, read_samples, write_shard
+from builder.store.shards import read_samples, write_shard
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.truth.coco import read_coco
@@ -291,7 +291,7 @@ def test_training_streams_and_says_what_it_saw(
     pseudo = set[str]()
     for name in fetched(hub):
         path = published / "v1/data" / name
-        pseudo |= {json.loads(read_bytes(path, s.members["json"]))["sha256"] for s in read_samples(path)}
+        pseudo |= {json.loads(s.members["json"].read())["sha256"] for s in read_samples(path)}
     human = {hashlib.sha256(image.path.read_bytes()).hexdigest() for image in read_coco(labelled).images}
     assert meta["trained_on"] == sorted(human | pseudo)
     longer = train(recipe.model_copy(update={"steps": 20, "save_every": 20}), tmp_path / "longer", store)
@@ -360,11 +360,11 @@ def test_load_dataset_gives_the_shards_row_by_row(tmp_path: Path, monkeypatch: p
         _, revision, rows = json.loads(line)
         folder = tmp_path / "store/datasets/pets" / (revision or "v2")
         paths = [folder / "data" / record.name for record in read_manifest(folder).shards]
-        samples = [(path, sample) for path in paths for sample in read_samples(path)]
-        assert [row["key"] for row in rows] == [sample.key for _, sample in samples]
-        for row, (path, sample) in zip(rows, samples, strict=True):
-            assert row["image"] == hashlib.sha256(read_bytes(path, sample.members["jpg"])).hexdigest()
-            label = json.loads(read_bytes(path, sample.members["json"]))
+        samples = [sample for path in paths for sample in read_samples(path)]
+        assert [row["key"] for row in rows] == [sample.key for sample in samples]
+        for row, sample in zip(rows, samples, strict=True):
+            assert row["image"] == hashlib.sha256(sample.members["jpg"].read()).hexdigest()
+            label = json.loads(sample.members["json"].read())
             assert row["size"] == [label["width"], label["height"]]
             assert float32(row["json"]) == float32(label)
         assert sum(not row["json"]["objects"]["bbox"] for row in rows) >= 6

@@ -27,7 +27,7 @@ from builder.report.quality import expected_quality, thresholds
 from builder.rules.scores import PoolScores, Scored
 from builder.store.manifest import Manifest, read_manifest, write_manifest
 from builder.store.provenance import Group
-from builder.store.shards import read_bytes, read_samples
+from builder.store.shards import read_samples
 from builder.store.version import REPORT, Version
 from builder.words import percent
 from tests.helpers.pools import CLASSES, write_images, write_recipe, write_results, write_world
@@ -258,7 +258,7 @@ def samples(version: Path, manifest: Manifest) -> dict[str, tuple[int, bytes]]:
     for number, shard in enumerate(manifest.shards):
         tar = version / "data" / shard.name
         for sample in read_samples(tar):
-            found[sample.key] = number, read_bytes(tar, sample.members[manifest.features[0]])
+            found[sample.key] = number, sample.members[manifest.features[0]].read()
     return found
 
 

@@ -20,7 +20,7 @@ from builder.review import audits
 from builder.review.objects import Edited, Shown, shown_objects
 from builder.rules.overrides import read_overrides
 from builder.store.manifest import Manifest
-from builder.store.shards import read_bytes, read_samples
+from builder.store.shards import read_samples
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.versions.media import file_name, images_of
@@ -65,8 +65,8 @@ def labels(store: Store, ref: str) -> dict[str, list[tuple[str, tuple[float, ...
     folder, manifest = version(store, ref)
     found = {}
     for shard in manifest.shards:
-        for sample in read_samples(path := folder / "data" / shard.name):
-            said = orjson.loads(read_bytes(path, sample.members["json"]))["objects"]
+        for sample in read_samples(folder / "data" / shard.name):
+            said = orjson.loads(sample.members["json"].read())["objects"]
             rows = zip(said["category"], said["bbox"], said["source"], said["ignore"], strict=True)
             found[sample.key] = [
                 (manifest.classes[c], (x, y, x + w, y + h), source) for c, (x, y, w, h), source, ig in rows if not ig

@@ -27,7 +27,7 @@ from builder.review.objects import Edited, Shown, overrides_of, shown_objects
 from builder.rules.overrides import Box, Override, add_overrides, load_overrides
 from builder.store.files import sha256_file
 from builder.store.manifest import read_manifest, write_manifest
-from builder.store.shards import read_bytes, read_samples
+from builder.store.shards import read_samples
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.versions.verify import problems
@@ -175,7 +175,7 @@ def labels(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for tar in sorted((folder / "data").iterdir()):
         for sample in read_samples(tar):
-            label = orjson.loads(read_bytes(tar, sample.members["json"]))
+            label = orjson.loads(sample.members["json"].read())
             found[label["name"]] = label
     return found
 

@@ -15,7 +15,7 @@ import pytest
 from builder.errors import BuildError
 from builder.scan.tars import MAX_HEADER
 from builder.store.labels import LONGEST_LABEL, checked_table, parse_label, read_label
-from builder.store.shards import Member, Sample, read_bytes, read_samples
+from builder.store.shards import Member, Sample, read_samples
 from builder.store.version import Version
 from tests.helpers.corrected import SAYS, built
 
@@ -42,9 +42,9 @@ def test_what_is_written_is_read(kind: str, tmp_path: Path) -> None:
     for record in version.manifest.shards:
         path = version.shard(record)
         for sample in read_samples(path):
-            label = read_label(path, sample, version.manifest)
+            label = read_label(sample, version.manifest)
             assert orjson.dumps(label, option=orjson.OPT_SORT_KEYS) == orjson.dumps(
-                orjson.loads(read_bytes(path, sample.members["json"])), option=orjson.OPT_SORT_KEYS
+                orjson.loads(sample.members["json"].read()), option=orjson.OPT_SORT_KEYS
             )
 
 
@@ -109,10 +109,10 @@ def test_the_label_of_another_sample_none_and_one_too_long() -> None:
         parse("detection", BOXES, "b-0")
     for members, words in (
         ({}, "has no label JSON"),
-        ({"json": Member("a-0.json", 0, LONGEST_LABEL + 1)}, "more than"),
+        ({"json": Member(WHERE, "a-0.json", 0, LONGEST_LABEL + 1)}, "more than"),
     ):
         with pytest.raises(BuildError, match=words):
-            read_label(WHERE, Sample("a-0", members), SimpleNamespace(kind="detection", classes=["cat"]))  # type: ignore[arg-type]
+            read_label(Sample("a-0", members), SimpleNamespace(kind="detection", classes=["cat"]))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", SAYS)

@@ -10,7 +10,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.store.shards import BLOCK, ShardError, read_bytes, read_samples, write_shard
+from builder.store.shards import BLOCK, ShardError, read_samples, write_shard
 
 keys = st.lists(
     st.from_regex(r"[A-Za-z0-9_-]{1,40}(/[A-Za-z0-9-]{1,40})?-[0-9a-f]{8}", fullmatch=True), unique=True, max_size=6
@@ -29,7 +29,7 @@ def test_round_trip_through_our_reader_and_tarfile(
     ]
     written = write_shard(path, samples)
     assert written.samples == len(samples) and written.bytes == path.stat().st_size
-    ours = [(s.key, [(e, read_bytes(path, m)) for e, m in s.members.items()]) for s in read_samples(path)]
+    ours = [(s.key, [(e, m.read()) for e, m in s.members.items()]) for s in read_samples(path)]
     assert ours == samples
     with tarfile.open(path) as tar:
         members = tar.getmembers()

@@ -12,7 +12,7 @@ import webdataset
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from builder.store.shards import BLOCK, END, ShardError, header, read_bytes, read_samples, write_shard
+from builder.store.shards import BLOCK, END, ShardError, header, read_samples, write_shard
 from tests.helpers.headers import summed
 
 INPUTS = int(os.environ.get("TUTELAGE_INPUTS", "150"))
@@ -37,7 +37,7 @@ def member(name: str, contents: bytes = b"{}") -> bytes:
 def read(path: Path) -> Samples | None:
     """Our reader's samples; None for a shard that is refused in one sentence."""
     try:
-        return [(s.key, {e: read_bytes(path, m) for e, m in s.members.items()}) for s in read_samples(path)]
+        return [(s.key, {e: m.read() for e, m in s.members.items()}) for s in read_samples(path)]
     except ShardError as error:
         said = str(error)
     assert len(said.splitlines()) == 1

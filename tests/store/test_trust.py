@@ -90,7 +90,7 @@ def test_a_damaged_file_is_refused_by_name(
 
 
 def _read(version: Version) -> None:
-    assert [path.name for _, path in version.shards()] and version.labels
+    assert [record.name for record, _ in version.shards()] and version.labels
 
 
 @pytest.mark.parametrize("name", ["data/more.tar", "notes.txt", "report/x.html"])

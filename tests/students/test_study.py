@@ -24,7 +24,6 @@ from PIL import Image
 from builder.cli.main import main
 from builder.errors import BuildError
 from builder.store.labels import read_label
-from builder.store.shards import read_samples
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.truth.records import LabelledImage, Truth
@@ -275,9 +274,7 @@ def check_folds_of(out: Path, cell: str, teachers: list[dict[str, Any]]) -> None
     for version in claimed:
         (folder,) = out.glob(f"store/datasets/{version['name']}/v1")
         opened = Version.open(folder)
-        shown = {
-            read_label(path, s, opened.manifest)["sha256"] for _, path in opened.shards() for s in read_samples(path)
-        }
+        shown = {read_label(s, opened.manifest)["sha256"] for _, samples in opened.shards() for s in samples}
         (learned,) = (set(meta["trained_on"]) for meta in teachers if not shown & set(meta["trained_on"]))
         assert len(shown) == 6 and not learned & shown
     log = (out / "cells" / cell[:16] / "run" / "log.jsonl").read_text().splitlines()

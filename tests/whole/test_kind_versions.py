@@ -42,7 +42,7 @@ from builder.rules.overrides import Override
 from builder.scan.pool import Pool
 from builder.scan.scanner import scan_pool
 from builder.store.keys import is_copy, original
-from builder.store.shards import read_bytes, read_samples, write_shard
+from builder.store.shards import read_samples, write_shard
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.truth.read import read_truth
@@ -99,7 +99,7 @@ def opened(data: bytes) -> np.ndarray:
 def samples(done: Cut) -> dict[str, dict[str, bytes]]:
     """Members of each sample by its key."""
     return {
-        s.key: {e: read_bytes(path, m) for e, m in s.members.items()}
+        s.key: {e: m.read() for e, m in s.members.items()}
         for shard in done.manifest.shards
         for path in [done.folder / "data" / shard.name]
         for s in read_samples(path)
@@ -338,7 +338,7 @@ def test_a_wrong_label_is_found_and_built_again(tmp_path: Path, kind: str, what:
     done = made(tmp_path, kind, images=3)
     before = tree(done.folder)
     path = done.folder / "data" / done.manifest.shards[0].name
-    held = [(s.key, [(e, read_bytes(path, m)) for e, m in s.members.items()]) for s in read_samples(path)]
+    held = [(s.key, [(e, m.read()) for e, m in s.members.items()]) for s in read_samples(path)]
     place = next(
         n for n, (_, m) in enumerate(held) if '"segmentation":[""' not in m[1][1].decode() and b"[]" not in m[1][1]
     )
