@@ -11,7 +11,7 @@ from hypothesis import settings
 from tests import ROOT
 
 # The same inputs each time, so that a change is judged by what it changed; TUTELAGE_INPUTS=N draws N others
-settings.register_profile("same", derandomize="TUTELAGE_INPUTS" not in os.environ)
+settings.register_profile("same", derandomize="TUTELAGE_INPUTS" not in os.environ, deadline=None)
 settings.load_profile("same")
 
 

@@ -19,12 +19,11 @@ from builder.rules.labelled import LabelledPool
 from builder.rules.objects import Thresholds
 from builder.scan.pool import Chunk, Pool, read_pool
 from builder.store.files import locked, new_folder
-from builder.store.manifest import ShardRecord
-from builder.store.shards import ShardError
+from builder.store.shards import ShardError, ShardRecord
 from builder.store.store import Store
 from builder.store.sums import write_sums
 from builder.store.version import Version
-from builder.versions.media import LOCK, cache_folder, file_name
+from builder.versions.media import LOCK, cache_folder, cache_name, file_name
 
 MEMBER = "seg.png"
 
@@ -47,7 +46,7 @@ def pool_planes(store: Store, version: Version, track: Track = silent) -> Callab
     pool = _pool(store, inputs.pool) if inputs.predictions and predictions.is_dir() else None
     suffix = f"-app-{predictions.name[:12]}" if pool else "-app"
     cache = cache_folder(store)
-    folders = {record.name: cache / f"{record.sha256}{suffix}" for record in manifest.shards}
+    folders = {record.name: cache / f"{cache_name(record)}{suffix}" for record in manifest.shards}
     missing = [record for record in manifest.shards if not folders[record.name].is_dir()]
     if missing:
         with (

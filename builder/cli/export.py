@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +11,10 @@ import click
 
 from builder.cli.options import json_option, open_store, sentences, store_option, trust_option, workers_option
 from builder.cli.output import bar, emit, rows, say
+from builder.words import size_text
+
+BROKEN_PIPE = 141
+"""Exit status of a program whose reader has gone: what a shell says of one that was ended by SIGPIPE."""
 
 
 @click.command()
@@ -97,3 +103,56 @@ def export(
         always = ("out", "format", "images", "kept", "ignored")
         shown = {name: figure for name, figure in value.items() if figure or name in always}
         emit(as_json, value, rows(*((name.replace("_", " "), figure) for name, figure in shown.items())))
+
+
+@click.command()
+@click.argument("version")
+@click.argument("shard")
+@trust_option
+@store_option
+def cat(version: str, shard: str, trust: bool, store_root: str) -> None:
+    """Write a shard of a version, as a plain tar, to the standard output.
+
+    SHARD is its number or name: 12, 000012, train-000012.tar. Readers of WebDataset take it through a pipe, whether
+    VERSION shares its images or not:
+
+    \b
+      webdataset.WebDataset("pipe:tutelage cat cells@v2 {000000..000012}")
+
+    What is damaged ends the command with an error before the tar's end mark.
+    """
+    with sentences():
+        from builder.store.shared.materialize import shard_named, tar_of
+
+        made = open_store(store_root, trust).version(version)
+        try:
+            for piece in tar_of(made, shard_named(made, shard)):
+                sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # the reader has enough
+            os._exit(BROKEN_PIPE)
+
+
+@click.command()
+@click.argument("version")
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@store_option
+@workers_option
+@json_option
+def materialize(version: str, out: Path, store_root: str, workers: int | None, as_json: bool) -> None:
+    """Write a version with its images as plain tars.
+
+    Of a VERSION built with `shards.images: shared` this writes, into the new folder OUT, the files that it would have
+    with its images inside, byte for byte, with the same id.
+    """
+    with sentences():
+        from builder.store.shared.materialize import materialize as write
+
+        made = open_store(store_root).version(version)
+        manifest = write(made, out, workers, bar)
+        size = sum(shard.bytes for shard in manifest.shards)
+        value = {"out": str(out), "id": manifest.id, "shards": len(manifest.shards), "bytes": size}
+        text = rows(
+            ("folder", out), ("id", manifest.id[:12]), ("shards", len(manifest.shards)), ("bytes", size_text(size))
+        )
+        emit(as_json, value, text)

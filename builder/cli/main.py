@@ -9,7 +9,7 @@ import click
 from builder.cli.browse import browse
 from builder.cli.build import build, label, scan
 from builder.cli.evidence import calibrate, sweep
-from builder.cli.export import export, report
+from builder.cli.export import cat, export, materialize, report
 from builder.cli.hub import publish, pull
 from builder.cli.log import diff, log
 from builder.cli.review import review
@@ -46,7 +46,7 @@ def main() -> None:
 for command in (scan, label, calibrate, sweep, build):
     main.add_command(command)
 main.add_command(build, "build-pseudo")
-for command in (log, show, diff, explain, recut, verify, fsck, tag, rm, gc, report, export):
+for command in (log, show, diff, explain, recut, verify, fsck, tag, rm, gc, report, export, cat, materialize):
     main.add_command(command)
 for command in (pretrain, train, evaluate, study, doctor, preview_augment, browse, review, publish, pull):
     main.add_command(command)

@@ -1,16 +1,29 @@
-"""An image as it stands in a sample: its bytes, and what every label JSON says of it."""
+"""Samples as they are written: images in their form, in a shard or in image tars that versions share, and labels."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import orjson
+
+from builder.cut.results import Written
 from builder.errors import BuildError
 from builder.scan.metadata import MetadataError, without_metadata
-from builder.scan.pool import PoolImage
+from builder.scan.pool import OK, Chunk, PoolImage
+from builder.store.files import digest
+from builder.store.keys import original
+from builder.store.shards import Part, ShardFile, TarRecord, write_shard
+from builder.store.shared.joined import joined_bytes, joined_rows, labels_name
+from builder.store.shared.tars import ImageTar, ImageTars, Packed
 from teachers.depth import PLAIN, Reading
 from teachers.images import ImageError, encode_upright, is_damaged, is_deep
+
+FORMAT = 1
+"""Raised when the same images would give other bytes of an image tar."""
 
 
 class OtherBytes(Exception):
@@ -35,33 +48,26 @@ def not_here(key: str, ref: str) -> BuildError:
     )
 
 
-def described(
-    image: PoolImage, extension: str, stored: bool = False, strip: bool = False, reading: Reading = PLAIN
-) -> tuple[dict[str, Any], bytes, str]:
-    """What every label JSON says of an image, the bytes that are written of it, and their SHA-256 (hex) where they are
-    those that were scanned, else "". stored: whether it was brought to that form already, in a shard that was hashed.
-    strip: without metadata. reading: how its bytes become pixels; what readers of the version would read in different
-    ways, more than 8 bits and damage, is written anew. Raises OtherBytes, and BuildError for an image whose file is
-    another one, or that cannot be written so."""
-    data = image.read()
-    if not stored and hashlib.sha256(data).hexdigest() != image.sha256:
-        raise OtherBytes({image.sha256: image.name})
-    reencoded = "format" if image.format != extension else "upright" if image.orientation != 1 else "none"
-    if not stored:
-        try:
-            if reencoded == "none" and (is_deep(data) or (reading.damaged == "keep" and is_damaged(data))):
-                reencoded = "format"
-            if reencoded != "none":
-                data = encode_upright(data, extension, image.pixels, reading)
-        except ImageError as error:
-            raise BuildError(f"{image.uri} cannot be re-encoded: it {error}") from None
-    if strip and reencoded == "none":
-        reencoded = "stripped"
-        try:
-            data = without_metadata(data, extension)
-        except MetadataError as error:
-            raise BuildError(f"the metadata of {image.uri} cannot be taken out: {error}") from None
-    label = {
+@dataclass(frozen=True)
+class Form:
+    """How a version's images are written. extension: of all of them. stored: whether they were brought to that form
+    already, in a shard that was hashed. strip: without metadata. reading: how their bytes become pixels; what readers
+    of the version would read in different ways, more than 8 bits and damage, is written anew."""
+
+    extension: str
+    stored: bool = False
+    strip: bool = False
+    reading: Reading = PLAIN
+
+    @property
+    def description(self) -> list[Any]:
+        """JSON-ready, all of it that decides bytes."""
+        return [FORMAT, self.extension, self.stored, self.strip, self.reading.description]
+
+
+def stated(image: PoolImage, reencoded: str) -> dict[str, Any]:
+    """What every label JSON says of an image."""
+    return {
         "key": image.key,
         "name": image.name,
         "sha256": image.sha256,
@@ -69,4 +75,98 @@ def described(
         "height": image.height,
         "reencoded": reencoded,
     }
-    return label, data, image.sha256 if reencoded == "none" and not stored else ""
+
+
+def packed(image: PoolImage, form: Form) -> Packed:
+    """An image as it is written; its SHA-256 is stated where its bytes are those that were scanned. Raises OtherBytes,
+    and BuildError for an image whose file is another one, or that cannot be written so."""
+    data = image.read()
+    if not form.stored and hashlib.sha256(data).hexdigest() != image.sha256:
+        raise OtherBytes({image.sha256: image.name})
+    reencoded = "format" if image.format != form.extension else "upright" if image.orientation != 1 else "none"
+    if not form.stored:
+        try:
+            if reencoded == "none" and (is_deep(data) or (form.reading.damaged == "keep" and is_damaged(data))):
+                reencoded = "format"
+            if reencoded != "none":
+                data = encode_upright(data, form.extension, image.pixels, form.reading)
+        except ImageError as error:
+            raise BuildError(f"{image.uri} cannot be re-encoded: it {error}") from None
+    if form.strip and reencoded == "none":
+        reencoded = "stripped"
+        try:
+            data = without_metadata(data, form.extension)
+        except MetadataError as error:
+            raise BuildError(f"the metadata of {image.uri} cannot be taken out: {error}") from None
+    return Packed(image.key, data, image.sha256 if reencoded == "none" and not form.stored else "", reencoded)
+
+
+def image_tars(
+    tars: ImageTars, chunk: Chunk, form: Form, needed: Collection[str], changed: Mapping[str, str]
+) -> list[ImageTar]:
+    """The tars that hold the images of a chunk with the `needed` keys; what is not there yet is written, with all
+    others of the chunk that can be, so that other versions find theirs. changed: SHA-256 of images whose bytes are
+    others by now. Raises as `packed` for one that is needed."""
+    there = [image for image in chunk.images if image.state == OK and image.sha256 not in changed]
+    found = [_image_tar(tars, there, form, needed)]
+    if missing := [image for image in there if image.key in needed and image.key not in found[0].images]:
+        found.append(_image_tar(tars, missing, form, needed))  # they could not be read when the first was written
+    return found
+
+
+def _image_tar(tars: ImageTars, images: list[PoolImage], form: Form, needed: Collection[str]) -> ImageTar:
+    name = digest([form.description, [(image.key, image.sha256) for image in images]])
+    return tars.find(name) or tars.write(name, form.extension, _packed(images, form, needed))
+
+
+def _packed(images: Iterable[PoolImage], form: Form, needed: Collection[str]) -> Iterator[Packed]:
+    for image in images:
+        try:
+            yield packed(image, form)
+        except (BuildError, OtherBytes):
+            if image.key in needed:
+                raise
+
+
+class Said(NamedTuple):
+    """What a sample holds beside its image: fields of the label JSON beyond those that are `stated`, and members."""
+
+    image: PoolImage
+    key: str
+    fields: Mapping[str, Any]
+    more: Sequence[Part]
+
+    def label(self, reencoded: str) -> Part:
+        """The member that is its label JSON."""
+        label = stated(self.image, reencoded) | {"key": self.key, **self.fields}
+        return "json", orjson.dumps(label, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def write_inside(path: Path, said: Iterable[Said], form: Form) -> Written:
+    """A shard with its images. Raises as `packed`."""
+
+    def samples() -> Iterator[tuple[str, list[Part]]]:
+        last: tuple[PoolImage, Packed] | None = None
+        for sample in said:
+            if last is None or last[0] is not sample.image:  # else it is another copy of it
+                last = sample.image, packed(sample.image, form)
+            image = last[1]
+            part: Part = (form.extension, image.data, image.sha256) if image.sha256 else (form.extension, image.data)
+            yield sample.key, [part, sample.label(image.reencoded), *sample.more]
+
+    return Written(write_shard(path, samples()))
+
+
+def write_shared(path: Path, said: Iterable[Said], form: Form, tars: Sequence[ImageTar]) -> Written:
+    """A shard of labels, whose images are in these tars. path: of the tar that both would make."""
+    stored = {key: image for tar in tars for key, image in tar.images.items()}
+    labels = path.with_name(labels_name(path.name))
+    members = ((sample.key, [sample.label(stored[sample.image.key].reencoded), *sample.more]) for sample in said)
+    file = write_shard(labels, members)
+    rows = tuple(joined_rows(file.rows, [stored[original(row.key)] for row in file.rows], form.extension))
+    used = {original(row.key) for row in rows}
+    return Written(
+        ShardFile(file.samples, joined_bytes(rows), "", rows),
+        TarRecord(name=labels.name, bytes=file.bytes, sha256=file.sha256),
+        tuple(tar.record for tar in tars if used & tar.images.keys()),
+    )

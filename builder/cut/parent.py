@@ -11,15 +11,17 @@ from functools import cached_property
 from pathlib import Path
 
 from builder.cut.left_out import LeftOut, read_left_out, settle
+from builder.cut.results import Written
 from builder.errors import BuildError
 from builder.recipe.recipe import ShardOptions
 from builder.scan.duplicates import Settled
 from builder.scan.pool import REMOVED, Pool, PoolImage, read_pool
 from builder.store.files import make_folder, new_file, sha256_file, sync_folder
-from builder.store.index import contents_of, follow, read_index, rows_of_shard
-from builder.store.manifest import MANIFEST, ShardRecord
+from builder.store.index import contents_of, follow, rows_of_shard
+from builder.store.manifest import MANIFEST
 from builder.store.provenance import SOLVED_AGAIN, TAKEN_OVER, Inputs, ParentRecord
-from builder.store.shards import SampleRow, ShardFile
+from builder.store.shards import SampleRow, ShardFile, ShardRecord
+from builder.store.shared.tars import ImageTars
 from builder.store.store import Store
 from builder.store.version import INDEX, LEFT_OUT, Version
 
@@ -44,33 +46,48 @@ class Parent:
 
     def check(self, name: str) -> None:
         """Raise BuildError if a shard that images are taken from is not what the manifest says."""
-        path = self.version.data / name
-        if not path.is_file() or sha256_file(path) != self.shards[name].sha256:
-            raise BuildError(f"{path} is missing or damaged: put {self.version.ref} there again from where it came")
+        record = self.shards[name]
+        files = [(self.version.image_tars.path(tar.name), tar.sha256) for tar in record.images]
+        for path, sha256 in files or [(self.version.data / name, record.sha256)]:
+            if not path.is_file() or sha256_file(path) != sha256:
+                raise BuildError(f"{path} is missing or damaged: put {self.version.ref} there again from where it came")
 
-    def take(self, record: ShardRecord, target: Path) -> ShardFile | None:
-        """Link a shard into place; None if it is not what the manifest says."""
-        source = self.version.data / record.name
-        if not source.is_file() or sha256_file(source) != record.sha256:
+    def take(self, record: ShardRecord, target: Path, tars: ImageTars | None) -> Written | None:
+        """Link a shard into place, or the labels of one that shares its images; None if it is not what the manifest
+        says, or of the other kind. target: the shard's tar; tars: where the images are, if they are to be shared."""
+        labels = record.labels
+        if bool(labels) != bool(tars) or not all(tars and tars.is_sound(tar, None) for tar in record.images):
             return None
-        make_folder(target.parent)
-        target.unlink(missing_ok=True)
-        try:
-            os.link(source, target)  # versions never change: both may be the same file
-        except OSError:
-            with open(source, "rb") as old, new_file(target) as file:
-                shutil.copyfileobj(old, file)
-        sync_folder(target.parent)  # before the record says that it is there
-        return ShardFile(record.samples, record.bytes, record.sha256, tuple(self._rows(record, source)))
+        source = self.version.data / (labels.name if labels else record.name)
+        if not source.is_file() or sha256_file(source) != (labels.sha256 if labels else record.sha256):
+            return None
+        rows = self._rows(record, source)
+        if rows is None:
+            return None
+        _link(source, target.with_name(source.name))
+        file = ShardFile(record.samples, record.bytes, record.sha256, tuple(rows))
+        return Written(file, labels, tuple(record.images))
 
-    def _rows(self, record: ShardRecord, source: Path) -> list[SampleRow]:
-        """What the index says of a shard, or, where there is none or it is damaged, the shard itself."""
+    def _rows(self, record: ShardRecord, source: Path) -> list[SampleRow] | None:
+        """What the index says of a shard, or, where there is none or it is damaged, the shard itself; None for one that
+        shares its images."""
         if self.version.has(INDEX):
             with suppress(BuildError):
-                rows = read_index(self.version, self.version.manifest.shards.index(record))
+                rows = self.version.rows(record)
                 if contents_of(rows) == record.contents and follow(rows, record.bytes):
                     return rows
-        return rows_of_shard(source)
+        return None if record.labels else rows_of_shard(source)
+
+
+def _link(source: Path, target: Path) -> None:
+    make_folder(target.parent)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)  # versions never change: both may be the same file
+    except OSError:
+        with open(source, "rb") as old, new_file(target) as file:
+            shutil.copyfileobj(old, file)
+    sync_folder(target.parent)  # before the record says that it is there
 
 
 OF = " of "

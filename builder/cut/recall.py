@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from builder.cut.basis import Basis, overrides_in_force
 from builder.cut.from_version import FromVersion
+from builder.cut.images import Form
 from builder.cut.left_out import LeftOut, find_left_out, read_left_out
 from builder.cut.parent import ParentVersion, find_parent, settled_by
 from builder.cut.restored import check_restorable, restore
@@ -95,14 +96,13 @@ def recall(version: Version, store: Store) -> Recalled:
         made.labelled(pool, left_out.states),
         made.thresholds,
         inputs.images.drop_empty,
-        manifest.features[0],
+        Form(manifest.features[0], False, inputs.shards.strip_metadata, inputs.images.reading),
         tuple(parent_shards(each, pool) for each in (version, parent) if each),
         frozenset(manifest.tombstones),
         overrides=by_image(overrides),
         kind=kind_of(manifest.kind),
         balance=manifest.provenance.balance,
-        strip=inputs.shards.strip_metadata,
-        reading=inputs.images.reading,
+        tars=version.image_tars if manifest.is_shared else None,
     )
     return Recalled(writing, left_out, overrides)
 

@@ -47,8 +47,7 @@ from builder.scan.pool import (
 from builder.store.files import digest, new_file
 from builder.store.keys import is_copy
 from builder.store.labels import SOFT_BEFORE, checked_table, read_label
-from builder.store.manifest import ShardRecord
-from builder.store.shards import ShardError, read_samples
+from builder.store.shards import ShardError, ShardRecord, shard_name
 from builder.store.version import LABELS, OVERRIDES, Version
 
 GROUP = 1 << 20
@@ -83,11 +82,17 @@ class Restored:
         soft = self._soft_before([chunk.index], wanted, classes)
         if lacking := next((image for image in wanted.values() if not image.bytes and image.key not in soft), None):
             raise not_here(lacking.key, self.version.ref)
-        for path in {image.uri for image in wanted.values() if image.bytes}:
-            for sample in read_samples(Path(path)):
-                if sample.key in wanted and sample.key not in soft:
-                    soft[sample.key] = _soft(read_label(sample, self.version.manifest), classes)
+        for record in self.version.manifest.shards:
+            if record.name == self._shard_of(chunk):
+                for sample in self.version.samples(record):
+                    if sample.key in wanted and sample.key not in soft:
+                        soft[sample.key] = _soft(read_label(sample, self.version.manifest), classes)
         return np.array([soft[key] for key in wanted], np.float32).reshape(-1, classes)
+
+    def _shard_of(self, chunk: Chunk) -> str:
+        """The name of the shard that holds a chunk."""
+        plan = self.version.manifest.provenance.plan or ()
+        return next(shard_name(n) for n, (first, stop) in enumerate(plan) if first <= chunk.index < stop)
 
     def _soft_before(self, chunks: Sequence[int], keys: Collection[str], classes: int) -> dict[str, np.ndarray]:
         """Those of images whose class people named, by key: their samples say what people said."""
@@ -134,7 +139,7 @@ def restore(version: Version, left_out: LeftOut, folder: Path, workers: int | No
     known = {key: sha256 for sha256, key in load_keys(version.overrides).items()} if version.has(OVERRIDES) else {}
     with _opened(version) as file:
         groups = _parts([file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)], len(plan), version)
-    jobs = [(n, records.get(f"train-{n:06d}.tar"), groups[n]) for n in range(len(plan))]
+    jobs = [(n, records.get(shard_name(n)), groups[n]) for n in range(len(plan))]
     work = partial(_shard_images, version, known)
     threads = worker_count(workers)
     index, rows, start = list[ChunkFacts](), list[tuple[int, int]](), 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,22 @@ import orjson
 
 from builder.sections import Section
 from builder.store.files import write_file
-from builder.store.manifest import ShardRecord
+from builder.store.shards import ShardFile, ShardRecord, TarRecord
+
+
+@dataclass(frozen=True)
+class Written:
+    """The files of a shard. tar: of one that holds its images; of one that shares them the tar that they make together,
+    whose SHA-256 nobody knows (""). labels, images: then, where its members lie."""
+
+    tar: ShardFile
+    labels: TarRecord | None = None
+    images: tuple[TarRecord, ...] = ()
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Of the shard's record, what only a shard that shares its images has."""
+        return {"labels": self.labels, "images": list(self.images)} if self.labels else {}
 
 
 class ShardResult(Section):
@@ -27,7 +43,7 @@ class ShardResult(Section):
     changed: dict[str, str]
 
     def write(self, path: Path) -> None:
-        write_file(path, orjson.dumps(self.model_dump()))
+        write_file(path, orjson.dumps(self.model_dump(exclude_unset=True)))
 
     @staticmethod
     def read(path: Path) -> ShardResult:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -15,13 +16,13 @@ import numpy as np
 import orjson
 
 from builder.cut.balance import balanced
-from builder.cut.images import OtherBytes, described, not_here, others
+from builder.cut.images import Form, OtherBytes, Said, image_tars, not_here, others, write_inside, write_shared
 from builder.cut.kinds.choose import cut_kind
 from builder.cut.kinds.kind import Kind
 from builder.cut.label_table import write_labels
 from builder.cut.left_out import CHANGED
 from builder.cut.parent import Parent
-from builder.cut.results import ShardResult
+from builder.cut.results import ShardResult, Written
 from builder.engine import until
 from builder.kinds import DETECTION, LabelKind
 from builder.rules.keep import RULES
@@ -35,10 +36,10 @@ from builder.scan.pool import OK, REMOVED, Chunk, PoolImage
 from builder.store.files import digest
 from builder.store.index import contents_of, write_part
 from builder.store.keys import copy_key
-from builder.store.manifest import ShardRecord
-from builder.store.shards import Part, ShardFile, write_shard
+from builder.store.shards import Part, ShardRecord, shard_name
+from builder.store.shared.tars import ImageTars
 from builder.store.version import DATA, WORK
-from teachers.depth import PLAIN, Reading
+from teachers.depth import PLAIN
 
 FORMAT = 7
 """Raised whenever the same inputs might give other files, so that an old claim is not taken for a new build."""
@@ -50,24 +51,22 @@ WRITTEN, EMPTY, TOMBSTONE = "written", "empty", "tombstone"
 @dataclass(frozen=True)
 class Writing:
     """What all shards of a version share. folder: of the version. labelled: the pool, with its calibration and the
-    images to leave out. extension: of its images. parents: whose shards are looked at in turn. tombstones: keys of
+    images to leave out. parents: whose shards are looked at in turn. tombstones: keys of
     removed images that are written all the same, for a repair; None: the parents' shards tell. overrides: by SHA-256 of
     their image. balance: images kept of each class of the whole pool, where `keep.balance` repeats and thins them.
-    stored, strip, reading: as of builder.cut.images.described."""
+    form: of its images. tars: where its images go, if they are shared."""
 
     folder: Path
     labelled: LabelledPool
     thresholds: Thresholds
     drop_empty: bool
-    extension: str
+    form: Form
     parents: tuple[Parent, ...] = ()
     tombstones: frozenset[str] | None = None
     overrides: Mapping[str, Sequence[Override]] = field(default_factory=dict)
     kind: LabelKind = DETECTION
     balance: tuple[int, ...] | None = None
-    stored: bool = False
-    strip: bool = False
-    reading: Reading = PLAIN
+    tars: ImageTars | None = None
 
     @property
     def writer(self) -> Kind:
@@ -84,13 +83,13 @@ class Writing:
             np.where(np.isfinite(side), side, -1).tolist() for side in (self.thresholds.keep, self.thresholds.ignore)
         ]
         decisive = [SHARD_FORMAT, self.labelled.predictions.name, keep, sides, self.thresholds.top_box, self.drop_empty]
-        decisive += [self.extension, calibrate.model_dump() if calibrate else None]
+        decisive += [self.form.extension, calibrate.model_dump() if calibrate else None]
         if self.balance is not None and self.labelled.keep.balance:
             decisive.append([self.labelled.keep.balance.images, list(self.balance)])
-        if self.strip:
+        if self.form.strip:
             decisive.append("strip_metadata")
-        if self.reading != PLAIN:
-            decisive.append(self.reading.description)
+        if self.form.reading != PLAIN:
+            decisive.append(self.form.reading.description)
         return digest(decisive)
 
 
@@ -104,7 +103,12 @@ class ShardJob:
 
     @property
     def name(self) -> str:
-        return f"train-{self.number:06d}.tar"
+        return shard_name(self.number)
+
+    @property
+    def path(self) -> Path:
+        """Of its tar."""
+        return self.writing.folder / DATA / self.name
 
     @property
     def record(self) -> Path:
@@ -129,10 +133,14 @@ class ShardJob:
 
     @property
     def is_done(self) -> bool:
-        """Whether its record is there, and images that were other than scanned when it was written still are."""
+        """Whether its record is there, with the image tars that it needs, and images that were other than scanned when
+        it was written still are."""
         if not self.record.exists():
             return False
-        changed = self.result().changed
+        result, tars = self.result(), self.writing.tars
+        if tars and result.shard and not all(tars.is_sound(tar, None) for tar in result.shard.images):
+            return False
+        changed = result.changed
         return not changed or changed.keys() == others(i for i in self.images if i.sha256 in changed).keys()
 
     def result(self) -> ShardResult:
@@ -160,7 +168,7 @@ def write_job(job: ShardJob, stop: Event) -> int:
     soft = writing.writer.remember(chosen.labelled, chunks, chosen.made)
     write_labels(job.labels, writing.kind, [image.key for image in images], chosen.made, soft)
     if written:
-        write_part(job.index, written.rows)
+        write_part(job.index, written.tar.rows)
     objects = chosen.made.objects
     there = ~np.isin(objects.image, chosen.tombstones)
     ShardResult(
@@ -177,7 +185,7 @@ def write_job(job: ShardJob, stop: Event) -> int:
 
 def _write(
     job: ShardJob, chunks: Sequence[Chunk], images: Sequence[PoolImage], changed: Mapping[str, str], stop: Event
-) -> tuple[_Chosen, ShardFile | None]:
+) -> tuple[_Chosen, Written | None]:
     """What is made of a shard's images without those that changed, and the shard that was written or taken over, None
     if no image is in it. Raises OtherBytes for more images that changed: for all of them, or the shard would be begun
     again for each."""
@@ -192,16 +200,20 @@ def _write(
         if known is None:
             gone = parent.still_there(job.name, images)
         with_gone = chosen if gone == chosen.gone else _choose(writing, images, chunks, gone, changed)
-        if with_gone.inputs == shard.inputs and (taken := parent.take(shard, writing.folder / DATA / job.name)):
+        if with_gone.inputs == shard.inputs and (taken := parent.take(shard, job.path, writing.tars)):
             return with_gone, taken
     if not chosen.places:
         return chosen, None
-    if writing.stored:
+    if writing.form.stored:
         for parent in writing.parents:
             parent.check(job.name)
-    samples = _samples(writing, chunks, images, chosen)
+    said = until(stop, _said(writing, chunks, images, chosen))
     try:
-        return chosen, write_shard(writing.folder / DATA / job.name, until(stop, samples))
+        if not writing.tars:
+            return chosen, write_inside(job.path, said, writing.form)
+        needed = {images[place].key for place in chosen.places}
+        there = [image_tars(writing.tars, chunk, writing.form, needed, changed) for chunk in until(stop, chunks)]
+        return chosen, write_shared(job.path, said, writing.form, list(chain.from_iterable(there)))
     except OtherBytes as error:
         raise OtherBytes(error.names | others(images[place] for place in chosen.places)) from None
 
@@ -297,7 +309,7 @@ def _number(values: np.ndarray, rows: np.ndarray, pixels: np.ndarray | None, len
     return numbers
 
 
-def _shard_record(job: ShardJob, written: ShardFile, chosen: _Chosen) -> ShardRecord:
+def _shard_record(job: ShardJob, written: Written, chosen: _Chosen) -> ShardRecord:
     def count(places: Sequence[int], code: int) -> int:
         rows = (chosen.made.decision.outcome == code) & np.isin(chosen.made.objects.image, places)
         pixels = chosen.made.objects.pixels
@@ -305,35 +317,28 @@ def _shard_record(job: ShardJob, written: ShardFile, chosen: _Chosen) -> ShardRe
 
     return ShardRecord(
         name=job.name,
-        bytes=written.bytes,
-        sha256=written.sha256,
-        samples=written.samples,
+        bytes=written.tar.bytes,
+        sha256=written.tar.sha256,
+        samples=written.tar.samples,
         kept=count(chosen.places, KEPT),
         ignored=count(chosen.places, IGNORED),
         tombstones=sum(chosen.repeats.get(n, 1) for n in chosen.tombstones),
         skipped_kept=count(chosen.tombstones, KEPT),
         skipped_ignored=count(chosen.tombstones, IGNORED),
-        contents=contents_of(written.rows),
+        contents=contents_of(written.tar.rows),
         chunks=(job.chunks.start, job.chunks.stop),
         inputs=chosen.inputs,
+        **written.shared,
     )
 
 
-Members = list[Part]
-
-
-def _samples(
-    writing: Writing, chunks: Sequence[Chunk], images: Sequence[PoolImage], chosen: _Chosen
-) -> Iterator[tuple[str, Members]]:
-    """The key and the members of each sample: the image's bytes, its label JSON, and what else its kind has."""
+def _said(writing: Writing, chunks: Sequence[Chunk], images: Sequence[PoolImage], chosen: _Chosen) -> Iterator[Said]:
+    """The samples: of each its label JSON, and what else its kind has."""
     kind = writing.kind
     labels = writing.writer.samples(chosen.labelled, chunks, writing.thresholds, chosen.made, chosen.places)
     for place, (fields, rest) in zip(chosen.places, labels, strict=True):
-        if writing.stored and not images[place].bytes:
+        if writing.form.stored and not images[place].bytes:
             raise not_here(images[place].key, writing.parents[0].version.ref)
-        head, data, sha256 = described(images[place], writing.extension, writing.stored, writing.strip, writing.reading)
-        image: Part = (writing.extension, data, sha256) if sha256 else (writing.extension, data)
-        more: Members = [(kind.member, rest)] if kind.member else []
+        more: list[Part] = [(kind.member, rest)] if kind.member else []
         for number, key in enumerate(chosen.keys(place, images)):
-            label = head | {"key": key} | ({"copy": number} if kind.single else {}) | fields
-            yield key, [image, ("json", orjson.dumps(label, option=orjson.OPT_SERIALIZE_NUMPY)), *more]
+            yield Said(images[place], key, ({"copy": number} if kind.single else {}) | fields, more)

@@ -19,7 +19,7 @@ import numpy as np
 
 from builder.cut.basis import Basis
 from builder.cut.emptiness import check_kept
-from builder.cut.images import others
+from builder.cut.images import Form, others
 from builder.cut.label_table import join_labels
 from builder.cut.left_out import CHANGED, LEAK
 from builder.cut.parent import Parent, made_by_review, ranges
@@ -39,8 +39,18 @@ from builder.scan.pool import DUPLICATE, REMOVED, UNREADABLE, Pool
 from builder.store.files import digest, discard, locked, sha256_file, write_file
 from builder.store.history import record, say_what_for
 from builder.store.index import join_index
-from builder.store.manifest import FORMAT, MANIFEST, Manifest, as_read, id_of, read_manifest, write_manifest
+from builder.store.manifest import (
+    FORMAT,
+    MANIFEST,
+    SHARED_FORMAT,
+    Manifest,
+    as_read,
+    id_of,
+    read_manifest,
+    write_manifest,
+)
 from builder.store.provenance import Inputs, Provenance
+from builder.store.shared.tars import ImageTars
 from builder.store.store import Store, check_store
 from builder.store.version import CARD, CHART, DATA, INDEX, LABELS, LEFT_OUT, OVERRIDES, REPORT, WORK, Version
 from teachers.errors import warn
@@ -111,7 +121,7 @@ def cut_version(
             if not (folder / DATA).exists():  # the number is free again, for the recipe that mends it
                 discard(folder)
             raise
-        jobs = shard_jobs(basis, plan, folder)
+        jobs = shard_jobs(basis, plan, folder, ImageTars(store.root))
         pending = [job for job in jobs if not job.is_done]
         with track("cut", sum(basis.pool.index[n].images for job in pending for n in job.chunks)) as advance:
             for images_done in run(write_job, pending, workers):
@@ -171,8 +181,8 @@ def held(folder: Path) -> AbstractContextManager[None]:
     return locked(folder.parent / f".lock-{folder.name}", f"{folder.parent.name}@{folder.name}", sweep=sweep)
 
 
-def shard_jobs(basis: Basis, plan: Plan, folder: Path) -> list[ShardJob]:
-    """One job a shard: the parent's shards first, over the same chunks, then new ones."""
+def shard_jobs(basis: Basis, plan: Plan, folder: Path, tars: ImageTars) -> list[ShardJob]:
+    """One job a shard: the parent's shards first, over the same chunks, then new ones. tars: of the store."""
     options = basis.options
     parent = basis.parent
     parents = (parent_shards(parent, basis.pool),) if parent else ()
@@ -182,14 +192,12 @@ def shard_jobs(basis: Basis, plan: Plan, folder: Path) -> list[ShardJob]:
         plan.labelled,
         plan.thresholds,
         options.images.drop_empty,
-        extension,
+        Form(extension, basis.stored, options.shards.strip_metadata, options.images.reading),
         parents,
         overrides=by_image(basis.overrides),
         kind=kind_of(basis.kind),
         balance=plan.balance,
-        stored=basis.stored,
-        strip=options.shards.strip_metadata,
-        reading=options.images.reading,
+        tars=tars if options.shards.images == "shared" else None,
     )
     plan_of_chunks = ranges(basis.pool, options.shards, basis.parent)
     return [ShardJob(number, chunks, writing) for number, chunks in enumerate(plan_of_chunks)]
@@ -255,7 +263,7 @@ def _finish(
         raise
     join_labels(folder / LABELS, [job.labels for job in jobs])
     join_index(folder / INDEX, [job.index for job, result in zip(jobs, results, strict=True) if result.shard])
-    features = [jobs[0].writing.extension, "json", *([kind.member] if kind.member else [])]
+    features = [jobs[0].writing.form.extension, "json", *([kind.member] if kind.member else [])]
     totals = {o: np.sum([result.per_class[o] for result in results], axis=0) for o in ("predicted", "kept", "ignored")}
     tombstones = sorted(key for result in results for key in result.tombstones)
     states = [WRITTEN, EMPTY, UNREADABLE, DUPLICATE, REMOVED]
@@ -266,7 +274,7 @@ def _finish(
         write_file(folder / OVERRIDES, dump_overrides(basis.overrides, fates, image_keys(rows)))
         provenance = provenance.model_copy(update={"overrides": summary(fates)})
     manifest = Manifest(
-        format=FORMAT,
+        format=SHARED_FORMAT if jobs[0].writing.tars else FORMAT,
         name=name,
         version=folder.name,
         id="",

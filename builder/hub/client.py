@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from builder.engine import Advance
 from builder.errors import brief
@@ -153,8 +153,9 @@ class Hub:
             raise HubError(f"{self.repo} at {commit[:12]} has no {path}: it is no version that Tutelage published")
         return local
 
-    def additions(self, files: Sequence[tuple[str, Path, str]]) -> list[Any]:
-        """What `upload` and `commit` take, from (path in the repository, file, its SHA-256, which is trusted)."""
+    def additions(self, files: Sequence[tuple[str, Path | bytes | BinaryIO, str]]) -> list[Any]:
+        """What `upload` and `commit` take, from (path in the repository, file or contents, their SHA-256, which is
+        trusted)."""
         from huggingface_hub import CommitOperationAdd
 
         made = [CommitOperationAdd(path, file) for path, file, _ in files]

@@ -18,8 +18,8 @@ from builder.engine import run
 from builder.errors import BuildError, brief
 from builder.scan.metadata import has_location
 from builder.store.labels import read_label
-from builder.store.manifest import MANIFEST, Manifest, ShardRecord
-from builder.store.shards import Sample
+from builder.store.manifest import MANIFEST, Manifest
+from builder.store.shards import Sample, ShardRecord
 from builder.store.version import DATA, LABELS, Version
 
 ROOTS = "home|Users|root|mnt|media|tmp|var|opt|srv|private|Volumes|scratch|work|workspace|data"

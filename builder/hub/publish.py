@@ -7,12 +7,13 @@ interrupted goes on: what was uploaded is not sent again, and a commit that lack
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from threading import Event
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 from builder.engine import Track, run, silent
 from builder.errors import BuildError
@@ -23,12 +24,16 @@ from builder.hub.remote import remote_manifest
 from builder.hub.repository import MAIN, HubError, Outdated, RemoteFile, check_branch, parse_ref
 from builder.report.quality import licences
 from builder.store.files import sha256_file
-from builder.store.manifest import MANIFEST, Manifest
+from builder.store.manifest import MANIFEST, Manifest, manifest_bytes
 from builder.store.provenance import UNKNOWN
+from builder.store.shared.joined import JoinedFile
+from builder.store.shared.materialize import plain_manifest
 from builder.store.version import DATA, Version, check_here, check_version
 
 SHARDS = "data/train-*.tar"
 """What readers of a repository take for shards, by the card."""
+
+Contents = Path | bytes | BinaryIO
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,11 @@ class Published:
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file of a version. name: below the version, and in the repository."""
+    """A file of a version. name: below the version, and in the repository; contents: where they lie, or they
+    themselves."""
 
     name: str
-    path: Path
+    contents: Contents
     sha256: str
     bytes: int
 
@@ -104,7 +110,8 @@ def publish(
     check_branch(branch)
     manifest = version.manifest
     stop_at_failure(manifest.provenance.gates)
-    files = checked_files(version, workers, track)
+    manifest = plain_manifest(version, workers, track)
+    files = checked_files(version, manifest, workers, track)
     check_private(version, allow_private=allow_private, allow_gps=allow_gps, workers=workers)
     hub = Hub(repo)
     hub.need_token()
@@ -152,10 +159,14 @@ def _into(
     return replace(outcome, state="published", commit=commit, **changes.fields())
 
 
-def checked_files(version: Version, workers: int | None = None, track: Track = silent) -> list[LocalFile]:
-    """Every file of a version, by name, after its hash was compared with the manifest's. Raises BuildError for the
-    first that differs, or that lies there without being part of it."""
-    named = {f"{DATA}/{shard.name}": shard.sha256 for shard in version.manifest.shards} | version.manifest.files
+def checked_files(
+    version: Version, manifest: Manifest, workers: int | None = None, track: Track = silent
+) -> list[LocalFile]:
+    """Every file of a version as it is published, by name, after its hash was compared with the manifest's. manifest:
+    the version's `plain_manifest`. Raises BuildError for the first that differs, or that lies there without being part
+    of it."""
+    shared = version.manifest.is_shared
+    named = manifest.files | ({} if shared else {f"{DATA}/{shard.name}": shard.sha256 for shard in manifest.shards})
     todo = [(name, sha256, version.folder / name) for name, sha256 in sorted(named.items())]
     advice = f"run `tutelage verify --repair {version.ref}`"
 
@@ -173,8 +184,11 @@ def checked_files(version: Version, workers: int | None = None, track: Track = s
         for file in run(check, todo, workers):
             files.append(file)
             advance(file.bytes)
-    path = version.folder / MANIFEST
-    return [*files, LocalFile(MANIFEST, path, sha256_file(path), path.stat().st_size)]
+    for stated, shard in zip(version.manifest.shards, manifest.shards, strict=True) if shared else ():
+        tar = cast(BinaryIO, io.BufferedReader(JoinedFile(version.samples(stated))))
+        files.append(LocalFile(f"{DATA}/{shard.name}", tar, shard.sha256, shard.bytes))
+    said = manifest_bytes(manifest)
+    return [*files, LocalFile(MANIFEST, said, hashlib.sha256(said).hexdigest(), len(said))]
 
 
 @dataclass(frozen=True)
@@ -266,10 +280,19 @@ def _missing(tree: Mapping[str, RemoteFile], files: Sequence[LocalFile]) -> list
 def _equal(file: LocalFile, remote: RemoteFile) -> bool:
     if remote.sha256 or remote.bytes != file.bytes:
         return remote.sha256 == file.sha256
-    data = file.path.read_bytes()
+    data = _read(file.contents)
     return (
         hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == remote.blob
     )  # git's id of a small file
+
+
+def _read(contents: Contents) -> bytes:
+    if isinstance(contents, bytes):
+        return contents
+    if isinstance(contents, Path):
+        return contents.read_bytes()
+    contents.seek(0)
+    return contents.read()
 
 
 def _commit(
@@ -281,7 +304,7 @@ def _commit(
     changes: _Changes,
     track: Track,
 ) -> str:
-    additions = hub.additions([(file.name, file.path, file.sha256) for file in changes.sent])
+    additions = hub.additions([(file.name, file.contents, file.sha256) for file in changes.sent])
     with track("upload", sum(file.bytes for file in changes.sent)) as advance:
         hub.upload(additions, branch, advance)
     try:

@@ -142,6 +142,9 @@ def remote_manifest(hub: Hub, commit: str) -> tuple[bytes, Manifest]:
         path = hub.download(commit, MANIFEST, Path(temporary), MOST_MANIFEST)
         try:
             told = f"{MANIFEST} of {hub.repo} at {commit[:12]}"
-            return path.read_bytes(), read_manifest(path.parent, told=told, mend=MEND)
+            manifest = read_manifest(path.parent, told=told, mend=MEND)
         except BuildError as error:
             raise HubError(str(error)) from None
+        if manifest.is_shared:
+            raise HubError(f"{told} is of a version that holds labels only, without its images: {MEND}")
+        return path.read_bytes(), manifest

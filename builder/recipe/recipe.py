@@ -103,12 +103,19 @@ class ImageOptions(Section):
 class ShardOptions(Section):
     """The `shards` section. max_mb, max_images: image megabytes and images in a shard, in whole chunks, at least one.
     image_format: what a pool of mixed formats is brought to (a pool of one format keeps its bytes). strip_metadata:
-    take out what images say beside their pixels and colours, such as where they were taken."""
+    take out what images say beside their pixels and colours, such as where they were taken. images: whether shards hold
+    their images, or labels only, the images lying once in the store for all versions that show them."""
 
     max_mb: Annotated[int, Field(ge=1, le=2**20)] = 256
     max_images: Annotated[int, Field(ge=1, le=2**20)] = 10_000
     image_format: Literal["jpg", "png", "webp"] = "jpg"
     strip_metadata: bool = False
+    images: Literal["inside", "shared"] = "inside"
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `images` where they are inside, so that versions from before they could be shared are found."""
+        return {key: value for key, value in whole(self).items() if (key, value) != ("images", "inside")}
 
 
 class Recipe(Section):

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from builder.errors import BuildError
 from builder.store.files import new_file
+from builder.store.manifest import Manifest
 from builder.store.shards import BLOCK, END, SampleRow, read_samples
-from builder.store.version import Version
 
 SCHEMA = pa.schema(
     {
@@ -86,11 +86,12 @@ def _writer(file: object) -> pq.ParquetWriter:
     return pq.ParquetWriter(file, SCHEMA, compression="zstd", use_dictionary=False)
 
 
-def read_index(version: Version, number: int) -> list[SampleRow]:
-    """The rows of a version's shard, which is told by its position in the manifest. Raises BuildError if the index
-    cannot be read, or has not as many rows and members as the manifest says."""
-    features = tuple(version.manifest.features)
-    with _opened(version) as file:
+def read_index(path: Path, manifest: Manifest, number: int, ref: str) -> list[SampleRow]:
+    """The rows of a version's shard, which is told by its position in the manifest. path: of the index; ref: what
+    messages call the version. Raises BuildError if it cannot be read, or has not as many rows and members as the
+    manifest says."""
+    features = tuple(manifest.features)
+    with _opened(path, manifest, ref) as file:
         table = file.read_row_group(number, use_threads=False)
         columns = [table[name].to_pylist() for name in ("key", "shard", "offset", "bytes", "sha256")]
     rows = [
@@ -98,21 +99,21 @@ def read_index(version: Version, number: int) -> list[SampleRow]:
         for key, shard, offset, sizes, hashes in zip(*columns, strict=True)
         if shard == number and len(sizes) == len(hashes) == len(features)
     ]
-    if len(rows) != version.manifest.shards[number].samples or len(rows) != len(table):
-        raise _unreadable(version)
+    if len(rows) != manifest.shards[number].samples or len(rows) != len(table):
+        raise _unreadable(path, ref)
     return rows
 
 
 @contextmanager
-def _opened(version: Version) -> Iterator[pq.ParquetFile]:
+def _opened(path: Path, manifest: Manifest, ref: str) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(version.sample_index) as file:
-            if file.num_row_groups != len(version.manifest.shards) or file.schema_arrow != SCHEMA:
-                raise _unreadable(version)
+        with pq.ParquetFile(path) as file:
+            if file.num_row_groups != len(manifest.shards) or file.schema_arrow != SCHEMA:
+                raise _unreadable(path, ref)
             yield file
     except (OSError, pa.ArrowException, ValueError, TypeError):
-        raise _unreadable(version) from None
+        raise _unreadable(path, ref) from None
 
 
-def _unreadable(version: Version) -> BuildError:
-    return BuildError(f"{version.sample_index} cannot be read: run `tutelage verify --repair {version.ref}`")
+def _unreadable(path: Path, ref: str) -> BuildError:
+    return BuildError(f"{path} cannot be read: run `tutelage verify --repair {ref}`")

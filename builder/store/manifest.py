@@ -1,7 +1,8 @@
 """What a version is made of, and its id. `manifest.json` is written last: a folder with one is complete.
 
 Formats: 1 names its shards by the SHA-256 of their files, and nothing covers the manifest itself; 2 states the digest
-of the rest of itself, and its id is made of what lies in the shards (`ShardRecord.contents`). Both are read.
+of the rest of itself, and its id is made of what lies in the shards (`ShardRecord.contents`); 3 is that of a version
+which holds labels only, its images being shared (builder.store.shared). All are read.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
 from pydantic import Field, ValidationError, field_serializer
@@ -21,12 +22,12 @@ from builder.sections import Section
 from builder.store.files import digest, is_sealed, read_stored, seal, unseal, write_file
 from builder.store.keys import original
 from builder.store.provenance import Json, Provenance
-from builder.store.shards import EXTENSION, KEY
+from builder.store.shards import EXTENSION, KEY, Count, ShardRecord, TarRecord
 from teachers.files import read_regular
 
 MANIFEST = "manifest.json"
-FORMAT = 2
-"""Of the manifests that are written now."""
+FORMAT, SHARED_FORMAT = 2, 3
+"""Of the manifests that are written now: of versions that hold their images, and of those that share them."""
 REPORT = "report/index.html"
 """The page that `tutelage report` may add to a version that has none."""
 CLAIM = "claim"
@@ -44,6 +45,7 @@ NAMES = {
     "class": re.compile(r"[^\x00-\x1f\x7f-\x9f]+"),
     "member": EXTENSION,
     "shard": re.compile(r"train-[0-9]{6}\.tar"),
+    "file of labels": re.compile(r"train-[0-9]{6}\.labels\.tar"),
     "file": re.compile(
         r"labels\.parquet|index\.parquet|overrides\.json|left_out\.csv|README\.md|report/\w[\w.-]{0,127}", re.ASCII
     ),
@@ -56,31 +58,6 @@ OUTCOMES = ("predicted", "kept", "ignored")
 MEND = "remove it, then build or pull the version again"
 NOT_PREDICTED = ("predicted", "added")
 """Of `objects`: the sum, and what people drew."""
-Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
-"""A number that JSON can say everywhere."""
-
-
-class ShardRecord(Section):
-    """One tar: its name below `data/`, size and SHA-256 of the file, samples, objects kept and ignored in them.
-
-    tombstones: how many of the samples are to be skipped (0 in versions from before this was recorded); skipped_kept,
-    skipped_ignored: how many of these objects are on them. contents: digest of its members
-    (builder.store.index.contents_of), "" in format 1."""
-
-    name: str
-    bytes: Count
-    sha256: str
-    samples: Count
-    kept: Count
-    ignored: Count
-    tombstones: Count = 0
-    skipped_kept: Count = 0
-    skipped_ignored: Count = 0
-    contents: str = ""
-    chunks: tuple[Count, Count] = (0, 0)
-    """First chunk of the pool in it, and the one past its last."""
-    inputs: str = ""
-    """Digest of all that decides its bytes: a child version with the same takes the file as it is."""
 
 
 class Manifest(Section):
@@ -140,6 +117,17 @@ class Manifest(Section):
         return digest(value)
 
     @property
+    def is_shared(self) -> bool:
+        """Whether it holds labels only, its images lying in the image tars of its store."""
+        return self.format == SHARED_FORMAT
+
+    @property
+    def tars(self) -> Iterator[tuple[ShardRecord, TarRecord]]:
+        """The files of its shards below `data/`, each with its shard."""
+        for shard in self.shards:
+            yield shard, shard.labels or TarRecord(name=shard.name, bytes=shard.bytes, sha256=shard.sha256)
+
+    @property
     def stored(self) -> int:
         """Samples in the shards, those of tombstoned images included: what a reader meets who skips none."""
         return sum(shard.samples for shard in self.shards)
@@ -190,15 +178,16 @@ def id_of(manifest: Manifest) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    write_file(folder / MANIFEST, _dump(manifest))
+    write_file(folder / MANIFEST, manifest_bytes(manifest))
 
 
 def as_read(manifest: Manifest) -> Manifest:
     """The manifest as it will be read again: its mappings in the order of their keys."""
-    return Manifest.model_validate(unseal(orjson.loads(_dump(manifest)), MANIFEST))
+    return Manifest.model_validate(unseal(orjson.loads(manifest_bytes(manifest)), MANIFEST))
 
 
-def _dump(manifest: Manifest) -> bytes:
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The file of a manifest."""
     value = manifest.written()
     value = seal(value) if manifest.format > 1 else value
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
@@ -239,6 +228,7 @@ def _bad_names(manifest: Manifest) -> Iterator[str]:
         "class": manifest.classes,
         "member": manifest.features,
         "shard": [shard.name for shard in manifest.shards],
+        "file of labels": [shard.labels.name for shard in manifest.shards if shard.labels],
         "file": list(manifest.files),
         "tombstone": manifest.tombstones,
     }
@@ -251,9 +241,20 @@ def _bad_names(manifest: Manifest) -> Iterator[str]:
     for what, name in (("dataset", manifest.name), ("version", manifest.version)):
         if not NAMES[what].fullmatch(name):
             yield f"no {what} can be named {brief(repr(name))}"
-    for hashed in (*manifest.files.values(), *(shard.sha256 for shard in manifest.shards)):
+    images = [tar for shard in manifest.shards for tar in shard.images]
+    for hashed in (
+        *manifest.files.values(),
+        *(tar.sha256 for _, tar in manifest.tars),
+        *(tar.sha256 for tar in images),
+    ):
         if not HASH.fullmatch(hashed):
             yield f"{brief(repr(hashed))} is no SHA-256"
+    for tar in images:
+        if not HASH.fullmatch(tar.name):
+            yield f"no image tar can be named {brief(repr(tar.name))}"
+    for shard in manifest.shards:
+        if (shard.labels is not None) != manifest.is_shared or bool(shard.images) != manifest.is_shared:
+            yield f"{shard.name} is not as format {manifest.format} has it"
 
 
 def _bad_numbers(manifest: Manifest) -> Iterator[str]:
@@ -299,9 +300,10 @@ def _parsed(path: Path, told: str, mend: str) -> Json:
     format = value.get("format", 1)
     if type(format) is not int or format < 1:
         raise _damaged(told, f"its format is {brief(repr(format))}", mend)
-    if format > FORMAT:
+    if format > SHARED_FORMAT:
         raise BuildError(
-            f"{told} is of format {format}, made by a newer Tutelage, and this one knows {FORMAT}: update tutelage"
+            f"{told} is of format {format}, made by a newer Tutelage, and this one knows {SHARED_FORMAT}: update "
+            "tutelage"
         )
     if format > 1 and not is_sealed(value):
         raise _damaged(told, "it states no digest of itself", mend)

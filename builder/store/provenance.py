@@ -234,6 +234,7 @@ class ShardInputs(Record):
     max_images: int | None = None
     image_format: str = ""
     strip_metadata: bool = False
+    images: Literal["inside", "shared"] = "inside"
 
 
 class GateInputs(Record):

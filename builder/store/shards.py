@@ -14,9 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Annotated, NamedTuple
+
+from pydantic import Field
 
 from builder.errors import BuildError
+from builder.sections import Section
 from builder.store.files import new_file
 
 BLOCK = 512
@@ -37,6 +40,9 @@ WRITEBACK = 8 << 20
 """Bytes after which the disk is told to begin with them."""
 MAX_MEMBER = 8**11 - 1
 """Bytes: what eleven octal digits of a USTAR header can say."""
+
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
+"""A number that JSON can say everywhere."""
 
 _ZERO_FIELDS = b"0000644\0" + b"0000000\0" + b"0000000\0"  # mode, uid, gid
 _TAIL = (
@@ -108,6 +114,47 @@ class SampleRow(NamedTuple):
     extensions: tuple[str, ...]
     bytes: tuple[int, ...]
     sha256: tuple[str, ...]
+
+
+class TarRecord(Section):
+    """A tar that is part of a shard: its name, size and SHA-256."""
+
+    name: str
+    bytes: Count
+    sha256: str
+
+
+class ShardRecord(Section):
+    """One tar: its name below `data/`, size and SHA-256 of the file, samples, objects kept and ignored in them.
+
+    tombstones: how many of the samples are to be skipped (0 in versions from before this was recorded); skipped_kept,
+    skipped_ignored: how many of these objects are on them. contents: digest of its members
+    (builder.store.index.contents_of), "" in format 1."""
+
+    name: str
+    bytes: Count
+    sha256: str
+    samples: Count
+    kept: Count
+    ignored: Count
+    tombstones: Count = 0
+    skipped_kept: Count = 0
+    skipped_ignored: Count = 0
+    contents: str = ""
+    chunks: tuple[Count, Count] = (0, 0)
+    """First chunk of the pool in it, and the one past its last."""
+    inputs: str = ""
+    """Digest of all that decides its bytes: a child version with the same takes the file as it is."""
+    labels: TarRecord | None = None
+    """Of a shard whose images are shared: the file in `data/` that holds its other members. `bytes` is then that of
+    the joined tar, and `sha256` is ""."""
+    images: list[TarRecord] = Field(default_factory=list)
+    """The image tars of the store in which its images lie."""
+
+
+def shard_name(number: int) -> str:
+    """Of a version's shard."""
+    return f"train-{number:06d}.tar"
 
 
 def header(name: str, size: int) -> bytes:

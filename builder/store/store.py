@@ -29,6 +29,7 @@ from builder.store.locks import sign, take_lock
 from builder.store.manifest import MANIFEST, other_claim, read_manifest
 from builder.store.manifest import NAME as NAME
 from builder.store.manifest import VERSION as VERSION
+from builder.store.shared.tars import IMAGES
 from builder.store.version import CLAIM, DATASETS, Version
 
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -42,6 +43,7 @@ OURS = {
     "certify",
     "remote",
     "cache",
+    IMAGES,
     "fiftyone",
     HISTORY,
     "lost+found",

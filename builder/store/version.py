@@ -12,10 +12,13 @@ from threading import Thread
 from builder.engine import in_order
 from builder.errors import BuildError, brief
 from builder.store.files import sha256_file
+from builder.store.index import read_index
 from builder.store.manifest import CLAIM as CLAIM
-from builder.store.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
+from builder.store.manifest import MANIFEST, Manifest, read_manifest
 from builder.store.manifest import REPORT as REPORT
-from builder.store.shards import Sample, read_samples
+from builder.store.shards import Sample, SampleRow, ShardRecord, read_samples
+from builder.store.shared.joined import joined_samples
+from builder.store.shared.tars import ImageTars
 from builder.store.trust import THREADS, Trust, Wrong, memory_of, survey
 from teachers.errors import warn
 
@@ -39,11 +42,13 @@ class Version:
         folder: where it lies.
         manifest: what it says of itself.
         trust: how its files are checked; None for one that is being made.
+        tars: where the images lie of one that shares them, where that is not its own store.
     """
 
     folder: Path
     manifest: Manifest
     trust: Trust | None = field(default=None, kw_only=True, compare=False)
+    tars: ImageTars | None = field(default=None, kw_only=True, compare=False)
 
     @staticmethod
     def open(folder: Path | str, *, claimed: bool = True, trust: bool = False) -> Version:
@@ -127,23 +132,59 @@ class Version:
         return self.folder / name
 
     def shard(self, record: ShardRecord) -> Path:
-        """The file of one of the manifest's shards. Raises BuildError if it is missing or damaged."""
+        """The file of one of the manifest's shards. Raises BuildError if it is missing or damaged, and for a version
+        that holds labels only."""
+        if record.labels:
+            raise BuildError(f"{self.ref} holds labels only: run `tutelage materialize {self.ref} DIR` for its tars")
         return self._checked(f"{DATA}/{record.name}", record.sha256)
 
     def files(self, record: ShardRecord) -> tuple[Path, ...]:
-        """The files in which the members of a shard's samples lie. Raises as `shard`."""
-        return (self.shard(record),)
+        """The files in which the members of a shard's samples lie. Raises BuildError if one is missing or damaged."""
+        if not record.labels:
+            return (self.shard(record),)
+        labels = self._checked(f"{DATA}/{record.labels.name}", record.labels.sha256)
+        tars = self.image_tars
+        for tar in record.images:
+            if not tars.is_sound(tar, self.trust):
+                raise self._damaged(Wrong(f"{tars.path(tar.name)} is missing, or not the file of its manifest"))
+        return (labels, *(tars.path(tar.name) for tar in record.images))
+
+    @property
+    def image_tars(self) -> ImageTars:
+        """Those of its store. Raises BuildError for a version that lies in none."""
+        if self.tars:
+            return self.tars
+        if not self.is_in_store:
+            raise BuildError(
+                f"{self.folder} holds labels only, and lies in no store with its images: take it from the store it "
+                "was built in, or have it written with `tutelage materialize`"
+            )
+        return ImageTars(self.folder.resolve().parents[2])
+
+    def rows(self, record: ShardRecord) -> list[SampleRow]:
+        """What the index says of a shard's samples. Raises BuildError if it cannot be read, or says nothing of it."""
+        return read_index(self.sample_index, self.manifest, self._numbers[record.name], self.ref)
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {record.name: number for number, record in enumerate(self.manifest.shards)}
 
     def samples(self, record: ShardRecord) -> Iterator[Sample]:
-        """The samples of a shard in order. Raises as `shard`, and ShardError for what is no shard."""
-        return read_samples(self.shard(record))
+        """The samples of a shard in order. Raises as `files`, and ShardError for what is no shard."""
+        return self._samples(record, self.files(record))
+
+    def _samples(self, record: ShardRecord, files: tuple[Path, ...]) -> Iterator[Sample]:
+        if not record.labels:
+            return read_samples(files[0])
+        found = [self.image_tars.find(tar.name) for tar in record.images]
+        return joined_samples(self.rows(record), files[0], [tar for tar in found if tar])
 
     def shards(self) -> Iterator[tuple[ShardRecord, Iterator[Sample]]]:
         """All shards with their samples, in order; the files of the next ones are checked while one is in use. Raises
         as `samples`."""
         records = self.manifest.shards
-        files = in_order(self.shard, records, THREADS, THREADS)
-        return ((record, read_samples(path)) for record, path in zip(records, files, strict=True))
+        files = in_order(self.files, records, THREADS, THREADS)
+        return ((record, self._samples(record, each)) for record, each in zip(records, files, strict=True))
 
     def check_ahead(self) -> None:
         """Begin to check the shards, so that whoever asks for one soon need not wait. What is wrong with one is told to
@@ -173,7 +214,7 @@ class Version:
     def check_files(self) -> None:
         """Raise BuildError for a version in whose folder a file is missing, of another size, or no part of it, without
         reading one."""
-        shards = {f"{DATA}/{shard.name}": shard.bytes for shard in self.manifest.shards}
+        shards = {f"{DATA}/{tar.name}": tar.bytes for _, tar in self.manifest.tars}
         # a report may have been written after all else (builder.versions.repair), and its manifest a moment later
         others = frozenset((MANIFEST, CLAIM, REPORT))
         if wrong := survey(self.folder, dict.fromkeys(self.manifest.files) | shards, others):

@@ -18,9 +18,8 @@ from builder.rules.overrides import APPLIED, Override, load_fates, who
 from builder.scan.pool import DUPLICATE, OK, REMOVED, UNREADABLE, Pool, read_pool
 from builder.store.keys import is_copy
 from builder.store.labels import checked_table, read_label
-from builder.store.manifest import ShardRecord
 from builder.store.provenance import Inputs
-from builder.store.shards import Sample, ShardError
+from builder.store.shards import Sample, ShardError, ShardRecord
 from builder.store.store import Store, check_store
 from builder.store.version import LEFT_OUT, OVERRIDES, Version, check_version
 from builder.versions.reasons import BOX, Reasons, Row

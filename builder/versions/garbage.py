@@ -13,16 +13,17 @@ from builder.scan.pool import pointers, read_pool
 from builder.store.files import TEMPORARY, discard, locked
 from builder.store.locks import take_lock
 from builder.store.manifest import MANIFEST, read_manifest
+from builder.store.shared.tars import ImageTars
 from builder.store.store import Store
 from builder.store.version import WORK
 from builder.versions.history import folder_bytes
-from builder.versions.media import LOCK, cache_folder, unused
+from builder.versions.media import LOCK, cache_folder, cache_name, unused
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """A file or folder that nothing refers to. kind: version, temporary, pool, predictions, fetched or cached. why: in
-    words. lock: the file whose holder may remove it."""
+    """A file or folder that nothing refers to. kind: version, temporary, pool, predictions, fetched, cached or images.
+    why: in words. lock: the file whose holder may remove it."""
 
     path: Path
     kind: str
@@ -54,7 +55,7 @@ def _find(store: Store, predictions: bool, locks: list[Path]) -> Found:
     busy = [str(lock.relative_to(store.root)) for lock in locks]
     garbage = [g for g in (*_temporaries(store), *_versions(store)) if g.lock not in locks]
     if not busy:
-        garbage += [*_fetched(store), *_cached(store)]
+        garbage += [*_fetched(store), *_cached(store), *_images(store)]
         needed = _needed(store)
         unused = [id for id in store.ids(store.pools) if id not in needed]
         why = "no version and no last scan of a source refers to it"
@@ -128,6 +129,8 @@ def _areas(store: Store) -> Iterator[tuple[Path, Path]]:
     for folder in (*_folders(store.tagged), *_folders(store.root / "certify"), *_folders(store.root / "reviews")):
         yield folder, folder / ".lock"
     yield cache_folder(store), cache_folder(store) / LOCK
+    tars = ImageTars(store.root)
+    yield from ((folder, tars.lock) for folder in _folders(tars.folder))
 
 
 def _folders(path: Path) -> list[Path]:
@@ -193,10 +196,20 @@ def _fetched(store: Store) -> Iterator[Garbage]:
 def _cached(store: Store) -> Iterator[Garbage]:
     """Extracted images (builder.versions.media) of shards that no complete version in the store holds."""
     complete = (folder for name in store.names() for folder in store.versions(name) if (folder / MANIFEST).is_file())
-    shards = frozenset(shard.sha256 for folder in complete for shard in read_manifest(folder).shards)
+    shards = frozenset(cache_name(shard) for folder in complete for shard in read_manifest(folder).shards)
     for folder in unused(store, shards):
         why = "images of a shard that no version holds, extracted again when they are needed"
         yield _garbage(folder, "cached", why, cache_folder(store) / LOCK)
+
+
+def _images(store: Store) -> Iterator[Garbage]:
+    """Image tars that no complete version shares."""
+    tars = ImageTars(store.root)
+    complete = (folder for name in store.names() for folder in store.versions(name) if (folder / MANIFEST).is_file())
+    needed = {tar.name for folder in complete for shard in read_manifest(folder).shards for tar in shard.images}
+    for path in sorted(path for folder in _folders(tars.folder) for path in folder.iterdir()):
+        if path.stem not in needed and not path.name.startswith("."):
+            yield _garbage(path, "images", "images that no version shares, written again when they are", tars.lock)
 
 
 def _chunks(store: Store, pools: Iterable[str]) -> Iterator[Garbage]:

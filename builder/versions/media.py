@@ -17,8 +17,8 @@ from builder.errors import BuildError
 from builder.store.files import TEMPORARY, locked, new_folder, sha256_file
 from builder.store.keys import is_copy
 from builder.store.labels import read_label
-from builder.store.manifest import Manifest, ShardRecord
-from builder.store.shards import Member, Sample, ShardError
+from builder.store.manifest import Manifest
+from builder.store.shards import Member, Sample, ShardError, ShardRecord
 from builder.store.store import Store
 from builder.store.sums import SUMS, write_sums
 from builder.store.version import Version
@@ -101,6 +101,11 @@ def cache_folder(store: Store) -> Path:
     return store.root / "cache"
 
 
+def cache_name(record: ShardRecord) -> str:
+    """What its folder begins with there: the SHA-256 of its tar, or of its labels', where the images are shared."""
+    return record.labels.sha256 if record.labels else record.sha256
+
+
 def _can_be_written(folder: Path) -> bool:
     """Whether files can be made in a folder, which need not be there."""
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
@@ -125,7 +130,7 @@ def extracted(store: Store, version: Version, track: Track = silent, *, extensio
     """
     manifest, place = version.manifest, cache_folder(store)
     suffix, extension = f"-{extension}" if extension else "", extension or manifest.features[0]
-    targets = [place / f"{record.sha256}{suffix}" for record in manifest.shards]
+    targets = [place / f"{cache_name(record)}{suffix}" for record in manifest.shards]
     missing = {t: record for t, record in zip(targets, manifest.shards, strict=True) if not t.is_dir()}
     if missing and not _can_be_written(place):
         place = _scratch()
@@ -145,9 +150,9 @@ def extracted(store: Store, version: Version, track: Track = silent, *, extensio
 def _extract(
     version: Version, record: ShardRecord, extension: str, target: Path, advance: Callable[[int], None]
 ) -> None:
-    path = version.shard(record)
+    path = version.data / record.name
     try:
-        if sha256_file(path) != record.sha256:
+        if not record.labels and sha256_file(version.shard(record)) != record.sha256:
             raise ShardError(f"{path.name} has another SHA-256 than the manifest says")
         with new_folder(target) as temporary:
             samples = version.samples(record)

@@ -43,12 +43,15 @@ def repair(
         jobs = [ShardJob(n, range(*chunks), writing) for n, chunks in enumerate(manifest.provenance.plan)]
         labels_bad, index_bad, overrides_bad = (not version.is_intact(name) for name in (LABELS, INDEX, OVERRIDES))
         wanted = jobs if labels_bad or index_bad or overrides_bad else [job for job in jobs if job.number in numbers]
+        _discard_damaged(version, numbers)
         with track("repair", sum(len(job.chunks) for job in wanted)) as advance:
             for job, _ in zip(wanted, run(write_job, wanted, workers), strict=True):
                 advance(len(job.chunks))
-        for shard in manifest.shards:
+        for shard, tar in manifest.tars:
             if int(shard.name[6:12]) in numbers:
-                _put(scratch.shard(shard), version.shard(shard), shard.sha256)
+                _put(scratch.data / tar.name, version.data / tar.name, tar.sha256)
+                if lost := [one for one in shard.images if not version.image_tars.is_whole(one)]:
+                    raise _other(version.image_tars.path(lost[0].name))
         if labels_bad:
             join_labels(scratch.labels, [job.labels for job in jobs])
             _put(scratch.labels, version.labels, manifest.files[LABELS])
@@ -78,7 +81,8 @@ def _scratch(version: Version) -> Iterator[Version]:
     next sweeps that of a killed repair."""
     folder = version.folder / f"{TEMPORARY}repair"
     try:
-        yield Version(folder, version.manifest.model_copy(update={"files": {}}))
+        tars = version.image_tars if version.manifest.is_shared else None
+        yield Version(folder, version.manifest.model_copy(update={"files": {}}), tars=tars)
     finally:
         discard(folder)
 
@@ -102,12 +106,25 @@ def _repair_report(version: Version, scratch: Version, scores: PoolScores) -> No
     _put(scratch.report, version.report, version.manifest.files[REPORT])
 
 
+def _discard_damaged(version: Version, numbers: Sequence[int]) -> None:
+    """Of these shards, remove the image tars that are not what the manifest says, so that they are written again."""
+    for shard in version.manifest.shards:
+        if int(shard.name[6:12]) in numbers:
+            for tar in shard.images:
+                if not version.image_tars.is_whole(tar):
+                    version.image_tars.remove(tar.name)
+
+
+def _other(path: Path) -> BuildError:
+    return BuildError(
+        f"{path} cannot be built again: an image, the predictions or the tool changed since, and the bytes would "
+        "differ; what is there was left as it is"
+    )
+
+
 def _put(new: Path, old: Path, sha256: str) -> None:
     if sha256_file(new) != sha256:
-        raise BuildError(
-            f"{old} cannot be built again: an image, the predictions or the tool changed since, and the bytes would "
-            "differ; what is there was left as it is"
-        )
+        raise _other(old)
     make_folder(old.parent)
     os.replace(new, old)
     sync_folder(old.parent)

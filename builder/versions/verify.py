@@ -30,16 +30,18 @@ from builder.rules.apply import outcomes
 from builder.rules.keep import keep_of
 from builder.rules.reasons import BY_KEY, OUTCOMES, Reason
 from builder.store.files import sha256_file
-from builder.store.index import contents_of, read_index
+from builder.store.index import contents_of
 from builder.store.keys import is_copy
 from builder.store.labels import checked_table, fields_of
-from builder.store.manifest import CLAIM, MANIFEST, ShardRecord, other_claim
-from builder.store.shards import SampleRow, ShardError, read_samples
+from builder.store.manifest import CLAIM, MANIFEST, other_claim
+from builder.store.shards import Sample, SampleRow, ShardError, ShardRecord, TarRecord, read_samples
+from builder.store.shared.tars import padded
 from builder.store.version import DATA, INDEX, LABELS, LEFT_OUT, Version
 from teachers.images import ImageError, decode_rgb
 
 MOST = 20
 """Problems told of one shard; the rest are counted."""
+MISSING = ": missing"
 COUNTED = ("samples", "kept", "ignored", "tombstones", "skipped_kept", "skipped_ignored")
 """Of each shard; what comes after the third was not recorded at first."""
 ROWS = 1 << 14
@@ -127,7 +129,7 @@ def _other_files(version: Version) -> Iterator[Problem]:
             yield Problem(f"{name}: its bytes are not those of the manifest")
     if wrong := other_claim(folder, manifest):
         yield Problem(wrong)
-    known = {MANIFEST, CLAIM, *manifest.files, *(f"{DATA}/{shard.name}" for shard in manifest.shards)}
+    known = {MANIFEST, CLAIM, *manifest.files, *(f"{DATA}/{tar.name}" for _, tar in manifest.tars)}
     for path in sorted(folder.rglob("*")):
         below = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in below.parts)
@@ -136,22 +138,23 @@ def _other_files(version: Version) -> Iterator[Problem]:
 
 
 def _check_shard(job: _Job, stop: Event) -> _Checked:
-    shard, path = job.shard, job.version.shard(job.shard)
-    if not path.is_file():
-        return _Checked([f"data/{shard.name}: missing"], np.zeros(0, np.uint64), np.zeros(0, np.uint64))
-    problems: list[str] = []
+    shard, none = job.shard, np.zeros(0, np.uint64)
+    problems = list(_wrong_files(job))
+    if any(problem.endswith(MISSING) for problem in problems):
+        return _Checked(problems, none, none)
+    if shard.labels and not job.version.is_intact(INDEX):  # told as a file; without it nothing can be read
+        return _Checked(problems, none, none)
     rows: list[SampleRow] = []
     checksums: list[np.uint64] = []
     counts = Counter[str]()
-    if path.stat().st_size != shard.bytes:
-        problems.append(f"data/{shard.name}: {path.stat().st_size} bytes, the manifest says {shard.bytes}")
-    elif sha256_file(path) != shard.sha256:
-        problems.append(f"data/{shard.name}: its SHA-256 is not the manifest's")
+    place = 0
     try:
-        for sample in until(stop, read_samples(path)):
+        for sample in until(stop, read_samples(job.version.shard(shard)) if not shard.labels else _joined(job)):
             members = {extension: member.read() for extension, member in sample.members.items()}
             hashes = {extension: hashlib.sha256(contents).hexdigest() for extension, contents in members.items()}
-            rows.append(sample.row(tuple(hashes.values())))
+            row = sample.row(tuple(hashes.values()))
+            rows.append(row._replace(offset=place) if shard.labels else row)
+            place += sum(map(padded, row.bytes))
             checked = _check_sample(sample.key, members, hashes, job)
             checksums.append(np.uint64(0) if isinstance(checked, str) else checked.checksum)
             if isinstance(checked, str):
@@ -172,6 +175,30 @@ def _check_shard(job: _Job, stop: Event) -> _Checked:
     )
 
 
+def _joined(job: _Job) -> Iterator[Sample]:
+    """The samples of a shard of labels. Raises ShardError."""
+    try:
+        yield from job.version.samples(job.shard)
+    except ShardError:
+        raise
+    except BuildError as error:
+        raise ShardError(f"{job.shard.name}: {error}") from None
+
+
+def _wrong_files(job: _Job) -> Iterator[str]:
+    """What is wrong with the files that a shard's members lie in."""
+    tar = job.shard.labels or TarRecord(name=job.shard.name, bytes=job.shard.bytes, sha256=job.shard.sha256)
+    files = [(f"data/{tar.name}", job.version.data / tar.name, tar)]
+    files += [(f"images/{one.name[:12]}", job.version.image_tars.path(one.name), one) for one in job.shard.images]
+    for name, path, stated in files:
+        if not path.is_file():
+            yield f"{name}{MISSING}"
+        elif path.stat().st_size != stated.bytes:
+            yield f"{name}: {path.stat().st_size} bytes, the manifest says {stated.bytes}"
+        elif sha256_file(path) != stated.sha256:
+            yield f"{name}: its SHA-256 is not the manifest's"
+
+
 def _against_manifest(job: _Job, rows: list[SampleRow], counts: Mapping[str, int]) -> Iterator[str]:
     """Where a shard that is whole is not what the manifest and the index say of it."""
     shard, now = job.shard, job.version.manifest.format > 1
@@ -184,7 +211,7 @@ def _against_manifest(job: _Job, rows: list[SampleRow], counts: Mapping[str, int
     if contents_of(rows) != shard.contents:
         yield f"data/{shard.name}: its members are not those of the manifest's contents"
     with suppress(BuildError):  # one that cannot be read is told as a file
-        if read_index(job.version, job.number) != rows:
+        if job.version.rows(shard) != rows:
             yield f"data/{shard.name}: {INDEX} says something else of its samples"
 
 

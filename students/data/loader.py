@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from builder.errors import brief
-from builder.store.manifest import ShardRecord
+from builder.store.shards import ShardRecord
 from builder.store.version import Version
 from builder.truth.records import Truth
 from students.augment.scene import S1, Augment

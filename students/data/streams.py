@@ -16,8 +16,7 @@ import numpy as np
 from builder.errors import BuildError, brief
 from builder.rules.class_names import compare_names, listed
 from builder.store.labels import parse_label
-from builder.store.manifest import ShardRecord
-from builder.store.shards import BLOCK, NAME, Member, Sample, ShardError
+from builder.store.shards import BLOCK, NAME, Member, Sample, ShardError, ShardRecord
 from builder.store.version import Version
 from builder.truth.records import Truth, read_pixels
 from students.tasks.base import Task

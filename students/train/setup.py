@@ -17,8 +17,7 @@ from builder.hub.remote import open_version
 from builder.kinds import kind_of
 from builder.store.files import sha256_file
 from builder.store.labels import read_label
-from builder.store.manifest import ShardRecord
-from builder.store.shards import Sample
+from builder.store.shards import Sample, ShardRecord
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.truth.read import read_section

@@ -26,8 +26,8 @@ from builder.errors import BuildError
 from builder.export.export import Exported, export_version
 from builder.export.voc import whole_pixels
 from builder.kinds import Format
-from builder.store.manifest import Manifest, ShardRecord, read_manifest, version_id, write_manifest
-from builder.store.shards import write_shard
+from builder.store.manifest import Manifest, read_manifest, version_id, write_manifest
+from builder.store.shards import ShardRecord, write_shard
 from builder.store.version import Version
 from builder.truth.coco import read_coco
 from builder.truth.read import read_truth

@@ -20,8 +20,8 @@ from builder.errors import BuildError
 from builder.export.export import Exported, export_version
 from builder.export.painting import SAME, Corners, largest_free, painted, rewritten
 from builder.kinds import Format
-from builder.store.manifest import Manifest, ShardRecord, version_id, write_manifest
-from builder.store.shards import write_shard
+from builder.store.manifest import Manifest, version_id, write_manifest
+from builder.store.shards import ShardRecord, write_shard
 from builder.store.version import Version
 from teachers.images import decode_rgb
 from teachers.masks import encode

@@ -18,8 +18,8 @@ from builder.cli.main import main
 from builder.errors import BuildError
 from builder.export.export import Exported, export_version
 from builder.store.files import sha256_file
-from builder.store.manifest import Manifest, ShardRecord, version_id, write_manifest
-from builder.store.shards import write_shard
+from builder.store.manifest import Manifest, version_id, write_manifest
+from builder.store.shards import ShardRecord, write_shard
 from builder.store.version import Version
 from builder.truth.read import read_truth
 

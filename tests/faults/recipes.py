@@ -45,7 +45,7 @@ BUILD: dict[str, frozenset[str]] = {
     "keep.uncertainty": frozenset(("null", "0", "10^30")), "keep.where": OFF | {"true"}, "keep.refused": NONE, "keep.classes": OFF,
     "gates": NONE, "gates.on_leak": NONE, "gates.min_precision": OFF, "gates.density": OFF, "parent": OFF, "resolve": frozenset(("0",)), "review": FLAG,
     "images": NONE, "images.drop_empty": FLAG, "images.near_duplicates": SHARE_OFF, "shards": NONE, "shards.max_mb": NONE, "shards.max_images": NONE,
-    "shards.image_format": NONE, "shards.strip_metadata": FLAG, "max_failure_rate": SHARE, "unknown": NONE,
+    "shards.image_format": NONE, "shards.strip_metadata": FLAG, "shards.images": NONE, "max_failure_rate": SHARE, "unknown": NONE,
 }  # fmt: skip
 """Key of a build recipe -> the values that are valid there, whatever else they lead to."""
 TRAIN: dict[str, frozenset[str]] = {

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from builder.store.files import sha256_file
-from builder.store.manifest import Manifest, ShardRecord, version_id, write_manifest
-from builder.store.shards import write_shard
+from builder.store.manifest import Manifest, version_id, write_manifest
+from builder.store.shards import ShardRecord, write_shard
 from builder.truth.records import Truth
 from teachers.base import Detections
 

@@ -156,7 +156,7 @@ def edit_manifest(hub: Path, revision: str, **changes: Any) -> None:
     ("changes", "words"),
     [
         ({"id": "0" * 64}, "states id 000000000000 but its contents have"),
-        ({"format": 99}, "is of format 99, made by a newer Tutelage, and this one knows 2: update tutelage"),
+        ({"format": 99}, "is of format 99, made by a newer Tutelage, and this one knows 3: update tutelage"),
         ({"format": "x", "more": 1}, "is damaged (its format is 'x'): do not use it"),
         ({"more": 1}, "is damaged (more: extra inputs are not permitted): do not use it"),
         ({"files": {"../../outside": "0" * 64}}, "no file can be named '../../outside'): do not use it"),

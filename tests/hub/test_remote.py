@@ -23,8 +23,8 @@ from builder.cli.main import main
 from builder.export.as_truth import read_labels, version_truth
 from builder.hub.publish import publish
 from builder.hub.remote import RemoteVersion, open_version
-from builder.store.manifest import Manifest, ShardRecord, read_manifest, version_id, write_manifest
-from builder.store.shards import read_samples, write_shard
+from builder.store.manifest import Manifest, read_manifest, version_id, write_manifest
+from builder.store.shards import ShardRecord, read_samples, write_shard
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.truth.coco import read_coco

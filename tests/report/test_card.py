@@ -20,7 +20,8 @@ from builder.evidence.claims import claims
 from builder.report.card import card
 from builder.report.card_terms import features
 from builder.report.quality import expected_quality, thresholds
-from builder.store.manifest import Manifest, ShardRecord, read_manifest
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.shards import ShardRecord
 from tests.helpers.pools import write_world
 
 STATEMENT = (

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from builder.errors import BuildError
-from builder.store.index import contents_of, follow, join_index, read_index, rows_of_shard, write_part
-from builder.store.manifest import Manifest, ShardRecord
-from builder.store.shards import SampleRow, write_shard
+from builder.store.index import contents_of, follow, join_index, rows_of_shard, write_part
+from builder.store.manifest import Manifest
+from builder.store.shards import SampleRow, ShardRecord, write_shard
 from builder.store.version import Version
 
 SAMPLES = [("a-1", [("jpg", b"x" * 700), ("json", b"{}")]), ("b-2", [("jpg", b""), ("json", b"[]")])]
@@ -41,7 +41,7 @@ def test_the_rows_are_those_of_the_tar(tmp_path: Path) -> None:
     )
     assert contents_of(written.rows) == hashlib.sha256(lines).hexdigest()
     version = version_of(tmp_path, written.rows)
-    assert [read_index(version, n) for n in range(2)] == [list(written.rows)] * 2
+    assert [version.rows(record) for record in version.manifest.shards] == [list(written.rows)] * 2
     again = (tmp_path / "index.parquet").read_bytes()
     assert version_of(tmp_path, written.rows) and (tmp_path / "index.parquet").read_bytes() == again
 
@@ -62,4 +62,4 @@ def test_what_is_no_index_is_refused_in_a_sentence(tmp_path: Path, harm: str) ->
     else:
         path.unlink()
     with pytest.raises(BuildError, match="cannot be read: run `tutelage verify --repair"):
-        read_index(version, 0)
+        version.rows(version.manifest.shards[0])

@@ -14,8 +14,9 @@ import pytest
 from builder.errors import BuildError
 from builder.store import trust
 from builder.store.files import canonical_json, sha256_file
-from builder.store.manifest import Manifest, ShardRecord, version_id, write_manifest
+from builder.store.manifest import Manifest, version_id, write_manifest
 from builder.store.provenance import Provenance
+from builder.store.shards import ShardRecord
 from builder.store.store import Store
 from builder.store.version import LABELS, Version
 from teachers.errors import TutelageWarning

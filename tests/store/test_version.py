@@ -8,8 +8,9 @@ import pytest
 
 from builder.errors import BuildError
 from builder.store.files import sha256_file
-from builder.store.manifest import Manifest, ShardRecord, version_id, write_manifest
+from builder.store.manifest import Manifest, version_id, write_manifest
 from builder.store.provenance import Provenance
+from builder.store.shards import ShardRecord
 from builder.store.version import CARD, LABELS, OVERRIDES, Version
 
 

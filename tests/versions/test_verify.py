@@ -21,7 +21,7 @@ from builder.cli.build import build
 from builder.cli.versions import COMMANDS
 from builder.store.files import sha256_file
 from builder.store.manifest import Manifest, read_manifest, write_manifest
-from builder.store.shards import read_bytes, read_samples, write_shard
+from builder.store.shards import read_samples, write_shard
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.versions import repair as repairing
@@ -55,7 +55,7 @@ def version(made: Path, tmp_path: Path) -> Path:
 
 
 def read(path: Path) -> Samples:
-    return [(s.key, [(e, read_bytes(path, m)) for e, m in s.members.items()]) for s in read_samples(path)]
+    return [(s.key, [(e, m.read()) for e, m in s.members.items()]) for s in read_samples(path)]
 
 
 def relabel(number: int, change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:

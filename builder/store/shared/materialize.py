@@ -1,0 +1,105 @@
+"""A version that shares its images as the plain tars that one with its images inside would have."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+from typing import IO
+
+from builder.engine import Track, run, silent, until
+from builder.errors import BuildError
+from builder.store.files import new_file, new_tree
+from builder.store.manifest import FORMAT, Manifest, write_manifest
+from builder.store.shards import ShardRecord, shard_name
+from builder.store.shared.joined import joined_tar
+from builder.store.version import DATA, Version
+
+PIECE = 1 << 20
+"""Bytes of a plain tar that are read at once."""
+
+
+def tar_of(version: Version, record: ShardRecord) -> Iterator[bytes]:
+    """The tar of a shard, in pieces: joined with its images, if the version shares them. Every member is hashed on its
+    way. Raises BuildError, before the mark at the tar's end, for one that is not what the manifest says."""
+    if record.labels:
+        yield from joined_tar(version.rows(record), version.samples(record))
+        return
+    with open(version.shard(record), "rb") as file:
+        while piece := file.read(PIECE):
+            yield piece
+
+
+def shard_named(version: Version, name: str) -> ShardRecord:
+    """The shard of this name or number: `train-000012.tar`, `000012` or `12`. Raises BuildError if there is none."""
+    wanted = shard_name(int(name)) if name.isdecimal() else name
+    for record in version.manifest.shards:
+        if record.name == wanted:
+            return record
+    shards = version.manifest.shards
+    raise BuildError(f"{version.ref} has no shard {name}: it has {shards[0].name} to {shards[-1].name}")
+
+
+def plain_manifest(version: Version, workers: int | None = None, track: Track = silent) -> Manifest:
+    """What the manifest of a version says where its shards are plain tars; those of one that shares its images are read
+    for it, and every member of them is hashed. Raises as `tar_of`."""
+    if not version.manifest.is_shared:
+        return version.manifest
+    shards = []
+    with track("join", version.manifest.stored) as advance:
+        for record in run(lambda record, stop: _joined(version, record, stop, None), version.manifest.shards, workers):
+            shards.append(record)
+            advance(record.samples)
+    return version.manifest.model_copy(update={"shards": shards, "format": FORMAT})
+
+
+def materialize(version: Version, out: Path, workers: int | None = None, track: Track = silent) -> Manifest:
+    """Write a version with its images into a new folder: all its files, and its shards as plain tars, which any reader
+    of WebDataset takes. Of a version that shares its images the tars are, byte for byte, those of the same version with
+    the images inside; its id is the same.
+
+    Args:
+        version: complete, of either kind.
+        out: the folder, which may be there only if it holds just that.
+        workers: threads that write; None for one a core.
+        track: shows how far it is.
+
+    Returns:
+        What its manifest says there.
+
+    Raises:
+        BuildError: a file of the version is damaged or missing, or something else is at `out`.
+    """
+    manifest = version.manifest
+    with new_tree(out) as folder, track("materialize", manifest.stored) as advance:
+
+        def write(record: ShardRecord, stop: Event) -> ShardRecord:
+            with new_file(folder / DATA / record.name) as file:
+                return _joined(version, record, stop, file)
+
+        shards = []
+        for record in run(write, manifest.shards, workers):
+            shards.append(record)
+            advance(record.samples)
+        for name in manifest.files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(version.file(name), folder / name)
+        plain = manifest.model_copy(update={"shards": shards, "format": FORMAT} if manifest.is_shared else {})
+        write_manifest(folder, plain)
+    return plain
+
+
+def _joined(version: Version, record: ShardRecord, stop: Event, file: IO[bytes] | None) -> ShardRecord:
+    """What a manifest says of a shard whose tar is plain, which is written to `file`, if there is one."""
+    hashed, size = hashlib.sha256(), 0
+    for piece in until(stop, tar_of(version, record)):
+        if file:
+            file.write(piece)
+        hashed.update(piece)
+        size += len(piece)
+    if size != record.bytes or (record.sha256 and hashed.hexdigest() != record.sha256):
+        raise BuildError(f"{record.name} of {version.ref} is not what its manifest says: run `tutelage verify` on it")
+    said = record.model_dump(exclude={"labels", "images"}, exclude_unset=True)
+    return ShardRecord(**said | {"sha256": hashed.hexdigest()})
