@@ -101,7 +101,7 @@ def report(result: dict[str, object], seed: int) -> None:
         verdict = "The student did worse on these test scenes: self-training did not pay here"
     else:
         verdict = "The interval covers 0: no claim that either is better"
-    print(f"{verdict}. This is one seed ({seed}): another may come out differently.")
+    print(f"{verdict}. This is one seed ({seed}): another may come out differently (docs/studies: five seeds).")
     print("figures: demo/result.json   boxes kept, ignored and dropped: demo/boxes.png")
 
 
