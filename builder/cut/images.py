@@ -13,7 +13,7 @@ import orjson
 from builder.cut.results import Written
 from builder.errors import BuildError
 from builder.scan.metadata import MetadataError, without_metadata
-from builder.scan.pool import OK, Chunk, PoolImage
+from builder.scan.pool import OK, REMOVED, Chunk, PoolImage
 from builder.store.files import digest
 from builder.store.keys import original
 from builder.store.shards import Part, ShardFile, TarRecord, write_shard
@@ -105,9 +105,10 @@ def image_tars(
     tars: ImageTars, chunk: Chunk, form: Form, needed: Collection[str], changed: Mapping[str, str]
 ) -> list[ImageTar]:
     """The tars that hold the images of a chunk with the `needed` keys; what is not there yet is written, with all
-    others of the chunk that can be, so that other versions find theirs. changed: SHA-256 of images whose bytes are
+    others of the chunk that can be, so that other versions find theirs. One that was written before images of it left
+    the pool serves on. changed: SHA-256 of images whose bytes are
     others by now. Raises as `packed` for one that is needed."""
-    there = [image for image in chunk.images if image.state == OK and image.sha256 not in changed]
+    there = [image for image in chunk.images if image.state in (OK, REMOVED) and image.sha256 not in changed]
     found = [_image_tar(tars, there, form, needed)]
     if missing := [image for image in there if image.key in needed and image.key not in found[0].images]:
         found.append(_image_tar(tars, missing, form, needed))  # they could not be read when the first was written
@@ -121,6 +122,8 @@ def _image_tar(tars: ImageTars, images: list[PoolImage], form: Form, needed: Col
 
 def _packed(images: Iterable[PoolImage], form: Form, needed: Collection[str]) -> Iterator[Packed]:
     for image in images:
+        if image.state == REMOVED:
+            continue
         try:
             yield packed(image, form)
         except (BuildError, OtherBytes):
