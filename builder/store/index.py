@@ -104,6 +104,15 @@ def read_index(path: Path, manifest: Manifest, number: int, ref: str) -> list[Sa
     return rows
 
 
+def read_keys(path: Path, manifest: Manifest, number: int, ref: str) -> list[str]:
+    """The keys of a shard's samples in order, and nothing else of them. Raises as `read_index`."""
+    with _opened(path, manifest, ref) as file:
+        keys: list[str] = file.read_row_group(number, columns=["key"], use_threads=False)["key"].to_pylist()
+    if len(keys) != manifest.shards[number].samples or None in keys:
+        raise _unreadable(path, ref)
+    return keys
+
+
 @contextmanager
 def _opened(path: Path, manifest: Manifest, ref: str) -> Iterator[pq.ParquetFile]:
     try:

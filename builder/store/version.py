@@ -12,7 +12,7 @@ from threading import Thread
 from builder.engine import in_order
 from builder.errors import BuildError, brief
 from builder.store.files import sha256_file
-from builder.store.index import read_index
+from builder.store.index import read_index, read_keys
 from builder.store.manifest import CLAIM as CLAIM
 from builder.store.manifest import MANIFEST, Manifest, read_manifest
 from builder.store.manifest import REPORT as REPORT
@@ -164,6 +164,13 @@ class Version:
     def rows(self, record: ShardRecord) -> list[SampleRow]:
         """What the index says of a shard's samples. Raises BuildError if it cannot be read, or says nothing of it."""
         return read_index(self.sample_index, self.manifest, self._numbers[record.name], self.ref)
+
+    def keys(self, record: ShardRecord) -> list[str]:
+        """The keys of a shard's samples in order: from the index, where there is one, or the shard's headers. Raises
+        BuildError if neither can be read."""
+        if not self.has(INDEX):
+            return [sample.key for sample in self.samples(record)]
+        return read_keys(self.sample_index, self.manifest, self._numbers[record.name], self.ref)
 
     @cached_property
     def _numbers(self) -> dict[str, int]:

@@ -73,10 +73,10 @@ def _side(version: Version) -> Side:
 
 
 def _keys(version: Version) -> Iterator[list[str]]:
-    """The keys of a version's samples, from the headers of its shards, without tombstones."""
+    """The keys of a version's images, without tombstones."""
     gone = set(version.manifest.tombstones)
-    samples = (sample for shard in version.manifest.shards for sample in version.samples(shard))
-    keys = (sample.key for sample in samples if sample.key not in gone and not is_copy(sample.key))
+    every = (key for shard in version.manifest.shards for key in version.keys(shard))
+    keys = (key for key in every if key not in gone and not is_copy(key))
     while batch := list(islice(keys, KEYS)):
         yield batch
 
