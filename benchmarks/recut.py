@@ -17,13 +17,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from _compare import in_turns, machine, ratios, scratch, show, timed, verdict
+from _compare import Seconds, in_turns, machine, ratios, scratch, show, timed, verdict
 from PIL import Image
 
 from builder.build import Built, build_pseudo
@@ -108,6 +109,23 @@ def newest(root: Path) -> Path:
     return Store(root).versions("bench")[-1]
 
 
+def tell(seconds: Mapping[str, Seconds], size: int, written: int) -> None:
+    """The figures. size: bytes of a version with its images inside; written: of one that shares them."""
+    show(seconds, size / 1e6, "MB")
+    ours, command, lean, start, loose, synced = seconds.values()
+    verdict("time of the cut stage over that of cp, both synced", ratios(ours, synced), 2, at_most=True)
+    verdict("time of the whole command over that of cp, both synced", ratios(command, synced), 2, at_most=True)
+    beyond = [whole - other for whole, other in zip(lean, start, strict=True)]
+    verdict(
+        "time of the command with shared images beyond its start over that of cp",
+        ratios(beyond, synced),
+        0.4,
+        at_most=True,
+    )
+    print(f"bytes of the new version over the old one's, images shared: {100 * written / size:.1f} %")
+    print(f"over cp that is not synced: {np.median(ratios(ours, loose)):.2f} (cut stage)")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20_000)
@@ -165,19 +183,7 @@ def main() -> None:
             "cp -r, fsync": lambda: run_copy(sync=True),
         }
         seconds = in_turns(works, options.repeats)
-    show(seconds, size / 1e6, "MB")
-    ours, command, lean, start, loose, synced = (seconds[name] for name in works)
-    verdict("time of the cut stage over that of cp, both synced", ratios(ours, synced), 2, at_most=True)
-    verdict("time of the whole command over that of cp, both synced", ratios(command, synced), 2, at_most=True)
-    beyond = [whole - other for whole, other in zip(lean, start, strict=True)]
-    verdict(
-        "time of the command with shared images beyond its start over that of cp",
-        ratios(beyond, synced),
-        0.4,
-        at_most=True,
-    )
-    print(f"bytes of the new version over the old one's, images shared: {100 * min(written) / size:.1f} %")
-    print(f"over cp that is not synced: {np.median(ratios(ours, loose)):.2f} (cut stage)")
+    tell(seconds, size, min(written))
 
 
 if __name__ == "__main__":
