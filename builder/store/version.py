@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -138,14 +138,15 @@ class Version:
             raise BuildError(f"{self.ref} holds labels only: run `tutelage materialize {self.ref} DIR` for its tars")
         return self._checked(f"{DATA}/{record.name}", record.sha256)
 
-    def files(self, record: ShardRecord) -> tuple[Path, ...]:
-        """The files in which the members of a shard's samples lie. Raises BuildError if one is missing or damaged."""
+    def files(self, record: ShardRecord, only: Collection[int] = ()) -> tuple[Path, ...]:
+        """The files in which the members of a shard's samples lie. only: numbers of those that are to be checked, where
+        not all are wanted. Raises BuildError if one is missing or damaged."""
         if not record.labels:
             return (self.shard(record),)
         labels = self._checked(f"{DATA}/{record.labels.name}", record.labels.sha256)
         tars = self.image_tars
-        for tar in record.images:
-            if not tars.is_sound(tar, self.trust):
+        for number, tar in enumerate(record.images, 1):
+            if (not only or number in only) and not tars.is_sound(tar, self.trust):
                 raise self._damaged(Wrong(f"{tars.path(tar.name)} is missing, or not the file of its manifest"))
         return (labels, *(tars.path(tar.name) for tar in record.images))
 

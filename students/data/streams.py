@@ -159,10 +159,10 @@ class Pseudo:
     def _sample(self, index: int) -> _Sample:
         number = int(np.searchsorted(self._starts, index, "right")) - 1
         shard, rows = self._shards[number], self._rows[number]
-        files = shard.version.files(shard.record)
         if rows is None:
             rows = self._rows[number] = shard.rows(shard.version.samples(shard.record))
         places = rows[index - self._starts[number]].tolist()
+        files = shard.version.files(shard.record, {file for file, _, _ in places})
         return _Sample(shard, [Member(files[file], "", offset, size) for file, offset, size in places])
 
 

@@ -30,11 +30,20 @@ from builder.store.version import Version
 from builder.versions.media import extracted, images_of
 from builder.versions.repair import repair
 from builder.versions.verify import bad_shards, problems
+from students.data.streams import Pseudo
+from students.tasks.choose import task_of
+from teachers.networks.config import Arch
 from tests import ROOT
 from tests.helpers.corrected import built, corrected, corrections
 from tests.helpers.pools import tree, write_images, write_recipe, write_results
 
-KINDS = ("detection", "instance", "semantic", "classification")
+ARCHS: dict[str, Arch] = {
+    "detection": "fcos",
+    "instance": "maskrcnn",
+    "semantic": "fpn",
+    "classification": "linear",
+}
+KINDS = tuple(ARCHS)
 SHARED = {"images": "shared", "max_images": 3}
 
 
@@ -273,3 +282,13 @@ def test_corrections_give_the_same_where_it_was_pulled_to(tmp_path: Path, kind: 
             assert here.manifest.files[name] == there.manifest.files[name]
     chunks = (here.manifest.provenance.plan or [(0, 0)])[-1][1]
     assert [len(list((store.root / "images").glob("*/*.tar"))) for store in (home, away)] == [chunks, chunks]
+
+
+def test_students_learn_the_same_of_both(pair: tuple[Cut, Cut]) -> None:
+    inside, shared = (
+        Pseudo([opened(made)], made.manifest.classes, task_of(ARCHS[made.manifest.kind])) for made in pair
+    )
+    assert len(inside) == len(shared) == pair[0].manifest.samples
+    for number in range(len(inside)):
+        ours, theirs = inside[number], shared[number]
+        assert np.array_equal(ours.pixels, theirs.pixels) and inside.record(number) == shared.record(number)
