@@ -119,16 +119,18 @@ def cat(version: str, shard: str, trust: bool, store_root: str) -> None:
     \b
       webdataset.WebDataset("pipe:tutelage cat cells@v2 {000000..000012}")
 
-    What is damaged ends the command with an error before the tar's end mark.
+    What is damaged ends the command with an error before the tar's end mark, and within a file of the tar, so that its
+    reader fails, too, and sees no shorter set; also when the command is killed.
     """
     with sentences():
+        from builder.store.shared.joined import for_a_pipe
         from builder.store.shared.materialize import shard_named, tar_of
 
         made = open_store(store_root, trust).version(version)
         try:
-            for piece in tar_of(made, shard_named(made, shard)):
+            for piece in for_a_pipe(tar_of(made, shard_named(made, shard))):
                 sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
+                sys.stdout.buffer.flush()
         except BrokenPipeError:  # the reader has enough
             os._exit(BROKEN_PIPE)
 

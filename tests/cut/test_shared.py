@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import shutil
 import sys
+import tarfile
 from itertools import chain
 from pathlib import Path
 
@@ -21,8 +23,8 @@ from builder.errors import BuildError
 from builder.export.export import export_version
 from builder.scan.pool import read_pool
 from builder.store.manifest import read_manifest
-from builder.store.shards import read_samples
-from builder.store.shared.joined import JoinedFile
+from builder.store.shards import read_samples, write_shard
+from builder.store.shared.joined import JoinedFile, for_a_pipe, plain_tar
 from builder.store.shared.materialize import materialize, tar_of
 from builder.store.shared.tars import ImageTars
 from builder.store.store import Store
@@ -142,6 +144,36 @@ def test_webdataset_reads_it_through_a_pipe_and_datasets_what_is_materialised(
                 list(webdataset.WebDataset(numbers, shardshuffle=False))
         finally:
             tar.write_bytes(data)
+
+
+def read_whole(data: bytes) -> int:
+    """Members that a reader of streams finds. Raises tarfile.ReadError."""
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r|") as tar:
+        return sum(tar.extractfile(member).read() != b"" for member in tar)  # type: ignore[union-attr]
+
+
+def test_a_pipe_that_ends_early_is_no_shorter_set(pair: tuple[Cut, Cut]) -> None:
+    for side in map(opened, pair):
+        record = side.manifest.shards[0]
+        pieces = list(for_a_pipe(tar_of(side, record)))
+        whole = b"".join(pieces)
+        assert whole == (pair[0].data / record.name).read_bytes()
+        assert read_whole(whole) == record.samples * len(side.manifest.features)
+        place = 0
+        for piece in pieces:  # what a pipe holds when the writer is killed: small ones whole, of a large one some pages
+            for end in range(place, place + len(piece), select.PIPE_BUF):
+                with pytest.raises(tarfile.ReadError):
+                    read_whole(whole[:end])
+            place += len(piece)
+        with pytest.raises(tarfile.ReadError):
+            read_whole(b"".join(pieces[:-1]))
+
+
+def test_empty_members_go_through_a_pipe(tmp_path: Path) -> None:
+    contents = [b"", b"1", b"22", b"3" * 512, b"4" * 513]
+    write_shard(tmp_path / "x.tar", [(f"k{n}", [("jpg", data)]) for n, data in enumerate(contents)])
+    pieces = list(for_a_pipe(plain_tar(read_samples(tmp_path / "x.tar"))))
+    assert b"".join(pieces) == (tmp_path / "x.tar").read_bytes()
 
 
 # ---------------------------------------------------------------- one store, many versions

@@ -14,22 +14,17 @@ from builder.errors import BuildError
 from builder.store.files import new_file, new_tree
 from builder.store.manifest import FORMAT, Manifest, write_manifest
 from builder.store.shards import ShardRecord, shard_name
-from builder.store.shared.joined import joined_tar
+from builder.store.shared.joined import joined_tar, plain_tar
 from builder.store.version import DATA, Version
 
-PIECE = 1 << 20
-"""Bytes of a plain tar that are read at once."""
-
-
 def tar_of(version: Version, record: ShardRecord) -> Iterator[bytes]:
-    """The tar of a shard, in pieces: joined with its images, if the version shares them. Every member is hashed on its
-    way. Raises BuildError, before the mark at the tar's end, for one that is not what the manifest says."""
+    """The tar of a shard, in pieces, a sample each: joined with its images, if the version shares them. Every member is
+    hashed on its way. Raises BuildError, before the mark at the tar's end, for one that is not what the manifest
+    says."""
     if record.labels:
         yield from joined_tar(version.rows(record), version.samples(record))
         return
-    with open(version.shard(record), "rb") as file:
-        while piece := file.read(PIECE):
-            yield piece
+    yield from plain_tar(version.samples(record))
 
 
 def shard_named(version: Version, name: str) -> ShardRecord:
