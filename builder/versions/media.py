@@ -14,7 +14,7 @@ from pathlib import Path
 
 from builder.engine import Track, silent
 from builder.errors import BuildError
-from builder.store.files import TEMPORARY, locked, new_folder, sha256_file
+from builder.store.files import TEMPORARY, digest, locked, new_folder, sha256_file
 from builder.store.keys import is_copy
 from builder.store.labels import read_label
 from builder.store.manifest import Manifest
@@ -102,8 +102,11 @@ def cache_folder(store: Store) -> Path:
 
 
 def cache_name(record: ShardRecord) -> str:
-    """What its folder begins with there: the SHA-256 of its tar, or of its labels', where the images are shared."""
-    return record.labels.sha256 if record.labels else record.sha256
+    """What its folder begins with there: the SHA-256 of its tar, or, where the images are shared, a digest of its
+    labels and of their tars: equal labels may be of images that were re-encoded in another way."""
+    if not record.labels:
+        return record.sha256
+    return digest([record.labels.sha256, *(tar.sha256 for tar in record.images)])
 
 
 def _can_be_written(folder: Path) -> bool:
