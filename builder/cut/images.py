@@ -101,34 +101,64 @@ def packed(image: PoolImage, form: Form) -> Packed:
     return Packed(image.key, data, image.sha256 if reencoded == "none" and not form.stored else "", reencoded)
 
 
-def image_tars(
+def image_tar(
     tars: ImageTars, chunk: Chunk, form: Form, needed: Collection[str], changed: Mapping[str, str]
-) -> list[ImageTar]:
-    """The tars that hold the images of a chunk with the `needed` keys; what is not there yet is written, with all
-    others of the chunk that can be, so that other versions find theirs. One that was written before images of it left
-    the pool serves on. changed: SHA-256 of images whose bytes are
-    others by now. Raises as `packed` for one that is needed."""
-    there = [image for image in chunk.images if image.state in (OK, REMOVED) and image.sha256 not in changed]
-    found = [_image_tar(tars, there, form, needed)]
-    if missing := [image for image in there if image.key in needed and image.key not in found[0].images]:
-        found.append(_image_tar(tars, missing, form, needed))  # they could not be read when the first was written
-    return found
+) -> ImageTar:
+    """The tar that holds the images of a chunk with the `needed` keys. One that was written before images of it left
+    the pool serves on; where there is none it is written, with all others of the chunk that can be, so that other
+    versions find theirs. changed: SHA-256 of images whose bytes are others by now. Raises as `packed` for one that is
+    needed, and BuildError for a tar that holds other images."""
+    before = [i for i in chunk.images if i.state in (OK, REMOVED) and i.sha256 not in changed]
+    tries = [before, [image for image in before if image.state == OK or image.key in needed]]
+    while True:
+        images = tries.pop(0)
+        name = digest([form.description, [(image.key, image.sha256) for image in images]])
+        if found := tars.find(name):
+            _check(found, images, tars.path(name))
+            return found
+        if tries and not tars.is_wanted(name):
+            continue
+        try:
+            return tars.write(name, form.extension, _packed(images, form, needed))
+        except _Unreadable as error:  # a tar is named by what is in it, or one would take the place of a larger one
+            if not tries:
+                tries.append([image for image in images if image.key not in error.keys])
 
 
-def _image_tar(tars: ImageTars, images: list[PoolImage], form: Form, needed: Collection[str]) -> ImageTar:
-    name = digest([form.description, [(image.key, image.sha256) for image in images]])
-    return tars.find(name) or tars.write(name, form.extension, _packed(images, form, needed))
+class _Unreadable(Exception):
+    """Images that are not needed, and cannot be written."""
+
+    def __init__(self, keys: set[str]) -> None:
+        super().__init__(keys)
+        self.keys = keys
 
 
 def _packed(images: Iterable[PoolImage], form: Form, needed: Collection[str]) -> Iterator[Packed]:
+    """Raises _Unreadable when all were looked at."""
+    lost: set[str] = set()
     for image in images:
-        if image.state == REMOVED:
-            continue
         try:
-            yield packed(image, form)
+            made = packed(image, form)
         except (BuildError, OtherBytes):
             if image.key in needed:
                 raise
+            lost.add(image.key)
+            continue
+        if not lost:
+            yield made
+    if lost:
+        raise _Unreadable(lost)
+
+
+def _check(tar: ImageTar, images: Iterable[PoolImage], path: Path) -> None:
+    """Raise BuildError for a tar which, by what is said of it, holds other images than its name says."""
+    expected = {image.key: image.sha256 for image in images}
+    same = all(s.sha256 == expected.get(key) for key, s in tar.images.items() if s.reencoded == "none")
+    if tar.images.keys() != expected.keys() or not same:
+        raise BuildError(
+            f"{path} holds other images than those that were scanned: it was edited or replaced, so run `tutelage fsck "
+            "--repair`, and `tutelage gc` if no version shares it"
+        )
 
 
 class Said(NamedTuple):

@@ -56,7 +56,7 @@ class Parent:
         """Link a shard into place, or the labels of one that shares its images; None if it is not what the manifest
         says, or of the other kind. target: the shard's tar; tars: where the images are, if they are to be shared."""
         labels = record.labels
-        if bool(labels) != bool(tars) or not all(tars and tars.is_sound(tar, None) for tar in record.images):
+        if bool(labels) != bool(tars) or not all(tars and tars.holds(tar) for tar in record.images):
             return None
         source = self.version.data / (labels.name if labels else record.name)
         if not source.is_file() or sha256_file(source) != (labels.sha256 if labels else record.sha256):

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import orjson
 
 from builder.cut.balance import balanced
-from builder.cut.images import Form, OtherBytes, Said, image_tars, not_here, others, write_inside, write_shared
+from builder.cut.images import Form, OtherBytes, Said, image_tar, not_here, others, write_inside, write_shared
 from builder.cut.kinds.choose import cut_kind
 from builder.cut.kinds.kind import Kind
 from builder.cut.label_table import write_labels
@@ -138,7 +137,7 @@ class ShardJob:
         if not self.record.exists():
             return False
         result, tars = self.result(), self.writing.tars
-        if tars and result.shard and not all(tars.is_sound(tar, None) for tar in result.shard.images):
+        if tars and result.shard and not all(map(tars.holds, result.shard.images)):
             return False
         changed = result.changed
         return not changed or changed.keys() == others(i for i in self.images if i.sha256 in changed).keys()
@@ -212,8 +211,9 @@ def _write(
         if not writing.tars:
             return chosen, write_inside(job.path, said, writing.form)
         needed = {images[place].key for place in chosen.places}
-        there = [image_tars(writing.tars, chunk, writing.form, needed, changed) for chunk in until(stop, chunks)]
-        return chosen, write_shared(job.path, said, writing.form, list(chain.from_iterable(there)))
+        used = [chunk for chunk in chunks if any(image.key in needed for image in chunk.images)]
+        tars = [image_tar(writing.tars, chunk, writing.form, needed, changed) for chunk in until(stop, used)]
+        return chosen, write_shared(job.path, said, writing.form, tars)
     except OtherBytes as error:
         raise OtherBytes(error.names | others(images[place] for place in chosen.places)) from None
 

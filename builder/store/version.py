@@ -18,7 +18,7 @@ from builder.store.manifest import MANIFEST, Manifest, read_manifest
 from builder.store.manifest import REPORT as REPORT
 from builder.store.shards import Sample, SampleRow, ShardRecord, read_samples
 from builder.store.shared.joined import joined_samples
-from builder.store.shared.tars import ImageTars
+from builder.store.shared.tars import IMAGES, ImageTars
 from builder.store.trust import THREADS, Trust, Wrong, memory_of, survey
 from teachers.errors import warn
 
@@ -147,7 +147,10 @@ class Version:
         tars = self.image_tars
         for number, tar in enumerate(record.images, 1):
             if (not only or number in only) and not tars.is_sound(tar, self.trust):
-                raise self._damaged(Wrong(f"{tars.path(tar.name)} is missing, or not the file of its manifest"))
+                raise BuildError(
+                    f"{tars.path(tar.name)} is missing, or not the file of the manifest of {self.ref}: run `tutelage "
+                    f"verify --repair {self.ref}`, or restore it from a copy"
+                )
         return (labels, *(tars.path(tar.name) for tar in record.images))
 
     @property
@@ -160,7 +163,10 @@ class Version:
                 f"{self.folder} holds labels only, and lies in no store with its images: take it from the store it "
                 "was built in, or have it written with `tutelage materialize`"
             )
-        return ImageTars(self.folder.resolve().parents[2])
+        at, home = self.folder.absolute(), self.folder.resolve()
+        if at.name == home.name and at.parent.parent.name == DATASETS and (at.parents[2] / IMAGES).is_dir():
+            return ImageTars(at.parents[2])  # its datasets may be a link to another disk
+        return ImageTars(home.parents[2])
 
     def rows(self, record: ShardRecord) -> list[SampleRow]:
         """What the index says of a shard's samples. Raises BuildError if it cannot be read, or says nothing of it."""

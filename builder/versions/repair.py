@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +23,11 @@ from builder.rules.scores import PoolScores
 from builder.store.files import TEMPORARY, digest, discard, make_folder, sha256_file, sync_folder, write_file
 from builder.store.index import join_index
 from builder.store.manifest import write_manifest
+from builder.store.shards import TarRecord
+from builder.store.shared.tars import ImageTars, Mended
 from builder.store.store import Store
 from builder.store.version import CARD, CHART, CLAIM, DATA, INDEX, LABELS, LEFT_OUT, OVERRIDES, REPORT, Version
+from builder.versions.mending import bad_tars
 
 
 def repair(
@@ -39,19 +42,20 @@ def repair(
     manifest = version.manifest
     with store.in_use(), held(version.folder), _scratch(version) as scratch:
         recalled = recall(version, store)
-        writing = replace(recalled.writing, folder=scratch.folder)
+        bad = bad_tars(version, recalled.writing.labelled.pool, numbers)
+        tars = Mended(version.image_tars, bad, scratch.folder) if manifest.is_shared else None
+        writing = replace(recalled.writing, folder=scratch.folder, tars=tars)
         jobs = [ShardJob(n, range(*chunks), writing) for n, chunks in enumerate(manifest.provenance.plan)]
         labels_bad, index_bad, overrides_bad = (not version.is_intact(name) for name in (LABELS, INDEX, OVERRIDES))
         wanted = jobs if labels_bad or index_bad or overrides_bad else [job for job in jobs if job.number in numbers]
-        _discard_damaged(version, numbers)
         with track("repair", sum(len(job.chunks) for job in wanted)) as advance:
             for job, _ in zip(wanted, run(write_job, wanted, workers), strict=True):
                 advance(len(job.chunks))
         for shard, tar in manifest.tars:
             if int(shard.name[6:12]) in numbers:
                 _put(scratch.data / tar.name, version.data / tar.name, tar.sha256)
-                if lost := [one for one in shard.images if not version.image_tars.is_whole(one)]:
-                    raise _other(version.image_tars.path(lost[0].name))
+        if tars:
+            _put_images(bad.values(), tars, version.image_tars)
         if labels_bad:
             join_labels(scratch.labels, [job.labels for job in jobs])
             _put(scratch.labels, version.labels, manifest.files[LABELS])
@@ -106,13 +110,14 @@ def _repair_report(version: Version, scratch: Version, scores: PoolScores) -> No
     _put(scratch.report, version.report, version.manifest.files[REPORT])
 
 
-def _discard_damaged(version: Version, numbers: Sequence[int]) -> None:
-    """Of these shards, remove the image tars that are not what the manifest says, so that they are written again."""
-    for shard in version.manifest.shards:
-        if int(shard.name[6:12]) in numbers:
-            for tar in shard.images:
-                if not version.image_tars.is_whole(tar):
-                    version.image_tars.remove(tar.name)
+def _put_images(bad: Iterable[TarRecord], mended: Mended, tars: ImageTars) -> None:
+    """Image tars that were written again, and what is said of them."""
+    for tar in bad:
+        new, old = mended.path(tar.name), tars.path(tar.name)
+        if not mended.holds(tar):
+            raise _other(old)
+        _put(new, old, tar.sha256)
+        write_file(old.with_suffix(".json"), new.with_suffix(".json").read_bytes())
 
 
 def _other(path: Path) -> BuildError:

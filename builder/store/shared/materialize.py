@@ -13,18 +13,22 @@ from builder.engine import Track, run, silent, until
 from builder.errors import BuildError
 from builder.store.files import new_file, new_tree
 from builder.store.manifest import FORMAT, Manifest, write_manifest
-from builder.store.shards import ShardRecord, shard_name
+from builder.store.shards import ShardError, ShardRecord, shard_name
 from builder.store.shared.joined import joined_tar, plain_tar
 from builder.store.version import DATA, Version
+
 
 def tar_of(version: Version, record: ShardRecord) -> Iterator[bytes]:
     """The tar of a shard, in pieces, a sample each: joined with its images, if the version shares them. Every member is
     hashed on its way. Raises BuildError, before the mark at the tar's end, for one that is not what the manifest
     says."""
-    if record.labels:
-        yield from joined_tar(version.rows(record), version.samples(record))
-        return
-    yield from plain_tar(version.samples(record))
+    try:
+        if record.labels:
+            yield from joined_tar(version.rows(record), version.samples(record))
+        else:
+            yield from plain_tar(version.samples(record))
+    except ShardError as error:
+        raise BuildError(f"{version.ref} is damaged ({error}): run `tutelage verify --repair {version.ref}`") from None
 
 
 def shard_named(version: Version, name: str) -> ShardRecord:
