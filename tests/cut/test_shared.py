@@ -133,7 +133,7 @@ def test_webdataset_reads_it_through_a_pipe_and_datasets_what_is_materialised(
         data = tar.read_bytes()
         tar.write_bytes(data[:600] + bytes([data[600] ^ 1]) + data[601:])
         try:
-            with pytest.raises(OSError, match="exit 1"):
+            with pytest.raises((OSError, tarfile.ReadError)):  # of the exit status, or of the end, whichever is seen
                 list(webdataset.WebDataset(numbers, shardshuffle=False))
         finally:
             tar.write_bytes(data)
