@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+
+import orjson
 
 from builder.cut.label_table import join_labels
 from builder.cut.recall import recall
@@ -20,14 +22,14 @@ from builder.rules.counting import pool_scores
 from builder.rules.fates import image_keys, settled
 from builder.rules.overrides import dump_overrides
 from builder.rules.scores import PoolScores
+from builder.scan.pool import Pool
 from builder.store.files import TEMPORARY, digest, discard, make_folder, sha256_file, sync_folder, write_file
 from builder.store.index import join_index
 from builder.store.manifest import write_manifest
-from builder.store.shards import TarRecord
+from builder.store.shards import ShardRecord, TarRecord, read_samples
 from builder.store.shared.tars import ImageTars, Mended
 from builder.store.store import Store
 from builder.store.version import CARD, CHART, CLAIM, DATA, INDEX, LABELS, LEFT_OUT, OVERRIDES, REPORT, Version
-from builder.versions.mending import bad_tars
 
 
 def repair(
@@ -42,7 +44,7 @@ def repair(
     manifest = version.manifest
     with store.in_use(), held(version.folder), _scratch(version) as scratch:
         recalled = recall(version, store)
-        bad = bad_tars(version, recalled.writing.labelled.pool, numbers)
+        bad = _bad_tars(version, recalled.writing.labelled.pool, numbers)
         tars = Mended(version.image_tars, bad, scratch.folder) if manifest.is_shared else None
         writing = replace(recalled.writing, folder=scratch.folder, tars=tars)
         jobs = [ShardJob(n, range(*chunks), writing) for n, chunks in enumerate(manifest.provenance.plan)]
@@ -77,6 +79,30 @@ def repair(
         claim, inputs = version.folder / CLAIM, digest(manifest.provenance.inputs.claimed()).encode()
         if claim.is_file() and claim.read_bytes() != inputs:
             write_file(claim, inputs)
+
+
+def _bad_tars(version: Version, pool: Pool, numbers: Sequence[int]) -> dict[str, TarRecord]:
+    """The image tars of these shards that are not what the manifest says, by name. They are written again beside the
+    store's, and proved, before they take their place: what is there may be all that is left of their images. What is
+    said of one that is whole itself is written again here, where its images and labels tell it."""
+    bad: dict[str, TarRecord] = {}
+    for shard in version.manifest.shards:
+        if int(shard.name[6:12]) in numbers:
+            tars = [tar for tar in shard.images if not version.image_tars.is_whole(tar)]
+            how = _reencoded(version, shard) if tars else {}
+            scanned = {i.key: i.sha256 for chunk in pool.chunks(*shard.chunks) for i in chunk.images} if tars else {}
+            bad |= {tar.name: tar for tar in tars if not version.image_tars.say_again(tar, how, scanned)}
+    return bad
+
+
+def _reencoded(version: Version, shard: ShardRecord) -> Mapping[str, str]:
+    """How the images of a shard were re-encoded, by key, where its labels are whole."""
+    if shard.labels:
+        path = version.data / shard.labels.name
+        with suppress(BuildError, OSError, ValueError, LookupError):
+            if sha256_file(path) == shard.labels.sha256:
+                return {s.key: str(orjson.loads(s.read("json"))["reencoded"]) for s in read_samples(path)}
+    return {}
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 
 from builder.cli.build import build
 from builder.cli.hub import COMMANDS
+from builder.cli.versions import verify
 from builder.hub.client import Hub
 from builder.hub.publish import publish
 from builder.store.manifest import Manifest, read_manifest
@@ -43,7 +44,7 @@ from tests.helpers.pools import write_images, write_recipe, write_results
 from tests.helpers.records import changed
 from tests.helpers.sealing import reseal
 
-GROUP = click.Group(commands=[*COMMANDS, build])
+GROUP = click.Group(commands=[*COMMANDS, build, verify])
 REPO = "org/pets"
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's uploads
 
@@ -130,6 +131,23 @@ def test_a_version_is_published_whole_and_once(store: Path, hub: Path) -> None:
     again = json.loads(run("publish", "pets@v1", REPO, "--json", store=store).stdout)
     assert again["state"] == "there" and again["commit"] == done["commit"]
     assert commits(hub) == 2 and len(sent(hub)) == 10
+
+
+def test_a_version_that_shares_its_images_is_published_with_them(made: Path, tmp_path: Path, hub: Path) -> None:
+    """Joined on the way: what arrives is what the same version with its images inside is, but for its recipe."""
+    store = tmp_path / "shared"
+    run("build", made.parent / "recipe.yaml", "--set", "shards.images=shared", "--no-report", store=store)
+    done = json.loads(run("publish", "pets@v1", REPO, "--json", store=store).stdout)
+    there, inside = published_files(hub, "v1"), version_files(made / "datasets/pets/v1")
+    tars = sorted(name for name in inside if name.startswith("data/"))
+    assert (done["id"], len(tars)) == (manifest_of(made).id, 8)
+    for name in (*tars, "labels.parquet", "index.parquet"):
+        assert there[name] == inside[name]
+    assert run("publish", "pets@v1", REPO, "--json", store=store).stdout.count('"there"')
+    run("pull", f"{REPO}@v1", store=tmp_path / "other")
+    pulled = manifest_of(tmp_path / "other")
+    assert not pulled.is_shared and pulled.id == done["id"] and pulled.shards == manifest_of(made).shards
+    run("verify", "pets@v1", store=tmp_path / "other")
 
 
 def test_a_dry_run_lists_and_changes_nothing(store: Path, hub: Path) -> None:
