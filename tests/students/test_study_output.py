@@ -539,6 +539,14 @@ def test_where_pretraining_helps_nowhere_there_is_nothing_to_add_to() -> None:
     assert claim.verdict == "not tested" and "helps nowhere" in claim.why
 
 
+def test_what_a_start_is_worth_is_told_without_the_arm_supervised() -> None:
+    """Longer is training on human labels alone, too."""
+    rows = grid(lambda arm, a, i, f: 0.5 + 0.05 * (i == "imagenet"), inits=("random", "imagenet"), noise=0.001)
+    with_both, without = judged(rows), judged([row for row in rows if row.arm != "supervised"])
+    assert [claim.verdict == "not tested" for claim in with_both] == [c.verdict == "not tested" for c in without]
+    assert without[0].verdict != "not tested" != without[2].verdict
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
 def test_verdicts_do_not_depend_on_the_order_of_rows(seed: int) -> None:

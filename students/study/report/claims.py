@@ -157,10 +157,12 @@ def _less(name: str, cells: Cells, setting: Setting, arm: str, init: str) -> Con
 
 
 def _worth(cells: Cells, init: str, random: str, augment: str, fraction: float) -> Contrast | None:
-    """What a start is worth in supervised training, against random weights."""
-    name = f"{init} - {random}, supervised, {augment}, {share(fraction)}"
-    setting = find(cells, "supervised", augment, init, fraction)
-    return None if setting is None else _less(name, cells, setting, "supervised", random)
+    """What a start is worth in training on human labels alone, against random weights: as long as a student, or, where
+    that was not run, for its teacher's steps as well."""
+    for arm in ("supervised", "longer"):
+        if setting := find(cells, arm, augment, init, fraction):
+            return _less(f"{init} - {random}, {arm}, {augment}, {share(fraction)}", cells, setting, arm, random)
+    return None
 
 
 def _fall(name: str, first: Contrast | None, second: Contrast | None) -> Iterator[Contrast]:
@@ -228,7 +230,7 @@ def _adding(cells: Cells, axes: Axes, starts: Starts) -> Claim:
     why_not = (
         "Pre-training helps nowhere here, so that there is nothing to add to."
         if tried
-        else "It takes a random and a pre-trained start, supervised and with self-training."
+        else "It takes a random and a pre-trained start, supervised or longer, and with self-training."
     )
     more = (
         "Only where the pre-trained start is better by itself: its interval lies above 0, or, below 5 seeds, its mean."

@@ -54,6 +54,9 @@ def gain(cells: Cells, axes: Axes) -> Plot | None:
     drawn = {arm for part in parts for (arm, _), line in part.lines.items() if any(line)}
     if base is None or not drawn:
         return None
+    begun = {init for part in parts for (_, init), line in part.lines.items() if any(line)}
+    axes = replace(axes, inits=type(axes.inits)(init for init in axes.inits if init in begun))
+    parts = [part for part in parts if any(init in begun for _, init in part.lines)]
     told = [WORDS[arm] for arm in arms if arm in WORDS and arm in drawn]
     note = f"Paired differences from {WORDS[base]}. {''.join(f'{words}. ' for words in told)}{NOTE}"
     says = f"{', '.join(arms)}, less {base}, in points of {axes.metric}"

@@ -61,6 +61,12 @@ def test_what_is_drawn(options: dict[str, Any], title: str, there: list[str], ab
     assert ("Ceiling: the pool" in plot.note) == ("ceiling" in words(plot))
 
 
+def test_a_start_of_which_nothing_is_done_has_no_panel() -> None:
+    rows = grid(lambda *_: 0.5, arms=EVERY, inits=["random", "imagenet"])
+    plot = gain(*whole([row for row in rows if row.init == "random" or row.arm == "longer"]))
+    assert plot is not None and "S1, random init" in words(plot) and "S1, imagenet init" not in words(plot)
+
+
 @pytest.mark.parametrize("arms", [["supervised"], ["supervised", "longer"], ["self-training"], ["longer", "joint"]])
 def test_without_a_pair_there_is_no_picture(arms: list[str]) -> None:
     assert drawn(arms=arms) is None
