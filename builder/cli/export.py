@@ -111,10 +111,10 @@ def export(
 @trust_option
 @store_option
 def cat(version: str, shard: str, trust: bool, store_root: str) -> None:
-    """Write a shard of a version, as a plain tar, to the standard output.
+    """Write a shard of a version to the standard output.
 
-    SHARD is its number or name: 12, 000012, train-000012.tar. Readers of WebDataset take it through a pipe, whether
-    VERSION shares its images or not:
+    SHARD is its number or name: 12, 000012, train-000012.tar. It comes as a plain tar, with its images, whether VERSION
+    shares them or not; readers of WebDataset take it through a pipe:
 
     \b
       webdataset.WebDataset("pipe:tutelage cat cells@v2 {000000..000012}")

@@ -156,7 +156,7 @@ def doctor(
     too few steps, a ceiling that true labels do not lift, what half of every batch costs, a teacher that stopped early,
     a selection that filters nothing, keeps nothing, loses classes or is wrong, the ratio of the joint loss,
     overfitting, leaks, too few seeds. Where self-training won, only leaks are faults, and a gain that placebo (the
-    labelled images in the pool's place) has, too. The log of a run's teacher is read where the version says it was, or
+    labelled images in the pool's place) has, too. The log of a run's teacher is read where the version has it from, or
     beside the run. What could not be looked at is listed.
     """
     with sentences():

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from builder.cut.samples import described
+from builder.cut.images import Form, packed
 from builder.scan.dhash import dhash
 from builder.scan.pool import find_pool
 from builder.scan.scanner import scan_pool
@@ -101,11 +101,9 @@ def test_a_pool_of_every_format_is_scanned_and_written_upright(tmp_path: Path) -
     assert pool.count("unreadable") == 0 and len(pool) >= 7 * 8
     for image in pool.images():
         assert (image.width, image.height) == (80, 48), image.name
-        label, data, _ = described(image, "png")
-        assert label["reencoded"] == (
-            "format" if image.format != "png" else "upright" if image.orientation > 1 else "none"
-        )
-        if label["reencoded"] != "none":
+        _, data, _, reencoded = packed(image, Form("png"))
+        assert reencoded == ("format" if image.format != "png" else "upright" if image.orientation > 1 else "none")
+        if reencoded != "none":
             with Image.open(io.BytesIO(data)) as file:  # as any reader sees it
                 assert file.getexif().get(0x0112, 1) == 1
                 assert np.abs(np.asarray(file).astype(int) - upright()).mean() < 4, image.name
