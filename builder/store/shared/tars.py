@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,6 @@ IMAGES = "images"
 """The folder of a store in which they lie."""
 MEMORY = ".checked"
 """In it: which of them were hashed (builder.store.trust)."""
-NAME = re.compile("[0-9a-f]{64}")
 
 
 class Contents(Section):
@@ -83,12 +81,6 @@ class ImageTars:
 
     def path(self, name: str) -> Path:
         return self.folder / name[:2] / f"{name}.tar"
-
-    def names(self) -> Iterator[str]:
-        """Of all that are there, complete or not."""
-        for path in sorted(self.folder.glob("??/*.tar")):
-            if NAME.fullmatch(path.stem):
-                yield path.stem
 
     def find(self, name: str) -> ImageTar | None:
         """The complete tar of this name; its bytes are not read. None where there is none. Raises BuildError for one of
