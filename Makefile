@@ -64,7 +64,7 @@ clean: ## remove caches and the demo's output; keeps .venv, store and runs
 
 $(STAMP): pyproject.toml constraints.txt $(BIN)/uv
 	UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --python .venv --constraint constraints.txt \
-		--editable '.[coco,torch,onnx,transformers,fiftyone,hub,demo]' --group dev
+		--editable '.[coco,torch,onnx,transformers,fiftyone,hub,demo,s3,ray]' --group dev
 	@touch $@
 
 ifneq ($(INTACT),yes)
