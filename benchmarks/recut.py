@@ -1,190 +1,138 @@
-"""Re-cut: a version with changed rules, against `cp` of the old version's bytes.
+"""Re-cut: a version with changed rules, against `cp` of the old version's bytes; and a version as plain tars.
 
-A pool of JPEGs, predictions of about 20 boxes an image (replayed COCO results) and a version `v1` are made first. Each
-round then cuts a version with a threshold not used before; shards are hashed and synced. The peer is `cp -r` of v1's
-folder, with and without syncing what it wrote. Aim: the cut stage takes at most twice the time of `cp` that is synced,
-as ours is. A second row is the whole command `build-pseudo`, with start-up, scan and look-up of what is labelled. A
-third is that with `shards.images: shared`, where only labels are written; aim: at most .4 of `cp` beyond the time that
-the interpreter takes to start (`build-pseudo --help`), and 6 % of its bytes.
+A pool of JPEGs, predictions of 20 boxes an image (replayed COCO results) and a version of each way to hold images are
+made first. Each round then cuts versions with thresholds not used before, whose shards are hashed and synced. The peer
+is `cp -r` of the folder of the version with its images inside, with fsync of what it wrote.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
-import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import yaml
-from _compare import Seconds, in_turns, machine, ratios, scratch, show, timed, verdict
-from PIL import Image
+from _compare import Comparison, Row, Run, Seconds, timed
+from _inputs import write_inputs
 
 from builder.build import Built, build_pseudo
 from builder.cut.basis import Basis
 from builder.cut.version import cut_version
-from builder.engine import worker_count
-from builder.recipe.recipe import Recipe, load_recipe
+from builder.recipe.recipe import load_recipe
 from builder.store.files import sync_folder
+from builder.store.shared.materialize import materialize
 from builder.store.store import Store
+from builder.store.version import Version
 
-CLASSES = ("person", "car", "dog", "cat", "bird")
-SIZE = (640, 480)
-BOXES = 20
-DISTINCT = 200
 PROGRAM = Path(sys.executable).with_name("build-pseudo")
+SHARED = "shards.images=shared"
+BYTES = 50_000
+"""Size of an image, about: the smallest quality that is no smaller."""
 
 
-def jpeg(rng: np.random.Generator, size: int) -> bytes:
-    """A picture of soft shapes with noise on them, of about `size` bytes."""
-    soft = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize(SIZE, Image.Resampling.BICUBIC)
-    noisy = np.asarray(soft, np.float32) + rng.normal(0, 12, (SIZE[1], SIZE[0], 1))
-    image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-    data = b""
-    for quality in range(50, 96, 5):
-        out = io.BytesIO()
-        image.save(out, "JPEG", quality=quality)
-        data = out.getvalue()
-        if len(data) >= size:
-            break
-    return data
-
-
-def write_inputs(folder: Path, images: int, size: int) -> Path:
-    """The pool, COCO results for it, their image list and a recipe, which is returned."""
-    rng = np.random.default_rng(0)
-    pictures = [jpeg(rng, size) for _ in range(min(DISTINCT, images))]
-    (folder / "pool").mkdir()
-    records: list[dict[str, Any]] = []
-    for n in range(images):
-        data, comment = pictures[n % len(pictures)], b"%08d" % n  # a JPEG comment makes each file distinct
-        marked = data[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + data[2:]
-        (folder / "pool" / f"{n:06d}.jpg").write_bytes(marked)
-        corners, sides = rng.uniform(0, 400, (BOXES, 2)).round(2), rng.uniform(8, 80, (BOXES, 2)).round(2)
-        boxes = np.concatenate([corners, sides], axis=1).tolist()
-        labels, scores = rng.integers(0, len(CLASSES), BOXES).tolist(), rng.uniform(0.05, 1, BOXES).tolist()
-        records += (
-            {"image_id": n, "category_id": label, "bbox": box, "score": score}
-            for box, label, score in zip(boxes, labels, scores, strict=True)
-        )
-    listing = {
-        "images": [{"id": n, "file_name": f"{n:06d}.jpg", "width": SIZE[0], "height": SIZE[1]} for n in range(images)],
-        "categories": [{"id": n, "name": name} for n, name in enumerate(CLASSES)],
-    }
-    (folder / "results.json").write_text(json.dumps(records))
-    (folder / "listing.json").write_text(json.dumps(listing))
-    teacher = {"spec": "replay:results.json", "images": "listing.json"}
-    recipe = {"name": "bench", "pool": "pool", "teacher": teacher, "keep": {"score": 0.5, "ignore": 0.3}}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    return folder / "recipe.yaml"
-
-
-def recut(built: Built, recipe: Recipe, store: Store, score: float, workers: int) -> Path:
-    assert built.labelled
-    options = recipe.model_copy(update={"keep": recipe.keep.model_copy(update={"score": score})})
-    basis = Basis(built.pool, store.predictions / built.labelled.predictions, options, recipe.teacher.name)
-    done = cut_version(basis, store, name=recipe.name, workers=workers)
-    assert done.shards_written == len(done.manifest.shards)
-    return done.folder
-
-
-def copy(version: Path, target: Path, *, sync: bool) -> None:
+def copy(version: Path, target: Path) -> None:
     subprocess.run(["cp", "-r", version, target], check=True)
-    for root, _, names in os.walk(target) if sync else ():
+    for root, _, names in os.walk(target):
         for name in names:
             with open(Path(root) / name, "rb") as file:
                 os.fsync(file.fileno())
         sync_folder(Path(root))
 
 
-def newest(root: Path) -> Path:
-    """The folder of the last version in a store; no number is given twice."""
-    return Store(root).versions("bench")[-1]
+def size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def tell(seconds: Mapping[str, Seconds], size: int, written: int) -> None:
-    """The figures. size: bytes of a version with its images inside; written: of one that shares them."""
-    show(seconds, size / 1e6, "MB")
-    ours, command, lean, start, loose, synced = seconds.values()
-    verdict("time of the cut stage over that of cp, both synced", ratios(ours, synced), 2, at_most=True)
-    verdict("time of the whole command over that of cp, both synced", ratios(command, synced), 2, at_most=True)
-    beyond = [whole - other for whole, other in zip(lean, start, strict=True)]
-    verdict(
-        "time of the command with shared images beyond its start over that of cp",
-        ratios(beyond, synced),
-        0.4,
-        at_most=True,
-    )
-    print(f"bytes of the new version over the old one's, images shared: {100 * written / size:.1f} %")
-    print(f"over cp that is not synced: {np.median(ratios(ours, loose)):.2f} (cut stage)")
+class World:
+    """The pool with a version in each of two stores. bytes: of the one with its images inside."""
+
+    def __init__(self, folder: Path, images: int) -> None:
+        self.folder, self.path = folder, write_inputs(folder, images, BYTES)
+        self.inside, self.shared = Store(folder / "inside"), Store(folder / "shared")
+        self.recipe = load_recipe(self.path)
+        self.built: Built = build_pseudo(self.recipe, self.inside, root=folder)
+        build_pseudo(load_recipe(self.path, [SHARED]), self.shared, root=folder)
+        assert self.built.cut and self.built.labelled
+        self.version = self.built.cut.folder
+        self.predictions = self.inside.predictions / self.built.labelled.predictions
+        self.bytes = size_of(self.version)
+        self.written: list[float] = []
+        """Bytes of each re-cut that shares its images."""
+        self.scores = (0.5 + n / 1000 for n in count(1))  # each one new to the store
+
+    def cut(self) -> float:
+        keep = self.recipe.keep.model_copy(update={"score": next(self.scores)})
+        recipe = self.recipe.model_copy(update={"keep": keep})
+
+        def work() -> None:
+            basis = Basis(self.built.pool, self.predictions, recipe, recipe.teacher.name)
+            done = cut_version(basis, self.inside, name=recipe.name)
+            assert done.shards_written == len(done.manifest.shards)
+
+        seconds = timed(work, self.folder, self.bytes)
+        shutil.rmtree(self.inside.versions("bench")[-1])
+        return seconds
+
+    def command(self, store: Store, *more: str) -> float:
+        command: list[str | Path] = [PROGRAM, self.path, "--set", f"keep.score={next(self.scores)}", *more]
+        command += ["--store", store.root]
+        seconds = timed(lambda: subprocess.run(command, check=True, capture_output=True), self.folder, self.bytes)
+        made = store.versions("bench")[-1]
+        if store is self.shared:
+            self.written.append(size_of(made))
+        shutil.rmtree(made)
+        return seconds
+
+    def start(self) -> float:
+        return timed(lambda: subprocess.run([PROGRAM, "--help"], check=True, capture_output=True))
+
+    def copied(self) -> float:
+        seconds = timed(lambda: copy(self.version, self.folder / "copy"), self.folder, self.bytes)
+        shutil.rmtree(self.folder / "copy")
+        return seconds
+
+    def materialized(self, store: Store) -> float:
+        version = Version.open(store.versions("bench")[0])
+        seconds = timed(lambda: materialize(version, self.folder / "plain"), self.folder, self.bytes)
+        shutil.rmtree(self.folder / "plain")
+        return seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--bytes", type=int, default=50_000, help="size of an image, about")
-    parser.add_argument("--workers", type=int, default=worker_count(), help="threads that cut")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", help="where the scratch folder goes (default: the system's)")
-    options = parser.parse_args()
-    with scratch(options.folder) as name:
-        folder, store = Path(name), Store(Path(name) / "store")
-        path = write_inputs(folder, options.images, options.bytes)
-        recipe = load_recipe(path)
-        built = build_pseudo(recipe, store, root=folder, workers=options.workers)
-        assert built.cut
-        version, shards = built.cut.folder, built.cut.manifest.shards
-        size = sum(file.stat().st_size for file in version.rglob("*") if file.is_file())
-        scores = (0.5 + n / 1000 for n in count(1))  # each one new to the store
-
-        def run_cut() -> float:
-            seconds = timed(lambda: recut(built, recipe, store, next(scores), options.workers), folder, size)
-            shutil.rmtree(newest(store.root))
-            return seconds
-
-        shared = load_recipe(path, ["shards.images=shared"])
-        build_pseudo(shared, Store(folder / "shared"), root=folder, workers=options.workers)
-        written: list[int] = []
-
-        def run_command(root: Path, *more: str) -> float:
-            command: list[str | Path] = [PROGRAM, path, "--set", f"keep.score={next(scores)}", *more]
-            command += ["--workers", str(options.workers), "--store", root]
-            seconds = timed(lambda: subprocess.run(command, check=True, capture_output=True), folder, size)
-            made = newest(root)
-            written.append(sum(file.stat().st_size for file in made.rglob("*") if file.is_file()))
-            shutil.rmtree(made)
-            return seconds
-
-        def run_start() -> float:
-            return timed(lambda: subprocess.run([PROGRAM, "--help"], check=True, capture_output=True))
-
-        def run_copy(sync: bool) -> float:
-            seconds = timed(lambda: copy(version, folder / "copy", sync=sync), folder, size)
-            shutil.rmtree(folder / "copy")
-            return seconds
-
-        print(
-            f"recut.py: {options.images} images, {size / 1e6:.0f} MB in {len(shards)} shards, "
-            f"{options.workers} workers; {machine()}\n"
+def compare(run: Run) -> Iterator[Comparison]:
+    images = run.of(20_000, 100)
+    with run.scratch() as folder:
+        world = World(Path(folder), images)
+        seconds = run.turns(
+            {
+                "cut": world.cut,
+                "inside": lambda: world.command(world.inside),
+                "shared": lambda: world.command(world.shared, "--set", SHARED),
+                "start": world.start,
+                "cp": world.copied,
+                "plain": lambda: world.materialized(world.shared),
+            }
         )
-        works = {
-            "Tutelage cut (SHA-256, fsync)": run_cut,
-            "build-pseudo, whole command": lambda: run_command(store.root),
-            "build-pseudo, images shared": lambda: run_command(folder / "shared", "--set", "shards.images=shared"),
-            "build-pseudo --help": run_start,
-            "cp -r": lambda: run_copy(sync=False),
-            "cp -r, fsync": lambda: run_copy(sync=True),
-        }
-        seconds = in_turns(works, options.repeats)
-    tell(seconds, size, min(written))
+        size, written = world.bytes / 1e6, [number / 1e6 for number in world.written]
+    peer, of = "cp -r, fsync", f"{images:,} images, {size:,.0f} MB"
+
+    def line(work: str, ours: Seconds, aim: float) -> Comparison:
+        return Comparison(f"{work}: {of}", ours, peer, seconds["cp"], aim, at_most=True, amount=size, of="MB")
+
+    beyond = [whole - start for whole, start in zip(seconds["shared"], seconds["start"], strict=True)]
+    yield line("re-cut, images shared: the command beyond the interpreter's start", beyond, 0.4)
+    yield Comparison("bytes that it writes", written, "of the full version", (size,), 0.06, at_most=True, unit="MB")
+    yield line("re-cut, images inside: the whole command", seconds["inside"], 2)
+    yield line("re-cut, images inside: the cut stage", seconds["cut"], 1.5)
+    yield line("materialise a version that shares its images", seconds["plain"], 1.5)
 
 
-if __name__ == "__main__":
-    main()
+ROW = Row(
+    "recut",
+    "another threshold, in both ways to hold images, and materialising",
+    "shared: .4 of the time of cp and fsync beyond the interpreter's start, 6 % of its bytes; inside: 2 times for the "
+    "command, 1.5 times for the cut; materialise 1.5 times",
+    compare,
+)

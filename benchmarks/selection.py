@@ -1,37 +1,45 @@
 """Rules over a million images: what they decide about 20 million stored objects, counted by reason, in one pass.
 
-    python benchmarks/selection.py [--images 1000000] [--boxes 20] [--json-images 20000]
-
-The peer keeps its predictions as COCO results and reads them again for each threshold (json, then orjson); it runs in
-the same process over fewer images, and its time is scaled to all. Times of one machine do not compare with another's:
-the ratio does.
+The peers of the plain score: COCO results read again for each threshold by Python's json (on fewer images, in the same
+process, scaled to all), and one SQL query of DuckDB's and one of Polars' over the same Parquet files, which count
+classes above the threshold and below, and no states, reasons or samples.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import resource
-import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+from _compare import Comparison, Row, Run, beside, timed
+from _peers import seconds_of
 
 from builder.evidence.thresholds import Evidence, solve
 from builder.label.predictions import write_chunk
 from builder.rules.counting import pool_scores
 from builder.rules.keep import Keep
 from builder.rules.labelled import LabelledPool, tally
-from builder.rules.reasons import REASONS
 from builder.scan.pool import SCHEMA, Chunk, ChunkFacts, Pool
 from teachers.base import Detections
 
 CHUNK, CLASSES = 512, tuple(f"class {n}" for n in range(80))
 NUMBERS = {"orientation": 1, "width": 640, "height": 480, "offset": 0, "bytes": 50_000, "mtime_ns": 0}
+RULES: dict[str, dict[str, Any]] = {
+    "score": {"score": 0.5},
+    "score, where: area > 400": {"score": 0.5, "where": "area > 400"},
+    "score, nms: 0.6": {"score": 0.5, "nms": 0.6},
+    "mixture": {"mixture": {}},
+}
+LIMITS: dict[str, float] = {"score, nms: 0.6": 10, "mixture": 10}
+"""Seconds that these may take of 20 million objects."""
+BOXES = 20
 
 
 def chunk_table(first: int, count: int, number: int) -> pa.Table:
@@ -67,69 +75,87 @@ def detections(rng: np.random.Generator, boxes: int) -> Detections:
     return Detections(np.hstack([corner, corner + size]).astype(np.float32), scores.astype(np.float32).copy(), labels)
 
 
-def peer(folder: Path, pool: Pool, predictions: Path, images: int, library: str) -> float:
-    """Seconds of reading COCO results again and keeping what is above the threshold, counted by class."""
-    labelled, path = LabelledPool(pool, predictions, CLASSES, Keep.default()), folder / "results.json"
+def decide(pool: Pool, predictions: Path, keep: Keep) -> int:
+    """Ours: every object of the pool by reason."""
+    labelled = LabelledPool(pool, predictions, CLASSES, keep)
+    scores = pool_scores(labelled) if keep.rule == "mixture" else None
+    thresholds = solve(keep, Evidence(CLASSES, 0.0, scores=scores))
+    return int(tally(labelled, thresholds, np.ones(len(CLASSES), bool)).reasons.sum())
+
+
+def write_results(path: Path, pool: Pool, predictions: Path, images: int) -> None:
+    """Predictions of the pool's first images as COCO results."""
+    labelled = LabelledPool(pool, predictions, CLASSES, Keep.default())
     objects, _ = labelled.load(list(pool.chunks(0, -(-images // CHUNK))))
-    rows = zip(
-        objects.image.tolist(), objects.label.tolist(), objects.score.tolist(), objects.boxes.tolist(), strict=True
-    )
-    path.write_bytes(orjson.dumps([{"image_id": i, "category_id": c, "score": s, "bbox": b} for i, c, s, b in rows]))
+    columns = (column.tolist() for column in (objects.image, objects.label, objects.score, objects.boxes))
+    rows = ({"image_id": i, "category_id": c, "score": s, "bbox": b} for i, c, s, b in zip(*columns, strict=True))
+    path.write_bytes(orjson.dumps(list(rows)))
+
+
+def reload(path: Path, times: float) -> float:
+    """Seconds of reading COCO results again and counting by class what is above the threshold, so many times."""
     start = time.perf_counter()
-    found = json.loads(path.read_bytes()) if library == "json" else orjson.loads(path.read_bytes())
     counts: dict[tuple[int, str], int] = {}
-    for row in found:
+    for row in json.loads(path.read_bytes()):
         key = row["category_id"], "kept" if row["score"] >= 0.5 else "ignore_band" if row["score"] >= 0.3 else "below"
         counts[key] = counts.get(key, 0) + 1
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) * times
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=1_000_000)
-    parser.add_argument("--boxes", type=int, default=20)
-    parser.add_argument("--json-images", type=int, default=20_480)
-    parser.add_argument("--workers", type=int, default=2)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+def by_hand(predictions: Path) -> None:
+    import duckdb
+
+    duckdb.sql(
+        "SELECT label, CASE WHEN score >= 0.5 THEN 'kept' WHEN score >= 0.3 THEN 'ignored' ELSE 'below' END AS fate, "
+        f"count(*) FROM read_parquet('{predictions}/*/objects.parquet') GROUP BY ALL"
+    ).fetchall()
+
+
+def compare(run: Run) -> Iterator[Comparison]:
+    images = run.of(1_000_000, 2_048)
+    few = min(20_480, images)
+    with run.scratch() as name:
         folder = Path(name)
-        start = time.perf_counter()
-        pool, predictions = make(folder, options.images, options.boxes)
-        print(
-            f"made {options.images} images x {options.boxes} objects in {time.perf_counter() - start:.0f} s", flush=True
+        pool, predictions = make(folder, images, BOXES)
+        write_results(folder / "results.json", pool, predictions, few)
+        keeps = {name: Keep.model_validate(rule) for name, rule in RULES.items()}
+        works = {name: partial(timed, partial(decide, pool, predictions, keep)) for name, keep in keeps.items()}
+        works |= {
+            "JSON reload and Python, scaled": lambda: reload(folder / "results.json", images / few),
+            "DuckDB by hand": lambda: timed(lambda: by_hand(predictions)),
+            "Polars by hand": lambda: seconds_of("select_polars", predictions),
+        }
+        assert decide(pool, predictions, keeps["score"]) == images * BOXES
+        seconds = run.turns(works, 3)
+    objects = images * BOXES / 1e6
+    of = f": {objects:g} M objects, 80 classes"
+    for name in RULES:
+        peer = "JSON reload and Python, scaled"
+        yield Comparison(
+            name + of,
+            seconds[name],
+            peer,
+            seconds[peer],
+            60 if name == "score" else None,
+            amount=objects,
+            of="M objects",
         )
-        shared = np.ones(len(CLASSES), bool)
-        for text in (
-            "score: 0.5",
-            "score: 0.5, min_size: 16",
-            "mixture: {}",
-            "score: 0.5, where: area > 400",
-            "score: 0.5, nms: 0.6",
-        ):
-            keep = Keep.model_validate(dict(parse(text)))
-            labelled = LabelledPool(pool, predictions, CLASSES, keep)
-            start = time.perf_counter()
-            scores = pool_scores(labelled, options.workers) if keep.rule == "mixture" else None
-            counted = tally(labelled, solve(keep, Evidence(CLASSES, 0.0, scores=scores)), shared, options.workers)
-            seconds = time.perf_counter() - start
-            reasons = {reason: int(n) for reason, n in zip(REASONS, counted.reasons, strict=True) if n}
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-            total = int(counted.reasons.sum())
-            print(
-                f"{text}: {seconds:.1f} s, {total / seconds / 1e6:.1f} M objects/s, peak {peak:.2f} GB, {reasons}",
-                flush=True,
-            )
-        for library in ("json", "orjson"):
-            few = min(options.json_images, options.images)
-            seconds = peer(folder, pool, predictions, few, library) * options.images / few
-            print(f"peer, COCO results by {library}, scaled from {few} images: {seconds:.0f} s", flush=True)
+        if name in LIMITS:
+            yield Comparison(name + of, seconds[name], aim=LIMITS[name], at_most=True, amount=objects, of="M objects")
+    yield from beside(
+        "score" + of,
+        seconds,
+        {"DuckDB by hand": 1.3, "Polars by hand": 1.3},
+        at_most=True,
+        amount=objects,
+        of="M objects",
+    )
 
 
-def parse(text: str) -> dict[str, object]:
-    import yaml
-
-    return yaml.safe_load("{" + text + "}")
-
-
-if __name__ == "__main__":
-    main()
+ROW = Row(
+    "select",
+    "what rules decide of 20 million stored objects",
+    "score 60 times JSON and Python, and within 1.3 times DuckDB or Polars by hand; nms and mixture 10 s",
+    compare,
+    ("duckdb", "polars", "pyarrow", "numpy"),
+)

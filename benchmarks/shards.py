@@ -1,46 +1,25 @@
-"""Writing shards: `builder.store.shards.write_shard`, with its SHA-256 and fsync, against `webdataset.ShardWriter`.
+"""Writing shards: `builder.store.shards.write_shard`, with its SHA-256 and fsync, against other writers and the disk.
 
-One process each, the same samples from memory, the same number of shards. Aim: 5 times the peer's rate. Beside them
-stand the peer with what ours does in addition (SHA-256 of each shard, fsync), the standard library's `tarfile`, and the
-limits: the same bytes written raw, with and without fsync, and hashed once.
+One process each, the same samples from memory, shards of the same number of samples (or bytes). The peers neither hash
+the whole file nor sync it; once `webdataset.ShardWriter` does. The limits are the same bytes written raw and synced,
+and hashed once by one thread: nothing that does both can be faster than the slower of them.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import io
 import os
-import random
 import shutil
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from statistics import median
 
-import orjson
-import webdataset
-from _compare import in_turns, machine, ratios, scratch, show, timed, verdict
+from _compare import Comparison, Row, Run, beside, timed
+from _inputs import Samples, bytes_of, make_samples
+from _peers import seconds_of
 
-from builder.store.shards import write_shard
-
-Samples = Sequence[tuple[str, bytes, bytes]]
-"""Key, image and label JSON of each."""
-
-
-def make_samples(count: int, size: int) -> Samples:
-    """`count` samples of `size` bytes, give or take 40 %, and labels of 20 boxes. The images overlap in one block of
-    random bytes that no processor's cache holds."""
-    rng = random.Random(0)
-    block = rng.randbytes(256_000_000)
-    samples = []
-    for n in range(count):
-        boxes = [[round(rng.uniform(0, 600), 3) for _ in range(4)] for _ in range(20)]
-        label = {"objects": {"bbox": boxes, "category": [1] * 20, "score": [0.5] * 20}}
-        start, length = rng.randrange(len(block) - 2 * size), int(size * rng.uniform(0.6, 1.4))
-        samples.append((f"folder/image_{n:06d}-0123456789ab", block[start : start + length], orjson.dumps(label)))
-    return samples
+BYTES = 50_000
+"""Mean size of an image."""
 
 
 def shards_of(samples: Samples, count: int) -> Iterator[tuple[int, Samples]]:
@@ -48,11 +27,15 @@ def shards_of(samples: Samples, count: int) -> Iterator[tuple[int, Samples]]:
 
 
 def ours(folder: Path, samples: Samples, count: int) -> None:
+    from builder.store.shards import write_shard
+
     for number, part in shards_of(samples, count):
         write_shard(folder / f"{number:06d}.tar", ((k, [("jpg", i), ("json", j)]) for k, i, j in part))
 
 
 def shard_writer(folder: Path, samples: Samples, count: int) -> None:
+    import webdataset
+
     with webdataset.ShardWriter(str(folder / "%06d.tar"), maxcount=count, maxsize=1e12, verbose=0) as writer:
         for key, image, label in samples:
             writer.write({"__key__": key, "jpg": image, "json": label})
@@ -66,25 +49,14 @@ def shard_writer_hashed_and_synced(folder: Path, samples: Samples, count: int) -
             os.fsync(file.fileno())
 
 
-def standard_library(folder: Path, samples: Samples, count: int) -> None:
-    for number, part in shards_of(samples, count):
-        with tarfile.open(folder / f"{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-            for key, image, label in part:
-                for extension, contents in (("jpg", image), ("json", label)):
-                    member = tarfile.TarInfo(f"{key}.{extension}")
-                    member.size = len(contents)
-                    tar.addfile(member, io.BytesIO(contents))
-
-
-def raw(folder: Path, samples: Samples, count: int, *, sync: bool) -> None:
+def raw(folder: Path, samples: Samples, count: int) -> None:
     for number, part in shards_of(samples, count):
         with open(folder / f"{number:06d}.bin", "wb", buffering=4 << 20) as file:
             for _, image, label in part:
                 file.write(image)
                 file.write(label)
             file.flush()
-            if sync:
-                os.fsync(file.fileno())
+            os.fsync(file.fileno())
 
 
 def hashed(folder: Path, samples: Samples, count: int) -> None:
@@ -95,46 +67,52 @@ def hashed(folder: Path, samples: Samples, count: int) -> None:
             digest.update(label)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--bytes", type=int, default=50_000, help="mean size of an image")
-    parser.add_argument("--per-shard", type=int, default=5_000, help="samples in a shard")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", help="where the scratch folder goes (default: the system's)")
-    options = parser.parse_args()
-
-    samples = make_samples(options.images, options.bytes)
-    total = sum(len(image) + len(label) for _, image, label in samples)
-    print(f"shards.py: {len(samples)} samples, {total / 1e6:.0f} MB, {options.per_shard} in a shard; {machine()}\n")
+def compare(run: Run) -> Iterator[Comparison]:
+    images, count = run.of(20_000, 200), run.of(5_000, 50)
+    samples = make_samples(images, BYTES)
+    total = bytes_of(samples)
     writers: dict[str, Callable[[Path, Samples, int], None]] = {
-        "Tutelage (SHA-256, fsync)": ours,
-        "webdataset.ShardWriter": shard_writer,
+        "Tutelage": ours,
+        "webdataset ShardWriter": shard_writer,
         "ShardWriter, then SHA-256 and fsync": shard_writer_hashed_and_synced,
-        "tarfile": standard_library,
-        "limit: raw bytes": partial(raw, sync=False),
-        "limit: raw bytes, fsync": partial(raw, sync=True),
-        "limit: SHA-256 alone, one thread": hashed,
+        "raw bytes, fsync": raw,
+        "SHA-256, one thread": hashed,
     }
-    with scratch(options.folder) as folder:
+    with run.scratch() as folder:
+        target = Path(folder) / "out"
+        for name, write in writers.items():  # what is imported at the first use
+            (Path(folder) / name).mkdir()
+            write(Path(folder) / name, samples[:2], 2)
 
-        def run(write: Callable[[Path, Samples, int], None]) -> float:
-            target = Path(folder) / "out"
+        def here(write: Callable[[Path, Samples, int], None]) -> float:
             target.mkdir()
-            seconds = timed(lambda: write(target, samples, options.per_shard), target, total)
+            seconds = timed(lambda: write(target, samples, count), target, total)
             shutil.rmtree(target)
             return seconds
 
-        seconds = in_turns({name: partial(run, write) for name, write in writers.items()}, options.repeats)
-    show(seconds, total / 1e6, "MB")
-    mine, plain, same = (seconds[name] for name in list(writers)[:3])
-    verdict("times the rate of webdataset.ShardWriter", ratios(plain, mine), 5, at_most=False)
-    print(f"With the same service, SHA-256 and fsync, it is {median(ratios(same, mine)):.2f} times the peer's rate.")
-    floor = max(median(seconds[name]) for name in list(writers)[-2:])
-    print(
-        f"Nothing that hashes and syncs these bytes can be more than {median(plain) / floor:.2f} times the peer here."
-    )
+        def there(writer: str) -> float:
+            target.mkdir()
+            seconds = seconds_of(writer, target, images, BYTES, count)
+            shutil.rmtree(target)
+            return seconds
+
+        works = {name: partial(here, write) for name, write in writers.items()}
+        works |= {"LitData BinaryWriter": partial(there, "write_litdata")}
+        works |= {"MosaicML MDSWriter": partial(there, "write_mosaic")}
+        seconds = run.turns(works)
+    slower = [max(pair) for pair in zip(seconds["raw bytes, fsync"], seconds["SHA-256, one thread"], strict=True)]
+    seconds["the slower of both"] = slower
+    aims: dict[str, float | None] = dict.fromkeys(seconds, None)
+    del aims["Tutelage"]
+    aims |= {"webdataset ShardWriter": 1, "LitData BinaryWriter": 1, "MosaicML MDSWriter": 1, "the slower of both": 0.9}
+    work = f"{images:,} samples of images and labels, {total / 1e6:,.0f} MB"
+    yield from beside(work, seconds, aims, amount=total / 1e6, of="MB")
 
 
-if __name__ == "__main__":
-    main()
+ROW = Row(
+    "write",
+    "writing shards from memory, one process, with SHA-256 and fsync",
+    "ahead of each writer; at least .9 of the slower of a raw synced write and SHA-256",
+    compare,
+    ("webdataset", "litdata", "mosaicml-streaming"),
+)
