@@ -17,6 +17,7 @@ from builder.evidence.on_truth import check_independent
 from builder.label.labeller import Labeller
 from builder.label.labelling import Labelled, check_failures, check_labelled, label_pools
 from builder.label.load import load_labeller
+from builder.label.profile import Profile
 from builder.recipe.recipe import Recipe
 from builder.scan.pool import Pool
 from builder.store.store import Store, check_store
@@ -47,13 +48,13 @@ def build_pseudo(
     allow_code: bool = False,
     message: str = "",
     track: Track = silent,
+    profile: Profile | None = None,
 ) -> Built:
     """Scan, label, cut: every stage of a recipe that is not already done.
 
     Args:
         recipe: as written.
-        store: gets the pool, the predictions and the version.
-        root: the folder that the recipe's paths are relative to.
+        store, root: gets pool, predictions and version; the folder that the recipe's paths are relative to.
         only: stop after scan or label; `cut` refuses to call the teacher.
         retry_failures: label chunks with images that could not be read once more.
         workers: threads; None for one a core. No result depends on it.
@@ -62,7 +63,7 @@ def build_pseudo(
             `keep.precision` cannot certify hold most of the labelled objects.
         allow_code: see teachers.load_teacher.
         message: what the version is for, in the store's history.
-        track: reports progress.
+        track, profile: report progress, and where the time of labelling goes.
 
     Returns:
         What was done: `.pool`, `.labelled` and `.cut`, the version with its `folder` and `manifest`.
@@ -79,10 +80,10 @@ def build_pseudo(
         if only == "scan":
             return Built(pool)
         references = _references(recipe, rooted, store, workers, track)
-        labeller = load_labeller(rooted.teacher, workers, allow_code, recipe.images.reading)
+        labeller = load_labeller(rooted.teacher, workers, allow_code, recipe.images.reading, profile)
         if rooted.truth:
             references["truth"] = with_outlines(references["truth"], rooted.truth, labeller.description["kind"])
-        labelled = _label(pool, references, labeller, store, recipe, only, retry_failures, track)
+        labelled = _label(pool, references, labeller, store, recipe, only, retry_failures, track, profile)
         if only == "label":
             return Built(pool, labelled)
         cut = cut_version(
@@ -119,12 +120,13 @@ def _label(
     only: Stage | None,
     retry_failures: bool,
     track: Track,
+    profile: Profile | None,
 ) -> Labelled:
     """What was labelled of the pool; the labelled sets that are evidence are labelled, too."""
     pools = [pool, *(references[name].pool for name in EVIDENCE if name in references)]
     if only == "cut":
         check_labelled(pools, labeller, store, retry_failures)
-    labelled, *evidence = label_pools(pools, labeller, store, recipe.teacher, retry_failures, track)
+    labelled, *evidence = label_pools(pools, labeller, store, recipe.teacher, retry_failures, track, profile)
     check_failures(labelled, recipe.max_failure_rate)
     for labels in evidence:
         check_failures(labels, recipe.max_failure_rate, "labelled images")

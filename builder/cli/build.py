@@ -13,12 +13,21 @@ from builder.cli.options import (
     message_option,
     no_alarm_option,
     open_store,
+    profile_option,
     sentences,
     store_option,
     workers_option,
 )
 from builder.cli.output import bar, emit
-from builder.cli.show import build_text, describe_built, describe_label, foreseen_text, pool_text
+from builder.cli.show import (
+    build_text,
+    describe_built,
+    describe_label,
+    foreseen_text,
+    pool_text,
+    profile_value,
+    show_profile,
+)
 
 
 @click.command()
@@ -116,6 +125,7 @@ def scan(
     help="Exit with 1 if a larger share of the images is unreadable.",
 )
 @click.option("--retry-failures", is_flag=True, help="Label chunks with unreadable images again.")
+@profile_option
 @store_option
 @workers_option
 @json_option
@@ -131,6 +141,7 @@ def label(
     no_alarm: bool,
     max_failure_rate: float,
     retry_failures: bool,
+    profile: bool,
     store_root: str,
     workers: int | None,
     as_json: bool,
@@ -141,8 +152,10 @@ def label(
     POOL is an id prefix or a scanned source. Chunks that are labelled already are skipped.
     """
     with sentences():
+        from builder.engine import worker_count
         from builder.label.labelling import check_failures, count_pending, label_pool
         from builder.label.load import load_labeller
+        from builder.label.profile import Profile
         from builder.recipe.recipe import parse_images, parse_teacher
         from builder.scan.pool import find_pool
 
@@ -150,16 +163,17 @@ def label(
         store = open_store(store_root)
         scanned = find_pool(store, pool)
         section = parse_teacher(spec, (f"floor={floor}", *overrides)).without_alarm(no_alarm)
-        labeller = load_labeller(section, workers, allow_code, reading)
+        measured = Profile(worker_count(workers)) if profile else None
+        labeller = load_labeller(section, workers, allow_code, reading, measured)
         if dry_run:
             pending = count_pending(scanned, labeller, store, retry_failures)
             text = f"{pending.images} images in {pending.chunks} chunks would be labelled; nothing written"
             emit(as_json, vars(pending), text)
             return
-        done = label_pool(
-            scanned, labeller, store, spec=spec, license=section.license, retry_failures=retry_failures, track=bar
-        )
-        emit(as_json, vars(done), describe_label(done))
+        named, again = {"spec": spec, "license": section.license}, retry_failures
+        done = label_pool(scanned, labeller, store, **named, retry_failures=again, track=bar, profile=measured)
+        emit(as_json, vars(done) | profile_value(measured), describe_label(done))
+        show_profile(measured)
         check_failures(done, max_failure_rate)
 
 
@@ -189,6 +203,7 @@ def label(
 @click.option("--report/--no-report", default=True, show_default=True, help="Write report/index.html into the version.")
 @allow_code_option
 @no_alarm_option
+@profile_option
 @message_option
 @store_option
 @workers_option
@@ -208,6 +223,7 @@ def build(
     report: bool,
     allow_code: bool,
     no_alarm: bool,
+    profile: bool,
     message: str,
     store_root: str,
     workers: int | None,
@@ -221,6 +237,8 @@ def build(
     """
     with sentences():
         from builder.build import build_pseudo
+        from builder.engine import worker_count
+        from builder.label.profile import Profile
         from builder.recipe.recipe import load_recipe
 
         extra = [f"pool.limit={limit}"] if limit else []
@@ -233,6 +251,7 @@ def build(
             seen = foresee(loaded, open_store(store_root), root=recipe.parent, workers=workers, allow_code=allow_code)
             emit(as_json, {"recipe": loaded.model_dump(mode="json"), **vars(seen)}, foreseen_text(loaded.name, seen))
             return
+        measured = Profile(worker_count(workers)) if profile else None
         built = build_pseudo(
             loaded,
             open_store(store_root),
@@ -246,5 +265,7 @@ def build(
             allow_code=allow_code,
             message=message,
             track=bar,
+            profile=measured,
         )
-        emit(as_json, describe_built(built), build_text(built))
+        emit(as_json, describe_built(built) | profile_value(measured), build_text(built))
+        show_profile(measured)

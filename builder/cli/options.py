@@ -181,6 +181,9 @@ workers_option = click.option(
     "--workers", type=click.IntRange(1), default=None, help="Threads that read, decode and write.  [default: all cores]"
 )
 
+profile_option = click.option(
+    "--profile", is_flag=True, help="Print where the time of labelling went: reading, decoding, model, writing."
+)
 no_alarm_option = click.option(
     "--no-alarm", is_flag=True, help="Go on where the teacher's first predictions look wrong."
 )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from builder.build import Built
     from builder.foresee import Foresight
     from builder.label.labelling import Labelled
+    from builder.label.profile import Profile
     from builder.store.manifest import Manifest
     from builder.store.version import Version
 
@@ -73,6 +74,26 @@ def describe_label(done: Labelled) -> str:
         else f"nothing to do: all {done.images} images are labelled already"
     )
     return rows(("predictions", done.predictions), ("labelled", did), ("unreadable", done.failed))
+
+
+def profile_value(profile: Profile | None) -> dict[str, Any]:
+    """What --json has of a profile, if there is one."""
+    return {"profile": profile.describe()} if profile else {}
+
+
+def show_profile(profile: Profile | None) -> None:
+    """Where the time of labelling went, on stderr."""
+    from builder.label.profile import AHEAD
+
+    if profile is None:
+        return
+    value, ahead = profile.describe(), f"of {profile.workers} threads"
+    say(f"{value['images']} images in {value['seconds']:.1f} s, {value['images_per_second']:.1f} images/s", err=True)
+    for part, took in value["parts"].items():
+        rate = f"{value['images'] / took['seconds']:10.0f}/s" if took["seconds"] else ""
+        note = f"  {ahead}" if part in AHEAD else ""
+        say(f"{part:<13}{took['seconds']:8.1f} s{took['share']:7.1%}{rate:>13}{note}", err=True)
+    say(value["reading"], err=True)
 
 
 def foreseen_text(name: str, seen: Foresight) -> str:

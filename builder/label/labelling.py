@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +21,9 @@ from builder.label.meta import write_meta
 from builder.label.model import ModelLabeller
 from builder.label.predictions import MAX_ERRORS, UNLISTED, FailedImage, Failure, read_failures, write_chunk
 from builder.label.predictions import REMOVED as REMOVED_STATUS
+from builder.label.profile import Clock, Profile, untimed
 from builder.label.section import TeacherSection
+from builder.label.writer import Writer
 from builder.scan.pool import OK, REMOVED, UNREADABLE, Chunk, Pool, PoolImage, find_pool, pointers, read_pool
 from builder.store.files import discard, locked
 from builder.store.store import Store, check_store
@@ -62,6 +66,7 @@ def label_pool(
     license: str = "unknown",
     retry_failures: bool = False,
     track: Track = silent,
+    profile: Profile | None = None,
 ) -> Labelled:
     """Label every chunk of a pool that has no predictions of this teacher yet, and store them raw.
 
@@ -73,6 +78,7 @@ def label_pool(
         license: of the teacher's weights.
         retry_failures: label chunks with images that could not be read again.
         track: shows how far it is (builder.engine.Track).
+        profile: gets the seconds of checking, writing and the whole; the labeller's own has the other parts.
 
     Returns:
         What is labelled now, and which images could not be read.
@@ -93,7 +99,11 @@ def label_pool(
             {"spec": spec, "license": license} | {k: dict(getattr(labeller, k)) for k in ("description", "runtime")},
         )
         pending = _pending(pool, of_pool, folder, retry_failures)
-        labelled = _label(pool, pending, labeller, of_pool, folder, track) if pending else 0
+        with profile.whole() if profile else nullcontext():
+            clock = profile.part if profile else untimed
+            labelled = _label(pool, pending, labeller, of_pool, folder, track, clock) if pending else 0
+        if profile:
+            profile.images += labelled
         failures = _failures(pool, folder)
         first_failures = tuple(islice(failures, MAX_ERRORS))
         failed = len(first_failures) + sum(1 for _ in failures)
@@ -102,23 +112,40 @@ def label_pool(
 
 
 def _label(
-    pool: Pool, pending: Sequence[int], labeller: Labeller, of_pool: PoolLabeller, folder: Path, track: Track
+    pool: Pool,
+    pending: Sequence[int],
+    labeller: Labeller,
+    of_pool: PoolLabeller,
+    folder: Path,
+    track: Track,
+    clock: Clock,
 ) -> int:
-    """Label these chunks; the number of images in them."""
-    labelled, kept = 0, 0
-    with track("label", sum(pool.index[number].images for number in pending)) as advance:
-        try:
-            for chunk, results in zip(pool.pick(pending), of_pool.results(pool.pick(pending), advance), strict=True):
-                _check(results, chunk, labeller)
-                if labeller.alarm and not labelled:
-                    check_plausible(chunk.images, results, labeller.description)
-                discard(folder / chunk.digest)
-                write_chunk(folder / chunk.digest, chunk, results)
-                labelled, kept = labelled + sum(image.state != REMOVED for image in chunk.images), kept + 1
-        except KeyboardInterrupt as stop:
-            stop.add_note(f"{kept} of {len(pending)} chunks were labelled and are kept")
-            raise
+    """Label these chunks, each written while the next is labelled; the number of images in them."""
+    labelled, writer = 0, Writer()
+    try:
+        with track("label", sum(pool.index[number].images for number in pending)) as advance, writer:
+
+            def advanced(images: int) -> None:
+                writer.check()
+                advance(images)
+
+            for chunk, results in zip(pool.pick(pending), of_pool.results(pool.pick(pending), advanced), strict=True):
+                with clock("check"):
+                    _check(results, chunk, labeller)
+                    if labeller.alarm and not labelled:
+                        check_plausible(chunk.images, results, labeller.description)
+                writer.put(partial(_write, folder / chunk.digest, chunk, results, clock))
+                labelled += sum(image.state != REMOVED for image in chunk.images)
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"{writer.done} of {len(pending)} chunks were labelled and are kept")
+        raise
     return labelled
+
+
+def _write(folder: Path, chunk: Chunk, results: Sequence[Result], clock: Clock) -> None:
+    with clock("write"):
+        discard(folder)
+        write_chunk(folder, chunk, results)
 
 
 def label_pools(
@@ -128,12 +155,12 @@ def label_pools(
     teacher: TeacherSection,
     retry_failures: bool = False,
     track: Track = silent,
+    profile: Profile | None = None,
 ) -> list[Labelled]:
     """`label_pool` of each of these pools; teacher: as the recipe names it."""
-    name, license = teacher.name, teacher.license
+    again, named = retry_failures, {"spec": teacher.name, "license": teacher.license}
     return [
-        label_pool(pool, labeller, store, spec=name, license=license, retry_failures=retry_failures, track=track)
-        for pool in pools
+        label_pool(pool, labeller, store, **named, retry_failures=again, track=track, profile=profile) for pool in pools
     ]
 
 

@@ -7,25 +7,30 @@ from pathlib import Path
 from builder.errors import BuildError
 from builder.label.labeller import Labeller
 from builder.label.model import ModelLabeller
+from builder.label.profile import Profile, untimed
 from builder.label.section import TeacherSection
 from teachers.base import OF_BOXES, Teacher
 from teachers.depth import PLAIN, Reading
 
 
 def load_labeller(
-    teacher: TeacherSection, workers: int | None = None, allow_code: bool = False, reading: Reading = PLAIN
+    teacher: TeacherSection,
+    workers: int | None = None,
+    allow_code: bool = False,
+    reading: Reading = PLAIN,
+    profile: Profile | None = None,
 ) -> Labeller:
     """The model or the replay that a teacher section names. allow_code: see load_teacher. reading: how the bytes of
-    images become the pixels that it sees."""
+    images become the pixels that it sees. profile: gets the seconds that its parts take."""
     family, _, argument = (teacher.spec or "").partition(":")
     if family == "replay" and argument:
         from builder.label.replay.replay import Replay
 
         images = Path(teacher.images) if teacher.images else None
-        return Replay(Path(argument), images, teacher.options, workers, reading)
+        return Replay(Path(argument), images, teacher.options, workers, reading, profile.part if profile else untimed)
     if teacher.images is not None:
         raise BuildError(f"teacher.images = {teacher.images!r} is for replay: teachers only: remove it")
-    return ModelLabeller(load_model(teacher, allow_code), workers, teacher.alarm, reading)
+    return ModelLabeller(load_model(teacher, allow_code), workers, teacher.alarm, reading, profile)
 
 
 def load_model(teacher: TeacherSection, allow_code: bool = False) -> Teacher:

@@ -18,8 +18,9 @@ from teachers.from_onnx.decoders import make_decoder
 from teachers.from_onnx.families import check_scale, complete
 from teachers.from_onnx.pixels import OnnxClassifier, OnnxSegmenter, draw_masks, image_in_plane
 from teachers.from_onnx.reading import locate, read_spec
-from teachers.from_onnx.session import Loaded, Network
+from teachers.from_onnx.session import Loaded, Network, Ran
 from teachers.from_onnx.spec import ClassifierSpec, DetectorSpec, SegmenterSpec, SegSpec
+from teachers.stages import Stages
 
 
 def load_onnx(path: str | Path, options: TeacherOptions) -> Teacher:
@@ -78,30 +79,32 @@ class OnnxDetector:
             "max_detections": options.max_detections,
         }
         self.runtime: Mapping[str, Any] = loaded.runtime
+        self.stages = Stages(loaded.prepare, loaded.run, self._finish, pixels=loaded.pixels)
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """See Teacher.predict."""
-        if not images:
-            return []
+        return self._loaded.in_batches(images, self._finish)
+
+    def _finish(self, ran: Sequence[Ran]) -> list[Detections]:
         parts: list[Candidates] = []
         planes: list[tuple[np.ndarray, np.ndarray]] = []
-        first = 0
-        for batch, outputs, geometry in self._loaded.run(images):
+        shapes: list[tuple[int, ...]] = []
+        for batch in ran:
             # of any type of number: whole ones would run over in arithmetic
-            outputs = [output.astype(np.float32, copy=False) for output in outputs]
-            parts.append(self._candidates(outputs, geometry, first))
-            planes += zip(outputs[1], geometry, strict=False) if self._instances else ()
-            first += len(batch)
+            outputs = [output.astype(np.float32, copy=False) for output in batch.outputs]
+            parts.append(self._candidates(outputs, batch.geometry, len(shapes)))
+            planes += zip(outputs[1], batch.geometry, strict=False) if self._instances else ()
+            shapes += batch.shapes
         columns = [np.concatenate(column) for column in zip(*parts, strict=True) if column[0] is not None]
         image, boxes, scores, labels = columns[:4]
         keep = np.ones(len(image), bool)
         if self._nms_iou is not None:
             keep = nms(boxes, scores, image * len(self.classes) + labels, self._nms_iou)
-        cuts = np.searchsorted(image[keep], np.arange(1, len(images)))
+        cuts = np.searchsorted(image[keep], np.arange(1, len(shapes)))
         split = zip(*(np.split(column[keep], cuts) for column in columns[1:]), strict=True)
         return [
-            self._detections(pixels.shape, Candidates(image, *candidates), planes[n] if planes else None)
-            for n, (pixels, candidates) in enumerate(zip(images, split, strict=True))
+            self._detections(shape, Candidates(image, *candidates), planes[n] if planes else None)
+            for n, (shape, candidates) in enumerate(zip(shapes, split, strict=True))
         ]
 
     def _candidates(self, outputs: list[np.ndarray], geometry: np.ndarray, first: int) -> Candidates:

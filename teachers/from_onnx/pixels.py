@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from PIL import Image
 from teachers import masks
 from teachers.base import VOID, ClassProbabilities, SemanticMap, TeacherError, TeacherOptions
 from teachers.from_onnx.arrays import misfit, sigmoid, softmax
-from teachers.from_onnx.session import Loaded
+from teachers.from_onnx.session import Loaded, Ran
 from teachers.from_onnx.spec import ClassifierSpec, SegmenterSpec
+from teachers.stages import Stages
 
 NO_BOXES = ("floor", "nms_iou", "top_k", "max_detections")
 """Options that mean something only where there are boxes."""
@@ -32,20 +34,24 @@ class OnnxClassifier:
         self._loaded, self._activation = loaded, spec.activation
         self.description: Mapping[str, Any] = {"kind": "classification", **loaded.description, "floor": 0.0}
         self.runtime: Mapping[str, Any] = loaded.runtime
+        self.stages = Stages(loaded.prepare, loaded.run, self._finish, pixels=loaded.pixels)
 
     def predict(self, images: Sequence[np.ndarray]) -> list[ClassProbabilities]:
         """See Teacher.predict."""
+        return self._loaded.in_batches(images, self._finish)
+
+    def _finish(self, ran: Sequence[Ran]) -> list[ClassProbabilities]:
         predictions: list[ClassProbabilities] = []
         position = self._loaded.position
-        for batch, outputs, _ in self._loaded.run(images):
+        for shapes, outputs, _ in ran:
             if (
                 len(outputs) != 1
                 or not outputs[0].ndim
                 or outputs[0].size != len(outputs[0]) * len(position)
-                or len(outputs[0]) < len(batch)
+                or len(outputs[0]) < len(shapes)
             ):
                 raise misfit("classifier", f"one output (B, {len(position)}), one number a class", outputs)
-            values = outputs[0].reshape(-1, len(position))[: len(batch)].astype(np.float32)
+            values = outputs[0].reshape(-1, len(position))[: len(shapes)].astype(np.float32)
             probabilities = _activate(values, self._activation)[:, position >= 0]
             predictions += [ClassProbabilities(row) for row in probabilities]
         return predictions
@@ -68,27 +74,32 @@ class OnnxSegmenter:
         self._label[: len(loaded.position)] = np.where(loaded.position < 0, VOID, loaded.position)
         self.description: Mapping[str, Any] = {"kind": "semantic", **loaded.description, "floor": 0.0}
         self.runtime: Mapping[str, Any] = loaded.runtime
+        self.stages = Stages(loaded.prepare, loaded.run, self._finish, pixels=loaded.pixels)
 
     def predict(self, images: Sequence[np.ndarray]) -> list[SemanticMap]:
         """See Teacher.predict."""
-        if self._spec.activation == "ids":
-            return self._each(images, self._map_of_ids)
-        return self._each(images, self._map)
+        return self._loaded.in_batches(images, self._finish)
 
     def predict_probabilities(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The probability of each class at each pixel of each image: float32 (C, H, W), of the upright image."""
         if self._spec.activation != "ids":
-            return self._each(images, self._probabilities)
+            return self._loaded.in_batches(images, partial(self._each, self._probabilities))
         classes = np.arange(len(self.classes), dtype=np.uint8)[:, None, None]
-        return self._each(images, lambda *place: (self._map_of_ids(*place).labels == classes).astype(np.float32))
 
-    def _each(self, images: Sequence[np.ndarray], reduce: Callable[..., Any]) -> list[Any]:
+        def of_ids(*place: Any) -> np.ndarray:
+            return (self._map_of_ids(*place).labels == classes).astype(np.float32)
+
+        return self._loaded.in_batches(images, partial(self._each, of_ids))
+
+    def _finish(self, ran: Sequence[Ran]) -> list[SemanticMap]:
+        return self._each(self._map_of_ids if self._spec.activation == "ids" else self._map, ran)
+
+    def _each(self, reduce: Callable[..., Any], ran: Sequence[Ran]) -> list[Any]:
         """`reduce(planes, box, height, width)` of each image: its output, and where in it the image lies."""
         results: list[Any] = []
-        for batch, outputs, geometry in self._loaded.run(images):
-            planes = self._planes(outputs, len(batch))
-            for image, plane, place in zip(batch, planes, geometry, strict=True):
-                height, width = image.shape[:2]
+        for shapes, outputs, geometry in ran:
+            planes = self._planes(outputs, len(shapes))
+            for (height, width, _), plane, place in zip(shapes, planes, geometry, strict=True):
                 box = image_in_plane(plane.shape[1:], self._loaded.input.size, place, height, width)
                 results.append(reduce(plane, box, height, width))
         return results

@@ -6,12 +6,12 @@ import hashlib
 import mmap
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import onnxruntime as ort
@@ -44,6 +44,7 @@ LARGEST_IMAGE = 3 * 4096 * 4096
 """Numbers of an image as the input of a model."""
 LARGEST_BATCH = 1 << 29
 """Numbers of a batch: 2 GiB."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,24 @@ class Network:
         )
 
 
+class Fitted(NamedTuple):
+    """An image as a model takes it. tensor: float32 (1, …); geometry: (1, 4), see InputSpec.prepare; shape: of the
+    image, (H, W, 3)."""
+
+    tensor: np.ndarray
+    geometry: np.ndarray
+    shape: tuple[int, ...]
+
+
+class Ran(NamedTuple):
+    """What a model gave for a batch. shapes: of the images, (H, W, 3) each; outputs: of at least so many images;
+    geometry: (B, 4)."""
+
+    shapes: list[tuple[int, ...]]
+    outputs: list[np.ndarray]
+    geometry: np.ndarray
+
+
 class Loaded:
     """A model and what its YAML file says, whatever its kind. position: of each output among the classes, or -1."""
 
@@ -200,15 +219,39 @@ class Loaded:
             self.description["class_outputs"] = np.flatnonzero(self.position >= 0).tolist()
         self.runtime = {"license": spec.license, **self.network.runtime}
 
-    def run(self, images: Sequence[np.ndarray]) -> Iterator[tuple[Sequence[np.ndarray], list[np.ndarray], np.ndarray]]:
-        """Batch by batch: the images, the model's outputs and each image's geometry (InputSpec.prepare)."""
+    @property
+    def pixels(self) -> int:
+        """See Stages.pixels."""
+        return 4 * self.input.size[0] * self.input.size[1]  # float32
+
+    def prepare(self, image: np.ndarray) -> Fitted:
+        """An image as the model takes it."""
+        tensor, geometry = self.input.prepare([image], 1)
+        return Fitted(tensor, geometry, image.shape)
+
+    def run(self, fitted: Sequence[Fitted]) -> list[Ran]:
+        """What the model gives for images, batch by batch."""
         fixed = self.network.signature.batch
-        size = fixed or self.batch_size
-        for first in range(0, len(images), size):
-            batch = images[first : first + size]
+        size, ran = fixed or self.batch_size, []
+        for first in range(0, len(fitted), size):
+            batch = fitted[first : first + size]
             self.network.check_size(fixed or len(batch), self.input.size)
-            tensor, geometry = self.input.prepare(batch, fixed or len(batch))
-            yield batch, self.network.run(tensor, self.input, self._outputs), geometry
+            tensors = [image.tensor for image in batch]
+            if fixed and len(batch) < fixed:
+                tensors.append(self.input.prepare([], fixed - len(batch))[0])
+            tensor = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
+            outputs = self.network.run(tensor, self.input, self._outputs)
+            ran.append(Ran([image.shape for image in batch], outputs, np.concatenate([i.geometry for i in batch])))
+        return ran
+
+    def in_batches(
+        self, images: Sequence[np.ndarray], read: Callable[[Sequence[Ran]], Sequence[Result]]
+    ) -> list[Result]:
+        """`read` of any number of images, of which one batch at a time is in memory."""
+        size, results = self.network.signature.batch or self.batch_size, list[Result]()
+        for first in range(0, len(images), size):
+            results += read(self.run([self.prepare(image) for image in images[first : first + size]]))
+        return results
 
 
 def _open(model: Path, options: TeacherOptions) -> ort.InferenceSession:

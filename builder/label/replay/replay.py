@@ -12,6 +12,7 @@ from builder.kinds import kind_of
 from builder.label.labeller import Result
 from builder.label.model import decode_ahead, described
 from builder.label.predictions import UNLISTED, Failure
+from builder.label.profile import Clock, untimed
 from builder.label.replay.formats import read_stored
 from builder.label.replay.match import Matcher, identity
 from builder.label.replay.stored import Stored
@@ -43,12 +44,13 @@ class Replay:
         options: TeacherOptions,
         workers: int | None = None,
         reading: Reading = PLAIN,
+        clock: Clock = untimed,
     ) -> None:
         options.refuse("replay", *NO_MODEL, "task", "prompts")
         self._stored = stored = read_stored(results, images, options)
         self.classes = stored.classes
         self._matcher = Matcher(stored)
-        self._workers, self._reading = worker_count(workers), reading
+        self._workers, self._reading, self._clock = worker_count(workers), reading, clock
         description = {
             "kind": stored.kind,
             "family": "replay",
@@ -67,17 +69,17 @@ class Replay:
 
     def among(self, images: Iterable[PoolImage]) -> PoolReplay:
         """Of these images, which need not be scanned: their names, paths and sizes tell. Raises BuildError as `of`."""
-        return PoolReplay(self._stored, self._matcher.match(images), self._workers, self._reading)
+        return PoolReplay(self._stored, self._matcher.match(images), self._workers, self._reading, self._clock)
 
 
 class PoolReplay:
     """A replay for some images. listed: what tells each that is listed (builder.label.replay.match.identity) -> its
     name there."""
 
-    def __init__(self, stored: Stored, listed: Mapping[str, str], workers: int, reading: Reading) -> None:
+    def __init__(self, stored: Stored, listed: Mapping[str, str], workers: int, reading: Reading, clock: Clock) -> None:
         self._stored = stored
         self._listed = listed
-        self._workers, self._reading = workers, reading
+        self._workers, self._reading, self._clock = workers, reading, clock
         known = set(listed.values()) if stored.guesses else set()
         strange = [name for name in stored.sizes if name not in known] if stored.guesses or not listed else []
         names = f", which names {brief(repr(stored.spelt.get(strange[0], strange[0])))}" if strange else ""
@@ -89,7 +91,9 @@ class PoolReplay:
         return listed is not None and self._stored.sizes[listed] in (None, (image.width, image.height))
 
     def results(self, chunks: Iterable[Chunk], advance: Advance) -> Iterator[list[Result]]:
-        for chunk, decoded in decode_ahead(chunks, self._workers, AHEAD, self._reading):
+        for chunk, decoded in decode_ahead(
+            chunks, self._workers, AHEAD, self._reading, lambda pixels: pixels, clock=self._clock
+        ):
             pairs = zip(chunk.images, decoded, strict=True)
             yield [pixels if isinstance(pixels, Failure) else self.answer(image) for image, pixels in pairs]
             advance(len(chunk))
