@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from builder.cluster import Cluster
 from builder.cut.basis import Basis, overrides_in_force
 from builder.cut.parent import find_parent
 from builder.cut.version import Cut, cut_version
@@ -49,6 +50,7 @@ def build_pseudo(
     message: str = "",
     track: Track = silent,
     profile: Profile | None = None,
+    cluster: Cluster | None = None,
 ) -> Built:
     """Scan, label, cut: every stage of a recipe that is not already done.
 
@@ -59,28 +61,27 @@ def build_pseudo(
         retry_failures: label chunks with images that could not be read once more.
         workers: threads; None for one a core. No result depends on it.
         report: write the report page into the version.
-        allow_empty, allow_partial: write a version also where the rules keep nothing, or where the classes that
-            `keep.precision` cannot certify hold most of the labelled objects.
+        allow_empty, allow_partial: also where nothing is kept, or most labelled objects' classes are not certified.
         allow_code: see teachers.load_teacher.
         message: what the version is for, in the store's history.
         track, profile: report progress, and where the time of labelling goes.
+        cluster: whose nodes scan and label (`with Cluster("host:6379") as cluster`); None for this machine alone.
 
     Returns:
         What was done: `.pool`, `.labelled` and `.cut`, the version with its `folder` and `manifest`.
 
     Raises:
         BuildError: the recipe does not fit, too many images are unreadable, a gate failed, or nothing would be kept.
-        TypeError: for a path in place of a recipe or a store.
         TeacherError: the teacher failed. Finished chunks and shards stay for the next call.
     """
     _check(recipe, store, only)
     with store.in_use():
         rooted = recipe.rooted(Path(root))
-        pool = rooted.pool.scan(store, workers=workers, track=track)
+        pool = rooted.pool.scan(store, workers=workers, track=track, cluster=cluster)
         if only == "scan":
             return Built(pool)
         references = _references(recipe, rooted, store, workers, track)
-        labeller = load_labeller(rooted.teacher, workers, allow_code, recipe.images.reading, profile)
+        labeller = load_labeller(rooted.teacher, workers, allow_code, recipe.images.reading, profile, cluster)
         if rooted.truth:
             references["truth"] = with_outlines(references["truth"], rooted.truth, labeller.description["kind"])
         labelled = _label(pool, references, labeller, store, recipe, only, retry_failures, track, profile)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from builder.build import build_pseudo as build_pseudo
+    from builder.cluster import Cluster as Cluster
     from builder.cut.basis import Basis as Basis
     from builder.cut.recall import recut as recut
     from builder.cut.version import cut_version as cut_version
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Basis": "builder.cut.basis",
+    "Cluster": "builder.cluster",
     "JointBatches": "students.data.loader",
     "JointLoss": "students.train.losses",
     "LabelOptions": "builder.truth.options",

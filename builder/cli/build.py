@@ -8,7 +8,10 @@ from typing import Literal
 import click
 
 from builder.cli.options import (
+    address_option,
     allow_code_option,
+    cluster_of,
+    engine_option,
     json_option,
     message_option,
     no_alarm_option,
@@ -40,6 +43,8 @@ from builder.cli.show import (
 @click.option("--max-pixels", type=click.IntRange(1), help="Do not read images with more pixels (default 89478485).")
 @store_option
 @workers_option
+@engine_option
+@address_option
 @json_option
 @click.option("--dry-run", is_flag=True, help="Only count the images that would be scanned.")
 def scan(
@@ -50,6 +55,8 @@ def scan(
     max_pixels: int | None,
     store_root: str,
     workers: int | None,
+    engine: str,
+    address: str | None,
     as_json: bool,
     dry_run: bool,
 ) -> None:
@@ -72,16 +79,18 @@ def scan(
             text += f"\npassed over {passed_over_text(others)}" if others else ""
             emit(as_json, {"images": count, "bytes": size, "passed_over": others}, text)
             return
-        pool = scan_pool(
-            source,
-            open_store(store_root),
-            images=images,
-            limit=limit,
-            member=member,
-            max_pixels=max_pixels or MAX_PIXELS,
-            workers=workers,
-            track=bar,
-        )
+        with cluster_of(engine, address) as cluster:
+            pool = scan_pool(
+                source,
+                open_store(store_root),
+                images=images,
+                limit=limit,
+                member=member,
+                max_pixels=max_pixels or MAX_PIXELS,
+                workers=workers,
+                track=bar,
+                cluster=cluster,
+            )
         emit(as_json, value := describe(pool), pool_text(value))
 
 
@@ -128,6 +137,8 @@ def scan(
 @profile_option
 @store_option
 @workers_option
+@engine_option
+@address_option
 @json_option
 @click.option("--dry-run", is_flag=True, help="Only count the images that would be labelled.")
 def label(
@@ -144,6 +155,8 @@ def label(
     profile: bool,
     store_root: str,
     workers: int | None,
+    engine: str,
+    address: str | None,
     as_json: bool,
     dry_run: bool,
 ) -> None:
@@ -164,14 +177,15 @@ def label(
         scanned = find_pool(store, pool)
         section = parse_teacher(spec, (f"floor={floor}", *overrides)).without_alarm(no_alarm)
         measured = Profile(worker_count(workers)) if profile else None
-        labeller = load_labeller(section, workers, allow_code, reading, measured)
-        if dry_run:
-            pending = count_pending(scanned, labeller, store, retry_failures)
-            text = f"{pending.images} images in {pending.chunks} chunks would be labelled; nothing written"
-            emit(as_json, vars(pending), text)
-            return
-        named, again = {"spec": spec, "license": section.license}, retry_failures
-        done = label_pool(scanned, labeller, store, **named, retry_failures=again, track=bar, profile=measured)
+        with cluster_of(engine, address, dry_run) as cluster:
+            labeller = load_labeller(section, workers, allow_code, reading, measured, cluster)
+            if dry_run:
+                pending = count_pending(scanned, labeller, store, retry_failures)
+                text = f"{pending.images} images in {pending.chunks} chunks would be labelled; nothing written"
+                emit(as_json, vars(pending), text)
+                return
+            named, again = {"spec": spec, "license": section.license}, retry_failures
+            done = label_pool(scanned, labeller, store, **named, retry_failures=again, track=bar, profile=measured)
         emit(as_json, vars(done) | profile_value(measured), describe_label(done))
         show_profile(measured)
         check_failures(done, max_failure_rate)
@@ -207,6 +221,8 @@ def label(
 @message_option
 @store_option
 @workers_option
+@engine_option
+@address_option
 @json_option
 @click.option(
     "--dry-run", is_flag=True, help="Look at pool, labels and teacher, and estimate time and disk; write nothing."
@@ -227,6 +243,8 @@ def build(
     message: str,
     store_root: str,
     workers: int | None,
+    engine: str,
+    address: str | None,
     as_json: bool,
     dry_run: bool,
 ) -> None:
@@ -252,20 +270,22 @@ def build(
             emit(as_json, {"recipe": loaded.model_dump(mode="json"), **vars(seen)}, foreseen_text(loaded.name, seen))
             return
         measured = Profile(worker_count(workers)) if profile else None
-        built = build_pseudo(
-            loaded,
-            open_store(store_root),
-            root=recipe.parent,
-            only=only,
-            retry_failures=retry_failures,
-            workers=workers,
-            report=report,
-            allow_empty=allow_empty,
-            allow_partial=allow_partial,
-            allow_code=allow_code,
-            message=message,
-            track=bar,
-            profile=measured,
-        )
+        with cluster_of(engine, address) as cluster:
+            built = build_pseudo(
+                loaded,
+                open_store(store_root),
+                root=recipe.parent,
+                only=only,
+                retry_failures=retry_failures,
+                workers=workers,
+                report=report,
+                allow_empty=allow_empty,
+                allow_partial=allow_partial,
+                allow_code=allow_code,
+                message=message,
+                track=bar,
+                profile=measured,
+                cluster=cluster,
+            )
         emit(as_json, describe_built(built) | profile_value(measured), build_text(built))
         show_profile(measured)

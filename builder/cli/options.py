@@ -8,7 +8,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from threading import current_thread, main_thread
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ from builder.cli.output import say
 from builder.words import visible
 
 if TYPE_CHECKING:
+    from builder.cluster import Cluster
     from builder.store.store import Store
 
 
@@ -39,6 +40,7 @@ EXTRAS = dict.fromkeys(("torch", "torchvision", "timm", "accelerate", "safetenso
     "fiftyone": "fiftyone",
     "bson": "fiftyone",
     "pymongo": "fiftyone",
+    "ray": "ray",
 }
 """Import name -> the extra of this package that brings it."""
 
@@ -180,6 +182,33 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 workers_option = click.option(
     "--workers", type=click.IntRange(1), default=None, help="Threads that read, decode and write.  [default: all cores]"
 )
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="This machine's cores, or the nodes of a Ray cluster; the result is the same.",
+)
+address_option = click.option(
+    "--address", help="Of the Ray cluster, such as head:6379.  [default: Ray on this machine alone]"
+)
+
+
+@contextmanager
+def cluster_of(engine: str, address: str | None, dry_run: bool = False) -> Iterator[Cluster | None]:
+    """The cluster that --engine and --address name, for as long as the block lasts; None for this machine's cores, and
+    where nothing is done. Ray prints what befalls nodes, log and all, on stdout, where results belong: in the block
+    that leads to nowhere."""
+    from builder.cluster import Cluster
+
+    if engine == "local" and address is not None:
+        raise click.UsageError(f"--address {address} is of a Ray cluster: add --engine ray")
+    if engine == "local" or dry_run:
+        yield None
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), Cluster(address) as cluster:
+        yield cluster
+
 
 profile_option = click.option(
     "--profile", is_flag=True, help="Print where the time of labelling went: reading, decoding, model, writing."

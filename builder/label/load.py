@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+from builder.cluster import Cluster
 from builder.errors import BuildError
+from builder.label.cluster import ClusterLabeller
 from builder.label.labeller import Labeller
 from builder.label.model import ModelLabeller
 from builder.label.profile import Profile, untimed
@@ -19,9 +22,11 @@ def load_labeller(
     allow_code: bool = False,
     reading: Reading = PLAIN,
     profile: Profile | None = None,
+    cluster: Cluster | None = None,
 ) -> Labeller:
     """The model or the replay that a teacher section names. allow_code: see load_teacher. reading: how the bytes of
-    images become the pixels that it sees. profile: gets the seconds that its parts take."""
+    images become the pixels that it sees. profile: gets the seconds that its parts take. cluster: whose nodes hold the
+    model; a replay, which has none, reads here. Raises BuildError for a profile of a cluster."""
     family, _, argument = (teacher.spec or "").partition(":")
     if family == "replay" and argument:
         from builder.label.replay.replay import Replay
@@ -30,6 +35,17 @@ def load_labeller(
         return Replay(Path(argument), images, teacher.options, workers, reading, profile.part if profile else untimed)
     if teacher.images is not None:
         raise BuildError(f"teacher.images = {teacher.images!r} is for replay: teachers only: remove it")
+    if cluster is not None and profile is not None:
+        raise BuildError("a profile is of this machine alone: take it with --engine local")
+    if cluster is not None:
+        here = teacher.rooted(Path.cwd())  # a node's working directory is another
+        return ClusterLabeller(cluster, partial(_on_model, here, workers, allow_code, reading), reading)
+    return _on_model(teacher, workers, allow_code, reading, profile)
+
+
+def _on_model(
+    teacher: TeacherSection, workers: int | None, allow_code: bool, reading: Reading, profile: Profile | None = None
+) -> ModelLabeller:
     return ModelLabeller(load_model(teacher, allow_code), workers, teacher.alarm, reading, profile)
 
 

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from builder.cluster import Cluster
 from builder.engine import Track, silent
 from builder.errors import BuildError
 from builder.evidence.gates import Gates
@@ -47,7 +48,9 @@ class PoolOptions(Section):
     chunk: Annotated[int, Field(ge=1, le=2**20)] = 512
     license: str = "unknown"
 
-    def scan(self, store: Store, *, workers: int | None = None, track: Track = silent) -> Pool:
+    def scan(
+        self, store: Store, *, workers: int | None = None, track: Track = silent, cluster: Cluster | None = None
+    ) -> Pool:
         """The pool, scanned. Raises BuildError as scan_pool does."""
         images = Path(self.images) if self.images else None
         return scan_pool(
@@ -60,6 +63,7 @@ class PoolOptions(Section):
             chunk_size=self.chunk,
             workers=workers,
             track=track,
+            cluster=cluster,
         )
 
     def foresee(self, store: Store, first: int = 0) -> Foreseen:

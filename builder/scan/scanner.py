@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
@@ -20,9 +20,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from builder.cluster import Cluster
 from builder.engine import Track, in_order, silent, worker_count
 from builder.errors import BuildError
-from builder.scan.census import Census, Row
+from builder.scan.census import ENTRY, Census, Row
 from builder.scan.dhash import look
 from builder.scan.entries import Entry, Listing, passed_over_text, read_entry
 from builder.scan.pool import (
@@ -48,6 +49,8 @@ from builder.store.sums import new_summed_file
 from teachers.images import ImageError, check_pixels, read_header
 from teachers.limits import MAX_BYTES, MAX_PIXELS, MAX_SIDE
 
+GROUP = 64
+"""Images that a process of a cluster reads at a time."""
 READER = 1
 """Raised when images are read in another way than by an older scan."""
 
@@ -63,6 +66,7 @@ def scan_pool(
     chunk_size: int = CHUNK_SIZE,
     workers: int | None = None,
     track: Track = silent,
+    cluster: Cluster | None = None,
 ) -> Pool:
     """Read a source of images into the store's pools. Files that have not changed since the last scan are not read.
 
@@ -78,6 +82,7 @@ def scan_pool(
         chunk_size: images in a new chunk.
         workers: threads that read; all cores by default. They change nothing in the pool.
         track: shows how far it is (builder.engine.Track).
+        cluster: whose nodes read the images, in place of this machine's threads; they change nothing in the pool.
 
     Returns:
         The pool. Its id is a hash of the images and their order.
@@ -101,6 +106,7 @@ def scan_pool(
         chunk_size=chunk_size,
         workers=workers,
         track=track,
+        cluster=cluster,
     )
 
 
@@ -116,6 +122,7 @@ def scan_entries(
     chunk_size: int = CHUNK_SIZE,
     workers: int | None = None,
     track: Track = silent,
+    cluster: Cluster | None = None,
 ) -> Pool:
     """`scan` of the images that someone listed. `pointer_key`: JSON values that name the listing, so that the next scan
     with an equal key builds on this one; `source`: what to call it in messages; `passed_over`: what the listing counts
@@ -133,7 +140,7 @@ def scan_entries(
         before, damaged = _before(store, pointer, census)
         with track("scan", total) as advance:
             advance(census.known())
-            for row in in_order(partial(_row, max_pixels), census.unread(), threads, 4 * threads):
+            for row in _read(partial(_row, max_pixels), census.unread(), threads, cluster):
                 census.add([row])
                 advance(1)
         if before and (before.source, before.passed_over) == (source, others) and census.is_unchanged():
@@ -241,6 +248,24 @@ def _before(store: Store, pointer: Path, census: Census) -> tuple[Pool | None, s
 def _rows(table: pa.Table) -> Iterator[Row]:
     none = [None] * table.num_rows
     return zip(*(table[name].to_pylist() if name in table.column_names else none for name in COLUMNS), strict=True)
+
+
+def _read(
+    read: Callable[[Entry], Row], entries: Iterable[Entry], threads: int, cluster: Cluster | None
+) -> Iterator[Row]:
+    """The rows of these entries, in order. Raises BuildError where a node of the cluster cannot read what can be read
+    here."""
+    if cluster is None:
+        yield from in_order(read, entries, threads, 4 * threads)
+        return
+    for row in cluster.map(read, entries, GROUP):
+        facts = dict(zip(COLUMNS, row, strict=True))
+        if facts["state"] == UNREADABLE and read(Entry(*(facts[name] for name in ENTRY))) != row:
+            raise BuildError(
+                f"a node of the cluster could not read {facts['uri']} ({facts['error']}), which can be read here: put "
+                "the images where every node sees them under the same path, or into an object store"
+            )
+        yield row
 
 
 def _row(max_pixels: int, entry: Entry) -> Row:
