@@ -6,6 +6,8 @@ import browse
 import checking
 import duplicates
 import fusion
+import labelling
+import loading
 import matching
 import reading
 import recut
@@ -15,7 +17,7 @@ import shards
 import sharing
 
 ROWS = (
-    *(shards.ROW, recut.ROW, sharing.ROW, reading.ROW),
+    *(shards.ROW, recut.ROW, sharing.ROW, reading.ROW, labelling.ROW, loading.ROW),
     *(selection.ROW, matching.ROW, fusion.ROW, duplicates.ROW),
     *(checking.ROW, browse.ROW, scale.ROW),
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,11 +25,14 @@ from teachers.base import (
     TeacherOptions,
 )
 from teachers.from_torchvision.detectors import paste_masks
+from teachers.from_torchvision.weights import laid_out, on_device, pixels_of, settle
 from teachers.networks.checkpoints import load_checkpoint
 from teachers.networks.config import Arch, NetworkConfig, kind_of
 from teachers.networks.parts import SquareTransform
+from teachers.stages import Stages
 
 FAMILY = "a checkpoint, which brings its own weights, classes and size"
+_END = object()
 
 
 class CheckpointTeacher:
@@ -73,12 +77,14 @@ class CheckpointTeacher:
         self._floor, self._dtype = options.floor, getattr(torch, options.dtype)
         try:
             self._device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            self._network = network.to(self._device)
+            self._network = laid_out(network, self._device, self._dtype)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).partition("\n")[0]
             raise TeacherError(f"device {options.device!r} cannot be used ({reason}): write cpu or cuda") from error
         if self._dtype == torch.float16 and self._device.type != "cuda":
             raise TeacherError(f"dtype float16 needs a GPU, but the device is {self._device}: write bfloat16")
+        see = partial(pixels_of, device=self._device)
+        self.stages = Stages(see, self._run, self._finish, partial(settle, self._device))
         described = asdict(config)
         del described["pretrained"]  # the weights are the trained ones
         self.description: Mapping[str, Any] = {
@@ -99,14 +105,19 @@ class CheckpointTeacher:
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """See Teacher.predict."""
+        results: list[Prediction] = []
+        for first in range(0, len(images), self.batch_size):
+            results += self.stages.predict(images[first : first + self.batch_size])
+        return results
+
+    def _finish(self, ran: Iterable[tuple[Any, Tensor]]) -> list[Prediction]:
         match self.kind:
             case "classification":
-                return [ClassProbabilities(_rounded(output)) for output in self._outputs(images)]
+                return [ClassProbabilities(_rounded(output)) for output, _ in ran]
             case "semantic":
-                return [SemanticMap.of(output.cpu().numpy()) for output in self._outputs(images)]
+                return [SemanticMap.of(output.cpu().numpy()) for output, _ in ran]
             case _:
-                outputs = zip(self._outputs(images), images, strict=True)
-                return [self._detections(output, image) for output, image in outputs]
+                return [self._detections(output, *pixels.shape[:2]) for output, pixels in ran]
 
     def predict_probabilities(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Of a segmenter: the probabilities of all classes in each pixel, float32 (C, H, W) per image."""
@@ -129,14 +140,21 @@ class CheckpointTeacher:
         """What the network says of each image, one after the other, so that only one map need be in memory."""
         for first in range(0, len(images), self.batch_size):
             batch = images[first : first + self.batch_size]
-            with self._running():
-                # copied, since torch warns of arrays that are read-only
-                pixels = [torch.from_numpy(image.copy()).to(self._device).permute(2, 0, 1) for image in batch]
-                results: Iterator[Any] = iter(self._network(pixels))
-            for _ in batch:
-                with self._running():  # a segmenter goes on here
-                    output = next(results)
-                yield output
+            yield from (output for output, _ in self._run([pixels_of(image, self._device) for image in batch]))
+
+    def _run(self, images: Sequence[Tensor]) -> Iterator[tuple[Any, Tensor]]:
+        """What the network says of each image of a batch, and the image. The network has run; a segmenter makes its
+        maps one after the other, as they are taken."""
+        with self._running():
+            results = iter(self._network([on_device(image, self._device) for image in images]))
+            first = next(results)
+        return zip(self._going_on(first, results), images, strict=True)
+
+    def _going_on(self, output: Any, results: Iterator[Any]) -> Iterator[Any]:
+        while output is not _END:
+            yield output
+            with self._running():  # a segmenter goes on here
+                output = next(results, _END)
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -150,8 +168,7 @@ class CheckpointTeacher:
             reason = str(error).partition("\n")[0]
             raise TeacherError(f"the checkpoint's network failed: {reason}") from error
 
-    def _detections(self, output: Mapping[str, Tensor], image: np.ndarray) -> Detections:
-        height, width = image.shape[:2]
+    def _detections(self, output: Mapping[str, Tensor], height: int, width: int) -> Detections:
         boxes, scores, labels = (output[name].cpu().numpy() for name in ("boxes", "scores", "labels"))
         if self.kind == "detection":
             return Detections.of(boxes, scores, labels, width=width, height=height, floor=self._floor)

@@ -7,7 +7,7 @@ S1: flip, scale jitter 0.8 to 1.2, random crop or pad. S2: AutoAugment and S1. S
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -26,6 +26,12 @@ from students.augment.policies import (
     RandAugment,
     Ranges,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MUCH = 2.0
+"""Pixels of a scaled scene for each one that is seen of it, up to which it is scaled whole."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,16 @@ class Placement:
     scene: tuple[int, int]
     distortion: Distortion = NOTHING
 
-    def image(self, pixels: np.ndarray, fill: tuple[int, int, int]) -> np.ndarray:
+    def image(self, pixels: np.ndarray, fill: tuple[int, int, int], planes: np.ndarray | None = None) -> np.ndarray:
         """An image, uint8 (H, W, 3), as its canvas, uint8 (size, size, 3), padded with `fill`, which is also where a
-        moved scene does not reach and the colour of squares cut out."""
-        canvas = np.empty((self.size, self.size, 3), np.uint8)
-        canvas[:] = np.tile(np.array(fill, np.uint8), (self.size, 1))  # whole rows: ten times as quick as pixels
-        picture = Image.fromarray(shifted(pixels, self.distortion.shifts, fill))
-        shown = self._moved(picture, fill) if self.distortion.warp is not None else self._scaled(picture)
+        moved scene does not reach and the colour of squares cut out. planes: uint8 (3, size, size), its memory."""
+        planes = np.empty((3, self.size, self.size), np.uint8) if planes is None else planes
+        canvas = planes.transpose(1, 2, 0)
+        pixels = shifted(pixels, self.distortion.shifts, fill)
+        shown = self._scaled(pixels) if self.distortion.warp is None else self._moved(Image.fromarray(pixels), fill)
+        if self.window != (self.size, self.size):
+            for channel, level in enumerate(fill):
+                canvas[..., channel] = level
         return self._laid(shown, canvas, fill)
 
     def labels(self, plane: np.ndarray, outside: int) -> np.ndarray:
@@ -68,7 +77,7 @@ class Placement:
             shown = picture.transform(
                 self.window, Image.Transform.AFFINE, self._into_scene(), nearest, fillcolor=outside
             )
-        return self._laid(shown, canvas, None)
+        return self._laid(np.asarray(shown), canvas, None)
 
     def boxes(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Boxes, (N, 4) `xyxy` pixels of the scene, as (boxes, visible): float32 (N, 4), pixels of the canvas, clipped
@@ -105,12 +114,19 @@ class Placement:
                 box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
         return tight
 
-    def _scaled(self, picture: Image.Image) -> Image.Image:
-        """The window of a scene that is not moved, its colours changed."""
-        shown = picture.resize(self.window, Image.Resampling.BILINEAR, box=self.source)
-        return recoloured(shown, self.distortion.colours)
+    def _scaled(self, pixels: np.ndarray) -> np.ndarray:
+        """The window of a scene that is not moved, its colours changed: bilinear, antialiased. Torch scales the whole
+        scene, by Pillow's arithmetic, to a level, and in a fifth of its time, unless the window is little of it."""
+        (width, height), (left, top) = self.window, self.shift
+        whole = np.round(np.multiply(self.scene, self.zoom)).astype(int).tolist()
+        if whole[0] * whole[1] <= MUCH * width * height:
+            shown = _resized(pixels, *whole)[top : top + height, left : left + width]
+        else:
+            shown = np.asarray(Image.fromarray(pixels).resize(self.window, Image.Resampling.BILINEAR, box=self.source))
+        colours = self.distortion.colours
+        return np.asarray(recoloured(Image.fromarray(shown), colours)) if colours else shown
 
-    def _moved(self, picture: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
+    def _moved(self, picture: Image.Image, fill: tuple[int, int, int]) -> np.ndarray:
         """The window of a moved scene: what of it is shown, scaled as elsewhere, so that small patterns do not alias,
         its colours changed, then turned."""
         corners = np.array([[0, 0], [self.window[0], 0], [0, self.window[1]], list(self.window)])
@@ -120,13 +136,14 @@ class Placement:
         low = np.maximum(np.floor(within.min(axis=0)), 0)
         high = np.minimum(np.ceil(within.max(axis=0)), np.round(self.scene * zoom))
         if (high <= low).any():
-            return Image.new("RGB", self.window, fill)
+            return np.asarray(Image.new("RGB", self.window, fill))
         box, sides = np.concatenate([low / zoom, high / zoom]), (high - low).astype(int).tolist()
         region = picture.resize(sides, Image.Resampling.BILINEAR, box=_within(box, *self.scene))
         region = recoloured(region, self.distortion.colours)
         into[:, 2] -= low
         data = tuple(into.ravel().tolist())
-        return region.transform(self.window, Image.Transform.AFFINE, data, Image.Resampling.BILINEAR, fillcolor=fill)
+        affine, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+        return np.asarray(region.transform(self.window, affine, data, bilinear, fillcolor=fill))
 
     def _into_scene(self) -> tuple[float, ...]:
         """The six numbers of the map from points of the window, not mirrored, to points of the scene."""
@@ -134,16 +151,17 @@ class Placement:
         scaled[:2, 2] = np.negative(self.shift)
         return tuple(np.linalg.inv(scaled @ self.distortion.warp)[:2].ravel().tolist())
 
-    def _laid(self, shown: Image.Image, canvas: np.ndarray, cut: tuple[int, int, int] | None) -> np.ndarray:
+    def _laid(self, pixels: np.ndarray, canvas: np.ndarray, cut: tuple[int, int, int] | None) -> np.ndarray:
         """The canvas with the window on it; squares are cut out where `cut` is their colour."""
-        (width, height), pixels = self.window, np.asarray(shown)
+        width, height = self.window
         if cut and self.distortion.cutouts:
             pixels = pixels.copy()
             for square in self.distortion.cutouts:
                 on = np.array(square) * np.tile(self.zoom, 2) - np.tile(self.shift, 2)
                 x1, y1, x2, y2 = np.floor(on + 0.5).astype(int).clip(0, [width, height] * 2).tolist()
                 pixels[y1:y2, x1:x2] = cut
-        canvas[:height, :width] = pixels[:, ::-1] if self.flip else pixels
+        shown = _tensor(pixels)
+        _tensor(canvas)[:height, :width] = shown.flip(1) if self.flip else shown
         return canvas
 
     def _upright(self, boxes: np.ndarray) -> np.ndarray:
@@ -285,6 +303,21 @@ class AugmentRecipe(Section):
             table_ranges = replace(AUTOAUGMENT_RANGES, **ranges) if table == "detection" else None
             policy = AutoAugment(TABLES[table], table_ranges)
         return Augment(self.jitter or known.jitter, flip, policy)
+
+
+def _tensor(pixels: np.ndarray) -> Tensor:
+    """The same memory as a tensor; a copy of what may not be written, of which torch warns."""
+    import torch
+
+    return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+
+
+def _resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """An image, uint8 (H, W, 3), at another size: bilinear, antialiased."""
+    from torchvision.transforms.v2 import functional
+
+    planes = functional.resize(_tensor(pixels).permute(2, 0, 1), [height, width], antialias=True)
+    return np.asarray(planes.permute(1, 2, 0))
 
 
 def _within(box: np.ndarray, width: int, height: int) -> tuple[float, float, float, float]:

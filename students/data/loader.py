@@ -181,7 +181,9 @@ class JointBatches:
 
     def arrays(self, step: int) -> _Arrays:
         """The batch of a step before its targets become tensors."""
-        canvases, targets, claimed = [], [], []
+        images = np.empty((len(self._streams) * self._share, 3, self._size, self._size), np.uint8)
+        targets: _Targets = []
+        claimed: _Targets = []
         for number, stream in enumerate(self._streams):
             first = (step * self._world + self._rank) * self._share
             for position in range(first, first + self._share):
@@ -192,11 +194,10 @@ class JointBatches:
                 rng = generator(self._seed, number, 1, position)
                 height, width = scene.pixels.shape[:2]
                 placement = self._augment.place(width, height, self._size, rng, self._task.boxes(scene.marks))
-                canvases.append(placement.image(scene.pixels, self._fill))
+                placement.image(scene.pixels, self._fill, images[len(targets)])
                 targets.append(self._task.place(scene.marks, placement))
                 if self._claims and number == 0:
                     claimed.append(self._task.place(self._claims.marks(index, height, width), placement))
-        images = np.ascontiguousarray(np.stack(canvases).transpose(0, 3, 1, 2))
         return torch.from_numpy(images), targets, claimed
 
     def shards_seen(self, stop: int) -> list[tuple[Version, ShardRecord]]:

@@ -7,7 +7,8 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +24,18 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 from teachers import masks
 from teachers.base import Detections, Teacher, TeacherError, TeacherOptions
 from teachers.from_torchvision.jitter import SEED, SPREAD, add_box_uncertainty
-from teachers.from_torchvision.weights import first_line, load_model, pick_device, runtime_of, state_sha256
+from teachers.from_torchvision.weights import (
+    first_line,
+    laid_out,
+    load_model,
+    on_device,
+    pick_device,
+    pixels_of,
+    runtime_of,
+    settle,
+    state_sha256,
+)
+from teachers.stages import Stages
 
 BACKGROUND = "__background__"
 NO_CLASS = (BACKGROUND, "N/A")
@@ -45,6 +57,14 @@ def load_torchvision(name: str, options: TeacherOptions) -> Teacher:
     from teachers.from_torchvision.pixels import TorchvisionClassifier, TorchvisionSegmenter
 
     return TorchvisionSegmenter(name, options) if name in families[1] else TorchvisionClassifier(name, options)
+
+
+class Found(NamedTuple):
+    """What torchvision's model gave for an image of so many pixels."""
+
+    output: dict[str, Tensor]
+    height: int
+    width: int
 
 
 class TorchvisionDetector:
@@ -111,18 +131,25 @@ class TorchvisionDetector:
         self.runtime: Mapping[str, Any] = runtime_of(self._device)
         _check_and_decode_in_float32(model)
         _settle_strides(model)
-        self._model = model.to(self._device)
+        self._model = laid_out(model, self._device, self._dtype)
+        self.stages = Stages(self._prepare, self._run, self._finish, partial(settle, self._device))
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """See Teacher.predict."""
+        return self._finish(self._run([self._prepare(image) for image in images]))
+
+    def _prepare(self, image: np.ndarray) -> Tensor:
+        return pixels_of(image, self._device)
+
+    def _run(self, images: Sequence[Tensor]) -> list[Found]:
         alike = defaultdict(list)
         for i, image in enumerate(images):
             alike[self._padded_size(*image.shape[:2])].append(i)
-        results: dict[int, Detections] = {}
+        results: dict[int, Found] = {}
         for indices in alike.values():
             for first in range(0, len(indices), self.batch_size):
                 batch = indices[first : first + self.batch_size]
-                results.update(zip(batch, self._run([images[i] for i in batch]), strict=True))
+                results.update(zip(batch, self._forward([images[i] for i in batch]), strict=True))
         return [results[i] for i in range(len(images))]
 
     @contextmanager
@@ -144,18 +171,26 @@ class TorchvisionDetector:
         step = transform.size_divisible
         return tuple(math.ceil(side / step) * step for side in transform.resized(height, width))
 
-    def _run(self, images: list[np.ndarray]) -> list[Detections]:
+    def _forward(self, images: list[Tensor]) -> list[Found]:
+        with self._running(images):
+            outputs = self._model([on_device(image, self._device).float() / 255 for image in images])
+            return [Found(output, *image.shape[:2]) for output, image in zip(outputs, images, strict=True)]
+
+    def _finish(self, found: Sequence[Found]) -> list[Detections]:
+        results = []
+        for output, height, width in found:
+            with self._running([]):
+                results.append(self._detections(output, height, width))
+        return results
+
+    @contextmanager
+    def _running(self, images: list[Tensor]) -> Iterator[None]:
         autocast = torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
         try:
             with torch.inference_mode(), autocast:
-                # copied, since torch warns of arrays that are read-only
-                pixels = (torch.from_numpy(image.copy()).to(self._device) for image in images)
-                outputs = self._model([image.permute(2, 0, 1).float() / 255 for image in pixels])
-                return [
-                    self._detections(output, *image.shape[:2]) for output, image in zip(outputs, images, strict=True)
-                ]
+                yield
         except torch.OutOfMemoryError as error:
-            sizes = ", ".join("x".join(map(str, image.shape[1::-1])) for image in images)
+            sizes = ", ".join(f"{image.shape[1]}x{image.shape[0]}" for image in images) or "this size"
             raise TeacherError(f"out of memory on images of {sizes} pixels: lower batch_size or max_size") from error
         except RuntimeError as error:
             raise TeacherError(f"torchvision's model failed: {first_line(error)}") from error

@@ -16,8 +16,19 @@ from torchvision.transforms import functional as pixel
 from torchvision.transforms._presets import ImageClassification, SemanticSegmentation
 
 from teachers.base import ClassProbabilities, SemanticMap, TeacherError, TeacherOptions
-from teachers.from_torchvision.weights import first_line, load_model, pick_device, runtime_of, state_sha256
+from teachers.from_torchvision.weights import (
+    first_line,
+    laid_out,
+    load_model,
+    on_device,
+    pick_device,
+    pixels_of,
+    runtime_of,
+    settle,
+    state_sha256,
+)
 from teachers.images import middle
+from teachers.stages import Stages
 
 NO_CLASS = "N/A"
 """Name of an output that stands for no class: it takes part in the softmax, and is left out then."""
@@ -57,22 +68,31 @@ class TorchvisionClassifier:
             },
         }
         self.runtime: Mapping[str, Any] = runtime_of(self._device)
-        self._model = model.eval().to(self._device)
+        self._model = laid_out(model.eval(), self._device, self._dtype)
+        self.stages = Stages(self._see, self._logits, self._finish, partial(settle, self._device))
 
     def predict(self, images: Sequence[np.ndarray]) -> list[ClassProbabilities]:
         """See Teacher.predict."""
         results: list[ClassProbabilities] = []
         for first in range(0, len(images), self.batch_size):
-            batch = images[first : first + self.batch_size]
-            logits = _run(partial(self._forward, batch), self._device, self._dtype)
-            if logits.shape != (len(batch), self._columns.size):
-                raise TeacherError(f"torchvision's model gives {tuple(logits.shape)}, not (images, outputs)")
-            probabilities = logits.softmax(1).cpu().numpy()[:, self._columns].clip(0, 1)
-            results += [ClassProbabilities(row) for row in probabilities]
+            results += self.stages.predict(images[first : first + self.batch_size])  # type: ignore[arg-type]
         return results
 
-    def _forward(self, images: Sequence[np.ndarray]) -> Tensor:
-        return self._model(torch.stack([self._prepare(_tensor(middle(image), self._device)) for image in images]))
+    def _see(self, image: np.ndarray) -> Tensor:
+        return pixels_of(middle(image), self._device)
+
+    def _logits(self, images: Sequence[Tensor]) -> Tensor:
+        logits = _run(partial(self._forward, images), self._device, self._dtype)
+        if logits.shape != (len(images), self._columns.size):
+            raise TeacherError(f"torchvision's model gives {tuple(logits.shape)}, not (images, outputs)")
+        return logits
+
+    def _finish(self, logits: Tensor) -> list[ClassProbabilities]:
+        probabilities = logits.softmax(1).cpu().numpy()[:, self._columns].clip(0, 1)
+        return [ClassProbabilities(row) for row in probabilities]
+
+    def _forward(self, images: Sequence[Tensor]) -> Tensor:
+        return self._model(torch.stack([self._prepare(on_device(image, self._device)) for image in images]))
 
 
 class TorchvisionSegmenter:
@@ -112,7 +132,9 @@ class TorchvisionSegmenter:
             },
         }
         self.runtime: Mapping[str, Any] = runtime_of(self._device)
-        self._model = model.eval().to(self._device)
+        self._model = laid_out(model.eval(), self._device, self._dtype)
+        see, read = partial(pixels_of, device=self._device), partial(self._read, SemanticMap.of)
+        self.stages = Stages(see, self._run, read, partial(settle, self._device))
 
     def predict(self, images: Sequence[np.ndarray]) -> list[SemanticMap]:
         """See Teacher.predict."""
@@ -133,17 +155,27 @@ class TorchvisionSegmenter:
 
     def _each(self, images: Sequence[np.ndarray], reduce: Callable[[np.ndarray], Any]) -> list[Any]:
         """`reduce` of each image's probabilities, which are held for one image at a time."""
+        pixels = [pixels_of(image, self._device) for image in images]
+        results = {i: reduce(self._probabilities(*logits)) for i, logits in self._ran(pixels)}
+        return [results[i] for i in range(len(images))]
+
+    def _run(self, images: Sequence[Tensor]) -> list[tuple[Tensor, int, int]]:
+        ran = dict(self._ran(images))
+        return [ran[i] for i in range(len(images))]
+
+    def _ran(self, images: Sequence[Tensor]) -> Iterator[tuple[int, tuple[Tensor, int, int]]]:
+        """The place of each image, its logits, its height and its width. Those of one size are run together."""
         alike = defaultdict(list)
         for i, image in enumerate(images):
             alike[self._resized(*image.shape[:2])].append(i)
-        results: dict[int, Any] = {}
         for size, indices in alike.items():
             for first in range(0, len(indices), self.batch_size):
                 batch = indices[first : first + self.batch_size]
-                logits = self._logits([images[i] for i in batch], size)
-                for i, low in zip(batch, logits, strict=True):
-                    results[i] = reduce(self._probabilities(low, *images[i].shape[:2]))
-        return [results[i] for i in range(len(images))]
+                for i, low in zip(batch, self._logits([images[i] for i in batch], size), strict=True):
+                    yield i, (low, *images[i].shape[:2])
+
+    def _read(self, reduce: Callable[[np.ndarray], Any], ran: Sequence[tuple[Tensor, int, int]]) -> list[Any]:
+        return [reduce(self._probabilities(*logits)) for logits in ran]
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width as the model sees them. The sides are rounded as torchvision's resize does."""
@@ -157,9 +189,9 @@ class TorchvisionSegmenter:
             to = max(1, round(to[0] * self._scale)), max(1, round(to[1] * self._scale))
         return to if height <= width else (to[1], to[0])
 
-    def _logits(self, images: list[np.ndarray], size: tuple[int, int]) -> Tensor:
+    def _logits(self, images: list[Tensor], size: tuple[int, int]) -> Tensor:
         def forward() -> Tensor:
-            resized = [pixel.resize(_tensor(image, self._device), list(size), antialias=True) for image in images]
+            resized = [pixel.resize(on_device(image, self._device), list(size), antialias=True) for image in images]
             batch = pixel.normalize(torch.stack(resized).float() / 255, self._mean, self._std)
             return self._model(batch)["out"]
 
@@ -221,11 +253,6 @@ def _described(
         "dtype": options.dtype,
         "floor": 0.0,
     }
-
-
-def _tensor(image: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 (3, H, W); copied, since torch warns of arrays that are read-only."""
-    return torch.from_numpy(image.copy()).to(device).permute(2, 0, 1)
 
 
 def _run(forward: Callable[[], Tensor], device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import safetensors.torch
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import detection, get_model, get_model_weights, list_models, segmentation
 
 from teachers.base import TeacherError, TeacherOptions
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def load_model(name: str, options: TeacherOptions) -> tuple[Any, int | None, Any]:
@@ -41,6 +44,32 @@ def load_model(name: str, options: TeacherOptions) -> tuple[Any, int | None, Any
         reason = str(error).splitlines()[1].strip()
         raise TeacherError(f"{path} does not fit {name}: {reason[:200]}") from error
     return model, count, None
+
+
+def pixels_of(image: np.ndarray, device: torch.device) -> Tensor:
+    """An image as a tensor of its own, uint8 (H, W, 3), on the CPU; for a GPU in pinned memory, from which `on_device`
+    need not wait. Copied, since torch warns of arrays that are read-only. No arithmetic: in each of the threads that
+    prepare images torch would start as many threads again."""
+    pixels = torch.from_numpy(image.copy())
+    return pixels.pin_memory() if device.type == "cuda" else pixels
+
+
+def on_device(pixels: Tensor, device: torch.device) -> Tensor:
+    """What `pixels_of` made, uint8 (3, H, W), where the model is."""
+    return pixels.to(device, non_blocking=True).permute(2, 0, 1)
+
+
+def settle(device: torch.device) -> None:
+    """See Stages.settle."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def laid_out(model: Model, device: torch.device, dtype: torch.dtype) -> Model:
+    """A model on its device; on a GPU in half precision with its channels last in memory, as tensor cores want them."""
+    halves = device.type == "cuda" and dtype != torch.float32
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if halves else model
 
 
 def pick_device(options: TeacherOptions) -> torch.device:

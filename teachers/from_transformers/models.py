@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Lock
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from teachers.base import OF_BOXES, Kind, Prediction, SemanticMap, TeacherError, TeacherOptions
-from teachers.from_torchvision.weights import first_line, pick_device, runtime_of, state_sha256
+from teachers.from_torchvision.weights import first_line, pick_device, runtime_of, settle, state_sha256
 from teachers.from_transformers import tasks as tasks
 from teachers.from_transformers.outputs import (
     OUTPUTS,
@@ -30,6 +32,7 @@ from teachers.from_transformers.outputs import (
     unpadded,
 )
 from teachers.images import middle
+from teachers.stages import Stages
 
 NOT_DECIDING = {"_name_or_path", "_commit_hash", "transformers_version", "dtype", "torch_dtype"}
 """Keys of a config.json that decide no prediction."""
@@ -41,6 +44,14 @@ Result = TypeVar("Result")
 Read = Callable[[SimpleNamespace, int, int], Result]
 """Outputs for one image, its height and width -> what lies in them."""
 Prepared = dict[str, Tensor]
+
+
+class Seen(NamedTuple):
+    """An image; as the processor makes it, or None for later; its height and width."""
+
+    pixels: np.ndarray
+    inputs: Prepared | None
+    size: tuple[int, ...]
 
 
 class TransformersTeacher:
@@ -104,6 +115,8 @@ class TransformersTeacher:
         self.runtime: Mapping[str, Any] = {**runtime_of(self._device), "transformers": transformers.__version__}
         self._model = model.to(self._device)
         _predict_boxes_in_float32(self._model, self._device)
+        self._one = Lock()
+        self.stages = Stages(self._see, self._run, self._finish, functools.partial(settle, self._device))
         self.predict([np.zeros((*TRIAL, 3), np.uint8)])
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
@@ -135,24 +148,54 @@ class TransformersTeacher:
                 return lambda outputs, *size: class_probabilities(outputs, independent)
 
     def _each(self, images: Sequence[np.ndarray], read: Read[Result]) -> list[Result]:
-        """What `read` finds for each image. Those that are prepared to one size are run together."""
+        """What `read` finds for each image."""
         results: dict[int, Result] = {}
-        alike: dict[tuple[Any, ...], dict[int, Prepared]] = {}
+        with self._told(), torch.inference_mode():
+            sizes = [image.shape[:2] for image in images]
+            for place, outputs in self._ran(map(self._prepare, images)):
+                results[place] = read(outputs, *sizes[place])
+        return [results[place] for place in range(len(images))]
+
+    def _see(self, image: np.ndarray) -> Seen:
+        """In a thread, one at a time: the library does not promise that a processor may be called by several. Only
+        beside a GPU: torch's arithmetic in a second thread would take the cores from a model on the CPU."""
+        if self._device.type == "cpu":
+            return Seen(image, None, image.shape[:2])
+        with self._told(), self._one:
+            return Seen(image, self._prepare(image), image.shape[:2])
+
+    def _run(self, seen: Sequence[Seen]) -> list[tuple[SimpleNamespace, Seen]]:
+        with self._told():
+            prepared = (self._prepare(image.pixels) if image.inputs is None else image.inputs for image in seen)
+            ran = dict(self._ran(prepared))
+        return [(ran[place], image) for place, image in enumerate(seen)]
+
+    def _finish(self, ran: Sequence[tuple[SimpleNamespace, Seen]]) -> list[Prediction]:
+        with self._told(), torch.inference_mode():
+            return [self._read(outputs, *image.size) for outputs, image in ran]
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong in the library is a TeacherError."""
         try:
-            for place, image in enumerate(images):
-                inputs = self._prepare(image)
-                waiting = alike.setdefault(tuple((name, *value.shape) for name, value in inputs.items()), {})
-                waiting[place] = inputs
-                if len(waiting) == self.batch_size:
-                    results.update(self._run(waiting, images, read))
-                    waiting.clear()
-            for waiting in alike.values():
-                results.update(self._run(waiting, images, read))
+            yield
         except torch.OutOfMemoryError as error:
             raise TeacherError(f"out of memory on {self.batch_size} images at once: lower batch_size") from error
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise TeacherError(f"{self._name} failed in transformers: {first_line(error)[:300]}") from error
-        return [results[place] for place in range(len(images))]
+
+    def _ran(self, prepared: Iterable[Prepared]) -> Iterator[tuple[int, SimpleNamespace]]:
+        """The place of each image and what the model gives for it. Those that are prepared to one size are run
+        together."""
+        alike: dict[tuple[Any, ...], dict[int, Prepared]] = {}
+        for place, inputs in enumerate(prepared):
+            waiting = alike.setdefault(tuple((name, *value.shape) for name, value in inputs.items()), {})
+            waiting[place] = inputs
+            if len(waiting) == self.batch_size:
+                yield from self._outputs(waiting)
+                waiting.clear()
+        for waiting in alike.values():
+            yield from self._outputs(waiting)
 
     def _prepare(self, image: np.ndarray) -> Prepared:
         cropped = self._kind == "classification" and getattr(self._images, "do_center_crop", False)
@@ -165,11 +208,9 @@ class TransformersTeacher:
             raise TeacherError(f"the processor of {self._name} pads images, and boxes would shift: remove its pad_size")
         return inputs
 
-    def _run(
-        self, batch: Mapping[int, Prepared], images: Sequence[np.ndarray], read: Read[Result]
-    ) -> dict[int, Result]:
+    def _outputs(self, batch: Mapping[int, Prepared]) -> Iterator[tuple[int, SimpleNamespace]]:
         if not batch:
-            return {}
+            return
         first = next(iter(batch.values()))
         inputs = {name: torch.cat([inputs_of[name] for inputs_of in batch.values()]).to(self._device) for name in first}
         text = {name: value.repeat(len(batch), 1).to(self._device) for name, value in self._text.items()}
@@ -179,12 +220,12 @@ class TransformersTeacher:
             planes = {
                 name: getattr(outputs, name).float() for name in OUTPUTS if getattr(outputs, name, None) is not None
             }
-            results = {}
+            of_each = []
             for n, (place, inputs_of) in enumerate(batch.items()):
                 outputs_of = SimpleNamespace(**{name: value[n : n + 1] for name, value in planes.items()})
                 check_finite(outputs_of, self._name)
-                results[place] = read(unpadded(outputs_of, inputs_of.get("pixel_mask")), *images[place].shape[:2])
-        return results
+                of_each.append((place, unpadded(outputs_of, inputs_of.get("pixel_mask"))))
+        yield from of_each
 
 
 def _predict_boxes_in_float32(model: nn.Module, device: torch.device) -> None:
