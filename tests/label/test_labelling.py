@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from builder.cli.main import main
 from builder.errors import BuildError
 from builder.label.labelling import label_pool, pending_chunks
 from builder.label.model import ModelLabeller
-from builder.label.predictions import read_chunk
+from builder.label.predictions import read_chunk, write_chunk
+from builder.label.profile import PARTS, Profile
 from builder.label.replay.replay import Replay
 from builder.scan.pool import Pool
 from builder.scan.scanner import scan_pool
 from builder.store.store import Store
 from builder.store.sums import SUMS
 from teachers.base import Detections, TeacherError, TeacherOptions, fingerprint
-from tests.helpers.pools import tree, write_images, write_results
+from teachers.stages import Stages
+from tests.helpers.pools import tree, write_images, write_recipe, write_results
 
 
 class Corner:
@@ -127,6 +134,84 @@ def test_unreadable_images_are_rows_and_can_be_tried_again(pool: Pool, tmp_path:
     assert run(pool, tmp_path / "store", Corner()).images_labelled == 0
     again = run(pool, tmp_path / "store", Corner(), retry_failures=True)
     assert (again.images_labelled, again.failures) == (5, ())
+
+
+class Staged(Corner):
+    """The same in three parts, each of which notes its thread."""
+
+    def __init__(self) -> None:
+        super().__init__(batch_size=3)
+        self.threads: dict[str, set[int]] = {"prepare": set(), "run": set(), "finish": set()}
+        self.stages = Stages(partial(self._part, "prepare"), partial(self._part, "run"), self._finish)
+
+    def _part(self, part: str, given: Any) -> Any:
+        self.threads[part].add(get_ident())
+        return given
+
+    def _finish(self, images: Any) -> list[Detections]:
+        return super().predict(self._part("finish", images))
+
+
+def test_a_teacher_in_parts_gives_the_same_bytes(pool: Pool, tmp_path: Path) -> None:
+    whole, staged = run(pool, tmp_path / "whole", Corner(batch_size=3)), Staged()
+    profile = Profile(2)
+    labeller = ModelLabeller(staged, 2, profile=profile)
+    done = label_pool(pool, labeller, Store(tmp_path / "parts"), spec="corner", profile=profile)
+    before, after = (tree(tmp_path / name / "predictions" / done.predictions) for name in ("whole", "parts"))
+    assert whole == done and {n: v for n, v in before.items() if n != "meta.json"}.items() <= after.items()
+    assert staged.batches == [3, 2, 3, 2, 1]
+    assert staged.threads["run"] == {get_ident()} and get_ident() not in staged.threads["prepare"]
+    assert len(staged.threads["finish"]) == 1 and get_ident() not in staged.threads["finish"]
+    value = profile.describe()
+    assert (value["images"], list(value["parts"])) == (11, list(PARTS)) and value["reading"]
+    assert all(took["seconds"] >= 0 for took in value["parts"].values()) and profile.total > 0
+    label_pool(pool, labeller, Store(tmp_path / "parts"), spec="corner", profile=profile)
+    assert profile.images == 11  # nothing was left to do
+
+
+def test_a_chunk_that_cannot_be_written_ends_the_run_and_those_before_stay(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path, chunk: Any, results: Any) -> None:
+        if chunk.index == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_chunk(folder, chunk, results)
+
+    monkeypatch.setattr("builder.label.labelling.write_chunk", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(pool, tmp_path / "store", Corner())
+    folder = tmp_path / "store" / "predictions" / fingerprint(Corner().description)
+    assert [(folder / chunk.digest).is_dir() for chunk in pool.chunks()] == [True, False, False]
+
+
+@pytest.mark.parametrize("after", [1, 2, 4, 6])
+def test_what_is_complete_when_people_stop_it_is_kept(pool: Pool, tmp_path: Path, after: int) -> None:
+    class Stopped(Corner):
+        def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+            if len(self.batches) == after:
+                raise KeyboardInterrupt
+            return super().predict(images)
+
+    with pytest.raises(KeyboardInterrupt) as stop:
+        run(pool, tmp_path / "store", Stopped(batch_size=2))  # batches of 2, 2, 1, 2, 2, 1, 1
+    folder = tmp_path / "store" / "predictions" / fingerprint(Corner().description)
+    kept = sum((folder / chunk.digest).is_dir() for chunk in pool.chunks())
+    assert stop.value.__notes__ == [f"{kept} of 3 chunks were labelled and are kept"]
+    assert kept in (after // 3, max(0, after // 3 - 1))  # of the last complete one the results may still be read
+    assert run(pool, tmp_path / "store", Corner()).chunks_labelled == 3 - kept
+
+
+def test_a_profile_is_printed_beside_the_result(tmp_path: Path) -> None:
+    write_results(tmp_path, write_images(tmp_path / "pool", 5))
+    store = str(tmp_path / "store")
+    arguments = ["build", str(write_recipe(tmp_path)), "--only", "label", "--store", store, "--json"]
+    ended = CliRunner().invoke(main, [*arguments, "--profile"])
+    value = json.loads(ended.stdout)["profile"]
+    assert ended.exit_code == 0 and value["images"] == 5 and set(value["parts"]) == set(PARTS)
+    printed = ended.stderr.splitlines()
+    assert printed[0].startswith("5 images in ") and printed[-1] == value["reading"]
+    assert [line.split()[0] for line in printed[1:-1]] == list(PARTS)
+    assert "profile" not in json.loads(CliRunner().invoke(main, arguments).stdout)
 
 
 LISTED = {"id": 10, "file_name": "a.jpg", "width": 64, "height": 48}
