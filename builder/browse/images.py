@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from builder.browse.pictures import Columns, Evidence, Media, Picture, likeliest, pictures_of
+from builder.buckets.address import is_remote
 from builder.cut.left_out import read_left_out
 from builder.cut.samples import EMPTY, WRITTEN
 from builder.errors import BuildError
@@ -32,6 +33,7 @@ from builder.store.manifest import Manifest
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.versions.media import ShardImage, images_of
+from teachers.errors import warn
 
 BLOCK = 20_000
 """Rows that are turned into objects at a time, rounded up to whole images."""
@@ -115,7 +117,7 @@ def _put_left_out(sql: duckdb.DuckDBPyConnection, store: Store, version: Version
     why = left_out.why if left_out else {}
     states = left_out.states if left_out else {}
     labels = _quoted(version.labels)
-    room = limit
+    room, remote = limit, False
     for table in pool.tables(POOL):
         rows = [row for row in table.to_pylist() if row["state"] == OK and row["offset"] == 0]
         sql.register("listed", pa.table({"key": pa.array([row["key"] for row in rows], pa.string())}))
@@ -126,16 +128,22 @@ def _put_left_out(sql: duckdb.DuckDBPyConnection, store: Store, version: Version
             {key for (key,) in sql.execute(f"SELECT key {query}").fetchall()} if manifest.images.get(EMPTY) else ()
         )
         sql.unregister("listed")
+        wanted = [row for row in rows if row["sha256"] in states or row["key"] in dropped]
+        remote = remote or any(is_remote(row["uri"]) for row in wanted)
         present = [
             r | {"state": states.get(r["sha256"], EMPTY), "path": r["uri"], "why": why.get(r["sha256"])}
-            for r in rows
-            if (r["sha256"] in states or r["key"] in dropped) and _is_unchanged(r)
+            for r in wanted
+            if _is_unchanged(r)
         ][:room]
         room = None if room is None else room - len(present)
         _put(sql, (Media(**{name: row.get(name) for name in FIELDS}) for row in present))
+    if remote:
+        warn(f"images that {version.ref} left out lie in {pool.source}, and are not shown: FiftyOne shows files only")
 
 
 def _is_unchanged(row: Mapping[str, Any]) -> bool:
+    if is_remote(row["uri"]):
+        return False
     try:
         status = os.stat(row["uri"])
     except OSError:

@@ -35,9 +35,7 @@ from builder.cli.show import (
 
 @click.command()
 @click.argument("source")
-@click.option(
-    "--images", type=click.Path(path_type=Path), help="Folder of the files of a COCO JSON, if they are not beside it."
-)
+@click.option("--images", help="Folder of the files of a COCO JSON, if they are not beside it.")
 @click.option("--limit", type=click.IntRange(1), help="Scan only N images: a smaller pool with its own id.")
 @click.option("--member", help="Extension of a sample's image in tars (jpg, image.png), or all; recognised by default.")
 @click.option("--max-pixels", type=click.IntRange(1), help="Do not read images with more pixels (default 89478485).")
@@ -49,7 +47,7 @@ from builder.cli.show import (
 @click.option("--dry-run", is_flag=True, help="Only count the images that would be scanned.")
 def scan(
     source: str,
-    images: Path | None,
+    images: str | None,
     limit: int | None,
     member: str | None,
     max_pixels: int | None,
@@ -62,7 +60,8 @@ def scan(
 ) -> None:
     """Scan images into a pool.
 
-    SOURCE is a folder, a glob, a list (.txt), a COCO JSON or tars. A second scan reads only what changed; new images go
+    SOURCE is a folder, a glob, a list (.txt), a COCO JSON or tars, here or at s3://BUCKET/PREFIX (gs://, az://, hf://,
+    https://), which is read in parts and not copied. A second scan reads only what changed; new images go
     into new chunks, so nothing is labelled twice.
     """
     with sentences():

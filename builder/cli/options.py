@@ -37,6 +37,7 @@ EXTRAS = dict.fromkeys(("torch", "torchvision", "timm", "accelerate", "safetenso
     "transformers": "transformers",
     "pycocotools": "coco",
     "huggingface_hub": "hub",
+    "fsspec": "remote",
     "fiftyone": "fiftyone",
     "bson": "fiftyone",
     "pymongo": "fiftyone",

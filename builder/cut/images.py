@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
+from builder.buckets.address import is_remote
+from builder.buckets.files import IN_FLIGHT
+from builder.buckets.line import RemoteError
 from builder.cut.results import Written
+from builder.engine import in_order
 from builder.errors import BuildError
 from builder.scan.metadata import MetadataError, without_metadata
 from builder.scan.pool import OK, REMOVED, Chunk, PoolImage
@@ -22,6 +28,11 @@ from builder.store.shared.tars import ImageTar, ImageTars, Packed
 from teachers.depth import PLAIN, Reading
 from teachers.images import ImageError, encode_upright, is_damaged, is_deep
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+AHEAD = 64 << 20
+"""Bytes of remote images that are read ahead for a shard."""
 FORMAT = 1
 """Raised when the same images would give other bytes of an image tar."""
 
@@ -133,18 +144,24 @@ class _Unreadable(Exception):
         self.keys = keys
 
 
-def _packed(images: Iterable[PoolImage], form: Form, needed: Collection[str]) -> Iterator[Packed]:
+def _packed(images: Sequence[PoolImage], form: Form, needed: Collection[str]) -> Iterator[Packed]:
     """Raises _Unreadable when all were looked at."""
-    lost: set[str] = set()
-    for image in images:
+
+    def tried(image: PoolImage) -> Packed | None:
         try:
-            made = packed(image, form)
+            return packed(image, form)
+        except RemoteError:
+            raise
         except (BuildError, OtherBytes):
             if image.key in needed:
                 raise
+            return None
+
+    lost: set[str] = set()
+    for image, made in zip(images, ahead(tried, images, lambda image: image), strict=True):
+        if made is None:
             lost.add(image.key)
-            continue
-        if not lost:
+        elif not lost:
             yield made
     if lost:
         raise _Unreadable(lost)
@@ -159,6 +176,20 @@ def _check(tar: ImageTar, images: Iterable[PoolImage], path: Path) -> None:
             f"{path} holds other images than those that were scanned: it was edited or replaced, so run `tutelage fsck "
             "--repair`, and `tutelage gc` if no version shares it"
         )
+
+
+def ahead(
+    work: Callable[[Item], Result], items: Iterable[Item], image: Callable[[Item], PoolImage]
+) -> Iterator[Result]:
+    """`work(item)` for each item, results in order. Where the first item's image is remote many are under way at once,
+    so that none waits for the network alone; a disk needs no such thing."""
+    waiting = iter(items)
+    for first in waiting:
+        rest = chain([first], waiting)
+        if is_remote(image(first).uri):
+            return in_order(work, rest, IN_FLIGHT, 2 * IN_FLIGHT, lambda item: image(item).bytes, AHEAD)
+        return map(work, rest)
+    return iter(())
 
 
 class Said(NamedTuple):
@@ -178,14 +209,15 @@ class Said(NamedTuple):
 def write_inside(path: Path, said: Iterable[Said], form: Form) -> Written:
     """A shard with its images. Raises as `packed`."""
 
+    def made(copies: list[Said]) -> tuple[list[Said], Packed]:
+        return copies, packed(copies[0].image, form)
+
     def samples() -> Iterator[tuple[str, list[Part]]]:
-        last: tuple[PoolImage, Packed] | None = None
-        for sample in said:
-            if last is None or last[0] is not sample.image:  # else it is another copy of it
-                last = sample.image, packed(sample.image, form)
-            image = last[1]
+        copies = (list(same) for _, same in groupby(said, attrgetter("image.key")))
+        for same, image in ahead(made, copies, lambda same: same[0].image):
             part: Part = (form.extension, image.data, image.sha256) if image.sha256 else (form.extension, image.data)
-            yield sample.key, [part, sample.label(image.reencoded), *sample.more]
+            for sample in same:
+                yield sample.key, [part, sample.label(image.reencoded), *sample.more]
 
     return Written(write_shard(path, samples()))
 

@@ -52,11 +52,10 @@ class PoolOptions(Section):
         self, store: Store, *, workers: int | None = None, track: Track = silent, cluster: Cluster | None = None
     ) -> Pool:
         """The pool, scanned. Raises BuildError as scan_pool does."""
-        images = Path(self.images) if self.images else None
         return scan_pool(
             self.source,
             store,
-            images=images,
+            images=self.images,
             limit=self.limit,
             member=self.member,
             max_pixels=self.max_pixels,

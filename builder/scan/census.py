@@ -98,6 +98,11 @@ class Census:
         """Bytes of all images listed."""
         return int(self._one("SELECT coalesce(sum(bytes), 0) FROM found"))
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether one of the images is not on this machine's disks."""
+        return bool(self._one("SELECT 1 FROM found WHERE uri GLOB '*://*' LIMIT 1"))
+
     def remember(self, rows: Iterable[Row]) -> None:
         """Take in what the last scan of the same source found: rows of COLUMNS in their order. A dhash of None: that
         scan made none, so the image is read again."""

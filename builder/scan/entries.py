@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from builder.buckets.address import is_remote
+from builder.buckets.files import read_range
 from builder.errors import BuildError
 from builder.store.names import canonical
 from teachers.files import open_regular
@@ -31,7 +34,9 @@ LONGEST, SHOWN = 8, 8
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """An image as a byte range of a file. name: path relative to the source, NFC, `/` between its parts."""
+    """An image as a byte range of a file. name: path relative to the source, NFC, `/` between its parts. uri: an
+    absolute path, or the address of a remote file. mtime_ns: when it was changed; of a remote one its stamp
+    (builder.buckets.files.stamp_of)."""
 
     name: str
     uri: str
@@ -58,12 +63,25 @@ class Listing:
 
 
 def read_entry(entry: Entry) -> bytes:
-    """The bytes of an image. Raises OSError, also when the file is shorter than when it was scanned."""
+    """The bytes of an image. Raises OSError, also when the file is shorter than when it was scanned, and RemoteError
+    when its object store cannot be used."""
+    if is_remote(entry.uri):
+        return read_remote(entry.uri, entry.offset, entry.bytes)
     with open_regular(entry.uri) as file:
         file.seek(entry.offset)
         data = file.read(entry.bytes)
     if len(data) < entry.bytes:
         raise OSError(f"{entry.uri} is shorter than when it was scanned")
+    return data
+
+
+def read_remote(uri: str, offset: int, bytes: int) -> builtins.bytes:
+    """The bytes of an image in an object store. Raises OSError for one that is gone, or of another size by now, and
+    RemoteError when the store cannot be used."""
+    whole = offset == 0  # a tar's members start behind a header
+    data = read_range(uri, offset, bytes + whole)
+    if len(data) != bytes:
+        raise OSError(f"{uri} is {'longer' if len(data) > bytes else 'shorter'} than when it was scanned")
     return data
 
 

@@ -4,9 +4,6 @@ with the number of its images.
 
 from __future__ import annotations
 
-import builtins
-import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,13 +16,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, NonNegativeInt, ValidationError
 
+from builder.buckets.address import absolute
 from builder.errors import BuildError, brief
-from builder.scan.entries import mtime_of
+from builder.scan.image import DUPLICATE as DUPLICATE
+from builder.scan.image import OK as OK
+from builder.scan.image import REMOVED as REMOVED
+from builder.scan.image import UNREADABLE as UNREADABLE
+from builder.scan.image import ImageChanged as ImageChanged
+from builder.scan.image import PoolImage as PoolImage
 from builder.sections import Section, complaint
 from builder.store.files import digest, read_stored, unseal
 from builder.store.store import Store
 from builder.store.sums import check_sum
-from teachers.files import regular_only
 
 CHUNK_SIZE = 512
 ROWS = 4096
@@ -37,8 +39,6 @@ FIELDS = (
 """What is known of an image, in order: the fields of PoolImage."""
 COLUMNS = (*FIELDS, "thumb")
 """The columns of a pool's file: its grey thumbnail too (builder.scan.dhash.look), which no PoolImage carries."""
-OK, UNREADABLE, DUPLICATE, REMOVED = "ok", "unreadable", "duplicate", "removed"
-"""The states of an image."""
 NUMBERS = {"orientation": pa.int8(), "width": pa.int32(), "height": pa.int32(), "chunk": pa.int32()}
 NUMBERS |= dict.fromkeys(("offset", "bytes", "mtime_ns"), pa.int64())
 SCHEMA = pa.schema([(name, NUMBERS.get(name, pa.string())) for name in FIELDS])
@@ -71,72 +71,6 @@ class FirstPool(OlderPool):
     def __init__(self, message: str, pool: Pool) -> None:
         super().__init__(message)
         self.pool = pool
-
-
-class ImageChanged(BuildError):
-    """An image is no longer what was scanned. reason: why, without the image's name."""
-
-    def __init__(self, message: str, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-@dataclass(frozen=True)
-class PoolImage:
-    """One row of a pool.
-
-    key: name in shards. name: path relative to the source, NFC. sha256: hex, of the bytes as they came ("" if not
-    readable). uri, offset, bytes, mtime_ns: the file, and where in it (a tar member starts past 0). width, height:
-    upright pixels (0 if unreadable). format: extension of teachers.images.FORMATS. orientation: EXIF. dhash: hex, see
-    builder.scan.dhash ("" if there is none). chunk: -1 outside all chunks. state: ok, unreadable (with error),
-    duplicate (of an earlier sha256) or removed.
-    """
-
-    key: str
-    name: str
-    sha256: str
-    uri: str
-    offset: int
-    bytes: int
-    mtime_ns: int
-    width: int = 0
-    height: int = 0
-    format: str = ""
-    orientation: int = 1
-    dhash: str = ""
-    chunk: int = -1
-    state: str = OK
-    error: str = ""
-
-    @property
-    def pixels(self) -> int:
-        """As many as the scan found; 0 where it could not tell."""
-        return self.width * self.height
-
-    def read(self) -> builtins.bytes:
-        """The image's bytes, as they were scanned. The hash is computed again only if the file's size or time is not
-        that of the scan. Raises ImageChanged."""
-        try:
-            with open(
-                self.uri, "rb", buffering=0, opener=regular_only
-            ) as file:  # unbuffered: half the time of opening a small file
-                status = os.fstat(file.fileno())
-                data = os.pread(file.fileno(), self.bytes, self.offset)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ImageChanged(
-                f"image {self.uri} can no longer be read ({reason}): restore it, or scan again", reason
-            ) from None
-        same_time = mtime_of(status) == self.mtime_ns
-        same_size = len(data) == self.bytes and self.offset + self.bytes <= status.st_size
-        if self.offset == 0:  # a whole file; a tar's members start behind a header
-            same_size = status.st_size == self.bytes
-        if not same_size or (not same_time and hashlib.sha256(data).hexdigest() != self.sha256):
-            raise ImageChanged(
-                f"image {self.uri} changed since it was scanned: scan its source again",
-                "changed since it was scanned: scan again",
-            )
-        return data
 
 
 @dataclass(frozen=True)
@@ -332,7 +266,7 @@ def find_pool(store: Store, name: str) -> Pool:
         return read_pool(store, matches[0])
     if len(matches) > 1:
         raise BuildError(f"pool {name!r} is ambiguous ({', '.join(m[:12] for m in matches)}): give more of the id")
-    scans = [pointer for pointer in pointers(store) if pointer.get("source") == os.path.abspath(name)]
+    scans = [pointer for pointer in pointers(store) if pointer.get("source") == absolute(name)]
     scans = [pointer for pointer in scans if pointer.get("limit") is None] or scans
     if len(scans) == 1:
         return read_pool(store, scans[0]["pool"])

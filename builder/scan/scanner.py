@@ -20,6 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from builder.buckets.address import absolute
+from builder.buckets.files import in_flight
 from builder.cluster import Cluster
 from builder.engine import Track, in_order, silent, worker_count
 from builder.errors import BuildError
@@ -71,7 +73,7 @@ def scan_pool(
     """Read a source of images into the store's pools. Files that have not changed since the last scan are not read.
 
     Args:
-        source: a folder, a glob, a list (.txt), a COCO JSON or tars.
+        source: a folder, a glob, a list (.txt), a COCO JSON or tars, as a path or as an address (s3://BUCKET/PREFIX).
         store: where the pool is put.
         images: the folder of a COCO JSON's files, where it is elsewhere.
         limit: only that many images, those with the smallest hash of their name: an unbiased sample, nested for growing
@@ -80,7 +82,8 @@ def scan_pool(
             recognised by default.
         max_pixels: an image with more is unreadable; nothing of it is decoded.
         chunk_size: images in a new chunk.
-        workers: threads that read; all cores by default. They change nothing in the pool.
+        workers: threads that read; all cores by default, and as many as the network bears (builder.buckets.files) of
+            remote files. They change nothing in the pool.
         track: shows how far it is (builder.engine.Track).
         cluster: whose nodes read the images, in place of this machine's threads; they change nothing in the pool.
 
@@ -96,7 +99,7 @@ def scan_pool(
     source = os.fspath(source)
     listing = Listing(member)
     return scan_entries(
-        list_source(source, None if images is None else Path(images), store.root, listing),
+        list_source(source, images, store.root, listing),
         _pointer_key(source, images, limit, member),
         store,
         source=source,
@@ -134,6 +137,8 @@ def scan_entries(
     threads = worker_count(workers)
     with store.in_use(), closing(Census(max_pixels)) as census:
         total = census.enlist(entries, source, limit)
+        if census.is_remote:
+            threads = in_flight(workers)
         others = dict(sorted((passed_over or {}).items()))
         if not total:
             raise _no_images(source, others)
@@ -183,7 +188,7 @@ def foresee_scan(
     first: how many of its images are named. Raises BuildError as `scan_pool` does."""
     listing = Listing(member)
     with closing(Census()) as census:
-        entries = list_source(source, None if images is None else Path(images), store.root, listing)
+        entries = list_source(source, images, store.root, listing)
         total = census.enlist(entries, source, limit)
         if not total:
             raise _no_images(source, listing.passed_over)
@@ -194,14 +199,14 @@ def foresee_scan(
 
 def _pointer_key(source: str, images: Path | str | None, limit: int | None, member: str | None) -> dict[str, Any]:
     """What names a source, so that the next scan of it goes on from this one."""
-    key = {"source": os.path.abspath(source), "images": images and os.path.abspath(images), "limit": limit}
+    key = {"source": absolute(source), "images": images and absolute(os.fspath(images)), "limit": limit}
     return key if member is None else {**key, "member": member}
 
 
 def list_size(
     source: str,
     store: Store,
-    images: Path | None = None,
+    images: Path | str | None = None,
     limit: int | None = None,
     listing: Listing | None = None,
 ) -> tuple[int, int]:

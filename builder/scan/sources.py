@@ -9,15 +9,17 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from builder.buckets.address import is_remote, name_of
 from builder.errors import BuildError, brief
 from builder.scan.entries import COMPRESSED, Entry, Listing, checked_text, is_hidden, is_image, mtime_of
+from builder.scan.remote import coco_names, list_remote, listed, remote_entries, upwards
 from builder.scan.tars import tar_images
 from builder.store.names import Folder
 from builder.store.text import lines, open_text, read_json
 
 
 def list_source(
-    source: str, images: Path | None = None, store: Path | None = None, listing: Listing | None = None
+    source: str, images: Path | str | None = None, store: Path | None = None, listing: Listing | None = None
 ) -> Iterator[Entry]:
     """All images of a source, in no order; a `store` inside a folder is no part of it. listing: how tars are listed,
     and what gets the count of what is passed over. Raises BuildError for a source that is missing or of no known kind,
@@ -38,10 +40,13 @@ def _of_tars(entries: Iterator[Entry], source: str, member: str) -> Iterator[Ent
         raise BuildError(f"member {brief(member)} is about images in tars, and {source} has none: leave it out")
 
 
-def _listed(source: str, images: Path | None, store: Path | None, listing: Listing) -> Iterator[Entry]:
-    if "://" in source:
-        raise BuildError(f"source {source!r} is remote: give a local folder, glob, list, COCO JSON or tars")
-    path = Path(source)
+def _listed(source: str, images: Path | str | None, store: Path | None, listing: Listing) -> Iterator[Entry]:
+    path, is_address = Path(source), is_remote(source)
+    if images is not None and is_address != is_remote(images):
+        raise BuildError(f"images {images} and the COCO JSON {source} are not both remote: bring one to the other")
+    if is_address:
+        return list_remote(source, None if images is None else str(images), listing)
+    images = None if images is None else Path(images)
     if images is not None and (path.is_dir() or path.suffix != ".json"):
         raise BuildError(f"images is the folder of a COCO JSON's files, and {source} is no COCO JSON: leave it out")
     if path.is_dir():
@@ -141,30 +146,23 @@ def _glob(pattern: str, listing: Listing) -> Iterator[Entry]:
 
 
 def _list(path: Path, listing: Listing) -> Iterator[Entry]:
-    """One path a line, relative to the list's folder; empty lines and lines that begin with # are left out. An image's
-    name is its line as a relative path (`../` becomes `up/`), and of an absolute one below the list's folder the part
-    from there."""
+    """One path or address a line, paths relative to the list's folder; empty lines and lines that begin with # are left
+    out. An image's name is its line as a relative path (`../` becomes `up/`), and of an absolute one below the list's
+    folder the part from there."""
     folder, here = Folder(path.parent), f"{path.absolute().parent}/"
     with open_text(path) as file:
-        stripped = (line.strip() for line in lines(file, path))
-        paths = (os.path.normpath(line).removeprefix(here) for line in stripped if line and not line.startswith("#"))
+        paths = (os.path.normpath(line).removeprefix(here) for line in listed(lines(file, path), remote=False))
         yield from _files(
-            ((name.lstrip("/").replace("../", "up/"), folder.find(name) or path.parent / name) for name in paths),
+            ((upwards(name), folder.find(name) or path.parent / name) for name in paths),
             listing,
         )
+    with open_text(path) as file:
+        addresses = listed(lines(file, path), remote=True)
+        yield from remote_entries(((name_of(address), address) for address in addresses), listing)
 
 
 def _coco(path: Path, images: Path | None, listing: Listing) -> Iterator[Entry]:
-    content = read_json(path)
-    records = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(records, list):
-        raise BuildError(f"{path} is no COCO JSON with a list of images: give another file, or a folder")
-    names = []
-    for number, record in enumerate(records):
-        name = record.get("file_name") if isinstance(record, dict) else None
-        if not isinstance(name, str) or not name or "\0" in name:
-            raise BuildError(f"{path}: images[{number}] has the file_name {brief(repr(name))}: give it a path")
-        names.append(name)
+    names = coco_names(read_json(path), path)
     places = dict(zip(names, find_images(path, names, images), strict=True))
     return _files(places.items(), listing)
 

@@ -8,6 +8,7 @@ dots as well.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import tarfile
@@ -15,10 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, BinaryIO, cast
 
 import orjson
 
+from builder.buckets.files import read_range
 from builder.errors import BuildError, brief
 from builder.scan.entries import Entry, Listing, checked_text, is_hidden, is_image, mtime_of
 from builder.store.manifest import MANIFEST
@@ -32,6 +34,8 @@ BLOCK = 512
 AT_A_TIME = 1 << 20
 MAX_HEADER = 1 << 20
 """Bytes of a header of a member, its long name and pax records included: a path has 4 KB at most."""
+HEADERS = 32 << 10
+"""Bytes that are read around a header in an object store: small members come with it, and of an image no more."""
 LINKS, DEVICES = "links in tars", "pipes and devices"
 """What images in tars are counted as that hold no pixels."""
 
@@ -43,34 +47,83 @@ def tar_images(path: Path, name: str, listing: Listing) -> Iterator[Entry]:
     """
     place = str(path.absolute())
     checked_text(place)
-    taken, others = 0, ""
-    passed = set[str]()
-    try:
+    with _as_damaged(path):
         _check_shard(path)
         mtime = mtime_of(path.stat())
-        for sample, members in groupby(_members(path, listing), key=lambda member: _sample(member.name)):
-            images = []
-            for member in members:
-                if is_image(member.name):
-                    images.append(member)
-                elif not is_hidden(member.name):
-                    listing.pass_over(member.name)
-            if images and listing.member is None:
-                _check_together(sample, images, passed, path)
-            chosen = _chosen(sample, images, listing.member, path)
-            for member in images:
-                inside = member.name.removeprefix("./")
-                if inside in chosen:
-                    taken += 1
-                    named = checked_text(f"{name.removesuffix('.tar')}/{_below(inside)}")
-                    yield Entry(named, place, member.offset_data, member.size, mtime)
-                else:
-                    others = _extension(inside)
-                    listing.passed_over[f".{others}"] += 1
-    except (tarfile.TarError, OSError, OverflowError, ValueError) as error:
-        raise BuildError(f"{path} cannot be read as an uncompressed tar ({brief(error)})") from None
+        with open_regular(path) as file:
+            yield from _images(file, Entry(name, place, 0, os.fstat(file.fileno()).st_size, mtime), listing, path)
+
+
+def remote_tar_images(tar: Entry, listing: Listing) -> Iterator[Entry]:
+    """The images inside an uncompressed tar in an object store. Its headers are read, and no image but what comes with
+    them. Raises as `tar_images`, and RemoteError."""
+    with _as_damaged(tar.uri):
+        yield from _images(io.BufferedReader(_Ranges(tar), HEADERS), tar, listing, tar.uri)
+
+
+class _Ranges(io.RawIOBase):
+    """A file in an object store, of which only the parts are fetched that are read."""
+
+    def __init__(self, tar: Entry) -> None:
+        self._tar, self._place = tar, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._tar.bytes}[whence]
+        self._place = max(0, base + offset)
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), max(0, self._tar.bytes - self._place))
+        data = read_range(self._tar.uri, self._place, wanted)
+        if len(data) < wanted:
+            raise tarfile.ReadError("it became shorter while it was read")
+        buffer[:wanted] = data
+        self._place += wanted
+        return wanted
+
+
+def _images(file: BinaryIO, tar: Entry, listing: Listing, path: Path | str) -> Iterator[Entry]:
+    """The images in an open tar. tar: the file as an entry; path: what messages call it."""
+    taken, others = 0, ""
+    passed = set[str]()
+    for sample, members in groupby(_members(file, tar.bytes, listing), key=lambda member: _sample(member.name)):
+        images = []
+        for member in members:
+            if is_image(member.name):
+                images.append(member)
+            elif not is_hidden(member.name):
+                listing.pass_over(member.name)
+        if images and listing.member is None:
+            _check_together(sample, images, passed, path)
+        chosen = _chosen(sample, images, listing.member, path)
+        for member in images:
+            inside = member.name.removeprefix("./")
+            if inside in chosen:
+                taken += 1
+                named = checked_text(f"{tar.name.removesuffix('.tar')}/{_below(inside)}")
+                yield Entry(named, tar.uri, member.offset_data, member.size, tar.mtime_ns)
+            else:
+                others = _extension(inside)
+                listing.passed_over[f".{others}"] += 1
     if others and not taken:
         raise BuildError(f"no image of {path} is a member .{listing.member}, but some are .{others}: correct `member`")
+
+
+@contextmanager
+def _as_damaged(path: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, OSError, OverflowError, ValueError) as error:
+        raise BuildError(f"{path} cannot be read as an uncompressed tar ({brief(error)})") from None
 
 
 class _Headers:
@@ -86,24 +139,22 @@ class _Headers:
         return self._file.read(size)
 
 
-def _members(path: Path, listing: Listing) -> Iterator[tarfile.TarInfo]:
-    """The files in a tar. Raises tarfile.ReadError if it is not whole."""
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        with _opened(file) as tar:
-            while (member := _next(tar)) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # or it would keep every member it has passed
-                if member.issparse():
-                    raise tarfile.ReadError(f"{member.name} is stored with holes: pack it without --sparse")
-                if not member.offset < tar.offset <= size + tarfile.RECORDSIZE:
+def _members(file: BinaryIO, size: int, listing: Listing) -> Iterator[tarfile.TarInfo]:
+    """The files in a tar of `size` bytes. Raises tarfile.ReadError if it is not whole."""
+    with _opened(file) as tar:
+        while (member := _next(tar)) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # or it would keep every member it has passed
+            if member.issparse():
+                raise tarfile.ReadError(f"{member.name} is stored with holes: pack it without --sparse")
+            if not member.offset < tar.offset <= size + tarfile.RECORDSIZE:
+                raise tarfile.ReadError(f"cut inside {member.name}")
+            if member.isfile():
+                if not 0 <= member.size <= size - member.offset_data:
                     raise tarfile.ReadError(f"cut inside {member.name}")
-                if member.isfile():
-                    if not 0 <= member.size <= size - member.offset_data:
-                        raise tarfile.ReadError(f"cut inside {member.name}")
-                    yield member
-                elif not member.isdir() and is_image(member.name):
-                    listing.passed_over[LINKS if member.islnk() or member.issym() else DEVICES] += 1
-        _check_end(file, tar.offset)
+                yield member
+            elif not member.isdir() and is_image(member.name):
+                listing.passed_over[LINKS if member.islnk() or member.issym() else DEVICES] += 1
+    _check_end(file, tar.offset)
 
 
 def _opened(file: IO[bytes]) -> tarfile.TarFile:
@@ -180,7 +231,7 @@ def _extension(name: str) -> str:
     return name.rpartition("/")[2].partition(".")[2].lower()
 
 
-def _check_together(sample: str, images: list[tarfile.TarInfo], passed: set[str], path: Path) -> None:
+def _check_together(sample: str, images: list[tarfile.TarInfo], passed: set[str], path: Path | str) -> None:
     """Add a sample to those that were passed. Raises BuildError if it was, since then members that make one sample do
     not stand together, and nobody looked at all of its images."""
     for image in images:
@@ -202,7 +253,7 @@ def _is_numbered(parts: list[str]) -> bool:
     return bool(parts) and all(map(NUMBERED.fullmatch, parts))
 
 
-def _chosen(sample: str, images: list[tarfile.TarInfo], member: str | None, path: Path) -> set[str]:
+def _chosen(sample: str, images: list[tarfile.TarInfo], member: str | None, path: Path | str) -> set[str]:
     """The names of the members that are images, of those of one sample that may be. Raises BuildError to ask."""
     names = [image.name.removeprefix("./") for image in images]
     if member == ALL:

@@ -17,7 +17,7 @@ from teachers.base import TeacherError
 def read_text(path: Path) -> str:
     """The text of a file, without a byte order mark. Raises BuildError for one that is missing, too large or no
     text."""
-    with _as_ours():
+    with as_ours():
         return text.read_text(path)
 
 
@@ -25,31 +25,31 @@ def read_text(path: Path) -> str:
 def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
     """A text file, open for those who read it as a stream, with `lines`. newline: see `open`. Raises BuildError for one
     that is missing or, while it is read, no text."""
-    with _as_ours(), text.open_text(path, newline) as file:
+    with as_ours(), text.open_text(path, newline) as file:
         yield file
 
 
-def lines(file: TextIO, path: Path) -> Iterator[str]:
+def lines(file: TextIO, path: Path | str) -> Iterator[str]:
     """The lines of an open text, with their ends. Raises BuildError for one that is too long, or holds a NUL."""
-    with _as_ours():
+    with as_ours():
         yield from text.lines(file, path)
 
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises BuildError for one that is missing, too large, no text or no JSON."""
-    with _as_ours():
+    with as_ours():
         return text.read_json(path)
 
 
 def read_yaml(path: Path, *, as_written: bool = False) -> Any:
     """The content of a YAML file, as `teachers.text.parse_yaml` gives it. Raises BuildError, with the line."""
-    with _as_ours():
+    with as_ours():
         return text.read_yaml(path, as_written=as_written)
 
 
 def parse_yaml(value: str, what: str) -> Any:
     """The content of a text in YAML. what: what the error names. Raises BuildError."""
-    with _as_ours():
+    with as_ours():
         return text.parse_yaml(value, what)
 
 
@@ -67,7 +67,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 @contextmanager
-def _as_ours() -> Iterator[None]:
+def as_ours() -> Iterator[None]:
+    """The TeacherErrors of `teachers.text`, raised meanwhile, as BuildErrors."""
     try:
         yield
     except TeacherError as error:

@@ -1,0 +1,1 @@
+"""Files in object stores and on web servers, by URI: read in parts, listed, written. Nothing else knows fsspec."""
