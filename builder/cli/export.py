@@ -83,9 +83,10 @@ def export(
     """
     with sentences():
         from builder.export.export import export_version as run_export
+        from builder.hub.remote import open_version
         from builder.kinds import kind_of
 
-        made = open_store(store_root, trust).version(version)
+        made = open_version(version, open_store(store_root, trust))
         done = run_export(
             made,
             out,
@@ -137,20 +138,22 @@ def cat(version: str, shard: str, trust: bool, store_root: str) -> None:
 
 @click.command()
 @click.argument("version")
-@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("out")
 @store_option
 @workers_option
 @json_option
-def materialize(version: str, out: Path, store_root: str, workers: int | None, as_json: bool) -> None:
+def materialize(version: str, out: str, store_root: str, workers: int | None, as_json: bool) -> None:
     """Write a version with its images as plain tars.
 
     Of a VERSION built with `shards.images: shared` this writes, into the new folder OUT, the files that it would have
-    with its images inside, byte for byte, with the same id.
+    with its images inside, byte for byte, with the same id. OUT may be s3://BUCKET/PREFIX (gs://, az://): the manifest
+    is then written last, and the same command goes on where it was interrupted.
     """
     with sentences():
+        from builder.hub.remote import open_version
         from builder.store.shared.materialize import materialize as write
 
-        made = open_store(store_root).version(version)
+        made = open_version(version, open_store(store_root))
         manifest = write(made, out, workers, bar)
         size = sum(shard.bytes for shard in manifest.shards)
         value = {"out": str(out), "id": manifest.id, "shards": len(manifest.shards), "bytes": size}

@@ -1,4 +1,4 @@
-"""The commands about the Hub: publish, pull."""
+"""The commands about versions elsewhere: publish, pull."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from builder.cli.output import bar, emit, rows, say
 from builder.words import size_text
 
 if TYPE_CHECKING:
-    from builder.hub.publish import Published
+    from builder.hub.files import Published
     from builder.hub.pull import Pulled
 
 
 @click.command()
 @click.argument("version")
-@click.argument("repo", metavar="ORG/NAME")
+@click.argument("repo", metavar="ORG/NAME|URI")
 @click.option("--private", is_flag=True, help="Make the repository private, if it is created now.")
 @click.option("--revision", "branch", default="main", show_default=True, help="Branch to commit the version to.")
 @click.option("--allow-private", is_flag=True, help="Publish although paths or names of this machine stand in it.")
@@ -39,11 +39,15 @@ def publish(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Publish a version on the Hugging Face Hub.
+    """Publish a version on the Hub or in a bucket.
 
     VERSION becomes the dataset ORG/NAME. All files are uploaded first, then one commit adds them, then a tag named like
     the version (v3) makes it citable: no reader ever sees half of it. Files that the Hub has are not sent again. You
     need a token with write access (`hf auth login`).
+
+    With s3://BUCKET/PREFIX (gs://, az://) the files come to lie in BUCKET/PREFIX/NAME/vN/ as plain tars, each checked
+    there, and the manifest last: before that there is no version, and the same command goes on. Everywhere a version
+    is read, s3://BUCKET/PREFIX/NAME@vN then names it. Logins are those of AWS's own tools.
     """
     with sentences():
         from builder.hub.publish import publish as send
@@ -77,18 +81,16 @@ def _published(done: Published) -> str:
         ("done", done_text[done.state]),
     ]
     if done.state in ("published", "would"):
-        lines.append(
-            ("sent", f"{len(done.sent)} files, {size_text(done.bytes)}; {done.unchanged} were on the Hub already")
-        )
+        lines.append(("sent", f"{len(done.sent)} files, {size_text(done.bytes)}; {done.unchanged} were there already"))
     if done.state == "would":
         lines += [("send", name) for name in done.sent]
     lines += [("delete", name) for name in done.deleted]
-    lines.append(("address", f"{done.address}/tree/{done.tag}"))
+    lines.append(("address", done.address if "://" in done.repo else f"{done.address}/tree/{done.tag}"))
     return rows(*lines)
 
 
 @click.command()
-@click.argument("ref", metavar="ORG/NAME[@VERSION]")
+@click.argument("ref", metavar="ORG/NAME[@VERSION]|URI[@VERSION]")
 @click.option("--name", help="Name of the dataset in the store, if another than its own.")
 @store_option
 @json_option
@@ -97,7 +99,7 @@ def pull(ref: str, name: str | None, store_root: str, as_json: bool, dry_run: bo
     """Pull a published version into the store.
 
     Every file is checked against the manifest. ORG/NAME@v3 names a version; @TAG, @BRANCH and @COMMIT work, too.
-    Without any of them the newest version on main is pulled.
+    Without any of them the newest version on main is pulled. s3://BUCKET/PREFIX/NAME@v3 names one in a bucket.
     """
     with sentences():
         from builder.hub.pull import pull as fetch

@@ -100,11 +100,12 @@ def diff(a: str, b: str, limit: int, store_root: str, as_json: bool) -> None:
     Prints what version B adds, removes and changes against version A.
     """
     with sentences():
+        from builder.hub.remote import open_version
         from builder.rules.class_names import compare_names
         from builder.versions.diff import diff as compare
 
         store = open_store(store_root)
-        first, second = store.version(a), store.version(b)
+        first, second = open_version(a, store), open_version(b, store)
         difference = compare(first, second, limit=limit)
         names = compare_names(first.manifest.classes, second.manifest.classes, occurring=())
         if told := names.sentence(f"{a}'s", f"not in {b}", "", "their objects are compared as of different classes"):

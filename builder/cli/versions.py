@@ -45,10 +45,11 @@ def explain(version: str, key: str, picture: Path | None, store_root: str, as_js
     key or its name in the source, or the beginning of its key or SHA-256.
     """
     with sentences():
+        from builder.hub.remote import open_version
         from builder.versions.explain import explain as find_reasons
 
         store = open_store(store_root)
-        opened = store.version(version)
+        opened = open_version(version, store)
         explanation = find_reasons(opened, key, store)
         if picture:
             from builder.report.pictures import draw_image

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from builder.buckets.address import is_remote
 from builder.engine import Track, silent
-from builder.hub.remote import is_remote, open_version
+from builder.hub.remote import open_version
 from builder.kinds import kind_of
 from builder.store.labels import parse_label
 from builder.store.manifest import MANIFEST
@@ -29,8 +30,8 @@ def read_labels(
     counted_from: CountedFrom | None = None,
 ) -> Truth:
     """Labels to evaluate on: human ones (`read_truth`; outlines, counted_from: see there), or those of a version:
-    `hf://org/name@v3`, its folder, or `NAME@VERSION` of the store. images: where the files of human labels lie, if not
-    in their place.
+    `hf://org/name@v3`, `s3://bucket/name@v3`, its folder, or `NAME@VERSION` of the store. images: where the files of
+    human labels lie, if not in their place.
 
     Raises TruthError for labels that cannot be used, and BuildError for a version that is not there.
     """

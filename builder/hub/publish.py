@@ -7,64 +7,27 @@ interrupted goes on: what was uploaded is not sent again, and a commit that lack
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from threading import Event
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any
 
-from builder.engine import Track, run, silent
-from builder.errors import BuildError
+from builder.buckets.address import is_remote
+from builder.engine import Track, silent
 from builder.evidence.gates import stop_at_failure
+from builder.hub.bucket import publish_to_bucket
 from builder.hub.client import Hub
+from builder.hub.files import Contents, LocalFile, Published, checked_files, warnings_of
 from builder.hub.private import check_private
 from builder.hub.remote import remote_manifest
 from builder.hub.repository import MAIN, HubError, Outdated, RemoteFile, check_branch, parse_ref
-from builder.report.quality import licences
-from builder.store.files import sha256_file
-from builder.store.manifest import MANIFEST, Manifest, manifest_bytes
-from builder.store.provenance import UNKNOWN
-from builder.store.shared.joined import JoinedFile
+from builder.store.manifest import MANIFEST, Manifest
 from builder.store.shared.materialize import plain_manifest
 from builder.store.version import DATA, Version, check_here, check_version
 
 SHARDS = "data/train-*.tar"
 """What readers of a repository take for shards, by the card."""
-
-Contents = Path | bytes | BinaryIO
-
-
-@dataclass(frozen=True)
-class Published:
-    """What became of it. state: published; finished (the commit was there, its tag was not); there (all was); or would
-    (a dry run). commit: that the tag stands for, "" in a dry run. sent: files the repository did not have, `bytes`
-    together; unchanged: how many it had; deleted: files that are no longer in the version."""
-
-    version: str
-    id: str
-    repo: str
-    tag: str
-    address: str
-    state: Literal["published", "finished", "there", "would"]
-    commit: str = ""
-    sent: list[str] = field(default_factory=list)
-    bytes: int = 0
-    unchanged: int = 0
-    deleted: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class LocalFile:
-    """A file of a version. name: below the version, and in the repository; contents: where they lie, or they
-    themselves."""
-
-    name: str
-    contents: Contents
-    sha256: str
-    bytes: int
 
 
 def publish(
@@ -79,12 +42,13 @@ def publish(
     workers: int | None = None,
     track: Track = silent,
 ) -> Published:
-    """Publish a version as a dataset of the Hugging Face Hub: all its files, one commit, then its tag. An interrupted
-    call is gone on with by the same one; files that are there do not travel again.
+    """Publish a version as a dataset of the Hugging Face Hub: all its files, one commit, then its tag; or in an object
+    store: all its files, then its manifest. An interrupted call is gone on with by the same one; files that are there
+    do not travel again.
 
     Args:
         version: a complete version in a store.
-        repo: `org/name`, made if it is not there.
+        repo: `org/name`, made if it is not there; or `s3://bucket/prefix`, below which it comes to lie as `NAME/vN/`.
         private: whether a repository that is made is private.
         branch: the one that the commit goes to, made if it is not there: from main, or, if that holds a later version,
             from where main began.
@@ -105,6 +69,12 @@ def publish(
     """
     check_version(version)
     check_here(version)
+    if is_remote(repo):
+        if private or branch != MAIN:
+            raise HubError(f"{repo} is no repository on the Hub: leave out --private and --revision")
+        stop_at_failure(version.manifest.provenance.gates)
+        check_private(version, allow_private=allow_private, allow_gps=allow_gps, workers=workers)
+        return publish_to_bucket(version, repo, dry_run=dry_run, workers=workers, track=track)
     if "@" in repo or parse_ref(repo).repo != repo:
         raise HubError(f"{repo!r} is no dataset on the Hub: write ORG/NAME, without a version")
     check_branch(branch)
@@ -118,7 +88,7 @@ def publish(
     is_private = hub.private()
     if private and is_private is False:
         raise HubError(f"{repo} is public already: make it private on its page first, or publish without --private")
-    warnings = list(_warnings(manifest))
+    warnings = list(warnings_of(manifest))
     outcome = Published(version.ref, manifest.id, repo, manifest.version, hub.address, "would", warnings=warnings)
     if is_private is None:
         if dry_run:
@@ -159,38 +129,6 @@ def _into(
     return replace(outcome, state="published", commit=commit, **changes.fields())
 
 
-def checked_files(
-    version: Version, manifest: Manifest, workers: int | None = None, track: Track = silent
-) -> list[LocalFile]:
-    """Every file of a version as it is published, by name, after its hash was compared with the manifest's. manifest:
-    the version's `plain_manifest`. Raises BuildError for the first that differs, or that lies there without being part
-    of it."""
-    shared = version.manifest.is_shared
-    named = manifest.files | ({} if shared else {f"{DATA}/{shard.name}": shard.sha256 for shard in manifest.shards})
-    todo = [(name, sha256, version.folder / name) for name, sha256 in sorted(named.items())]
-    advice = f"run `tutelage verify --repair {version.ref}`"
-
-    def check(job: tuple[str, str, Path], stop: Event) -> LocalFile:
-        name, sha256, path = job
-        if not path.is_file():
-            raise BuildError(f"{name} of {version.ref} is missing: {advice}")
-        if sha256_file(path) != sha256:
-            raise BuildError(f"{name} of {version.ref} is not the file of its manifest: {advice}")
-        return LocalFile(name, path, sha256, path.stat().st_size)
-
-    version.check_files()
-    files = []
-    with track("check", sum(path.stat().st_size for _, _, path in todo if path.is_file())) as advance:
-        for file in run(check, todo, workers):
-            files.append(file)
-            advance(file.bytes)
-    for stated, shard in zip(version.manifest.shards, manifest.shards, strict=True) if shared else ():
-        tar = cast(BinaryIO, io.BufferedReader(JoinedFile(version.samples(stated))))
-        files.append(LocalFile(f"{DATA}/{shard.name}", tar, shard.sha256, shard.bytes))
-    said = manifest_bytes(manifest)
-    return [*files, LocalFile(MANIFEST, said, hashlib.sha256(said).hexdigest(), len(said))]
-
-
 @dataclass(frozen=True)
 class _Changes:
     sent: Sequence[LocalFile]
@@ -202,12 +140,6 @@ class _Changes:
         size = sum(file.bytes for file in self.sent)
         names = [file.name for file in self.sent]
         return {"sent": names, "bytes": size, "deleted": self.deleted, "unchanged": self.unchanged}
-
-
-def _warnings(manifest: Manifest) -> Iterator[str]:
-    for what, name in (("source", "source images"), ("teacher", "teacher")):
-        if licences(manifest)[what] == UNKNOWN:
-            yield f"the licence of the {name} is unknown: find out whether you may share this version"
 
 
 def _same(hub: Hub, manifest: Manifest) -> str:

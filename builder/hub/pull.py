@@ -1,4 +1,4 @@
-"""Bring a version from the Hub into the store, verified against its manifest."""
+"""Bring a version from the Hub, or from an object store, into the store, verified against its manifest."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Literal
 
 from builder.engine import Track, run, silent
 from builder.errors import BuildError
+from builder.hub.bucket import is_bucket
 from builder.hub.remote import RemoteVersion, open_remote
 from builder.hub.repository import PREFIX, parse_ref
 from builder.store.files import TEMPORARY, locked, new_folder
@@ -45,7 +46,8 @@ def pull(ref: str, store: Store, *, name: str | None = None, dry_run: bool = Fal
     appears whole. What an interrupted pull fetched is kept.
 
     Args:
-        ref: `org/name@v3`, a tag, branch or commit in place of `v3`; without one the newest.
+        ref: `org/name@v3`, a tag, branch or commit in place of `v3`; without one the newest. Of an object store
+            `s3://bucket/prefix/name@v3`.
         store: gets it as `datasets/NAME/vN`.
         name: of the dataset in the store, if not its own.
         dry_run: only say what would be fetched.
@@ -56,12 +58,13 @@ def pull(ref: str, store: Store, *, name: str | None = None, dry_run: bool = Fal
 
     Raises:
         BuildError: the store has another version of this name and number, or `name` is none.
-        HubError: there is no such version, it is damaged, or the Hub cannot be reached.
+        HubError, RemoteError: there is no such version, it is damaged, or that place cannot be reached.
     """
     check_store(store)
     if name is not None and not NAME.fullmatch(name):
         raise BuildError(f"dataset name {name!r} must be 1 to 64 letters, digits, - or _: give another --name")
-    version = replace(open_remote(f"{PREFIX}{parse_ref(ref)}", store, write=not dry_run), trust=Trust())
+    ref = ref if is_bucket(ref) else f"{PREFIX}{parse_ref(ref)}"
+    version = replace(open_remote(ref, store, write=not dry_run), trust=Trust())
     manifest = version.manifest
     target = store.datasets / (name or manifest.name) / manifest.version
     outcome = Pulled(f"{target.parent.name}@{target.name}", manifest.id, target, "there")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import orjson
 
+from builder.buckets.address import is_remote
 from builder.errors import BuildError, brief
 from builder.store.files import (
     canonical_json,
@@ -30,7 +31,7 @@ from builder.store.manifest import MANIFEST, other_claim, read_manifest
 from builder.store.manifest import NAME as NAME
 from builder.store.manifest import VERSION as VERSION
 from builder.store.shared.tars import IMAGES
-from builder.store.version import CLAIM, DATASETS, Version
+from builder.store.version import CLAIM, DATASETS, Version, elsewhere
 
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LATEST = "latest"
@@ -167,8 +168,8 @@ class Store:
         """
         if isinstance(ref, Path) or (Path(ref) / MANIFEST).is_file():
             return Version.open(ref, claimed=claimed, trust=self.trust)
-        if ref.startswith("hf://"):
-            raise BuildError(f"{ref} lies on the Hub: run `tutelage pull {ref.removeprefix('hf://')}` first")
+        if is_remote(ref):
+            raise elsewhere(ref)
         name, _, wanted = ref.partition("@")
         versions = self.versions(name) if NAME.fullmatch(name) else []
         complete = [folder for folder in versions if (folder / MANIFEST).is_file()]

@@ -255,10 +255,15 @@ class Version:
 
 
 def check_here(version: Version) -> None:
-    """Raise BuildError for a version on the Hub, where every file of one is needed."""
+    """Raise BuildError for a version that lies elsewhere, where every file of one is needed."""
     if version.is_remote:
-        name = version.ref.removeprefix("hf://")
-        raise BuildError(f"{version.ref} lies on the Hub: run `tutelage pull {name}` first")
+        raise elsewhere(version.ref)
+
+
+def elsewhere(ref: str) -> BuildError:
+    """For a version that is to be in the store, and lies on the Hub or in an object store."""
+    where = "on the Hub" if ref.startswith("hf://") else "in an object store"
+    return BuildError(f"{ref} lies {where}: run `tutelage pull {ref.removeprefix('hf://')}` first")
 
 
 def check_version(value: object) -> None:

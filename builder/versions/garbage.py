@@ -187,7 +187,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _fetched(store: Store) -> Iterator[Garbage]:
-    """What builder.hub.remote fetched from the Hub, by version."""
+    """What builder.hub.remote fetched, by version."""
     remote = store.root / "remote"
     for folder in (id for org in _folders(remote) for name in _folders(org) for id in _folders(name)):
         yield _garbage(folder, "fetched", "a copy from the Hub, fetched again when it is needed", remote / ".lock")

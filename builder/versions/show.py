@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from builder.hub.remote import open_version
 from builder.label.predictions import describe as describe_predictions
 from builder.label.predictions import find_predictions
 from builder.scan.pool import describe as describe_pool
@@ -28,7 +29,7 @@ def show(ref: str, store: Store) -> Shown:
     """Describe what a name stands for.
 
     Args:
-        ref: NAME, NAME@v3, NAME@TAG or the folder of a version; an id prefix of predictions or of a pool.
+        ref: NAME, NAME@v3, NAME@TAG, the folder or the address of a version; an id prefix of predictions or of a pool.
         store: holds it.
 
     Returns:
@@ -41,5 +42,5 @@ def show(ref: str, store: Store) -> Shown:
         return Shown("predictions", describe_predictions(store, find_predictions(store, ref)))
     if store.match(store.pools, ref):
         return Shown("pool", describe_pool(find_pool(store, ref)))
-    version = store.version(ref)
+    version = open_version(ref, store)
     return Shown("version", version.manifest.model_dump(mode="json"), version)

@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 from typing import IO
 
+from builder.buckets.address import is_remote
 from builder.engine import Track, run, silent, until
 from builder.errors import BuildError
 from builder.store.files import new_file, new_tree
 from builder.store.manifest import FORMAT, Manifest, write_manifest
-from builder.store.shards import ShardError, ShardRecord, shard_name
-from builder.store.shared.joined import joined_tar, plain_tar
+from builder.store.shards import ShardRecord, shard_name
+from builder.store.shared.pieces import tar_of as tar_of
+from builder.store.shared.upload import upload_version
 from builder.store.version import DATA, Version
-
-
-def tar_of(version: Version, record: ShardRecord) -> Iterator[bytes]:
-    """The tar of a shard, in pieces, a sample each: joined with its images, if the version shares them. Every member is
-    hashed on its way. Raises BuildError, before the mark at the tar's end, for one that is not what the manifest
-    says."""
-    try:
-        if record.labels:
-            yield from joined_tar(version.rows(record), version.samples(record))
-        else:
-            yield from plain_tar(version.samples(record))
-    except ShardError as error:
-        raise BuildError(f"{version.ref} is damaged ({error}): run `tutelage verify --repair {version.ref}`") from None
 
 
 def shard_named(version: Version, name: str) -> ShardRecord:
@@ -54,14 +42,15 @@ def plain_manifest(version: Version, workers: int | None = None, track: Track = 
     return version.manifest.model_copy(update={"shards": shards, "format": FORMAT})
 
 
-def materialize(version: Version, out: Path, workers: int | None = None, track: Track = silent) -> Manifest:
-    """Write a version with its images into a new folder: all its files, and its shards as plain tars, which any reader
-    of WebDataset takes. Of a version that shares its images the tars are, byte for byte, those of the same version with
-    the images inside; its id is the same.
+def materialize(version: Version, out: Path | str, workers: int | None = None, track: Track = silent) -> Manifest:
+    """Write a version with its images into a new folder, or to an address: all its files, and its shards as plain tars,
+    which any reader of WebDataset takes. Of a version that shares its images the tars are, byte for byte, those of the
+    same version with the images inside; its id is the same.
 
     Args:
         version: complete, of either kind.
-        out: the folder, which may be there only if it holds just that.
+        out: the folder, which may be there only if it holds just that; or `s3://bucket/prefix`
+            (builder.store.shared.upload).
         workers: threads that write; None for one a core.
         track: shows how far it is.
 
@@ -71,8 +60,10 @@ def materialize(version: Version, out: Path, workers: int | None = None, track: 
     Raises:
         BuildError: a file of the version is damaged or missing, or something else is at `out`.
     """
+    if is_remote(str(out)):
+        return upload_version(version, str(out), plain_manifest(version, workers, track), track)[0]
     manifest = version.manifest
-    with new_tree(out) as folder, track("materialize", manifest.stored) as advance:
+    with new_tree(Path(out)) as folder, track("materialize", manifest.stored) as advance:
 
         def write(record: ShardRecord, stop: Event) -> ShardRecord:
             with new_file(folder / DATA / record.name) as file:
