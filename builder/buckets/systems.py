@@ -71,4 +71,6 @@ def _options(scheme: str, writing: bool) -> dict[str, Any]:
 
         waits = ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE)
         return {"client_kwargs": {"timeout": waits, "trust_env": True, "headers": {"Accept-Encoding": "identity"}}}
+    if scheme == "hf":
+        return {"endpoint": os.environ.get("HF_ENDPOINT") or None}
     return {}

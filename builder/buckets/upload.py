@@ -20,6 +20,8 @@ PART = 16 << 20
 NOTE = "sha256"
 NOTES = {"s3": "Metadata", "gs": "metadata", "az": "metadata"}
 """What each client calls the notes of a file."""
+CHECKED = {"s3": {"ChecksumAlgorithm": "SHA256"}}
+"""What has a store refuse bytes that were damaged on their way."""
 
 
 def check_written(uri: str) -> None:
@@ -106,7 +108,8 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 def _send(pieces: Iterable[bytes], uri: str, size: int, sha256: str) -> None:
     scheme, hashed, sent = scheme_of(uri), hashlib.sha256(), 0
-    file = system(uri, writing=True).open(uri, "wb", block_size=PART, **{NOTES[scheme]: {NOTE: sha256}})
+    notes = {NOTES[scheme]: {NOTE: sha256}, **CHECKED.get(scheme, {})}
+    file = system(uri, writing=True).open(uri, "wb", block_size=PART, **notes)
     try:
         for piece in pieces:
             hashed.update(piece)

@@ -16,6 +16,7 @@ from builder.label.maps import pack
 from builder.label.predictions import REMOVED as REMOVED_STATUS
 from builder.label.predictions import Failure
 from builder.label.profile import Clock, Profile, untimed
+from builder.scan.image import fetched
 from builder.scan.pool import REMOVED, Chunk, ImageChanged, Pool, PoolImage
 from teachers.base import SemanticMap, Teacher, TeacherError
 from teachers.depth import PLAIN, Reading
@@ -171,7 +172,7 @@ def decode_ahead(
         return max(image.pixels, more)
 
     work = partial(_decode, reading, prepare, clock)
-    decoded = _waited_for(in_order(work, images(), workers, ahead, weight, WAITING_PIXELS), clock)
+    decoded = _waited_for(in_order(work, fetched(images()), workers, ahead, weight, WAITING_PIXELS), clock)
     for first in decoded:
         chunk = begun.popleft()
         yield chunk, chain([first], islice(decoded, len(chunk) - 1))

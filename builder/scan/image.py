@@ -5,15 +5,22 @@ from __future__ import annotations
 import builtins
 import hashlib
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter
 
 from builder.buckets.address import is_remote
+from builder.buckets.files import IN_FLIGHT
+from builder.engine import in_order
 from builder.errors import BuildError
 from builder.scan.entries import mtime_of, read_remote
 from teachers.files import regular_only
 
 OK, UNREADABLE, DUPLICATE, REMOVED = "ok", "unreadable", "duplicate", "removed"
 """The states of an image."""
+AHEAD = 256 << 20
+"""Bytes of remote images that are read ahead."""
 
 
 class ImageChanged(BuildError):
@@ -97,3 +104,34 @@ class PoolImage:
             f"image {self.uri} changed since it was scanned: scan its source again",
             "changed since it was scanned: scan again",
         )
+
+
+@dataclass(frozen=True)
+class FetchedImage(PoolImage):
+    """An image that was read already. found: its bytes, or why there are none."""
+
+    found: builtins.bytes | ImageChanged = b""
+
+    def read(self) -> builtins.bytes:
+        if isinstance(self.found, ImageChanged):
+            raise self.found
+        return self.found
+
+
+def fetched(images: Iterable[PoolImage]) -> Iterator[PoolImage]:
+    """The images in order; those of an object store with their bytes, read ahead, many at once, since each waits for
+    the network: the first image tells which they are. Raises RemoteError when the store cannot be used."""
+    waiting = iter(images)
+    for first in waiting:
+        rest = chain([first], waiting)
+        remote = is_remote(first.uri)
+        yield from in_order(_fetch, rest, IN_FLIGHT, 2 * IN_FLIGHT, attrgetter("bytes"), AHEAD) if remote else rest
+
+
+def _fetch(image: PoolImage) -> PoolImage:
+    if image.state != OK:
+        return image
+    try:
+        return FetchedImage(**vars(image), found=image.read())
+    except ImageChanged as error:
+        return FetchedImage(**vars(image), found=error)

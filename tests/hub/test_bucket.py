@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.buckets.files import read_range
+from builder.buckets.files import fetch, read_range
+from builder.buckets.upload import upload
 from builder.errors import BuildError
 from builder.hub.publish import publish
 from builder.hub.pull import pull
@@ -115,7 +117,7 @@ def test_a_version_is_read_where_it_lies(world: Path, s3: S3, tmp_path: Path) ->
     assert diff(remote, local).empty
     for command in (["diff", remote.ref, "pets@v2"], ["show", remote.ref], ["explain", remote.ref, far_key(remote)]):
         run(*command, store=store.root)
-    run("export", remote.ref, "--format", "coco", "--out", tmp_path / "coco", store=store.root)
+    run("export", remote.ref, tmp_path / "coco", "--format", "coco", store=store.root)
     assert "tutelage pull" in run("verify", remote.ref, store=store.root, code=1).output
 
 
@@ -218,3 +220,19 @@ def test_a_pulled_file_that_is_another_one_is_not_taken(world: Path, s3: S3, tmp
     for ref in (f"{ROOT}/bad/pets@v9", f"{ROOT}/bad/pets@best", f"{ROOT}/nothing/pets"):
         with pytest.raises(BuildError, match="version"):
             pull(ref, store)
+
+
+def test_a_large_file_goes_in_parts_of_which_one_alone_is_sent_again(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.buckets.upload.PART", 5 << 20)
+    data = os.urandom(11 << 20)
+    pieces = [data[place : place + (1 << 20)] for place in range(0, len(data), 1 << 20)]
+    s3.faults[:] = [Fault("PUT .*partNumber=2", status=503)]
+    s3.asked("")
+    sha256 = hashlib.sha256(data).hexdigest()
+    assert upload(lambda: pieces, f"{ROOT}/large.bin", len(data), sha256)
+    assert len(s3.asked("PUT .*partNumber")) == 4
+    assert not upload(lambda: pieces, f"{ROOT}/large.bin", len(data), sha256)
+    assert b"".join(fetch(f"{ROOT}/large.bin", len(data))) == data
+    with pytest.raises(BuildError, match="changed while it was sent"):
+        upload(lambda: pieces[1:], f"{ROOT}/other.bin", len(data), sha256)
+    assert not s3.keys("other")

@@ -150,7 +150,7 @@ def test_unreadable_images_are_rows(images: Path, tmp_path: Path) -> None:
         (lambda d: (d / "a.tar").write_bytes(b"no tar") and d / "a.tar", "uncompressed tar"),
         (lambda d: (d / "a.json").write_text("[1]") and d / "a.json", "no COCO JSON"),
         (lambda d: (d / "a.csv").write_text("x") and d / "a.csv", "is no folder"),
-        (lambda d: "s3://bucket/x", "remote"),
+        (lambda d: "ftp://host/x", "ftp:// is not read"),
     ],
 )
 def test_wrong_sources_say_what_to_give(tmp_path: Path, make: object, message: str) -> None:
