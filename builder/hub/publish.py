@@ -13,10 +13,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from builder.buckets.address import is_remote
 from builder.engine import Track, silent
 from builder.evidence.gates import stop_at_failure
-from builder.hub.bucket import publish_to_bucket
+from builder.hub.bucket import is_bucket, publish_to_bucket
 from builder.hub.client import Hub
 from builder.hub.files import Contents, LocalFile, Published, checked_files, warnings_of
 from builder.hub.private import check_private
@@ -69,7 +68,7 @@ def publish(
     """
     check_version(version)
     check_here(version)
-    if is_remote(repo):
+    if is_bucket(repo):
         if private or branch != MAIN:
             raise HubError(f"{repo} is no repository on the Hub: leave out --private and --revision")
         stop_at_failure(version.manifest.provenance.gates)

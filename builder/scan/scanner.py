@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder.buckets.address import absolute
+from builder.buckets.address import absolute, is_remote
 from builder.buckets.files import in_flight
 from builder.cluster import Cluster
 from builder.engine import Track, in_order, silent, worker_count
@@ -28,6 +28,7 @@ from builder.errors import BuildError
 from builder.scan.census import ENTRY, Census, Row
 from builder.scan.dhash import look
 from builder.scan.entries import Entry, Listing, passed_over_text, read_entry
+from builder.scan.image import AHEAD
 from builder.scan.pool import (
     CHUNK_SIZE,
     COLUMNS,
@@ -261,7 +262,7 @@ def _read(
     """The rows of these entries, in order. Raises BuildError where a node of the cluster cannot read what can be read
     here."""
     if cluster is None:
-        yield from in_order(read, entries, threads, 4 * threads)
+        yield from in_order(read, entries, threads, 4 * threads, _fetched, AHEAD)
         return
     for row in cluster.map(read, entries, GROUP):
         facts = dict(zip(COLUMNS, row, strict=True))
@@ -271,6 +272,11 @@ def _read(
                 "the images where every node sees them under the same path, or into an object store"
             )
         yield row
+
+
+def _fetched(entry: Entry) -> int:
+    """Bytes that an image takes while it is on its way here."""
+    return entry.bytes if is_remote(entry.uri) else 0
 
 
 def _row(max_pixels: int, entry: Entry) -> Row:

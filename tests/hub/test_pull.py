@@ -279,7 +279,7 @@ def read_keys(folder: Path) -> list[str]:
 
 
 def test_a_hub_version_is_not_looked_for_in_the_store(tmp_path: Path) -> None:
-    said = run("show", f"hf://{REPO}@v1", store=tmp_path, code=1).output
+    said = run("verify", f"hf://{REPO}@v1", store=tmp_path, code=1).output
     assert "lies on the Hub: run `tutelage pull org/pets@v1` first" in said
 
 
