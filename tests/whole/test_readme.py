@@ -15,6 +15,7 @@ from scenes import Counts, make_scenes
 from builder.cli import main as cli
 from tests import ROOT
 from tests.helpers.hub_server import HubServer, use_hub
+from tests.helpers.s3 import running_s3
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -59,8 +60,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         patch.setenv("HF_HOME", str(folder / "cache"))
         patch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
-        with HubServer.running(folder / "hub") as server:
+        with HubServer.running(folder / "hub") as server, running_s3() as s3:
             use_hub(patch, server.url, folder)
+            s3.put_folder(folder / "data/pool", "2026")
+            s3.client.create_bucket(Bucket="datasets")
             yield folder
 
 
