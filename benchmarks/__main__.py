@@ -48,16 +48,17 @@ def main() -> None:
 
 
 def run_row(name: str, run: Run, out: Path | None) -> None:
-    """Print a row's lines as they come, and put them into the page in `out`, if there is one."""
+    """Print a row's lines as they come, and put them into the page in `out`, if there is one: all that were until then,
+    so that one which is stopped after hours is not lost."""
     row = next(row for row in ROWS if row.name == name)
     where, before, lines = hardware(), os.getloadavg()[0], []
     print(f"{name}: {row.title}; {where}, load {before:.1f}", flush=True)
     for line in row.run(run):
         lines.append(line)
         print("  " + " | ".join(cell for cell in cells(line) if cell), flush=True)
-    if out:
-        load = (before, os.getloadavg()[0])
-        save(out, name, Result(today(), where, load, versions_of(row.packages), lines), ROWS)
+        if out:
+            load = (before, os.getloadavg()[0])
+            save(out, name, Result(today(), where, load, versions_of(row.packages), lines), ROWS)
 
 
 if __name__ == "__main__":

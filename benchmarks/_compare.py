@@ -93,7 +93,6 @@ class Row:
         aim: in words.
         run: makes its lines.
         packages: whose versions matter; those of the peers' own environment are found in peers.txt.
-        limits: what a profile says of its lines that miss their aim.
     """
 
     name: str
@@ -101,7 +100,6 @@ class Row:
     aim: str
     run: Callable[[Run], Iterator[Comparison]]
     packages: tuple[str, ...] = ()
-    limits: str = ""
 
 
 def beside(

@@ -1,7 +1,7 @@
 """docs/benchmarks.json and what is made of it, docs/benchmarks.md.
 
 The JSON has an entry for each row that was run, by its name; a row that is run alone changes its own. The page is a
-function of the JSON and of the rows' own words.
+function of the JSON and of what is written here, beside the rows, and in _limits.py.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 from _compare import ROOT, Comparison, Row
+from _limits import LIMITS
 
 JSON, PAGE = "benchmarks.json", "benchmarks.md"
 PINS = ROOT / "benchmarks" / "peers.txt"
@@ -160,7 +161,7 @@ def _misses(results: Mapping[str, Result], rows: Sequence[Row]) -> str:
             what = "; ".join(
                 f"{line.work}: {cells(line)[4] or cells(line)[1]}, aim {cells(line)[5]}" for line in missed
             )
-            parts.append(f"**{row.name}** ({what}). {row.limits or 'Not profiled yet.'}\n")
+            parts.append(f"**{row.name}** ({what}). {LIMITS.get(row.name, 'Not profiled yet.')}\n")
     return "\n".join(parts if len(parts) > 1 else [*parts, "None.\n"])
 
 

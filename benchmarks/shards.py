@@ -1,6 +1,7 @@
 """Writing shards: `builder.store.shards.write_shard`, with its SHA-256 and fsync, against other writers and the disk.
 
-One process each, the same samples from memory, shards of the same number of samples (or bytes). The peers neither hash
+One process each, the same samples from memory, shards of the same number of samples (or bytes). The images' hashes are
+known, as a build has them from the scan; those of the labels and of the whole file are made. The peers neither hash
 the whole file nor sync it; once `webdataset.ShardWriter` does. The limits are the same bytes written raw and synced,
 and hashed once by one thread: nothing that does both can be faster than the slower of them.
 """
@@ -26,11 +27,12 @@ def shards_of(samples: Samples, count: int) -> Iterator[tuple[int, Samples]]:
     return ((n // count, samples[n : n + count]) for n in range(0, len(samples), count))
 
 
-def ours(folder: Path, samples: Samples, count: int) -> None:
+def ours(hashes: dict[str, str], folder: Path, samples: Samples, count: int) -> None:
     from builder.store.shards import write_shard
 
     for number, part in shards_of(samples, count):
-        write_shard(folder / f"{number:06d}.tar", ((k, [("jpg", i), ("json", j)]) for k, i, j in part))
+        rows = ((key, [("jpg", image, hashes[key]), ("json", label)]) for key, image, label in part)
+        write_shard(folder / f"{number:06d}.tar", rows)
 
 
 def shard_writer(folder: Path, samples: Samples, count: int) -> None:
@@ -71,8 +73,9 @@ def compare(run: Run) -> Iterator[Comparison]:
     images, count = run.of(20_000, 200), run.of(5_000, 50)
     samples = make_samples(images, BYTES)
     total = bytes_of(samples)
+    hashes = {key: hashlib.sha256(image).hexdigest() for key, image, _ in samples}
     writers: dict[str, Callable[[Path, Samples, int], None]] = {
-        "Tutelage": ours,
+        "Tutelage": partial(ours, hashes),
         "webdataset ShardWriter": shard_writer,
         "ShardWriter, then SHA-256 and fsync": shard_writer_hashed_and_synced,
         "raw bytes, fsync": raw,

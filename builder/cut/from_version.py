@@ -57,6 +57,10 @@ class RestoredPool(LabelledPool):
     def mapped(self) -> Mapped | None:
         return class_map(self.keep, self.restored.version.manifest.provenance.teacher.description)
 
+    @property
+    def looked_at(self) -> list[str]:
+        return ["key", *super().looked_at]
+
     def _loaded(self, chunks: Sequence[Chunk]) -> tuple[Objects, np.ndarray, list[str]]:
         """The teacher's objects of these chunks, the reason that rules gave each (uint8), and the images' states."""
         table = self.restored.labels([chunk.index for chunk in chunks])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from builder.engine import run
 from builder.errors import BuildError
 from builder.evidence.certify import solve as certify
 from builder.evidence.matching import Matches
@@ -210,7 +211,7 @@ def balance(keep: Keep, evidence: Evidence) -> list[Group]:
 def mixture(keep: Keep, evidence: Evidence) -> list[Group]:
     """`mixture` (Consistent-Teacher, arXiv 2209.01589): two Gaussians over a class's scores."""
     options, scores = keep.mixture or Mixture(), _scores(evidence, "mixture")
-    edges = [high_component(counts) for counts in scores.objects]
+    edges = list(run(lambda counts, stop: high_component(counts), list(scores.objects)))
     cells = [np.array([] if edge is None else [edge]) for edge in edges]
     tails = scores.tails([[label] for label in range(len(edges))], cells)
     groups = []

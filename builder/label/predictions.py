@@ -190,7 +190,10 @@ def read_chunk(folder: Path, columns: Sequence[str] | None = None) -> ChunkPredi
     """The predictions `write_chunk` put there. `columns`: only these of the objects' (label, score, x1, …, or of
     OPTIONAL), which is quicker; the others are zeros, those of OPTIONAL None. Raises BuildError if they are missing or
     damaged."""
-    images = _read(folder / "images.parquet", ["status", "error", "n_objects"])
+    path = folder / "images.parquet"
+    with _opened(path) as file:
+        states = () if _is_complete(file) else ("status", "error")
+        images = _columns(file, path, [*states, "n_objects"])
     objects = _read(folder / "objects.parquet", [*(columns or ("label", "score", *BOX, *OPTIONAL))])
     counts = images["n_objects"].to_numpy()
     image = np.repeat(np.arange(len(counts)), counts)
@@ -206,8 +209,8 @@ def read_chunk(folder: Path, columns: Sequence[str] | None = None) -> ChunkPredi
     for place, side in enumerate(BOX if columns is None or set(BOX) & set(columns) else ()):
         boxes[:, place] = column(side, np.float32)
     return ChunkPredictions(
-        images["status"].to_pylist(),
-        images["error"].to_pylist(),
+        images["status"].to_pylist() if states else [OK] * len(counts),
+        images["error"].to_pylist() if states else [""] * len(counts),
         image,
         column("label", np.int16),
         column("score", np.float32),
@@ -237,12 +240,18 @@ def read_failures(folder: Path) -> list[FailedImage]:
     """The images of a finished chunk that have no predictions. Raises BuildError if its files are damaged."""
     path = folder / "images.parquet"
     with _opened(path) as file:
-        groups = [file.metadata.row_group(n).column(STATUS).statistics for n in range(file.num_row_groups)]
-        if all(group and group.has_min_max and group.min == group.max == OK for group in groups):
-            return []  # the file's own summary says so: a pool of a million images has thousands of such files
+        if _is_complete(file):
+            return []
         table = _columns(file, path, ["status", "error"])
     rows = zip(table["status"].to_pylist(), table["error"].to_pylist(), strict=True)
     return [FailedImage(position, status, error) for position, (status, error) in enumerate(rows) if status != OK]
+
+
+def _is_complete(images: pq.ParquetFile) -> bool:
+    """Whether a chunk's own summary says that every image of it was labelled: a pool of a million images has thousands
+    of such files."""
+    groups = [images.metadata.row_group(n).column(STATUS).statistics for n in range(images.num_row_groups)]
+    return all(group and group.has_min_max and group.min == group.max == OK for group in groups)
 
 
 def _read(path: Path, columns: Sequence[str]) -> pa.Table:

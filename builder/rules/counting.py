@@ -45,7 +45,7 @@ def _scores_of(
 
 def _scored(labelled: LabelledPool, block: range) -> tuple[Scored, list[str]]:
     """What NMS and cap leave of these chunks, and the state of each image."""
-    objects, states = labelled.load(list(labelled.pool.chunks(block.start, block.stop)), labelled.looks_at_boxes)
+    objects, states = labelled.load(labelled.chunks(block), labelled.looks_at_boxes)
     left = alive(objects, labelled.keep, len(labelled.classes))
     pixels = None if objects.pixels is None else objects.pixels[left]
     return Scored(objects.image[left], objects.label[left].astype(np.int64), objects.confidence[left], pixels), states

@@ -62,17 +62,21 @@ class LabelledPool:
         starts = np.cumsum([0] + [len(chunk) for chunk in chunks])
         image = np.concatenate([part.image + start for part, start in zip(parts, starts, strict=False)])
         usable = np.array([state == OK for state in states], bool)[image]
-        required = {name: np.concatenate([getattr(p, name) for p in parts]) for name in ("label", "score", "boxes")}
+        read = ("label", "score", "boxes") if boxes else ("label", "score")
+        required = {name: np.concatenate([getattr(part, name) for part in parts]) for name in read}
+        required.setdefault("boxes", np.zeros((len(image), 4), np.float32))  # memory that nobody touches
         optional = {name: _joined(parts, name) for name in OPTIONAL}
         if self.mapped:
             required |= self._map_classes(self.mapped, chunks, parts, required["label"], required["score"])
-        rows = {name: column[usable] for name, column in (required | optional).items() if column is not None}
+        rows = {name: column for name, column in (required | optional | {"image": image}).items() if column is not None}
+        if not usable.all():
+            rows = {name: column[usable] for name, column in rows.items()}
         sizes = np.concatenate(
             [np.stack([chunk.rows[side] for side in ("width", "height")], axis=1) for chunk in chunks]
         )
         names = [name for chunk in chunks for name in chunk.rows["name"].to_pylist()] if self.keep.where else []
         calibrated = self.calibrate(rows["label"], rows["score"]) if self.calibrate else None
-        return Objects(image[usable], image_size=sizes, name=names, calibrated=calibrated, **rows), states
+        return Objects(image_size=sizes, name=names, calibrated=calibrated, **rows), states
 
     def decided(
         self, chunks: Sequence[Chunk], thresholds: Thresholds, boxes: bool = True
@@ -138,6 +142,17 @@ class LabelledPool:
                 if states[n] == OK:
                     states[n] = self.excluded.get(sha, OK)
         return states
+
+    def chunks(self, block: range) -> list[Chunk]:
+        """These chunks of the pool, with what `load` looks at of their rows, and no more."""
+        return list(self.pool.chunks(block.start, block.stop, self.looked_at))
+
+    @property
+    def looked_at(self) -> list[str]:
+        """Columns of the pool's rows."""
+        columns = ["width", "height", "state"]
+        columns += ["name"] if self.keep.where else []
+        return columns + (["sha256"] if self.excluded or self.revived else [])
 
     def blocks(self) -> list[range]:
         """Ranges of chunks to look at together."""
@@ -207,8 +222,7 @@ def tally(
 def _tally_of(
     labelled: LabelledPool, thresholds: Thresholds, shared: np.ndarray, every: int, block: range, stop: Event
 ) -> tuple[dict[str, int], np.ndarray, np.ndarray, np.ndarray]:
-    chunks = list(labelled.pool.chunks(block.start, block.stop))
-    objects, decision, states = labelled.decided(chunks, thresholds, labelled.looks_at_boxes)
+    objects, decision, states = labelled.decided(labelled.chunks(block), thresholds, labelled.looks_at_boxes)
     ours = np.flatnonzero(objects.ours)
     label, outcome = objects.label[ours], decision.outcome[ours]
     weight = None if objects.pixels is None else objects.pixels[ours]

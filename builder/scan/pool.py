@@ -130,12 +130,13 @@ class Pool:
     def count(self, state: str) -> int:
         return self.counts.get(state, 0)
 
-    def chunks(self, first: int = 0, last: int | None = None) -> Iterator[Chunk]:
-        """The chunks from `first` up to, but not including, `last`."""
-        return self.pick(range(first, len(self.index) if last is None else min(last, len(self.index))))
+    def chunks(self, first: int = 0, last: int | None = None, columns: Sequence[str] | None = None) -> Iterator[Chunk]:
+        """The chunks from `first` up to, but not including, `last`. columns: as of `pick`."""
+        return self.pick(range(first, len(self.index) if last is None else min(last, len(self.index))), columns)
 
-    def pick(self, chunks: Iterable[int]) -> Iterator[Chunk]:
-        """The chunks of these numbers, which rise."""
+    def pick(self, chunks: Iterable[int], columns: Sequence[str] | None = None) -> Iterator[Chunk]:
+        """The chunks of these numbers, which rise. columns: only these of their rows, which is quicker, where nobody
+        asks a chunk for its images."""
         starts = list(accumulate((facts.images for facts in self.index), initial=0))
         with self._opened() as file:
             groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
@@ -146,7 +147,7 @@ class Pool:
                 while wanted < 0 or ends[wanted] <= starts[number]:
                     wanted += 1
                 if wanted != group:
-                    group, rows = wanted, self._group(file, wanted)
+                    group, rows = wanted, self._group(file, wanted, columns)
                 place = starts[number] - (ends[group] - groups[group])
                 facts = self.index[number]
                 yield Chunk(number, facts.digest, rows.slice(place, facts.images))
