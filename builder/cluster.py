@@ -322,7 +322,9 @@ def _value(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        raise (error.cause or BuildError(f"the cluster failed: {brief(error)}")) from error
+        cause = error.cause or BuildError(f"the cluster failed: {brief(error)}")
+        cause.add_note("on a node of the cluster, which has to see the same files under the same paths:")
+        raise cause from error
 
 
 def _ended(times: int, error: Exception) -> BuildError:

@@ -9,7 +9,17 @@ from typing import Literal
 
 import click
 
-from builder.cli.options import json_option, open_store, sentences, store_option, trust_option, workers_option
+from builder.cli.options import (
+    address_option,
+    cluster_of,
+    engine_option,
+    json_option,
+    open_store,
+    sentences,
+    store_option,
+    trust_option,
+    workers_option,
+)
 from builder.cli.output import bar, emit, rows, say
 from builder.words import size_text
 
@@ -141,8 +151,12 @@ def cat(version: str, shard: str, trust: bool, store_root: str) -> None:
 @click.argument("out")
 @store_option
 @workers_option
+@engine_option
+@address_option
 @json_option
-def materialize(version: str, out: str, store_root: str, workers: int | None, as_json: bool) -> None:
+def materialize(
+    version: str, out: str, store_root: str, workers: int | None, engine: str, address: str | None, as_json: bool
+) -> None:
     """Write a version with its images as plain tars.
 
     Of a VERSION built with `shards.images: shared` this writes, into the new folder OUT, the files that it would have
@@ -154,7 +168,8 @@ def materialize(version: str, out: str, store_root: str, workers: int | None, as
         from builder.store.shared.materialize import materialize as write
 
         made = open_version(version, open_store(store_root))
-        manifest = write(made, out, workers, bar)
+        with cluster_of(engine, address) as cluster:
+            manifest = write(made, out, workers, bar, cluster)
         size = sum(shard.bytes for shard in manifest.shards)
         value = {"out": str(out), "id": manifest.id, "shards": len(manifest.shards), "bytes": size}
         text = rows(

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from builder.cli.options import json_option, open_store, sentences, store_option, workers_option
+from builder.cli.options import (
+    address_option,
+    cluster_of,
+    engine_option,
+    json_option,
+    open_store,
+    sentences,
+    store_option,
+    workers_option,
+)
 from builder.cli.output import bar, emit, rows, say
 from builder.words import size_text
 
@@ -25,6 +34,8 @@ if TYPE_CHECKING:
 @click.option("--allow-gps", is_flag=True, help="Publish images with a GPS position.")
 @store_option
 @workers_option
+@engine_option
+@address_option
 @json_option
 @click.option("--dry-run", is_flag=True, help="Only list what would be sent and deleted.")
 def publish(
@@ -36,6 +47,8 @@ def publish(
     allow_gps: bool,
     store_root: str,
     workers: int | None,
+    engine: str,
+    address: str | None,
     as_json: bool,
     dry_run: bool,
 ) -> None:
@@ -53,17 +66,19 @@ def publish(
         from builder.hub.publish import publish as send
 
         made = open_store(store_root).version(version)
-        done = send(
-            made,
-            repo,
-            private=private,
-            branch=branch,
-            allow_private=allow_private,
-            allow_gps=allow_gps,
-            dry_run=dry_run,
-            workers=workers,
-            track=bar,
-        )
+        with cluster_of(engine, address, dry_run) as cluster:
+            done = send(
+                made,
+                repo,
+                private=private,
+                branch=branch,
+                allow_private=allow_private,
+                allow_gps=allow_gps,
+                dry_run=dry_run,
+                workers=workers,
+                track=bar,
+                cluster=cluster,
+            )
         for warning in done.warnings:
             say(f"warning: {warning}", err=True)
         emit(as_json, asdict(done), _published(done))

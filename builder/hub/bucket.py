@@ -12,6 +12,7 @@ from pathlib import Path
 
 from builder.buckets.address import checked_address, is_remote, join
 from builder.buckets.files import exists, fetch, folders_in, read_whole, stat
+from builder.cluster import Cluster
 from builder.engine import Track, silent
 from builder.hub.files import Published, warnings_of
 from builder.hub.repository import PREFIX, HubError
@@ -82,7 +83,13 @@ def _versions(home: str) -> list[str]:
 
 
 def publish_to_bucket(
-    version: Version, uri: str, *, dry_run: bool = False, workers: int | None = None, track: Track = silent
+    version: Version,
+    uri: str,
+    *,
+    dry_run: bool = False,
+    workers: int | None = None,
+    track: Track = silent,
+    cluster: Cluster | None = None,
 ) -> Published:
     """Publish a version to an object store; see builder.hub.publish.publish. Raises RemoteError and BuildError."""
     if re.search(r"@[^/]*$", uri):
@@ -90,7 +97,7 @@ def publish_to_bucket(
     home = join(checked_address(uri), version.manifest.name)
     folder = join(home, version.manifest.version)
     version.check_files()
-    manifest = plain_manifest(version, workers, track)
+    manifest = plain_manifest(version, workers, track, cluster)
     size, names = sum(shard.bytes for shard in manifest.shards), [f"{DATA}/{shard.name}" for shard in manifest.shards]
     outcome = Published(
         version.ref, manifest.id, home, manifest.version, folder, "would", warnings=list(warnings_of(manifest))
@@ -98,7 +105,7 @@ def publish_to_bucket(
     if dry_run and not is_there(folder, manifest_bytes(manifest)):
         check_room(folder, manifest)
         return Published(**{**vars(outcome), "sent": [*names, *sorted(manifest.files), MANIFEST], "bytes": size})
-    _, files = upload_version(version, folder, manifest, track)
+    _, files = upload_version(version, folder, manifest, track, cluster)
     total = len(manifest.shards) + len(manifest.files) + 1
     sent = [file for file in files if file.sent]
     return Published(

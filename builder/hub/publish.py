@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from builder.cluster import Cluster
 from builder.engine import Track, silent
 from builder.evidence.gates import stop_at_failure
 from builder.hub.bucket import is_bucket, publish_to_bucket
@@ -40,6 +41,7 @@ def publish(
     dry_run: bool = False,
     workers: int | None = None,
     track: Track = silent,
+    cluster: Cluster | None = None,
 ) -> Published:
     """Publish a version as a dataset of the Hugging Face Hub: all its files, one commit, then its tag; or in an object
     store: all its files, then its manifest. An interrupted call is gone on with by the same one; files that are there
@@ -49,13 +51,13 @@ def publish(
         version: a complete version in a store.
         repo: `org/name`, made if it is not there; or `s3://bucket/prefix`, below which it comes to lie as `NAME/vN/`.
         private: whether a repository that is made is private.
-        branch: the one that the commit goes to, made if it is not there: from main, or, if that holds a later version,
-            from where main began.
+        branch: that the commit goes to, made if need be from main, or from where main began if that is later.
         allow_private: publish although paths of this machine, its user's or its own name stand in the version.
         allow_gps: publish images that say where they were taken.
         dry_run: only compare with what is there.
         workers: threads that hash; None for one a core.
         track: shows how far it is (builder.engine.Track).
+        cluster: whose nodes send the shards to an object store; they must see the version's store.
 
     Returns:
         What travelled, or would.
@@ -63,8 +65,7 @@ def publish(
     Raises:
         GateFailed: a gate failed when the version was built.
         BuildError: files of the version are not those of its manifest, or tell what is private.
-        HubError: another version under this tag, a repository with other contents, somebody else who publishes
-            meanwhile, and all that the Hub refuses.
+        HubError: another version under this tag, a repository with other contents, and all that the Hub refuses.
     """
     check_version(version)
     check_here(version)
@@ -73,12 +74,11 @@ def publish(
             raise HubError(f"{repo} is no repository on the Hub: leave out --private and --revision")
         stop_at_failure(version.manifest.provenance.gates)
         check_private(version, allow_private=allow_private, allow_gps=allow_gps, workers=workers)
-        return publish_to_bucket(version, repo, dry_run=dry_run, workers=workers, track=track)
-    if "@" in repo or parse_ref(repo).repo != repo:
-        raise HubError(f"{repo!r} is no dataset on the Hub: write ORG/NAME, without a version")
-    check_branch(branch)
-    manifest = version.manifest
-    stop_at_failure(manifest.provenance.gates)
+        return publish_to_bucket(version, repo, dry_run=dry_run, workers=workers, track=track, cluster=cluster)
+    if cluster is not None:
+        raise HubError(f"the nodes of a cluster send to buckets, and {repo} is on the Hub: leave out --engine ray")
+    _check_names(repo, branch)
+    stop_at_failure(version.manifest.provenance.gates)
     manifest = plain_manifest(version, workers, track)
     files = checked_files(version, manifest, workers, track)
     check_private(version, allow_private=allow_private, allow_gps=allow_gps, workers=workers)
@@ -87,13 +87,19 @@ def publish(
     is_private = hub.private()
     if private and is_private is False:
         raise HubError(f"{repo} is public already: make it private on its page first, or publish without --private")
-    warnings = list(warnings_of(manifest))
-    outcome = Published(version.ref, manifest.id, repo, manifest.version, hub.address, "would", warnings=warnings)
+    warned = list(warnings_of(manifest))
+    outcome = Published(version.ref, manifest.id, repo, manifest.version, hub.address, "would", warnings=warned)
     if is_private is None:
         if dry_run:
             return replace(outcome, **_Changes(files, [], 0).fields())
         hub.create(private)
     return _into(hub, branch, manifest, files, outcome, dry_run, track)
+
+
+def _check_names(repo: str, branch: str) -> None:
+    if "@" in repo or parse_ref(repo).repo != repo:
+        raise HubError(f"{repo!r} is no dataset on the Hub: write ORG/NAME, without a version")
+    check_branch(branch)
 
 
 def _into(

@@ -120,7 +120,7 @@ def _label(
     track: Track,
     clock: Clock,
 ) -> int:
-    """Label these chunks, each written while the next is labelled; the number of images in them."""
+    """Label these chunks, written while the next are labelled; the number of images in them."""
     labelled, writer = 0, Writer()
     try:
         with track("label", sum(pool.index[number].images for number in pending)) as advance, writer:

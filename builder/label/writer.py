@@ -1,48 +1,54 @@
-"""One chunk written by another thread while the next is labelled."""
+"""Chunks written by other threads while the next are labelled."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from types import TracebackType
+
+THREADS = 4
+"""Chunks that are written at once: much of that is waiting for the disk."""
 
 
 class Writer:
-    """Writes in a thread of its own, in order, one at a time; a second waits. Leaving its block waits for what is being
-    written, whatever ended it: what is complete is kept.
+    """Writes in threads of its own, a few at a time; one more waits. Leaving its block waits for what is being written,
+    whatever ended it: what is complete is kept.
 
     done: how many are written.
     """
 
     def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(THREADS, "writer")
+        self._begun: deque[Future[None]] = deque()
+        self._lock = Lock()
         self.done = 0
-        self._thread = ThreadPoolExecutor(1, "writer")
-        self._begun: Future[None] | None = None
 
     def __enter__(self) -> Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
-            self._settle() if kind is None else self._thread.shutdown()
+            while self._begun and kind is None:
+                self._begun.popleft().result()
         finally:
-            self._thread.shutdown()
+            self._threads.shutdown()
 
     def put(self, write: Callable[[], None]) -> None:
-        """Begin to write, once what was put before is written. Raises what went wrong with that."""
-        self._settle()
-        self._begun = self._thread.submit(self._write, write)
+        """Begin to write, once there is a thread for it. Raises what went wrong with what was put before."""
+        self.check()
+        if len(self._begun) == THREADS:
+            self._begun.popleft().result()
+        self._begun.append(self._threads.submit(self._write, write))
 
     def check(self) -> None:
         """Raise what went wrong with what is being written, if it is known by now."""
-        if self._begun and self._begun.done():
-            self._settle()
-
-    def _settle(self) -> None:
-        begun, self._begun = self._begun, None
-        if begun:
+        for begun in [begun for begun in self._begun if begun.done()]:
+            self._begun.remove(begun)
             begun.result()
 
     def _write(self, write: Callable[[], None]) -> None:
         write()
-        self.done += 1
+        with self._lock:
+            self.done += 1

@@ -1,13 +1,14 @@
-"""A Ray cluster of a head and two raylets of one core each, in a network of its own: to be run as a script, since Ray
-listens on all of a machine's interfaces otherwise. It builds a recipe there, kills what it is told to, and prints what
-it saw as JSON.
+"""A Ray cluster of a head and two raylets of one core each, and an S3 server, in a network of their own: a script,
+since Ray listens on all of a machine's interfaces otherwise. It builds a recipe whose pool is in the bucket, kills
+driver and raylet on the way, publishes what came of it, and prints what it saw as JSON.
 
-    python two_raylets.py RECIPE STORE
+    python -m tests.helpers.two_raylets RECIPE POOL STORE
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from tests.helpers.s3 import BUCKET, running_s3
 
 PATIENCE = 120
 
@@ -36,9 +39,9 @@ def chunks(store: str) -> dict[str, int]:
     return {str(p): p.stat().st_mtime_ns for p in Path(store).glob("predictions/*/[0-9a-f]*/objects.parquet")}
 
 
-def start(address: str, recipe: str, store: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "builder.cli", "build", recipe, "--store", store, "--no-report", "--json"]
-    command += ["--engine", "ray", "--address", address, "--workers=1"]
+def start(address: str, store: str, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "builder.cli", *words, "--store", store, "--json", "--workers=1"]
+    command += ["--engine", "ray", "--address", address]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -52,34 +55,40 @@ def until_labelled(driver: subprocess.Popen[str], store: str, count: int) -> dic
     return chunks(store)
 
 
-def main(recipe: str, store: str) -> dict[str, Any]:
+def main(recipe: str, pool: str, store: str) -> dict[str, Any]:
     from ray.cluster_utils import Cluster
 
     raise_loopback()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    cluster = Cluster()
-    cluster.add_node(num_cpus=0, node_ip_address="127.0.0.1", include_dashboard=False)
-    nodes = [cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1") for _ in range(2)]
-    killed = start(cluster.address, recipe, store)
-    first = until_labelled(killed, store, 2)
-    killed.kill()
-    killed.wait()
-    again = start(cluster.address, recipe, store)
-    second = until_labelled(again, store, len(first) + 2)
-    cluster.remove_node(nodes[1], allow_graceful=False)
-    again.send_signal(signal.SIGCONT)
-    out, err = again.communicate(timeout=PATIENCE)
-    last = chunks(store)
-    refused = start("127.0.0.1:1", recipe, store)
-    return {
-        "driver_killed_at": len(first),
-        "raylet_killed_at": len(second),
-        "kept": all(last[path] == made for path, made in (first | second).items()),
-        "code": again.returncode,
-        "out": out,
-        "err": err,
-        "refused": refused.communicate(timeout=PATIENCE)[1],
-    }
+    build = ("build", recipe, "--no-report", "--set", f"pool.source=s3://{BUCKET}/pool")
+    with running_s3() as s3:
+        s3.put_folder(Path(pool), "pool")
+        cluster = Cluster()
+        cluster.add_node(num_cpus=0, node_ip_address="127.0.0.1", include_dashboard=False)
+        nodes = [cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1") for _ in range(2)]
+        killed = start(cluster.address, store, *build)
+        first = until_labelled(killed, store, 2)
+        killed.kill()
+        killed.wait()
+        again = start(cluster.address, store, *build)
+        second = until_labelled(again, store, len(first) + 2)
+        cluster.remove_node(nodes[1], allow_graceful=False)
+        again.send_signal(signal.SIGCONT)
+        out, err = again.communicate(timeout=PATIENCE)
+        last = chunks(store)
+        refused = start("127.0.0.1:1", store, *build)
+        published = start(cluster.address, store, "publish", "pets@v1", f"s3://{BUCKET}/out", "--allow-private")
+        return {
+            "driver_killed_at": len(first),
+            "raylet_killed_at": len(second),
+            "kept": all(last[path] == made for path, made in (first | second).items()),
+            "code": again.returncode,
+            "out": out,
+            "err": err,
+            "refused": refused.communicate(timeout=PATIENCE)[1],
+            "published": published.communicate(timeout=PATIENCE),
+            "hashes": {key: hashlib.sha256(data).hexdigest() for key, data in s3.keys("out").items()},
+        }
 
 
 if __name__ == "__main__":

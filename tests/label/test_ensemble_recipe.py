@@ -223,12 +223,17 @@ def test_paths_of_each_teacher_are_relative_to_the_recipe(tmp_path: Path) -> Non
     assert loaded.ensemble[1].options.classes == ("cat",) and loaded.ensemble[1].classes is None
 
 
-def test_an_address_is_told_from_a_path(tmp_path: Path) -> None:
+def test_an_address_is_told_from_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     recipe = write_recipe(tmp_path, pool="s3://bucket/pool", teacher="onnx:https://host/a.onnx")
     loaded = load_recipe(recipe).rooted(tmp_path)
     assert (loaded.pool.source, loaded.teacher.spec) == ("s3://bucket/pool", "onnx:https://host/a.onnx")
     ran = CliRunner().invoke(main, ["build", str(recipe), "--store", str(tmp_path / "store")])
-    assert ran.exit_code == 1 and "source 's3://bucket/pool' is remote: give a local folder" in ran.output
+    assert ran.exit_code == 1 and "s3://bucket/pool cannot be listed (no login)" in ran.output
 
 
 def test_teachers_that_do_not_fit_are_one_sentence(tmp_path: Path, own: str) -> None:

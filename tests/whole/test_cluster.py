@@ -1,4 +1,5 @@
-"""build-pseudo on a Ray cluster of two nodes, of which one dies, under a driver that is killed and started again."""
+"""build-pseudo on a Ray cluster of two nodes, of which one dies, under a driver that is killed and started again; the
+images lie in a bucket, and the version goes into one."""
 
 from __future__ import annotations
 
@@ -13,12 +14,12 @@ import pytest
 
 from builder.build import build_pseudo
 from builder.recipe.recipe import load_recipe
+from builder.store.files import sha256_file
 from builder.store.store import Store
 from tests import ROOT
 from tests.helpers.pools import tree, write_recipe
 
 YOLOX = ROOT / "examples" / "coco_yolox" / "yolox_nano_416.yaml"
-SCRIPT = ROOT / "tests" / "helpers" / "two_raylets.py"
 ALONE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 """In a network and among processes of its own: Ray's servers are seen by nobody, and end with it."""
 
@@ -39,21 +40,36 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Path:
 def seen(recipe: Path) -> dict[str, Any]:
     if not shutil.which("unshare") or subprocess.run([*ALONE, "true"], capture_output=True).returncode:
         pytest.skip("no network namespace can be made here: unshare --net needs root")
-    command = [*ALONE, sys.executable, str(SCRIPT), str(recipe), str(recipe.parent / "cluster")]
+    folder = recipe.parent
+    command = [*ALONE, sys.executable, "-m", "tests.helpers.two_raylets", str(recipe), str(folder / "pool")]
+    command += [str(folder / "cluster")]
     process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout)
 
 
-def test_the_store_is_that_of_one_machine(recipe: Path, seen: dict[str, Any]) -> None:
-    spoken = [line for line in seen["err"].splitlines() if "network_util.cc" not in line]  # Ray misses its network
+def quiet(err: str) -> list[str]:
+    """What was printed on stderr, but for Ray's word that it misses its network."""
+    return [line for line in err.splitlines() if "network_util.cc" not in line]
+
+
+def test_the_version_is_that_of_one_machine_with_the_images_in_a_folder(recipe: Path, seen: dict[str, Any]) -> None:
     lost = "warning: a worker of the cluster was lost, with its node perhaps; its work is done again by others"
-    assert (seen["code"], spoken) == (0, [lost])
+    assert (seen["code"], quiet(seen["err"])) == (0, [lost])
     alone = build_pseudo(load_recipe(recipe), Store(recipe.parent / "alone"), root=recipe.parent, report=False)
     assert alone.cut is not None and json.loads(seen["out"])["id"] == alone.cut.manifest.id
-    here, there = (tree(recipe.parent / name) for name in ("alone", "cluster"))
-    different = {name for name in here.keys() | there.keys() if here.get(name) != there.get(name)}
-    assert {Path(name).name for name in different} <= {"claim.json"}, different
+    for part in ("predictions", "datasets/pets/v1/data"):
+        here, there = (tree(recipe.parent / name / part) for name in ("alone", "cluster"))
+        assert here and here == there
+
+
+def test_nodes_publish_it_with_its_manifest(recipe: Path, seen: dict[str, Any]) -> None:
+    out, err = seen["published"]
+    assert all("licence" in line for line in quiet(err)) and json.loads(out)["state"] == "published"
+    folder = recipe.parent / "cluster" / "datasets" / "pets" / "v1"
+    files = {f"out/pets/v1/{p.relative_to(folder)}": sha256_file(p) for p in folder.rglob("*") if p.is_file()}
+    assert seen["hashes"] == {name: hash for name, hash in files.items() if name in seen["hashes"]}
+    assert {name for name in files if name.endswith((".tar", "manifest.json"))} <= seen["hashes"].keys()
 
 
 def test_what_was_labelled_before_a_death_is_kept(seen: dict[str, Any]) -> None:

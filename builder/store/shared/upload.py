@@ -4,7 +4,7 @@ there, nothing of it is a version; a second try goes on with what is complete.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from builder.buckets.address import checked_address, join
 from builder.buckets.files import list_files, read_whole
 from builder.buckets.line import RemoteError
 from builder.buckets.upload import check_written, has, put_new, upload, upload_file
+from builder.cluster import Cluster
 from builder.engine import Track, in_order, silent
 from builder.store.manifest import MANIFEST, MAX_BYTES, Manifest, manifest_bytes
 from builder.store.shards import ShardRecord
@@ -50,7 +51,7 @@ def upload_other(version: Version, name: str, folder: str) -> Sent:
 
 
 def upload_version(
-    version: Version, folder: str, plain: Manifest, track: Track = silent
+    version: Version, folder: str, plain: Manifest, track: Track = silent, cluster: Cluster | None = None
 ) -> tuple[Manifest, list[Sent]]:
     """Bring a version to an address.
 
@@ -59,6 +60,7 @@ def upload_version(
         folder: the address, below which nothing else may lie.
         plain: the version's manifest where its shards are plain tars.
         track: shows how far it is.
+        cluster: whose nodes send the files; they must see the version's store. The manifest is written from here.
 
     Returns:
         That manifest, and its files; none where the version was there already.
@@ -72,18 +74,22 @@ def upload_version(
     if is_there(folder, contents):
         return plain, []
     check_room(folder, plain)
-    jobs: list[Callable[[], Sent]] = [
+    jobs: list[partial[Sent]] = [
         partial(upload_shard, version, record, shard, folder)
         for record, shard in zip(version.manifest.shards, plain.shards, strict=True)
     ]
     jobs += [partial(upload_other, version, name, folder) for name in sorted(plain.files)]
     files = []
     with track("upload", sum(shard.bytes for shard in plain.shards)) as advance:
-        for file in in_order(lambda job: job(), jobs, UPLOADS, 2 * UPLOADS):
+        for file in cluster.map(_sent, jobs) if cluster else in_order(_sent, jobs, UPLOADS, 2 * UPLOADS):
             files.append(file)
             advance(file.bytes if file.name.startswith(f"{DATA}/") else 0)
     _finish(version, folder, plain, files, contents)
     return plain, files
+
+
+def _sent(job: partial[Sent]) -> Sent:
+    return job()
 
 
 def _finish(version: Version, folder: str, plain: Manifest, files: Sequence[Sent], contents: bytes) -> None:
