@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from builder.cut.version import held
@@ -12,7 +12,7 @@ from builder.store.manifest import CLAIM, MANIFEST, read_manifest
 from builder.store.store import Store, check_store
 from builder.store.version import Version, check_here, check_version
 from builder.versions import repair as repairing
-from builder.versions.verify import Problem, bad_shards, problems
+from builder.versions.verify import Problem, problems
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,13 @@ class Verified:
 
 
 def verify(
-    version: Version, store: Store, *, repair: bool = False, workers: int | None = None, track: Track = silent
+    version: Version,
+    store: Store,
+    *,
+    repair: bool = False,
+    quick: bool = False,
+    workers: int | None = None,
+    track: Track = silent,
 ) -> Verified:
     """Read every byte of a version, and build again what is bad if that is asked for.
 
@@ -42,6 +48,7 @@ def verify(
         version: the one to verify.
         store: holds, for a repair, the pool and the predictions that the version was made of.
         repair: build bad shards and files again; what is there is replaced only by the bytes that the manifest names.
+        quick: compare the hashes of its files with its manifest, and no more: no image is decoded, no label read.
         workers: threads; None for one a core.
         track: reports progress.
 
@@ -55,15 +62,20 @@ def verify(
     check_store(store)
     check_here(version)
     pinned = tuple(other_pins(version, store))
-    verified = Verified(version, (*problems(version, workers=workers, track=track), *pinned))
+    verified = Verified(version, (*problems(version, quick=quick, workers=workers, track=track), *pinned))
     if not repair:
         return verified
     if verified.only_strays:
         with held(version.folder):  # sweeps what a killed repair left
             return verified
     repairing.repair(version, store, bad_shards(verified.problems), workers, track)
-    left = (*problems(version, workers=workers, track=track), *pinned)
+    left = (*problems(version, quick=quick, workers=workers, track=track), *pinned)
     return Verified(version, left, tuple(problem for problem in verified.problems if problem not in left))
+
+
+def bad_shards(faults: Sequence[Problem]) -> list[int]:
+    """The numbers of the shards to build again, in order."""
+    return sorted({int(problem.shard.removesuffix(".tar").rpartition("-")[2]) for problem in faults if problem.shard})
 
 
 def other_pins(version: Version, store: Store) -> Iterator[Problem]:

@@ -87,14 +87,17 @@ class _Checked:
     images: int = 0
 
 
-def problems(version: Version, *, workers: int | None = None, track: Track = silent) -> list[Problem]:
+def problems(
+    version: Version, *, quick: bool = False, workers: int | None = None, track: Track = silent
+) -> list[Problem]:
     """What is wrong with a version, empty if nothing is: every byte is hashed, every image decoded, every label checked
-    against its shard, the manifest and labels.parquet."""
+    against its shard, the manifest and labels.parquet. quick: the files' hashes alone."""
     version = replace(version, trust=None)  # all is hashed here and now
     manifest = version.manifest
-    faults = list(_other_files(version))
-    gone = frozenset(manifest.tombstones)
+    faults, gone = list(_other_files(version)), frozenset(manifest.tombstones)
     jobs = [_Job(version, number, gone, kind_of(manifest.kind)) for number in range(len(manifest.shards))]
+    if quick:
+        return faults + _wrong_hashes(jobs, workers, track)
     none = np.zeros(0, np.uint64)
     keys, checksums, lengths, images = [none], [none], list[int](), 0
     with track("verify", manifest.stored) as advance:
@@ -113,11 +116,6 @@ def problems(version: Version, *, workers: int | None = None, track: Track = sil
     if manifest.format > 1 and not faults:
         faults += _recounted(version, images)
     return faults
-
-
-def bad_shards(faults: Sequence[Problem]) -> list[int]:
-    """The numbers of the shards to build again, in order."""
-    return sorted({int(problem.shard.removesuffix(".tar").rpartition("-")[2]) for problem in faults if problem.shard})
 
 
 def _other_files(version: Version) -> Iterator[Problem]:
@@ -183,6 +181,16 @@ def _joined(job: _Job) -> Iterator[Sample]:
         raise
     except BuildError as error:
         raise ShardError(f"{job.shard.name}: {error}") from None
+
+
+def _wrong_hashes(jobs: Sequence[_Job], workers: int | None, track: Track) -> list[Problem]:
+    """What is wrong with the shards by the hashes of their files."""
+    faults: list[Problem] = []
+    with track("verify", sum(job.shard.samples for job in jobs)) as advance:
+        for job, wrong in zip(jobs, run(lambda job, stop: list(_wrong_files(job)), jobs, workers), strict=True):
+            faults += (Problem(what, job.shard.name) for what in wrong)
+            advance(job.shard.samples)
+    return faults
 
 
 def _wrong_files(job: _Job) -> Iterator[str]:

@@ -27,9 +27,10 @@ from builder.store.shared.materialize import materialize, tar_of
 from builder.store.shared.tars import ImageTars
 from builder.store.store import Store
 from builder.store.version import Version
+from builder.versions.health import bad_shards
 from builder.versions.media import extracted, images_of
 from builder.versions.repair import repair
-from builder.versions.verify import bad_shards, problems
+from builder.versions.verify import problems
 from students.data.streams import Pseudo
 from students.tasks.choose import task_of
 from teachers.networks.config import Arch

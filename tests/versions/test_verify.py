@@ -25,7 +25,8 @@ from builder.store.shards import read_samples, write_shard
 from builder.store.store import Store
 from builder.store.version import Version
 from builder.versions import repair as repairing
-from builder.versions.verify import bad_shards, problems
+from builder.versions.health import bad_shards
+from builder.versions.verify import problems
 from tests.helpers.pools import write_images, write_recipe, write_results
 from tests.helpers.sealing import seal
 
@@ -247,6 +248,22 @@ def test_every_bad_shard_is_named(version: Path) -> None:
     found = problems(Version.open(version), workers=3)
     assert bad_shards(found) == [0, 2]
     assert {p.shard for p in found} == {"", "train-000000.tar", "train-000002.tar"}
+
+
+def test_quick_finds_what_hashes_show_and_looks_at_nothing_else(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.versions.verify.decode_rgb", None)  # would fail
+    quick = run("verify", "pets", "--quick", store=version.parents[2])
+    assert quick.exit_code == 0 and quick.output.strip().endswith("every file has its hash")
+    with open(version / "data" / "train-000001.tar", "r+b") as file:
+        file.seek(-2000, 2)
+        file.write(b"?")
+    (version / "README.md").write_text("?")
+    found = problems(Version.open(version), quick=True)
+    assert [p.what for p in found] == [
+        "README.md: its bytes are not those of the manifest",
+        "data/train-000001.tar: its SHA-256 is not the manifest's",
+    ]
+    assert run("verify", "pets", "--quick", store=version.parents[2]).exit_code == 1
 
 
 def test_repair_is_asked_for_the_bad_shards_alone(version: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,8 +49,9 @@ from builder.truth.read import read_truth
 from builder.versions.changes import Changes
 from builder.versions.diff import diff
 from builder.versions.explain import explain
+from builder.versions.health import bad_shards
 from builder.versions.repair import repair
-from builder.versions.verify import bad_shards, problems
+from builder.versions.verify import problems
 from teachers.base import ClassProbabilities, Detections, Prediction, SemanticMap
 from teachers.masks import decode, encode
 from tests.helpers.kinds import CLASSES, SIZE, Says, boxes, instances, probabilities, seeded, semantic
