@@ -228,7 +228,7 @@ def checked_table(version: Version) -> Path:
         status = path.stat()
         known = (str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ino)
         if known not in _CHECKED:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(path, pre_buffer=False) as file:  # buffered, what was read stays to the end
                 wrong = _wrong_columns(file, version.manifest) or _wrong_values(file, version.manifest)
             if wrong:
                 raise BuildError(f"{path} is damaged ({wrong}): {_NEXT}")
