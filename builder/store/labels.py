@@ -7,7 +7,7 @@ column, and readers need not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
@@ -270,13 +270,40 @@ _RANGES |= {"pixels": (0, LARGEST), "teacher_label": (-1, 2**15)}
 _RANGES |= dict.fromkeys((*SIDES, *BOX_BEFORE), (-1e9, 1e9))
 
 
-def _wrong_values(file: pq.ParquetFile, manifest: Manifest) -> str:
-    """What is wrong with the values of a table whose columns are right, "" for nothing."""
+def rows_of(version: Version, key: str) -> list[dict[str, Any]]:
+    """The rows of an image in a version's labels.parquet. Only the row groups that may hold it are read, and checked.
+    Raises BuildError as `checked_table`."""
+    path, rows = version.labels, list[dict[str, Any]]()
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            wrong = _wrong_columns(file, version.manifest)
+            for group in range(0 if wrong else file.num_row_groups):
+                if _may_hold(file, group, key):
+                    wrong = wrong or _wrong_values(file, version.manifest, [group])
+                    table = file.read_row_group(group)
+                    rows += table.filter(pc.equal(table["key"].cast(pa.string()), key)).to_pylist()
+        if wrong:
+            raise BuildError(f"{path} is damaged ({wrong}): {_NEXT}")
+    except (OSError, pa.ArrowException) as error:
+        reason = brief(getattr(error, "strerror", None) or str(error))
+        raise BuildError(f"{path} cannot be read ({reason}): {_NEXT}") from None
+    return rows
+
+
+def _may_hold(file: pq.ParquetFile, group: int, key: str) -> bool:
+    """Whether a row group's own summary allows for a key."""
+    column = file.metadata.row_group(group).column(file.schema.names.index("key"))
+    there = column.statistics
+    return there is None or not there.has_min_max or there.min <= key <= there.max
+
+
+def _wrong_values(file: pq.ParquetFile, manifest: Manifest, groups: Sequence[int] | None = None) -> str:
+    """What is wrong with the values of a table whose columns are right, "" for nothing. groups: only of these."""
     classes = len(manifest.classes)
     ranges = _RANGES | {"label": (-1, classes - 1), "label_before": (-1, classes - 1)}
     needed = {field.name for field in LABELS} - {"calibrated"}
     names = [name for name in file.schema_arrow.names if name in ranges or name in WORDS or name == "key"]
-    for batch in file.iter_batches(1 << 17, columns=names):
+    for batch in file.iter_batches(1 << 17, groups, names):
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             if column.null_count and name in needed:
                 return f"its column {name} has rows without a value"

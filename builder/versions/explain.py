@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from builder.cut.left_out import read_left_out
 from builder.errors import BuildError, brief
@@ -17,7 +14,7 @@ from builder.label.predictions import read_failures
 from builder.rules.overrides import APPLIED, Override, load_fates, who
 from builder.scan.pool import DUPLICATE, OK, REMOVED, UNREADABLE, Pool, read_pool
 from builder.store.keys import is_copy
-from builder.store.labels import checked_table, read_label
+from builder.store.labels import read_label, rows_of
 from builder.store.provenance import Inputs
 from builder.store.shards import Sample, ShardError, ShardRecord
 from builder.store.store import Store, check_store
@@ -195,16 +192,7 @@ def _shard_of(version: Version, image: _Image) -> str:
 
 def _objects(version: Version, key: str) -> list[Row]:
     """The rows of labels.parquet of an image, best first."""
-    rows: list[dict[str, Any]] = []
-    try:
-        with pq.ParquetFile(checked_table(version)) as file:
-            for group in range(file.num_row_groups):
-                keys = file.read_row_group(group, columns=["key"])["key"]
-                hits = pc.indices_nonzero(pc.equal(keys, key))
-                if len(hits):
-                    rows += file.read_row_group(group).take(hits).to_pylist()
-    except (OSError, pa.ArrowException):
-        raise BuildError(f"{version.labels} cannot be read: run `tutelage verify --repair`") from None
+    rows = rows_of(version, key)
     return sorted(rows, key=lambda row: (-row["score"], row["label"], *(row[side] for side in BOX)))
 
 
