@@ -29,7 +29,7 @@ demo: setup ## the whole method in small, on handwritten digits: teacher, pseudo
 # One thread a process: the workers already fill the cores
 test: export OMP_NUM_THREADS = 1
 test: setup ## run the tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: lint test ## lint, types, import contracts, tests
 

@@ -14,6 +14,20 @@ from tests import ROOT
 settings.register_profile("same", derandomize="TUTELAGE_INPUTS" not in os.environ, deadline=None)
 settings.load_profile("same")
 
+LONG = (
+    "test_readme.py",
+    "test_cluster.py",
+    "test_resume.py",
+    "test_leaks.py",
+    "test_golden.py",
+    "test_two_processes.py",
+)
+"""Files that take long begin first, so that no process is alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
