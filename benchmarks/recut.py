@@ -1,8 +1,9 @@
 """Re-cut: a version with changed rules, against `cp` of the old version's bytes; and a version as plain tars.
 
 A pool of JPEGs, predictions of 20 boxes an image (replayed COCO results) and a version of each way to hold images are
-made first. Each round then cuts versions with thresholds not used before, whose shards are hashed and synced. The peer
-is `cp -r` of the folder of the version with its images inside, with fsync of what it wrote.
+made first. Each round then cuts versions with thresholds not used before (`tutelage recut`, report page and all), whose
+shards are hashed and synced. The peer is `cp -r` of the folder of the version with its images inside, with fsync of
+what it wrote.
 """
 
 from __future__ import annotations
@@ -27,8 +28,7 @@ from builder.store.shared.materialize import materialize
 from builder.store.store import Store
 from builder.store.version import Version
 
-PROGRAM = Path(sys.executable).with_name("build-pseudo")
-SHARED = "shards.images=shared"
+PROGRAM = Path(sys.executable).with_name("tutelage")
 BYTES = 50_000
 """Size of an image, about: the smallest quality that is no smaller."""
 
@@ -54,7 +54,7 @@ class World:
         self.inside, self.shared = Store(folder / "inside"), Store(folder / "shared")
         self.recipe = load_recipe(self.path)
         self.built: Built = build_pseudo(self.recipe, self.inside, root=folder)
-        build_pseudo(load_recipe(self.path, [SHARED]), self.shared, root=folder)
+        build_pseudo(load_recipe(self.path, ["shards.images=shared"]), self.shared, root=folder)
         assert self.built.cut and self.built.labelled
         self.version = self.built.cut.folder
         self.predictions = self.inside.predictions / self.built.labelled.predictions
@@ -76,8 +76,8 @@ class World:
         shutil.rmtree(self.inside.versions("bench")[-1])
         return seconds
 
-    def command(self, store: Store, *more: str) -> float:
-        command: list[str | Path] = [PROGRAM, self.path, "--set", f"keep.score={next(self.scores)}", *more]
+    def command(self, store: Store) -> float:
+        command: list[str | Path] = [PROGRAM, "recut", "bench@v1", "--set", f"keep.score={next(self.scores)}"]
         command += ["--store", store.root]
         seconds = timed(lambda: subprocess.run(command, check=True, capture_output=True), self.folder, self.bytes)
         made = store.versions("bench")[-1]
@@ -109,7 +109,7 @@ def compare(run: Run) -> Iterator[Comparison]:
             {
                 "cut": world.cut,
                 "inside": lambda: world.command(world.inside),
-                "shared": lambda: world.command(world.shared, "--set", SHARED),
+                "shared": lambda: world.command(world.shared),
                 "start": world.start,
                 "cp": world.copied,
                 "plain": lambda: world.materialized(world.shared),
