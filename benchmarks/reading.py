@@ -31,7 +31,7 @@ def boxes_of(label: Any) -> int:
 
 
 def ours(version: Version, workers: int) -> Iterator[Any]:
-    import torch
+    from torch.utils.data import default_collate
 
     from students.data.ahead import made_ahead
     from students.data.streams import Pseudo
@@ -42,9 +42,7 @@ def ours(version: Version, workers: int) -> Iterator[Any]:
 
     def make(step: int) -> Any:
         scenes = [stream[n] for n in range(step * BATCH, min((step + 1) * BATCH, len(stream)))]
-        return torch.from_numpy(np.stack([scene.pixels for scene in scenes])), [
-            len(task.boxes(s.marks)) for s in scenes
-        ]
+        return default_collate([(scene.pixels, len(task.boxes(scene.marks))) for scene in scenes])
 
     return made_ahead(make, range(-(-len(stream) // BATCH)), workers=workers)
 
