@@ -5,14 +5,16 @@ from __future__ import annotations
 LIMITS = {
     "write": """\
 The slower limit writes 1.3 GB/s here and needs one core. Ours hashes the file in a thread beside the one that writes,
-and the labels in that one: per 254 MB .15 s of processor are SHA-256 of the file, .25 s joining headers and contents
-and writing them, which a raw write of whole images does not do; other work took part of the second core.""",
+and the labels in that one: per 254 MB .15 s of processor are SHA-256 of the file,
+.25 s joining headers and contents and writing them, which a raw write of whole
+images does not do; other work took part of the second core.""",
     "recut": """\
 cp copies in the kernel, at 1.5 GB/s here: one pass of SHA-256 over the bytes alone takes as long as it (.8 s). Of the
 command with images shared (profiled with 8,000 images) 62 % read and check the replayed COCO results anew, which a
 teacher that is a model does not need, 17 % are the report's page, 10 % the cut, 7 % looking whether files of the
 source changed. Inside, the cut opens 20,000 files, hashes each image and its shard, and makes label JSON and rows in
-Python threads under one lock. Materialising hashes each byte twice, in its member and in its tar, and copies it in Python.""",
+Python threads under one lock. Materialising hashes each byte twice, in its member and in its tar, and copies it in
+Python.""",
     "read": """\
 An image takes 1.4 ms of processor, as with WebDataset and simplejpeg: 1.1 are decoding, with a look at what libjpeg
 warns of and whether all scans are there, .1 parsing and checking its label, .14 finding its members. With 1,000 images
