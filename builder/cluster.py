@@ -136,6 +136,7 @@ class Team:
         self._coming: dict[Any, _Member] = {}
         self._seen: set[str] = set()
         self._looked = -LOOK
+        self._stillborn: dict[str, int] = {}
         self._alone_since = time.monotonic()
         while not self._members:
             self._wait([])
@@ -176,7 +177,7 @@ class Team:
                 try:
                     done[number] = _value(reference)
                     del given[number]
-                except ray.exceptions.RayActorError as error:
+                except ray.exceptions.RayError as error:  # by its own end, or by Ray for its node's want of memory
                     deaths[number] = deaths.get(number, 0) + blamed
                     if deaths[number] > RETRIES:
                         raise _ended(deaths[number], error) from None
@@ -213,9 +214,13 @@ class Team:
                 continue
             try:
                 member.facts = _value(reference)
-            except ray.exceptions.RayActorError:
-                self._lost(member)
-                continue
+            except ray.exceptions.RayError as error:
+                self._stillborn[member.node] = times = self._stillborn.get(member.node, 0) + 1
+                if times <= RETRIES:
+                    self._lost(member)
+                elif not self._members and not self._coming:
+                    raise _ended(times, error) from None
+                continue  # in the last case without that node
             self._check(member)
             self._members.append(member)
         return ended

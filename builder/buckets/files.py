@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -121,7 +122,7 @@ def list_files(folder: str, start: str = "") -> Iterator[Remote]:
     if scheme_of(folder) == "s3":
         yield from _s3_pages(fs, folder, start)
         return
-    waiting = [folder]
+    waiting, seen, is_page = [folder], {folder}, scheme_of(folder) in ("http", "https")
     while waiting:
         place = waiting.pop()
         try:
@@ -131,15 +132,22 @@ def list_files(folder: str, start: str = "") -> Iterator[Remote]:
         unknown = list[str]()
         for info in entries:
             uri = _uri(folder, str(info["name"]))
-            if not uri.startswith(f"{place}/"):
+            if not uri.startswith(f"{place}/") or (is_page and not _is_below(uri[len(place) + 1 :])):
                 continue  # the folder itself, or a link that leads out of it
             if info["type"] == "directory":
-                waiting.append(uri.rstrip("/"))
+                if (below := uri.rstrip("/")) not in seen:
+                    seen.add(below)
+                    waiting.append(below)
             elif info.get("size") is not None and stamp_of(info):
                 yield _described(uri, info)
             else:
                 unknown.append(uri)
         yield from in_order(stat, unknown, IN_FLIGHT, 4 * IN_FLIGHT)
+
+
+def _is_below(link: str) -> bool:
+    """Whether a page's link names a file or folder below it, and not the page in another order, or a place in it."""
+    return not re.search("[?#]", link) and not {"", ".", ".."}.intersection(link.removesuffix("/").split("/"))
 
 
 def _as_folder(uri: str) -> str:

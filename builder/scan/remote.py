@@ -32,9 +32,9 @@ TARS = 8
 def list_remote(source: str, images: str | None, listing: Listing) -> Iterator[Entry]:
     """All images of a source at an address, in no order. Raises BuildError for one that is missing or of no known kind,
     and RemoteError."""
-    if glob.has_magic(source) and scheme_of(source) not in ("http", "https"):
-        return _glob(checked_address(source), listing)
     address = checked_address(source)
+    if glob.has_magic(source) and scheme_of(source) not in ("http", "https") and not _is_literal(address):
+        return _glob(address, listing)
     kind = "/" if source.endswith("/") else address.lower().rpartition("/")[2].rpartition(".")[2]
     if images is not None and kind != "json":
         raise BuildError(f"images is the folder of a COCO JSON's files, and {source} is no COCO JSON: leave it out")
@@ -55,17 +55,26 @@ def list_remote(source: str, images: str | None, listing: Listing) -> Iterator[E
     return _entries(((name_of(file.uri, address), file) for file in list_files(address)), listing)
 
 
-def _entries(found: Iterable[tuple[str, Remote]], listing: Listing) -> Iterator[Entry]:
-    """Entries of whole files, and of the images in tars; hidden files and what lies in hidden folders are left out."""
+def _is_literal(address: str) -> bool:
+    """Whether something is called just so, of what reads as a pattern, too: `image[1].jpg`."""
+    bucket, _, below = address.partition("://")[2].partition("/")
+    if not below or glob.has_magic(bucket):
+        return False
+    return exists(address) or next(iter(list_files(address)), None) is not None
+
+
+def _entries(found: Iterable[tuple[str, Remote]], listing: Listing, *, named: bool = False) -> Iterator[Entry]:
+    """Entries of whole files, and of the images in tars. Hidden files, what lies in hidden folders and what is called
+    as no image are left out, unless someone `named` them."""
     tars: list[Entry] = []
     for name, file in found:
-        if any(part.startswith(".") for part in name.split("/")):
+        if not named and any(part.startswith(".") for part in name.split("/")):
             continue
         entry = Entry(checked_text(name), file.uri, 0, file.bytes, file.stamp)
-        if is_image(name):
-            yield entry
-        elif name.endswith(".tar"):
+        if name.endswith(".tar") and file != _absent(file.uri):
             tars.append(entry)
+        elif named or is_image(name):
+            yield entry
         else:
             listing.pass_over(name)
 
@@ -111,7 +120,7 @@ def listed(text: Iterable[str], *, remote: bool) -> Iterator[str]:
 
 def remote_entries(named: Iterable[tuple[str, str]], listing: Listing) -> Iterator[Entry]:
     """The entries of files by their names and addresses. One that is not there stays, and fails when it is read."""
-    yield from _entries(_looked_at(named), listing)
+    yield from _entries(_looked_at(named), listing, named=True)
 
 
 def _looked_at(named: Iterable[tuple[str, str]]) -> Iterator[tuple[str, Remote]]:
@@ -170,7 +179,7 @@ def _coco(address: str, images: str | None, listing: Listing) -> Iterator[Entry]
             f"{address}: {len(missing)} of {len(names)} images, {brief(repr(missing[0]))} first, are not in {folder}: "
             "bring them there, or say where they are with --images"
         )
-    return _entries(found, listing)
+    return _entries(found, listing, named=True)
 
 
 def _folder_of(name: str, address: str, images: str | None) -> str:

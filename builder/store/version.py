@@ -64,6 +64,13 @@ class Version:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(folder={str(self.folder)!r}, ref={self.ref!r}, id={self.manifest.id[:12]!r})"
 
+    def absolute(self) -> Version:
+        """The same by absolute paths, for processes that work in other folders."""
+        trust = self.trust
+        if trust and trust.memory:
+            trust = replace(trust, memory=trust.memory.absolute())
+        return replace(self, folder=self.folder.absolute(), trust=trust)
+
     @property
     def dataset(self) -> str:
         """The dataset that it belongs to in its store, which may have pulled it under another name than its own."""

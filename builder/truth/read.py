@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -47,6 +48,8 @@ def read_truth(
         TruthError: for labels that cannot be used.
     """
     path, stated = divided(source)
+    for place in (path, images):
+        _check_here(str(place))
     if not path.exists():
         raise TruthError(f"labels {path} do not exist: give a COCO JSON or a folder of VOC, YOLO, classes or masks")
     format = format or recognise(path)
@@ -126,3 +129,9 @@ def only_json(source: Path) -> Path:
         there = f"{len(files)} JSON files, {', '.join(file.name for file in files[:3])}" if files else "no JSON file"
         raise TruthError(f"{source} has {there}: name the COCO JSON that is meant")
     return files[0]
+
+
+def _check_here(place: str) -> None:
+    """Raise TruthError for an address, of which a path has one slash: human labels and their images lie on a disk."""
+    if address := re.match("([a-z][a-z0-9+.-]+):/+(.*)", place):
+        raise TruthError(f"{address[1]}://{address[2]} is an address, and human labels are read from a disk: fetch it")

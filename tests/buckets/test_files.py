@@ -67,6 +67,14 @@ def test_what_changes_on_a_web_server_is_found(site: tuple[Path, str], tmp_path:
     assert not list(list_files(f"{url}/nowhere"))
 
 
+def test_a_page_with_links_to_itself_and_upwards_is_listed_once(site: tuple[Path, str]) -> None:
+    folder, url = site
+    (name,) = write_images(folder / "sorted", 1)
+    page = "".join(f'<a href="{link}">x</a>' for link in ("?C=N;O=D", "#top", "/", "./", "../", name))  # as Apache's
+    (folder / "sorted/index.html").write_text(page)
+    assert [file.uri for file in list_files(f"{url}/sorted")] == [f"{url}/sorted/{name}"]
+
+
 @pytest.mark.parametrize(
     ("given", "address"),
     [

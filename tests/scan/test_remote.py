@@ -54,6 +54,14 @@ def files(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "annotations").mkdir()
     (folder / "annotations/instances_val.json").write_text(json.dumps(coco))
     write_images(folder / "val", 3)
+    odd = folder / "odd"
+    for n, name in enumerate(("3f2a", ".hid/x.jpg", "x[1].jpg", "x1.jpg"), start=50):
+        (made,) = write_images(folder.parent / "odd", 1, start=n)
+        (odd / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.parent / "odd" / made).rename(odd / name)
+    coco["images"] = [{"id": n, "file_name": name} for n, name in enumerate(("3f2a", ".hid/x.jpg"))]
+    (odd / "coco.json").write_text(json.dumps(coco))
+    (odd / "list.txt").write_text("3f2a\n.hid/x.jpg\ngone.jpg\ngone.tar\n")
     s3.put_folder(folder, "here")
     s3.put("here/empty/", b"")
     return folder
@@ -68,6 +76,7 @@ def rows(pool: Pool) -> list[tuple[object, ...]]:
     [
         "", "sub/packed.tar", "image_00003.jpg", "list.txt", "annotations/instances_val.json", "*.jpg", "**/*.jpg",
         "sub/**", "*/deep er/*1?.jpg", "sub/*", "image_0000[!1-3].jpg", "**/*.tar",
+        "odd/coco.json", "odd/list.txt", "odd/x[1].jpg",
     ],
 )  # fmt: skip
 def test_every_source_gives_the_pool_of_the_same_files_in_a_folder(

@@ -33,6 +33,7 @@ def test_what_has_no_labels(tmp_path: Path, name: str) -> None:
     save(tmp_path / "a.jpg")
     refused(tmp_path / name, "no labels of a known format", "coco, voc, yolo")
     refused(tmp_path / "absent", "do not exist")
+    refused(Path("s3://bucket/a.json"), "s3://bucket/a.json is an address, and human labels are read from a disk")
 
 
 def test_a_folder_with_one_json_is_coco(tmp_path: Path) -> None:

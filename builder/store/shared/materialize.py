@@ -95,21 +95,22 @@ def _plain(
     """The records of a version's shards where their tars are plain, which are written to `folder`, if there is one."""
     shards = version.manifest.shards
     if cluster is not None:
-        return cluster.map(partial(_write, version, folder, Event()), shards)
+        return cluster.map(partial(_write, version.absolute(), folder and folder.absolute(), None), shards)
     return run(lambda record, stop: _write(version, folder, stop, record), shards, workers)
 
 
-def _write(version: Version, folder: Path | None, stop: Event, record: ShardRecord) -> ShardRecord:
+def _write(version: Version, folder: Path | None, stop: Event | None, record: ShardRecord) -> ShardRecord:
     if folder is None:
         return _joined(version, record, stop, None)
     with new_file(folder / record.name) as file:
         return _joined(version, record, stop, file)
 
 
-def _joined(version: Version, record: ShardRecord, stop: Event, file: IO[bytes] | None) -> ShardRecord:
+def _joined(version: Version, record: ShardRecord, stop: Event | None, file: IO[bytes] | None) -> ShardRecord:
     """What a manifest says of a shard whose tar is plain, which is written to `file`, if there is one."""
     hashed, size = hashlib.sha256(), 0
-    for piece in until(stop, tar_of(version, record)):
+    pieces = tar_of(version, record)
+    for piece in until(stop, pieces) if stop else pieces:
         if file:
             file.write(piece)
         hashed.update(piece)

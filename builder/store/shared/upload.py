@@ -74,11 +74,12 @@ def upload_version(
     if is_there(folder, contents):
         return plain, []
     check_room(folder, plain)
+    seen = version.absolute() if cluster else version
     jobs: list[partial[Sent]] = [
-        partial(upload_shard, version, record, shard, folder)
+        partial(upload_shard, seen, record, shard, folder)
         for record, shard in zip(version.manifest.shards, plain.shards, strict=True)
     ]
-    jobs += [partial(upload_other, version, name, folder) for name in sorted(plain.files)]
+    jobs += [partial(upload_other, seen, name, folder) for name in sorted(plain.files)]
     files = []
     with track("upload", sum(shard.bytes for shard in plain.shards)) as advance:
         for file in cluster.map(_sent, jobs) if cluster else in_order(_sent, jobs, UPLOADS, 2 * UPLOADS):
