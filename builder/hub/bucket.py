@@ -65,7 +65,7 @@ def find_in_bucket(ref: str) -> BucketOrigin:
     address, at, wanted = ref.rpartition("@")
     if not at or "/" in wanted:
         address, wanted = ref, ""
-    home = checked_address(address)
+    home = join(checked_address(address), "")  # with no // in it
     if wanted and not VERSION.fullmatch(wanted):
         raise HubError(f"{ref} names no version: write {home}@vN, or {home} for the newest")
     if not wanted:

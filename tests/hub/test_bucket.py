@@ -101,7 +101,7 @@ def test_the_round_trip_through_faults(world: Path, s3: S3, tmp_path: Path) -> N
     assert "pets@v1" in run("pull", ref, store=store.root).output
     run("verify", "pets@v1", store=store.root)
     assert store.version("pets@v1").manifest.id == read_manifest(world / "here/datasets/pets/v1").id
-    assert pull(f"{ROOT}/shelf/pets/", store).state == "there"  # the newest
+    assert pull(f"{ROOT}//shelf/pets/", store).state == "there"  # the newest
     assert not any(fault.times for fault in s3.faults)
 
 
@@ -202,8 +202,11 @@ def test_materialize_to_an_address(world: Path, s3: S3, tmp_path: Path) -> None:
     run("materialize", "pets@v2", tmp_path / "plain", store=world / "there")
     assert {key.removeprefix("plain/tars/"): data for key, data in s3.keys("plain").items()} == tree(tmp_path / "plain")
     s3.asked("")
-    materialize(version, f"{ROOT}/plain/tars")
+    materialize(version, f"{ROOT}//plain//tars")
     assert not s3.asked("PUT|POST")
+    s3.put("plain2/tars/note.txt", b"mine")
+    with pytest.raises(BuildError, match="to hold a version alone"):
+        materialize(version, f"{ROOT}//plain2//tars")
 
 
 def test_a_pulled_file_that_is_another_one_is_not_taken(world: Path, s3: S3, tmp_path: Path) -> None:

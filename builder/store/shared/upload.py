@@ -69,7 +69,7 @@ def upload_version(
         RemoteError: something else lies there, or the store cannot be used.
         BuildError: a file of the version is damaged or missing.
     """
-    folder, contents = checked_address(folder), manifest_bytes(plain)
+    folder, contents = join(checked_address(folder), ""), manifest_bytes(plain)  # with no // in it
     check_written(folder)
     if is_there(folder, contents):
         return plain, []
