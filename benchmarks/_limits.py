@@ -22,8 +22,11 @@ that the system has in memory the rates are the same, one and two workers (458 a
 2,000 ours fall behind. The likely cause, not proved: each image is read by an open and a pread of its own, for which
 the system does not read ahead as for a tar that is read through.""",
     "scale": """\
-A million images have 30 million objects here. *build*: checking labels.parquet for the report held what it had read to
-the end (331 MB, since then 201). *diff* cancels equal objects of 2 x 30 million rows in DuckDB, held to 512 MB, so
+These lines come from two runs on one world, the first (scan to the shared build) on older code; re-cut, export, verify,
+materialise, fsck and the sources that are read whole (COCO JSON, human labels, replayed results) were not measured at a
+million images yet. A million images have 30 million objects here.
+*build*: checking labels.parquet for the report held what it had read to the end (331 MB, since then 201).
+*diff* cancels equal objects of 2 x 30 million rows in DuckDB, held to 512 MB, so
 that it spills, after checking every value of both tables (8 s each); rows of one pool lie in the same order, so that a
 comparison row by row would do. *explain* checked every value of the table (8.5 of 14.6 s) and read every key (2.4 s);
 it now looks at the row groups that may hold the image: 2.7 s, .8 of them starting, .8 reading the table to hash it the
