@@ -177,11 +177,14 @@ def test_a_chunk_that_cannot_be_written_ends_the_run_and_those_before_stay(
             raise OSError(errno.ENOSPC, "No space left on device")
         write_chunk(folder, chunk, results)
 
-    monkeypatch.setattr("builder.label.labelling.write_chunk", full)
-    with pytest.raises(OSError, match="No space left"):
-        run(pool, tmp_path / "store", Corner())
+    with monkeypatch.context() as patch:
+        patch.setattr("builder.label.labelling.write_chunk", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(pool, tmp_path / "store", Corner())
     folder = tmp_path / "store" / "predictions" / fingerprint(Corner().description)
-    assert [(folder / chunk.digest).is_dir() for chunk in pool.chunks()] == [True, False, False]
+    there = [(folder / chunk.digest).is_dir() for chunk in pool.chunks()]
+    assert there[:2] == [True, False]  # the one behind it may be written at the same time
+    assert run(pool, tmp_path / "store", Corner()).chunks_labelled == 3 - sum(there)
 
 
 @pytest.mark.parametrize("after", [1, 2, 4, 6])
