@@ -80,8 +80,6 @@ def main(recipe: str, pool: str, store: str) -> dict[str, Any]:
         published = start(cluster.address, store, "publish", "pets@v1", f"s3://{BUCKET}/out", "--allow-private")
         os.chdir(os.path.dirname(store))  # the raylets stay where they were
         written = start(cluster.address, os.path.basename(store), "materialize", "pets@v1", "plain")
-        dying = ("label", f"s3://{BUCKET}/pool", "--allow-code", "--teacher", "python:tests.helpers.dying:load")
-        died = start(cluster.address, store, *dying)
         return {
             "driver_killed_at": len(first),
             "raylet_killed_at": len(second),
@@ -92,7 +90,6 @@ def main(recipe: str, pool: str, store: str) -> dict[str, Any]:
             "refused": refused.communicate(timeout=PATIENCE)[1],
             "published": published.communicate(timeout=PATIENCE),
             "written": written.communicate(timeout=PATIENCE),
-            "died": died.communicate(timeout=PATIENCE)[1],
             "hashes": {key: hashlib.sha256(data).hexdigest() for key, data in s3.keys("out").items()},
         }
 

@@ -78,11 +78,6 @@ def test_nodes_in_another_folder_materialise_it(recipe: Path, seen: dict[str, An
     assert tree(recipe.parent / "plain") == {name: data for name, data in plain.items() if name != "claim"}
 
 
-def test_a_teacher_that_ends_its_process_where_it_is_loaded_ends_the_run(seen: dict[str, Any]) -> None:
-    (line,) = quiet(seen["died"])
-    assert line.startswith("Error: the same piece of work ended its process 3 times on the cluster")
-
-
 def test_what_was_labelled_before_a_death_is_kept(seen: dict[str, Any]) -> None:
     assert 2 <= seen["driver_killed_at"] < seen["raylet_killed_at"] < 12 and seen["kept"]
 
