@@ -249,11 +249,8 @@ class Team:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._looked = time.monotonic()
-        nodes = {
-            node["NodeID"]: node["Resources"]
-            for node in ray.nodes()
-            if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
-        }
+        alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+        nodes = {node["NodeID"]: node["Resources"] for node in alive}
         with_gpus = {name for name, has in nodes.items() if has.get("GPU", 0) >= 1}
         actor: Any = ray.remote(_Actor)
         for name in sorted((with_gpus or nodes.keys()) - self._seen):
