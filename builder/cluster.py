@@ -239,7 +239,7 @@ class Team:
         """A worker is gone. Its node, where it is alive, gets another."""
         if member in self._members:
             self._members.remove(member)
-            warn("a worker of the cluster was lost, with its node perhaps; its work is done again by others")
+        warn("a worker of the cluster was lost, with its node perhaps; its work is done again by others")
         self._seen.discard(member.node)
         self._looked = -LOOK
 

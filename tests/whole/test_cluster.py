@@ -55,7 +55,7 @@ def quiet(err: str) -> list[str]:
 
 def test_the_version_is_that_of_one_machine_with_the_images_in_a_folder(recipe: Path, seen: dict[str, Any]) -> None:
     lost = "warning: a worker of the cluster was lost, with its node perhaps; its work is done again by others"
-    assert (seen["code"], quiet(seen["err"])) == (0, [lost])
+    assert seen["code"] == 0 and set(quiet(seen["err"])) <= {lost}  # the run may end before anybody misses the worker
     alone = build_pseudo(load_recipe(recipe), Store(recipe.parent / "alone"), root=recipe.parent, report=False)
     assert alone.cut is not None and json.loads(seen["out"])["id"] == alone.cut.manifest.id
     for part in ("predictions", "datasets/pets/v1/data"):
